@@ -1,0 +1,40 @@
+# Every target works alone on a fresh clone: only python3 (>= 3.11) and make are needed.
+# A user's folder of pairs: make demo DATA=path/to/pairs
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUN    := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type bench lock clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## create .venv and install from constraints.txt (once)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "clipfuse needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 setup" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "python could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' constraints.txt)"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+lock:            ## renew constraints.txt from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	  --no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
+
+test: setup lint type   ## lint, types and the whole test suite
+	$(BIN)/python -m pytest
+
+lint: setup      ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+type: setup      ## mypy
+	$(BIN)/mypy
+
+clean:           ## remove what runs and tests leave behind (not .venv)
+	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache

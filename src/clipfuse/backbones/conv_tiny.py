@@ -1,0 +1,61 @@
+"""A small convolutional network: the quickest honest tenant of the house."""
+
+import torch
+from torch import Tensor, nn
+
+from clipfuse.backbones.base import FusionBackbone
+from clipfuse.types import FusionOutput
+
+
+class ConvTiny(FusionBackbone):
+    """Residual convolutions at half resolution, sub-pixel output, started at the plain average.
+
+    fused = sigmoid(logit(average) + network), so that the output stays in (0, 1) with a gradient
+    everywhere, and the zero-initialised last layer makes the untrained network the plain average.
+    Own design, for tests and first runs on two CPU cores.
+
+    Args:
+        width: channels at half resolution, 1 or more.
+        depth: residual blocks, 0 or more; dilations 1, 2, 4 repeat so that three blocks see 33 pixels.
+
+    Raises:
+        ValueError: width or depth is too small.
+    """
+
+    size_multiple = 2
+
+    def __init__(self, width: int = 32, depth: int = 3) -> None:
+        super().__init__()
+        if width < 1 or depth < 0:
+            raise ValueError(
+                f"conv_tiny: width {width} and depth {depth}; expected width >= 1 and depth >= 0"
+            )
+        self.embed = nn.Sequential(nn.Conv2d(8, width, 3, padding=1), nn.GELU())
+        self.blocks = nn.ModuleList(_Residual(width, dilation=2 ** (index % 3)) for index in range(depth))
+        self.project = nn.Conv2d(width, 4, 3, padding=1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.constant_(self.project.bias, 0.0)  # type: ignore[arg-type]
+
+    def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
+        """Fuse planes of even sides; the feature `fused` is (N, width, H/2, W/2)."""
+        pair = torch.cat([infrared, visible], dim=1)
+        features = self.embed(nn.functional.pixel_unshuffle(pair, 2))
+        for block in self.blocks:
+            features = block(features)
+        change = nn.functional.pixel_shuffle(self.project(features), 2)
+        average = pair.mean(dim=1, keepdim=True).clamp(0.02, 0.98)
+        return FusionOutput(torch.sigmoid(torch.logit(average) + change), {"fused": features})
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, padding_mode="replicate"),
+            nn.GELU(),
+            nn.Conv2d(width, width, 1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, width, h, w) plus what the block adds."""
+        return features + self.body(features)

@@ -1,0 +1,71 @@
+"""`clipfuse COMMAND ...`: finds the command, and turns a user's mistake into one line and exit code 2."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from clipfuse import __version__
+from clipfuse.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "train": "train one run, or with -m a sweep of runs, one process each",
+    "evaluate": "score a checkpoint on a data set",
+    "fuse": "fuse folders of infrared and visible images with a checkpoint",
+    "doctor": "tell what works on this machine and what is missing",
+}
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
+    return (
+        f"ClipFuse {__version__}: infrared-visible image fusion where only the loss changes.\n\n"
+        f"usage: clipfuse COMMAND ...\n\ncommands:\n{commands}\n\n"
+        "Each command has its own --help. --debug shows the traceback of an error.\n"
+        "First run: clipfuse train experiment=quick"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words after `clipfuse`; those of this process by default.
+
+    Returns:
+        The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    command = words[0]
+    try:
+        if command not in COMMANDS:
+            near = did_you_mean(command, COMMANDS)
+            raise UserError(f"unknown command '{command}'.{near} Commands: {', '.join(COMMANDS)}")
+        result = import_module(f"clipfuse.cli.{command}").main(words[1:])
+        return int(result or 0)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"clipfuse: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("clipfuse: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

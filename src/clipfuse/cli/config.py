@@ -1,0 +1,218 @@
+"""Composing, checking and explaining the Hydra configuration."""
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from clipfuse.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package / "conf", package.parents[1] / "conf"]
+    for folder in candidates:
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
+
+
+def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"], Any]) -> None:
+    """Compose `conf/NAME.yaml` with the overrides in `arguments` and run `task` on it.
+
+    Raises:
+        UserError: the overrides do not fit the configuration.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    failures: list[Exception] = []
+
+    def guarded(config: "DictConfig") -> Any:
+        # Hydra prints a line of its own about an exception that passes through it.
+        try:
+            return task(config)
+        except Exception as error:
+            failures.append(error)
+
+    # A user's own loss lies in the current folder.
+    sys.path.insert(0, os.getcwd())
+    sys.argv = [sys.argv[0], *arguments]
+    # Else Hydra prints errors itself and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, name, arguments)) from error
+    if failures:
+        raise failures[0]
+
+
+def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
+    """Say in one line what Hydra or OmegaConf refused, with the nearest valid word."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    if found := re.search(r"Could not find '([^']+)'", text):
+        return _unknown_option(found[1], arguments)
+    if found := re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text):
+        key = found[1]
+        if "is not in struct" in text or "not in '" in text:
+            known = _known_keys(name, arguments)
+            near = did_you_mean(key, known)
+            parent = key.rpartition(".")[0]
+            siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent)
+            valid = (
+                f" Keys{f' of {parent}' if parent else ''}: {', '.join(siblings)}"
+                if siblings and not near
+                else ""
+            )
+            return f"unknown key '{key}'.{near}{valid}"
+    if found := re.search(r"You must specify '([^']+)'", text):
+        options = _options(found[1])
+        return f"{found[1]} must be chosen: {found[1]}=X with X one of {', '.join(options)}"
+    return " ".join(str(error).split())
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def _unknown_option(choice: str, arguments: Sequence[str]) -> str:
+    group, _, option = choice.rpartition("/")
+    options = _options(group)
+    if not options:
+        return f"unknown configuration group '{group or option}'"
+    return f"unknown {group} '{option}'.{did_you_mean(option, options)} Available: {', '.join(options)}"
+
+
+def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return all dotted keys of the configuration that the group choices among `arguments` give."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = [word for word in arguments if (conf_dir() / word.partition("=")[0].lstrip("+")).is_dir()]
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            plain = OmegaConf.to_container(compose(name, groups), resolve=False)
+    except (HydraException, OmegaConfBaseException):
+        return []
+    known: list[str] = []
+
+    def visit(node: Any, path: str) -> None:
+        if path:
+            known.append(path)
+        if isinstance(node, Mapping):
+            for key, child in node.items():
+                visit(child, f"{path}.{key}" if path else str(key))
+
+    visit(plain, "")
+    return known
+
+
+def check_config(config: "DictConfig", settings: type) -> None:
+    """Check a composed configuration before anything is built or written.
+
+    Plain keys are held against the fields of `settings`; the keys of a node with `_target_` against
+    the signature and annotations of what it names. So a plugin from outside is checked like our own.
+
+    Args:
+        config: the composed configuration.
+        settings: a dataclass of the keys that belong to no group.
+
+    Raises:
+        UserError: names the key, what was expected and the nearest valid name.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        found = re.search(r"Missing mandatory value: (\S+)", str(error))
+        key = found[1] if found else "a key"
+        raise UserError(f"{key} must be given, as in {key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    assert isinstance(plain, dict)
+    hints = get_type_hints(settings, include_extras=True)
+    missing = {field.name for field in fields(settings)} - set(plain)
+    if missing:
+        raise UserError(f"the configuration lacks {', '.join(sorted(missing))}")
+    for key, value in plain.items():
+        if key in hints:
+            _check_value(str(key), value, hints[key])
+        else:
+            _check_node(str(key), value, [*plain])
+
+
+def _check_node(path: str, node: Any, siblings: Sequence[str]) -> None:
+    if node is None:
+        return
+    if not isinstance(node, Mapping):
+        raise UserError(f"unknown key '{path}'.{did_you_mean(path.rpartition('.')[2], siblings)}")
+    if "_target_" not in node:
+        for key, child in node.items():
+            _check_node(f"{path}.{key}", child, [*node])
+        return
+    target = _locate(path, node["_target_"])
+    parameters = {k: p for k, p in inspect.signature(target).parameters.items() if k != "self"}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for key, value in node.items():
+        if key in _HYDRA_WORDS:
+            continue
+        if key not in parameters and not open_ended:
+            known = ", ".join(parameters)
+            raise UserError(
+                f"unknown key '{path}.{key}'.{did_you_mean(key, parameters)} Keys of {path}: {known}"
+            )
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_node(f"{path}.{key}", value, [])
+        elif key in hints:
+            _check_value(f"{path}.{key}", value, hints[key])
+
+
+def _locate(path: str, target: str) -> Any:
+    try:
+        return resolve_name(target)
+    except Exception as error:  # a module of the user's can raise anything while it is imported
+        raise UserError(f"{path}._target_: cannot import '{target}' ({error})") from error
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}  # annotations that only a type checker can read
+
+
+def _check_value(path: str, value: Any, annotation: Any) -> None:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return
+    except PydanticUserError:
+        adapter = TypeAdapter(annotation)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = "; or ".join(
+            dict.fromkeys(entry["msg"][:1].lower() + entry["msg"][1:] for entry in error.errors())
+        )
+        raise UserError(f"{path} is {value!r}: {reasons}") from error

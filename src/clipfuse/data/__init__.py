@@ -1,0 +1,1 @@
+"""Pairs of images: files, folders, splits, transforms, the data module."""

@@ -1,0 +1,220 @@
+"""Batches of pairs: one endless, numbered stream of samples that any number of ranks can share."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipfuse.data.pairs import Pair, PairSource
+from clipfuse.data.transforms import paired_crop, whole
+from clipfuse.errors import UserError
+
+Key = tuple[int, int]
+
+
+class StreamSampler(Sampler[list[Key]]):
+    """Batches of (position, index), where position counts all samples of the run, over all ranks.
+
+    Position p takes sample p mod n of the shuffle seeded by (seed, p // n). A batch of all ranks
+    together is therefore the same for any number of ranks, and a resumed run goes on where it was.
+
+    Args:
+        size: number of samples n in the training set.
+        batch_size: samples per rank and batch.
+        batches: number of batches in the whole run.
+        start: batches already done.
+        seed: seeds the shuffles.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        batches: int,
+        start: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.batches = batches
+        self.start = start
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        shuffled, order = -1, torch.empty(0)
+        for batch in range(self.start, self.batches):
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            keys = []
+            for position in range(first, first + self.batch_size):
+                if position // self.size != shuffled:
+                    shuffled = position // self.size
+                    generator = torch.Generator().manual_seed((self.seed << 32) + shuffled)
+                    order = torch.randperm(self.size, generator=generator)
+                keys.append((position, int(order[position % self.size])))
+            yield keys
+
+
+class PairCache:
+    """Keeps the first decoded pairs that fit a budget, so that small sets are decoded once.
+
+    Nothing is evicted: under shuffled passes the oldest pair is as likely needed next as the newest.
+
+    Args:
+        source: where pairs come from.
+        budget_mb: memory for pairs, in MB (10^6 bytes); 0 keeps none. Each loader process has its own.
+    """
+
+    def __init__(self, source: PairSource, budget_mb: float) -> None:
+        self.source = source
+        self.left = budget_mb * 1e6
+        self.pairs: dict[str, Pair] = {}
+
+    def load(self, sample_id: str) -> Pair:
+        """Return the pair, from memory if it is there."""
+        if sample_id in self.pairs:
+            return self.pairs[sample_id]
+        pair = self.source.load(sample_id)
+        size = sum(value.nbytes for value in vars(pair).values() if isinstance(value, Tensor))
+        if size <= self.left:
+            self.left -= size
+            self.pairs[sample_id] = pair
+        return pair
+
+
+class _Crops(Dataset[dict[str, Any]]):
+    def __init__(self, cache: PairCache, ids: Sequence[str], crop_size: int, seed: int) -> None:
+        self.cache = cache
+        self.ids = ids
+        self.crop_size = crop_size
+        self.seed = seed
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        position, index = key
+        sample_id = self.ids[index]
+        crop = paired_crop(self.cache.load(sample_id), self.crop_size, self.seed, position, sample_id)
+        return {**crop, "sample_ids": sample_id}
+
+
+class _Whole(Dataset[dict[str, Any]]):
+    def __init__(self, cache: PairCache, ids: Sequence[str]) -> None:
+        self.cache = cache
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**whole(self.cache.load(self.ids[index])), "sample_ids": self.ids[index]}
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples of one size; a field that any sample lacks is None."""
+    batch: dict[str, Any] = {}
+    for name in samples[0]:
+        values = [sample[name] for sample in samples]
+        if name == "sample_ids":
+            batch[name] = tuple(values)
+        else:
+            batch[name] = None if any(value is None for value in values) else torch.stack(values)
+    return batch
+
+
+class FusionDataModule(L.LightningDataModule):
+    """Training crops as a numbered stream; validation and test pairs whole, one by one.
+
+    Args:
+        source: the data set.
+        batch_size: crops per process and micro-batch, 1 or more.
+        crop_size: side of a training crop in pixels, 16 or more.
+        workers: loader processes; 0 loads in the training process.
+        cache_mb: memory for decoded pairs in MB, shared out among the workers.
+        accumulate: micro-batches per update.
+        seed: seeds shuffles and crops.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    def __init__(
+        self,
+        source: PairSource,
+        batch_size: int = 8,
+        crop_size: int = 96,
+        workers: int = 0,
+        cache_mb: float = 1000.0,
+        accumulate: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        limits = {"batch_size": (batch_size, 1), "crop_size": (crop_size, 16), "workers": (workers, 0)}
+        for key, (value, least) in {**limits, "cache_mb": (cache_mb, 0)}.items():
+            if value < least:
+                raise ValueError(f"loader.{key} is {value}; expected {least} or more")
+        self.source = source
+        self.parts = source.parts()
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.workers = workers
+        self.accumulate = accumulate
+        self.seed = seed
+        self.train_cache = PairCache(source, cache_mb / max(1, workers))
+        self.whole_cache = PairCache(source, cache_mb)
+
+    def _ids(self, part: str) -> Sequence[str]:
+        ids = self.parts[part]
+        if not ids:
+            raise UserError(f"the data set '{self.source.name}' has no pairs in its part '{part}'")
+        return ids
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the rest of the run's stream: one pass over it is the whole training."""
+        assert self.trainer is not None
+        ids = self._ids("train")
+        sampler = StreamSampler(
+            len(ids),
+            self.batch_size,
+            batches=self.trainer.max_steps * self.accumulate,
+            start=self.trainer.global_step * self.accumulate,
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return DataLoader(
+            _Crops(self.train_cache, ids, self.crop_size, self.seed),
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+            # The loader draws a base seed for its workers; nothing may depend on the global state.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def _whole_loader(self, part: str) -> DataLoader[dict[str, Any]]:
+        ids = self._ids(part)
+        if self.trainer is not None:
+            ids = ids[self.trainer.global_rank :: self.trainer.world_size]
+        generator = torch.Generator().manual_seed(self.seed)
+        return DataLoader(
+            _Whole(self.whole_cache, ids), batch_size=1, collate_fn=collate, generator=generator
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the validation pairs, whole."""
+        return self._whole_loader("val")
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Return the test pairs, whole."""
+        return self._whole_loader("test")

@@ -1,0 +1,172 @@
+"""A folder of registered pairs as a data set."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from clipfuse.data.pairs import PARTS, Pair
+from clipfuse.data.splits import hash_split, read_split, split_fingerprint
+from clipfuse.errors import UserError
+from clipfuse.images import match_stems, natural_order, read_image
+from clipfuse.ops.color import rgb_to_luma_chroma
+from clipfuse.ops.depth import from_unit, to_unit
+
+INFRARED_NAMES = ("ir", "infrared", "inf", "thermal", "lwir", "cropinfrared")
+VISIBLE_NAMES = ("vi", "vis", "visible", "rgb", "crop_lr_visible")
+
+_Files = dict[str, tuple[Path, ...]]
+_log = logging.getLogger(__name__)
+
+
+class PairedFolder:
+    """Pairs stored as two folders of images of the same names.
+
+    The folders are found in `root` whatever their case, in one of three layouts: `ir/ vi/`;
+    `train/{ir,vi}/ test/{ir,vi}/` (MSRS); `ir/{train,test}/ vi/{train,test}/` (LLVIP); a `val`
+    folder may stand beside `train`. Sample ids are the names without suffix; where one name is
+    both in `train` and `test`, all ids are `<part>-<name>`.
+
+    Args:
+        root: folder of the data set.
+        infrared: name of the infrared folders, where it is none of `INFRARED_NAMES`.
+        visible: name of the visible folders, where it is none of `VISIBLE_NAMES`.
+        split: "auto" takes the set's own part folders and cuts what is missing from `train` (or
+            from the whole, where there are none) by `hash_split`; "hash" cuts all pairs so;
+            else the name of a shipped split file, or a path to one (`*.json`).
+        val: share of validation pairs where they are cut by hash.
+        test: share of test pairs where they are cut by hash.
+        name: the data set's name in tables and messages.
+
+    Attributes:
+        name: as given.
+        unlisted: ids in the folder which the split file does not name; they are in no part.
+
+    Raises:
+        UserError: if folders or partners are missing, or the split does not fit.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        infrared: str | None = None,
+        visible: str | None = None,
+        split: str = "auto",
+        val: float = 0.1,
+        test: float = 0.2,
+        name: str = "folder",
+    ) -> None:
+        self.name = name
+        self.unlisted: tuple[str, ...] = ()
+        folder = Path(root).expanduser()
+        official = _find_pairs(
+            folder,
+            (infrared.lower(),) if infrared else INFRARED_NAMES,
+            (visible.lower(),) if visible else VISIBLE_NAMES,
+        )
+        self._files: _Files = {sample: files for part in official.values() for sample, files in part.items()}
+        if split == "hash":
+            self._parts = hash_split(self._files, val, test)
+        elif split == "auto":
+            cut = hash_split(
+                official.get("train", {}), 0 if "val" in official else val, 0 if "test" in official else test
+            )
+            self._parts = cut | {part: tuple(files) for part, files in official.items() if part != "train"}
+        else:
+            self._parts = read_split(split)
+            self._check_listed(folder, split)
+
+    def _check_listed(self, folder: Path, split: str) -> None:
+        listed = {sample for names in self._parts.values() for sample in names}
+        if missing := sorted(listed - self._files.keys(), key=natural_order):
+            raise UserError(
+                f"{folder}: {len(missing)} of the {len(listed)} pairs of split '{split}' are missing: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; complete the folder, "
+                "or cut your own split by split=hash"
+            )
+        self.unlisted = tuple(sample for sample in self._files if sample not in listed)
+        if self.unlisted:
+            _log.warning(
+                "%s: left out %d pairs that split '%s' does not name", folder, len(self.unlisted), split
+            )
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sample ids of "train", "val" and "test", disjoint, in a fixed order."""
+        return self._parts
+
+    def load(self, sample_id: str) -> Pair:
+        """Read one pair; raises UserError as `load_pair`."""
+        return load_pair(*self._files[sample_id])
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the split: which id is in which part."""
+        return split_fingerprint(self._parts)
+
+
+def _find_pairs(root: Path, infrared: Sequence[str], visible: Sequence[str]) -> dict[str, _Files]:
+    """Return {part: {id: (infrared file, visible file)}}; a set without part folders is all "train"."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder; expected a data set of infrared and visible images; check the path"
+        )
+    if not _find(root, infrared) and not _find(root, visible) and (parts := _part_folders(root)):
+        folders = {part: _band_folders(folder, infrared, visible) for part, folder in parts.items()}
+    else:
+        bands = _band_folders(root, infrared, visible)
+        thermal, color = map(_part_folders, bands)
+        if uneven := thermal.keys() ^ color.keys():
+            raise UserError(
+                f"{root}: the folder {' and '.join(sorted(uneven))} is in only one of {bands[0].name} and "
+                f"{bands[1].name}; add its partner or remove it"
+            )
+        folders = {part: (thermal[part], color[part]) for part in thermal} or {"train": bands}
+    found = {part: match_stems(infrared=ir, visible=vi) for part, (ir, vi) in folders.items()}
+    if len(set().union(*found.values())) == sum(map(len, found.values())):
+        return found
+    return {part: {f"{part}-{stem}": pair for stem, pair in files.items()} for part, files in found.items()}
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    return {part: found for part in PARTS if (found := _find(folder, (part,)))}
+
+
+def _band_folders(folder: Path, infrared: Sequence[str], visible: Sequence[str]) -> tuple[Path, Path]:
+    found = []
+    for word, names in (("infrared", infrared), ("visible", visible)):
+        path = _find(folder, names)
+        if path is None:
+            inside = ", ".join(child.name for child in sorted(folder.iterdir()) if child.is_dir()) or "none"
+            raise UserError(
+                f"{folder}: no {word} folder; expected {' | '.join(names)} (any case), here or in train/ and "
+                f"test/; sub-folders found: {inside}; name the one to take by {word}=NAME"
+            )
+        found.append(path)
+    return found[0], found[1]
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the one sub-folder whose name is in `names`, in any case."""
+    found = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name.lower() in names]
+    if len(found) > 1:
+        raise UserError(
+            f"{folder}: {' and '.join(child.name for child in found)} could all be the {names[0]} folder; "
+            "keep one, or name the one to take by infrared=NAME or visible=NAME"
+        )
+    return found[0] if found else None
+
+
+def load_pair(infrared: Path, visible: Path) -> Pair:
+    """Read two files as one pair; infrared stored as colour is reduced to its luma, in its own depth.
+
+    Raises:
+        UserError: if the images differ in size, or as `read_image`.
+    """
+    thermal, color = read_image(infrared), read_image(visible)
+    if thermal.shape[1:] != color.shape[1:]:
+        (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
+        raise UserError(
+            f"{infrared} is {wide} x {high} pixels but {visible} is {other_wide} x {other_high}; a pair "
+            "must be registered and of one size: resample one of the two to the grid of the other"
+        )
+    if thermal.shape[0] == 3:
+        thermal = from_unit(rgb_to_luma_chroma(to_unit(thermal))[0], thermal.dtype)
+    return Pair(infrared=thermal, visible=color)

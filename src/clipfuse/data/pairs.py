@@ -1,0 +1,41 @@
+"""What a data set is here: named pairs in three parts, read one at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One registered pair as stored, at its own size and depth.
+
+    Attributes:
+        infrared: (1, H, W), uint8, uint16, or float32 in [0, 1].
+        visible: (3, H, W) RGB or (1, H, W) gray, of the same kinds.
+        target_mask: (1, H, W) bool, True on targets; None where the data has none.
+        reference: ideal fused luma, (1, H, W) uint8; None where the data has none.
+    """
+
+    infrared: Tensor
+    visible: Tensor
+    target_mask: Tensor | None = None
+    reference: Tensor | None = None
+
+
+class PairSource(Protocol):
+    """A data set: `conf/data/*.yaml` names a class of this shape."""
+
+    name: str
+
+    def parts(self) -> Mapping[str, Sequence[str]]:
+        """Return the sample ids of "train", "val" and "test", disjoint, in a fixed order."""
+
+    def load(self, sample_id: str) -> Pair:
+        """Read or render one pair; the same id always gives the same pair."""
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the split: which id is in which part."""

@@ -1,0 +1,93 @@
+"""Which pair is in which part: cut by hash, or read from a split file; the shipped files stand here."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+
+from clipfuse.images import natural_order
+from clipfuse.data.pairs import PARTS
+from clipfuse.errors import UserError, did_you_mean
+
+
+def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, tuple[str, ...]]:
+    """Cut samples into parts by their ids alone, so that a new pair never moves an old one.
+
+    Each id has a number u in [0, 1): the first 8 bytes of its SHA-256 over 2^64. It is in "test"
+    where u < test, else in "val" where u < test + val, else in "train". Only where that leaves a
+    wanted part empty, as in a tiny set, its borders move by as few ids as needed in the order of u.
+
+    Raises:
+        UserError: if the shares are no shares, or there are fewer samples than wanted parts.
+    """
+    if min(val, test) < 0 or val + test >= 1:
+        raise UserError(f"val={val} and test={test}: expected shares >= 0 whose sum is below 1")
+    if samples and len(samples) < 1 + (val > 0) + (test > 0):
+        raise UserError(
+            f"{len(samples)} pairs ({', '.join(samples)}) cannot be cut into train, val and test: add pairs, "
+            "or use `clipfuse fuse` and `clipfuse score`, which need no split"
+        )
+    place = {sample: _hash_place(sample) for sample in samples}
+    order = sorted(samples, key=lambda sample: (place[sample], sample))
+    tests = sum(u < test for u in place.values())
+    tests = max(min(tests, len(order) - 1 - (val > 0)), int(test > 0))
+    held_out = sum(u < test + val for u in place.values())
+    held_out = max(min(held_out, len(order) - 1), tests + (val > 0))
+    parts = {"train": order[held_out:], "val": order[tests:held_out], "test": order[:tests]}
+    return {part: tuple(sorted(ids, key=natural_order)) for part, ids in parts.items()}
+
+
+def _hash_place(sample: str) -> float:
+    return int.from_bytes(hashlib.sha256(sample.encode()).digest()[:8], "big") / 2**64
+
+
+def split_fingerprint(parts: Mapping[str, Iterable[str]]) -> str:
+    """Return the SHA-256 (hex) over the canonical JSON of {part: sorted ids}."""
+    plain = {part: sorted(ids) for part, ids in parts.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_split(split: str) -> dict[str, tuple[str, ...]]:
+    """Read a split file: JSON with "train", "val" and "test", each a list of ids or {scene: ids}.
+
+    Args:
+        split: name of a file in `clipfuse/data/splits`, or a path ending in ".json".
+
+    Raises:
+        UserError: if there is no such file, it has another form, names an id twice, or its ids
+            do not have the "sha256" it states (the statement is optional).
+    """
+    shipped = {
+        Path(entry.name).stem: entry
+        for entry in resources.files("clipfuse.data.splits").iterdir()
+        if entry.name.endswith(".json")
+    }
+    source = Path(split).expanduser() if split.endswith(".json") else shipped.get(split)
+    if source is None or not source.is_file():
+        raise UserError(
+            f"split={split}: no such split; expected auto, hash, {', '.join(sorted(shipped))} or the path "
+            f"of a .json file.{did_you_mean(split, ['auto', 'hash', *shipped])}"
+        )
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+        parts = {part: _flat(content[part]) for part in PARTS}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        form = '{"train": [names], "val": [names], "test": [names]}'
+        raise UserError(f"{source}: not a split file; expected JSON of the form {form}") from None
+    ids = [sample for part in PARTS for sample in parts[part]]
+    if twice := [sample for sample, count in Counter(ids).items() if count > 1]:
+        raise UserError(
+            f"{source}: {len(twice)} names stand there twice ({', '.join(twice[:5])}); keep one of each"
+        )
+    if content.get("sha256", actual := split_fingerprint(parts)) != actual:
+        raise UserError(f"{source}: its names were changed; restore the file, or set its sha256 to {actual}")
+    return parts
+
+
+def _flat(names: list[str] | dict[str, list[str]]) -> tuple[str, ...]:
+    flat = names if isinstance(names, list) else [sample for scene in names.values() for sample in scene]
+    if not all(isinstance(sample, str) for sample in flat):
+        raise TypeError("names are text")
+    return tuple(flat)

@@ -1,0 +1,1 @@
+"""Training and evaluation: the one loop every loss goes through."""

@@ -1,0 +1,88 @@
+"""What a run leaves behind beside its curves: scores, fused pictures, a panel."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from clipfuse.engine.folder import write_atomically, write_json
+from clipfuse.engine.loggers import RunWandbLogger
+from clipfuse.engine.pictures import draw_panel
+from clipfuse.images import write_png
+from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.types import FusionBatch
+
+
+class TestWriter(Callback):
+    """Writes `test/`: metrics.json, per_image.csv, fused luma, colour pictures, and a panel.
+
+    Args:
+        run_dir: the run folder.
+        panel_rows: pairs in `panel.png`, 1 or more.
+        save_sources: also write the pairs the scores were taken on, as 8-bit luma, under
+            `test/infrared` and `test/visible`; for rendered data, which lies nowhere else.
+    """
+
+    __test__ = False
+
+    def __init__(self, run_dir: str, panel_rows: int = 4, save_sources: bool = False) -> None:
+        self.folder = Path(run_dir) / "test"
+        self.panel_rows = panel_rows
+        self.save_sources = save_sources
+        self.scores: list[dict[str, Any]] = []
+        self.panel: list[list[Tensor]] = []
+
+    @property
+    def panel_path(self) -> Path:
+        """Where the panel is written."""
+        return self.folder / "panel.png"
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget an earlier test."""
+        self.scores, self.panel = [], []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: FusionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write the pictures of one pair."""
+        assert isinstance(outputs, Mapping)
+        name, fused = batch.sample_ids[0], outputs["fused"][0]
+        planes = {"fused": fused, "color": luma_chroma_to_rgb(fused, batch.chroma[0])}
+        if self.save_sources:
+            planes |= {"infrared": batch.infrared[0], "visible": batch.visible[0]}
+        for kind, plane in planes.items():
+            write_png(self.folder / kind / f"{name}.png", plane, overwrite=True)
+        self.scores.append({"name": name} | {key: float(value) for key, value in outputs["scores"].items()})
+        if len(self.panel) < self.panel_rows:
+            visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
+            self.panel.append([batch.infrared[0], visible, fused, planes["color"]])
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write scores and panel."""
+        if not trainer.is_global_zero or not self.scores:
+            return
+        with write_atomically(self.folder / "per_image.csv") as file:
+            writer = csv.DictWriter(file, list(self.scores[0]))
+            writer.writeheader()
+            writer.writerows(self.scores)
+        means = {
+            name: float(trainer.callback_metrics[f"test/{name}"]) for name in self.scores[0] if name != "name"
+        }
+        protocol = pl_module.test_metrics.protocol  # type: ignore[union-attr]
+        write_json(
+            self.folder / "metrics.json", {"protocol": protocol, "images": len(self.scores), "mean": means}
+        )
+        draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel).save(self.panel_path)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger):
+                logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})

@@ -1,0 +1,90 @@
+"""The run folder: what is in it, and how nothing half-written ever lies there."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from clipfuse.errors import UserError
+
+STATUS = "status.json"
+LOG = "log.txt"  # a sweep has already opened it when the job starts
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[TextIO]:
+    """Open a text file that appears at `path` whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that a person can read, atomically."""
+    with write_atomically(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def prepare_folder(folder: Path, overwrite: bool, resumes: bool) -> None:
+    """Make an empty run folder, or accept that of the run being resumed.
+
+    Args:
+        folder: the run folder.
+        overwrite: delete an earlier run that lies there.
+        resumes: the run goes on in its own folder.
+
+    Raises:
+        UserError: the folder is in use and neither was asked for, or it cannot be made.
+    """
+    try:
+        if folder.exists() and not resumes:
+            _clear(folder, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run folder {folder}: {error.strerror}; choose another run_dir"
+        ) from error
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise UserError(f"the run folder {folder} is a file; choose another run_dir")
+    if {path.name for path in folder.iterdir()} <= {LOG}:
+        return
+    if not (folder / STATUS).is_file():
+        raise UserError(f"the run folder {folder} holds files that are not a run; choose another run_dir")
+    if not overwrite:
+        raise UserError(f"the run folder {folder} holds a run; choose another run_dir, or set overwrite=true")
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def run_status(folder: Path) -> Iterator[dict[str, Any]]:
+    """Keep `status.json` at running, then finished or failed with the reason.
+
+    Yields:
+        A mapping whose entries are written into the file at the end.
+    """
+    extra: dict[str, Any] = {}
+    write_json(folder / STATUS, {"status": "running", "reason": None})
+    try:
+        yield extra
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            reason = "interrupted"
+        write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
+        raise
+    write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})

@@ -1,0 +1,172 @@
+"""Training: one backbone, one loss, one solver, manual optimisation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
+
+from clipfuse.bilevel import Joint, Solver
+from clipfuse.engine.scoring import ScoringModule
+from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem
+from clipfuse.losses.base import FusionLoss
+from clipfuse.types import FusionBatch, LossInputs
+
+SAMPLES_SEEN = "trainer/samples_seen"
+
+
+class FusionModule(ScoringModule):
+    """Trains a backbone under a loss.
+
+    Args:
+        backbone: (infrared, visible) -> `FusionOutput`.
+        loss: the plugin.
+        optimizer: parameters -> optimiser.
+        scheduler: (optimiser, number of updates) -> learning-rate schedule.
+        metrics: as `ScoringModule`; copied once more for validation.
+        seed: seeds every draw of the loss.
+        accumulate: micro-batches per update, 1 or more.
+        gradient_clip: largest L2 norm of the gradient; None leaves it alone.
+        solver: moves backbone and loss; one joint step by default.
+        config: the run's whole configuration in plain types, kept in the checkpoint.
+
+    Raises:
+        ValueError: `accumulate` below 1 or `gradient_clip` not positive.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        loss: FusionLoss,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        metrics: MetricCollection,
+        seed: int = 0,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+        solver: Solver | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(backbone, metrics)
+        if accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate}; expected 1 or more micro-batches per update")
+        if gradient_clip is not None and gradient_clip <= 0:
+            raise ValueError(f"gradient_clip is {gradient_clip}; expected a norm above 0, or null for none")
+        self.automatic_optimization = False
+        self.loss = loss
+        self.solver = solver or Joint()
+        self.seed = seed
+        self.accumulate = accumulate
+        self.gradient_clip = gradient_clip
+        self.config = dict(config or {})
+        self.samples_seen = 0
+        self._micro_batches: list[dict[str, Tensor]] = []
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.val_metrics = metrics.clone(prefix="val/metric/")
+
+    def loss_inputs(self, batch: FusionBatch) -> LossInputs:
+        """Run the backbone and gather what the loss may look at, in the precision of the images."""
+        output = self(batch.infrared, batch.visible)
+        return LossInputs(
+            fused=output.fused.to(batch.visible.dtype),
+            infrared=batch.infrared,
+            visible=batch.visible,
+            chroma=batch.chroma,
+            features=output.features,
+            sample_ids=batch.sample_ids,
+            step=self.global_step,
+            seed=self.seed,
+            target_mask=batch.target_mask,
+            reference=batch.reference,
+        )
+
+    def _full_precision(self) -> torch.autocast:
+        """Leave the mixed precision of the backbone: bf16 Sobel fields would lose the fine edges."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def on_fit_start(self) -> None:
+        """Let the loss look at one real sample and refuse what cannot work."""
+        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+        batch = self.transfer_batch_to_device(next(iter(loader)), self.device, 0)
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            inputs = self.loss_inputs(self.on_after_batch_transfer(batch, 0))
+        with self._full_precision():
+            self.loss.setup(inputs)
+
+    def on_train_start(self) -> None:
+        """Wrap optimiser and schedule, which exist only now."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(scheduler, LRScheduler)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        self._stepper = AccumulatingOptimizer(
+            optimizer, scheduler, parameters, self.accumulate, self.gradient_clip
+        )
+
+    def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
+        """Make the batch's problem and let the solver take one step."""
+        inputs = self.loss_inputs(batch)
+        with self._full_precision():
+            problem = LossProblem(self.loss, inputs)
+            solved = self.solver.step(problem, self._stepper, backward=self._backward)
+        total = problem.output.total.detach()
+        terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in problem.output.terms.items()}
+        self._micro_batches.append({"train/loss/total": total, **terms})
+        self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
+        self.log("loss", total, batch_size=len(batch), prog_bar=True, logger=False)
+        if self._stepper.micro_batch == 0:
+            self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
+
+    def _log_update(self, solved: dict[str, float]) -> None:
+        """Write a row of the curves: losses as means over the micro-batches of one update."""
+        micro_batches, self._micro_batches = self._micro_batches, []
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        row = {name: float(sum(part[name] for part in micro_batches)) for name in micro_batches[0]}
+        row = {name: value / len(micro_batches) for name, value in row.items()}
+        row |= solved | {"train/learning_rate": self._stepper.scheduler.get_last_lr()[0]}
+        if self._stepper.gradient_norm is not None:
+            row["train/gradient_norm"] = float(self._stepper.gradient_norm)
+        # Not by self.log: Lightning would repeat old values on every later row.
+        for logger in self.loggers:
+            logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
+
+    def _backward(self, loss: Tensor) -> None:
+        self.manual_backward(loss / self.accumulate)
+
+    def validation_step(self, batch: FusionBatch, batch_idx: int) -> None:
+        """Score one batch by the metrics and by the loss itself."""
+        inputs = self.loss_inputs(batch)
+        with self._full_precision():
+            output = self.loss(inputs)
+        self.val_metrics.update(inputs.fused, batch.infrared, batch.visible)
+        terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
+        self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means under the same x-axis as the training curves."""
+        self.log_dict(self.val_metrics.compute())
+        self.val_metrics.reset()
+        # "step" names the row for the loggers.
+        self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimiser over all that learns, and its schedule over the whole run."""
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        scheduler = self._scheduler(optimizer, steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration and the solver's state."""
+        checkpoint["clipfuse"] = {"config": self.config, "solver": self.solver.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the solver's state."""
+        self.solver.load_state_dict(checkpoint["clipfuse"]["solver"])

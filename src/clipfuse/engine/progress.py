@@ -1,0 +1,76 @@
+"""One line that says how far a run is."""
+
+import sys
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+
+class RunProgress(ProgressBar):
+    """A bar over the updates of the run, then one over the test pairs; quiet in log files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self.bar: Any = None
+
+    def enable(self) -> None:
+        """Show bars; Lightning calls this on the first rank."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls this on all other ranks."""
+        self._enabled = False
+
+    def _open(self, title: str, unit: str, total: int, initial: int = 0) -> None:
+        # A file keeps every redrawn line: there, one in ten seconds is enough.
+        pause = 0.2 if sys.stderr.isatty() else 10
+        hide = not self._enabled
+        self.bar = tqdm(
+            desc=title,
+            unit=unit,
+            total=total,
+            initial=initial,
+            mininterval=pause,
+            disable=hide,
+            dynamic_ncols=True,
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar where a resumed run goes on."""
+        self._open("training", " updates", trainer.max_steps, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move to the number of updates done and show the loss."""
+        loss = trainer.progress_bar_metrics.get("loss")
+        if loss is not None:
+            self.bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the bar on the screen."""
+        self.bar.close()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar of the test."""
+        total = sum(int(count) for count in trainer.num_test_batches)
+        self._open("testing", " pairs", total)
+
+    def on_test_batch_end(self, *arguments: Any, **keywords: Any) -> None:
+        """Count a pair."""
+        self.bar.update()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the bar on the screen."""
+        self.bar.close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """End the line, so that the message has one of its own."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,261 @@
+"""From a composed configuration to a finished run folder."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import hydra
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+from torch import nn
+
+from clipfuse.engine.callbacks import TestWriter
+from clipfuse.engine.checkpoints import load_weights, read_checkpoint
+from clipfuse.engine.folder import prepare_folder, run_status, write_atomically
+from clipfuse.engine.loggers import RunWandbLogger
+from clipfuse.engine.module import FusionModule
+from clipfuse.engine.progress import RunProgress
+from clipfuse.engine.scoring import ScoringModule
+from clipfuse.errors import UserError
+
+
+@dataclass
+class TrainSettings:
+    """The keys of `conf/train.yaml` beside its groups; types and limits are checked before a run."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    steps: Annotated[int, Field(ge=1)]
+    validate_every: Annotated[int, Field(ge=1)]
+    accumulate: Annotated[int, Field(ge=1)]
+    gradient_clip: Annotated[float, Field(gt=0)] | None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
+    objective: str
+    checkpoint: str | None
+    run_dir: str
+    overwrite: bool
+    test: bool
+
+
+@dataclass
+class EvaluateSettings:
+    """The keys of `conf/evaluate.yaml` beside its groups."""
+
+    name: str
+    checkpoint: str
+    run_dir: str
+    overwrite: bool
+    save_sources: bool
+    trust: list[str]
+
+
+def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any:
+    """Instantiate what `node` describes; every object of a run is made here.
+
+    Raises:
+        UserError: the constructor refused; the message starts with the place in the configuration.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, UserError | ValueError | TypeError | ImportError | MisconfigurationException):
+            raise UserError(f"{where}: {cause}") from error
+        raise
+
+
+def _objects(nodes: DictConfig | None, where: str) -> list[Any]:
+    return [build(node, f"{where}.{key!s}") for key, node in (nodes or {}).items() if node is not None]
+
+
+def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the backbone of a checkpoint, in eval mode, with its weights.
+
+    Args:
+        path: a checkpoint of `clipfuse train`.
+        trusted: packages beside clipfuse whose classes the checkpoint may name.
+
+    Raises:
+        UserError: no such checkpoint, or it names a class of a package that is not trusted.
+    """
+    checkpoint = read_checkpoint(path)
+    node = checkpoint["clipfuse"]["config"]["backbone"]
+    package = str(node.get("_target_", "")).partition(".")[0]
+    if package not in ("clipfuse", *trusted):
+        raise UserError(f"{path} wants to run code of '{package}'; if you trust it, add: trust '{package}'")
+    backbone = build(node, f"the backbone of {path}")
+    assert isinstance(backbone, nn.Module)
+    load_weights(backbone, checkpoint, path)
+    return backbone.eval()
+
+
+def _check_resumable(path: str, config: Mapping[str, Any]) -> None:
+    saved = read_checkpoint(path)["clipfuse"]["config"]
+    for group in ("backbone", "loss", "optimizer"):
+        if saved[group] != config[group]:
+            raise UserError(
+                f"checkpoint {path} cannot be resumed: its {group} is {saved[group]}, "
+                f"this run's is {config[group]}; start with the same {group}"
+            )
+
+
+def _quiet() -> None:
+    """Keep Lightning's advertisements and its doubled lines off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*checkpoint directory.*not empty.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+def _record(config: DictConfig, fingerprint: str) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    versions = {name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")}
+    return {
+        **{str(key): value for key, value in plain.items()},
+        "split_sha256": fingerprint,
+        "versions": versions,
+    }
+
+
+@contextmanager
+def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Keep configuration and status of a run, and close its loggers whatever happens."""
+    with write_atomically(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
+    failed = True
+    try:
+        with run_status(folder) as status:
+            for logger in loggers:
+                logger.log_hyperparams(record)
+            yield status
+        failed = False
+    finally:
+        for logger in loggers:
+            logger.finalize("failed" if failed else "success")
+            if isinstance(logger, RunWandbLogger) and (command := logger.finish(failed)):
+                print(f"upload this run later with: {command}")
+
+
+def _print_scores(writer: TestWriter, trainer: L.Trainer, protocol: str) -> None:
+    means = {
+        k.removeprefix("test/"): float(v)
+        for k, v in trainer.callback_metrics.items()
+        if k.startswith("test/")
+    }
+    row = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    print(f"scores ({len(writer.scores)} images, protocol {protocol}):  {row}")
+    print(f"pictures: {writer.panel_path}")
+
+
+def train(config: DictConfig) -> float | None:
+    """Train, test the last weights, and leave a run folder; the objective is returned for sweepers.
+
+    Raises:
+        UserError: the configuration cannot work, or the loss is no longer finite.
+    """
+    _quiet()
+    folder = Path(config.run_dir)
+    # The network's start must not depend on what the other constructors draw.
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    backbone = build(config.backbone, "backbone")
+    loss = build(config.loss, "loss")
+    source = build(config.data, "data")
+    metrics = build(config.metrics, "metrics")
+    data = build(config.loader, "loader", source=source, accumulate=config.accumulate, seed=config.seed)
+    optimizer = build(config.optimizer, "optimizer")
+    scheduler = build(config.scheduler, "scheduler")
+    _try_schedule(optimizer, scheduler, config.steps)
+    record = _record(config, source.fingerprint())
+    if config.checkpoint is not None:
+        _check_resumable(config.checkpoint, record)
+    module = FusionModule(
+        backbone,
+        loss,
+        optimizer,
+        scheduler,
+        metrics,
+        seed=config.seed,
+        accumulate=config.accumulate,
+        gradient_clip=config.gradient_clip,
+        config=record,
+    )
+    callbacks = _objects(config.callbacks, "callbacks")
+    writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
+    loggers = _objects(config.logger, "logger")
+    trainer: L.Trainer = build(
+        config.trainer,
+        "trainer",
+        logger=loggers,
+        callbacks=callbacks + _weight_averaging(config.ema),
+        max_steps=config.steps,
+        val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
+    )
+    resumes = config.checkpoint is not None and folder.resolve() in Path(config.checkpoint).resolve().parents
+    prepare_folder(folder, config.overwrite, resumes)
+    print(f"run folder: {folder}")
+    with _recorded(folder, record, loggers) as status:
+        trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
+        status["samples_seen"] = module.samples_seen
+        objective = trainer.callback_metrics.get(config.objective)
+        if config.test:
+            # After fit the module holds the last weights, averaged if the run averages.
+            trainer.test(module, datamodule=data, verbose=False)
+            objective = trainer.callback_metrics.get(config.objective, objective)
+            if writer is not None:
+                _print_scores(writer, trainer, metrics.protocol)
+        status["objective"] = None if objective is None else float(objective)
+    return status["objective"]
+
+
+def _weight_averaging(decay: float | None) -> list[L.Callback]:
+    if decay is None:
+        return []
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    return [EMAWeightAveraging(decay=decay)]
+
+
+def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], steps: int) -> None:
+    """Build both once on a dummy parameter: a bad value is found before the run folder is made."""
+    try:
+        scheduler(optimizer([nn.Parameter(torch.zeros(1))]), steps=steps)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"optimizer or scheduler: {error}") from error
+
+
+def evaluate(config: DictConfig) -> float | None:
+    """Score a checkpoint on the test part of a data set and leave a run folder.
+
+    Raises:
+        UserError: the checkpoint or the configuration cannot be used.
+    """
+    _quiet()
+    folder = Path(config.run_dir)
+    backbone = load_backbone(config.checkpoint, config.trust)
+    source = build(config.data, "data")
+    metrics = build(config.metrics, "metrics")
+    data = build(config.loader, "loader", source=source)
+    record = _record(config, source.fingerprint())
+    module = ScoringModule(backbone, metrics)
+    writer = TestWriter(config.run_dir, save_sources=config.save_sources)
+    loggers = _objects(config.logger, "logger")
+    progress = RunProgress()
+    trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
+    prepare_folder(folder, config.overwrite, resumes=False)
+    with _recorded(folder, record, loggers):
+        trainer.test(module, datamodule=data, verbose=False)
+        _print_scores(writer, trainer, metrics.protocol)
+    print(f"run folder: {folder}")
+    return None

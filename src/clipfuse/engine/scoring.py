@@ -1,0 +1,44 @@
+"""Fusing and scoring a backbone: what evaluation needs and training extends."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import lightning as L
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from clipfuse.types import FusionBatch, FusionOutput
+
+
+class ScoringModule(L.LightningModule):
+    """Tests a backbone.
+
+    Args:
+        backbone: (infrared, visible) -> `FusionOutput`.
+        metrics: scores of (fused, infrared, visible), luma in [0, 1]; a copy is used.
+    """
+
+    def __init__(self, backbone: nn.Module, metrics: MetricCollection) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
+        """Fuse (N, 1, H, W) luma planes in [0, 1] of any size."""
+        return cast(FusionOutput, self.backbone(infrared, visible))
+
+    def on_after_batch_transfer(self, batch: Mapping[str, Any], dataloader_idx: int) -> FusionBatch:
+        """Make the typed record; Lightning casts and moves plain mappings only."""
+        return FusionBatch(**batch)
+
+    def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
+        """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""
+        fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
+        scores = self.test_metrics(fused, batch.infrared, batch.visible)
+        named = {name.removeprefix("test/"): score for name, score in scores.items()}
+        return {"fused": fused, "scores": named}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means; "step" names the row for the loggers."""
+        self.log_dict({**self.test_metrics.compute(), "step": float(self.trainer.global_step)})
+        self.test_metrics.reset()

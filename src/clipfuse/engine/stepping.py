@@ -1,0 +1,108 @@
+"""The one path by which every loss moves the network: a problem, a solver, an optimiser."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from clipfuse.bilevel import UpperOptimizer
+from clipfuse.errors import UserError
+from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.types import LossInputs, LossOutput
+
+
+class LossProblem:
+    """One batch under one loss as a `BilevelProblem`; a plain loss has an empty lower level.
+
+    Attributes:
+        output: what the upper loss returned last, for the log.
+    """
+
+    output: LossOutput
+
+    def __init__(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        self.loss = loss
+        self.inputs = inputs
+        self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
+
+    def lower_parameters(self) -> Sequence[Tensor]:
+        """Return the loss's own lower level."""
+        return self.loss.lower_parameters() if isinstance(self.loss, BilevelLoss) else ()
+
+    def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        """Return F and keep its terms."""
+        if isinstance(self.loss, BilevelLoss):
+            self.output = self.loss.upper_loss(self.state, lower)
+        else:
+            self.output = self.loss(self.inputs)
+        self._check_finite(self.output)
+        return self.output.total
+
+    def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        """Return f."""
+        if not isinstance(self.loss, BilevelLoss):
+            raise UserError(
+                f"the loss '{self.loss.name}' has no lower level; train it with the solver 'joint'"
+            )
+        output = self.loss.lower_loss(self.state, lower)
+        self._check_finite(output)
+        return output.total
+
+    def _check_finite(self, output: LossOutput) -> None:
+        if torch.isfinite(output.total):
+            return
+        terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
+        samples = ", ".join(self.inputs.sample_ids[:4])
+        raise UserError(
+            f"the loss '{self.loss.name}' is {float(output.total.detach())} at update {self.inputs.step} ({terms}) "
+            f"on samples {samples}; lower optimizer.lr or gradient_clip, or look at these samples"
+        )
+
+
+class AccumulatingOptimizer:
+    """The optimiser a solver sees: accumulates, clips, steps and schedules.
+
+    Args:
+        optimizer: moves the network.
+        scheduler: stepped once per update.
+        parameters: what is clipped.
+        accumulate: micro-batches per update, 1 or more.
+        gradient_clip: largest allowed L2 norm of the gradient; None leaves it alone.
+
+    Attributes:
+        micro_batch: micro-batches since the last update; saved in checkpoints only at 0.
+        gradient_norm: norm before clipping at the last update, None without clipping.
+    """
+
+    def __init__(
+        self,
+        optimizer: UpperOptimizer,
+        scheduler: LRScheduler,
+        parameters: Iterable[nn.Parameter],
+        accumulate: int,
+        gradient_clip: float | None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.parameters = list(parameters)
+        self.accumulate = accumulate
+        self.gradient_clip = gradient_clip
+        self.micro_batch = 0
+        self.gradient_norm: Tensor | None = None
+
+    def zero_grad(self) -> None:
+        """Forget the gradients, unless micro-batches are being accumulated."""
+        if self.micro_batch == 0:
+            self.optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Count a micro-batch; after the last one clip, move the network and its learning rate."""
+        self.micro_batch = (self.micro_batch + 1) % self.accumulate
+        if self.micro_batch:
+            return
+        if self.gradient_clip is not None:
+            self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
+        self.optimizer.step()
+        self.scheduler.step()

@@ -1,0 +1,172 @@
+"""Image files: found by name, read at their full depth, written whole or not at all."""
+
+import os
+import re
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from clipfuse.errors import UserError
+from clipfuse.ops.depth import to_bytes
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_EXPECTED = "expected a PNG, JPEG, BMP or TIFF image"
+
+
+def natural_order(name: str) -> tuple[list[str | int], str]:
+    """Return a sort key by which "2" comes before "10"; equal names but for zeros keep a fixed order."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
+
+
+def image_files(folder: Path) -> dict[str, Path]:
+    """Return the image files of `folder` by stem, in natural order; hidden files are left out.
+
+    Raises:
+        UserError: if the folder is missing or holds no image, or two files have one stem.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected a folder of images ({' '.join(SUFFIXES)})")
+    entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
+    files: dict[str, Path] = {}
+    for path in entries:
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        if (other := files.setdefault(path.stem, path)) is not path:
+            raise UserError(
+                f"{folder}: {other.name} and {path.name} have one name but for the suffix; files are "
+                "paired by name, so keep one of the two"
+            )
+    if not files:
+        deeper = {path.parent.name for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES}
+        hint = f"; its sub-folders do ({', '.join(sorted(deeper)[:5])}): name one of them" if deeper else ""
+        raise UserError(f"{folder}: holds no image file ({' '.join(SUFFIXES)}){hint or '; check the path'}")
+    return dict(sorted(files.items(), key=lambda item: natural_order(item[0])))
+
+
+def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
+    """Match the images of several folders by stem, whatever their suffixes.
+
+    Args:
+        **folders: the folders by the word that messages use for them, such as `infrared=`.
+
+    Returns:
+        For each stem, in natural order, one file per folder in the order given.
+
+    Raises:
+        UserError: if a stem is missing in some folder, or as `image_files`.
+    """
+    files = {word: image_files(folder) for word, folder in folders.items()}
+    stems = sorted(set().union(*files.values()), key=natural_order)
+    for word, found in files.items():
+        if missing := [stem for stem in stems if stem not in found]:
+            more = ", ..." if len(missing) > 5 else ""
+            raise UserError(
+                f"{folders[word]}: {len(missing)} of {len(stems)} images have no {word} file of the same "
+                f"name: {', '.join(missing[:5])}{more}; add the {word} files or remove their partners"
+            )
+    return {stem: tuple(found[stem] for found in files.values()) for stem in stems}
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Read an image file at its full depth.
+
+    PNG, JPEG, BMP and TIFF; 8 and 16 bit, gray or colour, and gray float TIFF. Alpha is dropped,
+    palettes are resolved, of several TIFF pages the first is read. The EXIF orientation of PNG
+    and JPEG is ignored: registered pairs share one pixel grid, and cameras write the tag into one
+    band only. TIFF files with an orientation are refused, as decoders differ in heeding it.
+
+    Returns:
+        (1, H, W) gray or (3, H, W) RGB; uint8, uint16, or float32 in [0, 1].
+
+    Raises:
+        UserError: if the file is missing, not an image, damaged, too large or of another kind, or
+            if float values are not finite or lie outside [0, 1].
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content), formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+            if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                raise ValueError("its Orientation tag turns the image: store it upright")
+            # Pillow cuts colour of 16 bits to 8 without a word; its raw modes tell.
+            wide = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
+            array = _read_wide_color(content) if wide and image.mode[0] != "I" else _to_array(image)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {error}; {_EXPECTED} of less; cut it into tiles") from None
+    except Exception as error:  # on damaged files the decoders raise whatever they stumble upon
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image of these kinds" if content else "empty file"
+        raise UserError(
+            f"{path}: cannot be read ({reason}); {_EXPECTED}, 8 or 16 bit, or a gray float TIFF; "
+            "check the path, or copy or convert the file again"
+        ) from None
+    if array.dtype == np.float32:
+        _check_float(path, array)
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def _to_array(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        return np.array(image, dtype=np.float32)
+    if image.mode.startswith("I;16"):
+        return np.array(image).astype(np.uint16)
+    if image.mode == "I":
+        raise ValueError("32-bit or signed integers")
+    return np.array(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
+
+
+def _read_wide_color(content: bytes) -> np.ndarray:
+    array = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.ndim != 3:
+        raise ValueError("this kind of 16-bit colour is not supported")
+    return array[:, :, 2::-1].copy()
+
+
+def _check_float(path: Path, array: np.ndarray) -> None:
+    if bad := int(array.size - np.isfinite(array).sum()):
+        raise UserError(f"{path}: {bad} of {array.size} pixels are NaN or infinite; fill them in before use")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        raise UserError(
+            f"{path}: float values from {low:g} to {high:g}, expected [0, 1]; rescale them, by one range "
+            "for the whole data set, or store 16-bit integers"
+        )
+
+
+def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
+    """Write an 8-bit PNG, whole or not at all; missing folders are made.
+
+    Args:
+        path: the file.
+        image: (1, H, W) gray or (3, H, W) RGB, float in [0, 1]; rounded by `to_bytes`.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        UserError: if the file exists and `overwrite` is False, or it cannot be written.
+        ValueError: if the image has another shape or holds NaN.
+    """
+    path = Path(path)
+    if image.ndim != 3 or image.shape[0] not in (1, 3) or bool(image.isnan().any()):
+        raise ValueError(f"{path}: expected an image (1 or 3, H, W) without NaN, got {tuple(image.shape)}")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
+    data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(partial, format="PNG")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a writable folder"
+        ) from None
+    finally:
+        if partial.is_file():
+            partial.unlink()

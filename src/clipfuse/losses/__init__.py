@@ -1,0 +1,1 @@
+"""Loss plugins: `conf/loss/x.yaml` names the class in `losses/x.py`."""

@@ -1,0 +1,70 @@
+"""The contract of a loss plugin.
+
+A plugin is one `FusionLoss` in one file. Its constructor takes flat typed keywords and sub-modules,
+never a configuration object, trainer, rank or device. It never steps an optimiser: the engine does,
+in one way for every loss, and that is what keeps a comparison of losses fair.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipfuse.types import LossInputs, LossOutput
+
+
+class FusionLoss(nn.Module, ABC):
+    """A loss over fused, infrared and visible luma.
+
+    Learnable parameters and buffers belong to the module. Every random draw is seeded by
+    (`inputs.seed`, `inputs.step`, sample id), so that it depends on neither ranks, workers nor resume.
+    Every rank runs the same number of forwards, backwards and collectives.
+    """
+
+    @property
+    def name(self) -> str:
+        """The plugin's name in log keys: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def setup(self, sample: LossInputs) -> None:
+        """Look at one real sample before training and refuse what cannot work.
+
+        Args:
+            sample: inputs as `forward` will get them, without gradient.
+
+        Raises:
+            ValueError: names the plugin, what it needs and the remedy.
+        """
+
+    @abstractmethod
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        """Return the scalar to minimise and its terms; the inputs are left unchanged."""
+
+
+class BilevelLoss(FusionLoss):
+    """A loss with a lower level of its own, such as learnable prompts.
+
+    `upper_loss` and `lower_loss` are pure in `lower`: a solver evaluates them at values that are not
+    the current parameters.
+    """
+
+    @abstractmethod
+    def lower_parameters(self) -> Sequence[Tensor]:
+        """Return the parameters of the lower level, in a fixed order."""
+
+    @abstractmethod
+    def prepare(self, inputs: LossInputs) -> Any:
+        """Do once per step what both levels share, such as the CLIP pass; the result is the state."""
+
+    @abstractmethod
+    def upper_loss(self, state: Any, lower: Sequence[Tensor]) -> LossOutput:
+        """Return F at the given lower values."""
+
+    @abstractmethod
+    def lower_loss(self, state: Any, lower: Sequence[Tensor]) -> LossOutput:
+        """Return f at the given lower values."""
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        """Return F at the current parameters."""
+        return self.upper_loss(self.prepare(inputs), self.lower_parameters())

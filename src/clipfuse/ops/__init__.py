@@ -1,0 +1,1 @@
+"""Pure tensor functions: colour, filters, padding, checks."""

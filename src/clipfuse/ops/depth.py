@@ -1,0 +1,28 @@
+"""Between stored depths and [0, 1]: the one rounding that pictures and metrics share."""
+
+import torch
+from torch import Tensor
+
+
+def to_unit(image: Tensor) -> Tensor:
+    """Return a stored image as float32 in [0, 1]: uint8 / 255, uint16 / 65535, float unchanged."""
+    return image.float() / _full_scale(image.dtype)
+
+
+def from_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an image in [0, 1] in the kind `dtype`: the inverse of `to_unit`.
+
+    Integers are floor(scale * x + 0.5), halves up, in float64; values outside [0, 1] are clamped.
+    """
+    if dtype.is_floating_point:
+        return image.to(dtype)
+    return (image.double().clamp(0, 1) * _full_scale(dtype) + 0.5).floor().to(dtype)
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """Return an image in [0, 1] as uint8: what is written, and what metrics see."""
+    return from_unit(image, torch.uint8)
+
+
+def _full_scale(dtype: torch.dtype) -> float:
+    return 1.0 if dtype.is_floating_point else float(torch.iinfo(dtype).max)

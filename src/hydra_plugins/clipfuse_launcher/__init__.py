@@ -1,0 +1,1 @@
+"""Hydra launcher of ClipFuse: one fresh process per job."""

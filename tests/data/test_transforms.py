@@ -1,0 +1,130 @@
+import pytest
+import torch
+
+from clipfuse.ops.depth import to_unit
+from clipfuse.data.pairs import Pair
+from clipfuse.data.transforms import paired_crop, whole
+from clipfuse.errors import UserError
+from clipfuse.ops.color import rgb_to_luma_chroma
+
+HEIGHT, WIDTH = 40, 60
+KEYS = ["infrared", "visible", "chroma", "target_mask", "reference"]
+
+
+def noise(channels, dtype=torch.uint8, high=256, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, high, (channels, HEIGHT, WIDTH), generator=generator).to(dtype)
+
+
+def crop(pair, size=32, seed=3, position=5, sample_id="a", **options):
+    return paired_crop(pair, size, seed, position, sample_id, **options)
+
+
+@pytest.mark.parametrize("size", [24, 40, 70])
+def test_all_planes_move_together(size):
+    # Each plane holds its pixel's own number, so any disagreement shows anywhere in the patch.
+    numbers = torch.arange(HEIGHT * WIDTH).reshape(1, HEIGHT, WIDTH)
+    pair = Pair(
+        infrared=numbers.to(torch.uint16),
+        visible=numbers.expand(3, -1, -1).to(torch.uint16),
+        target_mask=numbers % 7 == 0,
+        reference=(numbers % 256).to(torch.uint8),
+    )
+    mirrored = set()
+    for position in range(8):
+        patch = crop(pair, size, position=position, min_std=0)
+        found = (patch["infrared"] * 65535).round().long()
+        assert found.shape == (1, size, size)
+        torch.testing.assert_close(patch["visible"], patch["infrared"])
+        assert torch.equal(patch["target_mask"], found % 7 == 0)
+        assert torch.equal((patch["reference"] * 255).round().long(), found % 256)
+        mirrored.add(bool(found[0, size // 2, 0] > found[0, size // 2, 1]))
+    if size < HEIGHT:
+        assert mirrored == {False, True}
+
+
+def test_a_marker_pixel_lands_on_the_same_place_in_both_bands():
+    infrared, visible = torch.zeros(1, HEIGHT, WIDTH), torch.zeros(3, HEIGHT, WIDTH)
+    infrared[:, 20, 30] = visible[:, 20, 30] = 1
+    places = set()
+    for position in range(30):
+        patch = crop(Pair(infrared, visible), position=position)
+        place = patch["infrared"][0].nonzero().tolist()
+        assert place == (patch["visible"][0] > 0.9).nonzero().tolist()
+        places.update(map(tuple, place))
+    assert len(places) > 5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_patch_has_the_values_of_the_stored_kind(dtype):
+    high = {torch.uint8: 256, torch.uint16: 65536, torch.float32: 2}[dtype]
+    pair = Pair(noise(1, dtype, high), noise(3, dtype, high, seed=1))
+    patch = crop(pair)
+    assert list(patch) == KEYS
+    assert patch["infrared"].dtype == patch["visible"].dtype == patch["chroma"].dtype == torch.float32
+    assert {type(plane) for plane in patch.values()} == {torch.Tensor, type(None)}
+    windows = to_unit(pair.infrared)[0].unfold(0, 32, 1).unfold(1, 32, 1)
+    same = [
+        (windows == plane).all(dim=(2, 3)).sum().item()
+        for plane in (patch["infrared"], patch["infrared"].flip(-1))
+    ]
+    assert sorted(same) == [0, 1]
+
+
+def test_draws_depend_on_seed_position_and_name_alone():
+    pair = Pair(noise(1), noise(3, seed=1))
+    torch.manual_seed(1)
+    first = crop(pair)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = crop(pair)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[key], second[key]) for key in ("infrared", "visible", "chroma"))
+    for change in ({"seed": 4}, {"position": 6}, {"sample_id": "b"}):
+        assert not torch.equal(first["infrared"], crop(pair, **change)["infrared"])
+
+
+def test_patches_of_low_contrast_in_both_bands_are_drawn_anew():
+    infrared = torch.full((1, HEIGHT, WIDTH), 100, dtype=torch.uint8)
+    infrared[:, :, 44:] = noise(1)[:, :, 44:]
+    flat = torch.full((3, HEIGHT, WIDTH), 50, dtype=torch.uint8)
+
+    def flat_patches(pair, **options):
+        patches = [crop(pair, 16, position=position, **options) for position in range(60)]
+        return sum(patch["infrared"].std() < 0.05 for patch in patches)
+
+    assert flat_patches(Pair(infrared, flat), attempts=1) > 20
+    assert flat_patches(Pair(infrared, flat), attempts=20) == 0
+    assert flat_patches(Pair(infrared, flat), attempts=20, min_std=0) > 20
+    # Contrast in one band is enough.
+    assert flat_patches(Pair(infrared, noise(3)), attempts=20) > 20
+    assert flat_patches(Pair(flat[:1], flat)) == 60
+
+
+def test_an_image_too_small_to_reflect_is_refused():
+    pair = Pair(noise(1), noise(3))
+    assert crop(pair, 79)["infrared"].shape == (1, 79, 79)
+    with pytest.raises(
+        UserError, match="a is 60 x 40 pixels, too small for patches of 80; set crop_size to at most 79"
+    ):
+        crop(pair, 80)
+
+
+def test_whole_converts_and_does_not_crop():
+    pair = Pair(noise(1), noise(3, seed=1), target_mask=noise(1) > 99, reference=noise(1, seed=2))
+    sample = whole(pair)
+    luma, chroma = rgb_to_luma_chroma(pair.visible / 255)
+    assert list(sample) == KEYS
+    torch.testing.assert_close(sample["infrared"], pair.infrared / 255)
+    torch.testing.assert_close(sample["visible"], luma)
+    torch.testing.assert_close(sample["chroma"], chroma)
+    assert torch.equal(sample["target_mask"], pair.target_mask)
+    torch.testing.assert_close(sample["reference"], pair.reference / 255)
+
+
+def test_whole_of_gray_without_extras():
+    sample = whole(Pair(noise(1), noise(1, seed=1)))
+    assert sample["visible"].shape == (1, HEIGHT, WIDTH)
+    assert torch.equal(sample["chroma"], torch.full((2, HEIGHT, WIDTH), 0.5))
+    assert sample["target_mask"] is None
+    assert sample["reference"] is None

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clipfuse.losses.pixel import PixelLoss
+from clipfuse.types import LossInputs, LossOutput
+
+# Published values are float64 sums over 6144 pixels: 1e-9 leaves four digits for the order of summing.
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
+
+
+def loss_inputs(fused: Tensor, infrared: Tensor, visible: Tensor) -> LossInputs:
+    chroma = torch.full_like(visible, 0.5).repeat(1, 2, 1, 1)
+    ids = tuple(f"sample-{index}" for index in range(len(fused)))
+    return LossInputs(fused, infrared, visible, chroma, features={}, sample_ids=ids, step=0, seed=0)
+
+
+@pytest.fixture
+def published(golden: np.lib.npyio.NpzFile) -> dict[str, Tensor]:
+    names = {"fused": "in/pf_fused", "infrared": "in/pf_ir", "visible": "in/pf_vis"}
+    return {name: torch.from_numpy(golden[key]).double() for name, key in names.items()}
+
+
+def test_equals_the_published_loss_and_its_gradient(
+    golden: np.lib.npyio.NpzFile, published: dict[str, Tensor]
+) -> None:
+    fused = published["fused"].requires_grad_()
+    output: LossOutput = PixelLoss()(loss_inputs(fused, published["infrared"], published["visible"]))
+    (gradient,) = torch.autograd.grad(output.total, fused)
+    for key, value in {
+        "total": output.total.detach(),
+        "in": output.terms["intensity"],
+        "grad": output.terms["gradient"],
+        "dtotal_dfused": gradient,
+    }.items():
+        expected = torch.from_numpy(golden[f"out/pf_fusionloss_vis1_{key}_f64"])
+        torch.testing.assert_close(value, expected, **EXACT)
+
+
+def test_structural_term_is_twice_the_published_one(
+    golden: np.lib.npyio.NpzFile, published: dict[str, Tensor]
+) -> None:
+    output = PixelLoss(ssim_weight=1.0)(loss_inputs(**published))
+    halves = golden["out/pf_ssimloss11_vis_fused_f64"] + golden["out/pf_ssimloss11_ir_fused_f64"]
+    # 1e-6: torchmetrics builds its window in the image's type, the release in float32.
+    assert float(output.terms["ssim"]) == pytest.approx(float(halves), abs=1e-6)
+
+
+def test_is_zero_only_at_the_brighter_pixel_of_a_shared_picture() -> None:
+    image = torch.rand(1, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    same = PixelLoss(ssim_weight=1.0)(loss_inputs(image, image, image))
+    other = PixelLoss(ssim_weight=1.0)(loss_inputs(image + 0.1, image, image))
+    assert float(same.total) == pytest.approx(0, abs=1e-9)
+    assert float(other.total) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"gradient_weight": -1.0}, "gradient_weight is -1.0; expected 0 or more"),
+        ({"intensity_weight": 0.0, "gradient_weight": 0.0}, "all weights are 0"),
+    ],
+)
+def test_refuses_weights_that_cannot_be_meant(weights: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PixelLoss(**weights)
+
+
+def test_setup_refuses_crops_smaller_than_the_window() -> None:
+    image = torch.zeros(1, 1, 8, 32)
+    with pytest.raises(ValueError, match="SSIM needs crops of 11 px or more, got 8x32"):
+        PixelLoss(ssim_weight=1.0).setup(loss_inputs(image, image, image))

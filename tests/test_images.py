@@ -1,0 +1,312 @@
+import os
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipfuse.errors import UserError
+from clipfuse.images import SUFFIXES, image_files, match_stems, read_image, write_png
+from clipfuse.ops.depth import from_unit, to_bytes, to_unit
+
+generator = np.random.default_rng(0)
+RGB8 = generator.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+RGB16 = generator.integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+FLOAT = generator.random((5, 7), dtype=np.float32)
+
+
+def channels_first(array):
+    return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+
+
+def user_error(call, *arguments, **keywords) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **keywords)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def images_in(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.fromarray(RGB8).save(folder / name)
+    return folder
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "TIF", "PNG"])
+@pytest.mark.parametrize("gray", [False, True])
+def test_8_bit_values_are_kept(tmp_path, suffix, gray):
+    array = RGB8[:, :, 0] if gray else RGB8
+    Image.fromarray(array).save(tmp_path / f"a.{suffix}")
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.dtype == torch.uint8
+    assert torch.equal(image, channels_first(array))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("kind", ["gray", "rgb", "rgba"])
+def test_16_bit_values_are_kept(tmp_path, suffix, kind):
+    stored = {
+        "gray": RGB16[:, :, 0],
+        "rgb": RGB16[:, :, ::-1],
+        "rgba": np.dstack([RGB16[:, :, ::-1], RGB16[:, :, 0]]),
+    }
+    assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), stored[kind])
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.dtype == torch.uint16
+    assert torch.equal(image.int(), channels_first(RGB16[:, :, 0] if kind == "gray" else RGB16).int())
+
+
+def test_big_endian_16_bit_tiff_is_kept(tmp_path):
+    Image.frombytes("I;16B", (7, 5), RGB16[:, :, 0].astype(">u2").tobytes()).save(tmp_path / "a.tiff")
+    assert torch.equal(read_image(tmp_path / "a.tiff").int(), channels_first(RGB16[:, :, 0]).int())
+
+
+def test_jpeg_is_read_as_pillow_decodes_it(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "a.JPEG", format="JPEG")
+    with Image.open(tmp_path / "a.JPEG") as decoded:
+        assert torch.equal(read_image(tmp_path / "a.JPEG"), channels_first(np.array(decoded)))
+
+
+def test_float_tiff_is_kept(tmp_path):
+    Image.fromarray(FLOAT).save(tmp_path / "a.tiff")
+    image = read_image(tmp_path / "a.tiff")
+    assert image.dtype == torch.float32
+    assert torch.equal(image, channels_first(FLOAT))
+    assert torch.equal(to_unit(image), image)
+
+
+def test_alpha_is_dropped_and_palette_and_bilevel_are_resolved(tmp_path):
+    Image.fromarray(np.dstack([RGB8, RGB8[:, :, 0]])).save(tmp_path / "rgba.png")
+    Image.fromarray(RGB8[:, :, :2], mode=None).save(tmp_path / "la.png")
+    palette = Image.fromarray(RGB8).quantize(8)
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(RGB8[:, :, 0] > 127).save(tmp_path / "bilevel.png")
+    assert torch.equal(read_image(tmp_path / "rgba.png"), channels_first(RGB8))
+    assert torch.equal(read_image(tmp_path / "la.png"), channels_first(RGB8[:, :, 0]))
+    assert torch.equal(read_image(tmp_path / "palette.png"), channels_first(np.array(palette.convert("RGB"))))
+    expected = np.where(RGB8[:, :, 0] > 127, 255, 0).astype(np.uint8)
+    assert torch.equal(read_image(tmp_path / "bilevel.png"), channels_first(expected))
+
+
+def test_exif_orientation_does_not_move_the_pixel_grid(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB8).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(read_image(tmp_path / "a.png"), channels_first(RGB8))
+
+
+def test_tiff_with_an_orientation_is_refused(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "upright.tiff", tiffinfo={0x0112: 1})
+    Image.fromarray(RGB8).save(tmp_path / "turned.tiff", tiffinfo={0x0112: 6})
+    assert torch.equal(read_image(tmp_path / "upright.tiff"), channels_first(RGB8))
+    assert "Orientation" in user_error(read_image, tmp_path / "turned.tiff")
+
+
+def test_bmp_of_16_bits_per_pixel_is_an_8_bit_image(tmp_path):
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    data = struct.pack("<HH", 0xF800, 0x001F)
+    (tmp_path / "a.bmp").write_bytes(struct.pack("<2sIHHI", b"BM", 70, 0, 0, 66) + header + masks + data)
+    image = read_image(tmp_path / "a.bmp")
+    assert image.dtype == torch.uint8
+    assert image[:, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tiff"])
+def test_truncated_file(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.tile(RGB8, (20, 20, 1))).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    message = user_error(read_image, path)
+    assert str(path) in message
+    assert "expected a PNG, JPEG, BMP or TIFF" in message
+    assert "again" in message
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_truncated_16_bit_colour(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), np.tile(RGB16, (20, 20, 1)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+    assert str(path) in user_error(read_image, path)
+
+
+def test_what_is_no_image(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    reasons = {
+        "text": "not an image",
+        "empty": "empty file",
+        "folder": "Is a directory",
+        "missing": "No such file",
+    }
+    for stem, reason in reasons.items():
+        message = user_error(read_image, tmp_path / f"{stem}.png")
+        assert str(tmp_path / f"{stem}.png") in message
+        assert reason in message
+        assert "expected a PNG" in message
+
+
+def test_32_bit_integers_are_refused(tmp_path):
+    Image.fromarray(RGB16[:, :, 0].astype(np.int32)).save(tmp_path / "a.tiff")
+    assert "32-bit" in user_error(read_image, tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_float_that_is_not_finite(tmp_path, bad):
+    array = FLOAT.copy()
+    array[1, 2:5] = bad
+    Image.fromarray(array).save(tmp_path / "a.tiff")
+    message = user_error(read_image, tmp_path / "a.tiff")
+    assert str(tmp_path / "a.tiff") in message
+    assert "3 of 35 pixels" in message
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.5, 1), (0, 255)])
+def test_float_outside_the_unit_range(tmp_path, low, high):
+    array = FLOAT.copy()
+    array[0, :2] = low, high
+    Image.fromarray(array).save(tmp_path / "a.tiff")
+    message = user_error(read_image, tmp_path / "a.tiff")
+    assert f"{low:g} to {high:g}" in message
+    assert "rescale" in message
+
+
+def test_decompression_bomb(tmp_path, monkeypatch):
+    Image.fromarray(RGB8).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    message = user_error(read_image, tmp_path / "a.png")
+    assert "35 pixels" in message
+    assert str(tmp_path / "a.png") in message
+
+
+# Units and rounding
+
+
+def test_to_unit_maps_full_scale_to_one():
+    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+    assert to_unit(torch.tensor([0, 13107, 65535], dtype=torch.uint16)).tolist() == pytest.approx([0, 0.2, 1])
+    assert to_unit(torch.tensor([255], dtype=torch.uint8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_from_unit_inverts_to_unit_for_every_value(dtype):
+    every = torch.arange(torch.iinfo(dtype).max + 1)
+    assert torch.equal(from_unit(to_unit(every.to(dtype)), dtype).long(), every)
+
+
+def test_rounding_takes_halves_up_and_clamps():
+    values = torch.tensor([0.5, 1.5, 2.5, 2.4999], dtype=torch.float64) / 255
+    assert to_bytes(values).tolist() == [1, 2, 3, 2]
+    assert to_bytes(torch.tensor([-0.3, 1.0000001, 7.0])).tolist() == [0, 255, 255]
+    assert to_bytes(torch.ones(1, dtype=torch.bfloat16)).tolist() == [255]
+
+
+# Writing
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_written_image_is_read_back(tmp_path, channels):
+    image = torch.rand(channels, 5, 7, generator=torch.Generator().manual_seed(0))
+    write_png(tmp_path / "new" / "a.png", image, overwrite=False)
+    assert torch.equal(read_image(tmp_path / "new" / "a.png"), to_bytes(image))
+    assert os.listdir(tmp_path / "new") == ["a.png"]
+
+
+def test_existing_file_is_replaced_only_on_demand(tmp_path):
+    path = tmp_path / "a.png"
+    write_png(path, torch.zeros(1, 2, 2), overwrite=False)
+    message = user_error(write_png, path, torch.ones(1, 2, 2), overwrite=False)
+    assert str(path) in message
+    assert "--overwrite" in message
+    assert read_image(path).max() == 0
+    write_png(path, torch.ones(1, 2, 2), overwrite=True)
+    assert read_image(path).min() == 255
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("in place of a folder")
+    path = tmp_path / "file" / "a.png"
+    assert str(path) in user_error(write_png, path, torch.zeros(1, 2, 2), overwrite=True)
+
+
+@pytest.mark.parametrize("failing", ["os.replace", "PIL.Image.Image.save"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing, error):
+    path = tmp_path / "a.png"
+    write_png(path, torch.zeros(1, 2, 2), overwrite=False)
+
+    def fail(first, second, *arguments, **keywords):
+        if failing != "os.replace":
+            second.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        write_png(path, torch.ones(1, 2, 2), overwrite=True)
+    if isinstance(error, OSError):
+        assert "No space left" in str(caught.value)
+    assert os.listdir(tmp_path) == ["a.png"]
+    assert read_image(path).max() == 0
+
+
+@pytest.mark.parametrize("image", [torch.zeros(2, 4, 4), torch.zeros(4, 4), torch.full((1, 2, 2), torch.nan)])
+def test_an_image_of_no_sense_is_not_written(tmp_path, image):
+    with pytest.raises(ValueError, match=r"a\.png"):
+        write_png(tmp_path / "a.png", image, overwrite=True)
+    assert os.listdir(tmp_path) == []
+
+
+# Finding
+
+
+def test_image_files_by_stem_in_natural_order(tmp_path):
+    images_in(tmp_path, "b10.png", "b9.JPG", "a.TIFF", "b1.bmp", ".hidden.png")
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder.png").mkdir()
+    files = image_files(tmp_path)
+    assert list(files) == ["a", "b1", "b9", "b10"]
+    assert files["b9"] == tmp_path / "b9.JPG"
+
+
+def test_two_files_of_one_stem(tmp_path):
+    images_in(tmp_path, "a.png", "a.jpg")
+    message = user_error(image_files, tmp_path)
+    assert "a.png" in message
+    assert "a.jpg" in message
+
+
+def test_missing_and_empty_folder(tmp_path):
+    assert "no such folder" in user_error(image_files, tmp_path / "missing")
+    message = user_error(image_files, tmp_path)
+    assert str(tmp_path) in message
+    assert all(suffix in message for suffix in SUFFIXES)
+    images_in(tmp_path / "deeper", "a.png")
+    (tmp_path / "other").mkdir()
+    message = user_error(image_files, tmp_path)
+    assert "(deeper)" in message
+
+
+def test_match_stems_pairs_whatever_the_suffix(tmp_path):
+    fused = images_in(tmp_path / "fused", "1.png", "2.png")
+    infrared = images_in(tmp_path / "ir", "2.bmp", "1.JPG")
+    assert match_stems(fused=fused, infrared=infrared) == {
+        "1": (fused / "1.png", infrared / "1.JPG"),
+        "2": (fused / "2.png", infrared / "2.bmp"),
+    }
+
+
+def test_match_stems_names_who_lacks_what(tmp_path):
+    fused = images_in(tmp_path / "fused", *(f"{i}.png" for i in range(9)))
+    infrared = images_in(tmp_path / "ir", "0.png", "8.png")
+    message = user_error(match_stems, fused=fused, infrared=infrared)
+    assert message.startswith(f"{infrared}: 7 of 9 images have no infrared file")
+    assert "1, 2, 3, 4, 5, ..." in message
