@@ -34,7 +34,7 @@ def roadscene() -> Path:
 
 @pytest.fixture(scope="session")
 def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven training, two validation and two test pairs of 64x48 pixels: smooth ramps, bars and a hot spot."""
+    """Seven training, two validation, two test pairs, 64x48: smooth ramps, bars and a hot spot."""
     root = tmp_path_factory.mktemp("pairs")
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[:48, :64]
@@ -52,18 +52,45 @@ def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def compose_tiny(run_dir: Path, pairs: Path, overrides: tuple[str, ...], config_name: str) -> DictConfig:
+    small = ["name=tiny", f"run_dir={run_dir}", "trainer=cpu", "data=folder", f"data.root={pairs}"]
+    if config_name == "train":
+        small += ["backbone.width=8", "backbone.depth=1", "steps=6", "validate_every=3"]
+        small += ["loader.batch_size=2", "loader.crop_size=32", "trainer.log_every_n_steps=1"]
+        small += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(config_name, [*small, *overrides])
+
+
 @pytest.fixture
 def tiny_config(tmp_path: Path, pairs_folder: Path) -> Callable[..., DictConfig]:
     """Compose a run of a second or two over `pairs_folder`; overrides are added last."""
+    return lambda *overrides, config_name="train": compose_tiny(
+        tmp_path / "run", pairs_folder, overrides, config_name
+    )
 
-    def compose_tiny(*overrides: str, config_name: str = "train") -> DictConfig:
-        small = ["name=tiny", f"run_dir={tmp_path / 'run'}", "trainer=cpu", "data=folder"]
-        small += [f"data.root={pairs_folder}"]
-        if config_name == "train":
-            small += ["backbone.width=8", "backbone.depth=1", "steps=6", "validate_every=3"]
-            small += ["loader.batch_size=2", "loader.crop_size=32", "trainer.log_every_n_steps=1"]
-            small += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose(config_name, [*small, *overrides])
 
-    return compose_tiny
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, pairs_folder: Path) -> Path:
+    """The run folder of one finished tiny training; not to be changed."""
+    from clipfuse.engine.run import train
+
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    train(compose_tiny(run_dir, pairs_folder, (), "train"))
+    return run_dir
+
+
+@pytest.fixture
+def clipfuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; returns exit code, standard output and standard error."""
+    from clipfuse.cli.__main__ import main
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["clipfuse", *words])
+        capsys.readouterr()
+        code = main(words)
+        return (code, *capsys.readouterr())
+
+    return run

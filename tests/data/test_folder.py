@@ -2,7 +2,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -20,13 +19,6 @@ from clipfuse.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = [f"scene{i}" for i in range(30)]
-
-
-@pytest.fixture(scope="module")
-def data_root():
-    if "CLIPFUSE_DATA" not in os.environ:
-        pytest.skip("CLIPFUSE_DATA is not set")
-    return Path(os.environ["CLIPFUSE_DATA"])
 
 
 def fill(folder, names, suffix=".png", size=(7, 5), mode="L"):
@@ -323,18 +315,18 @@ def test_shipped_roadscene_states_its_fingerprint_and_keeps_scenes_apart():
             assert part_of[name] == part_of[next_name]
 
 
-def test_shipped_roadscene_is_what_its_rule_gives(data_root):
+def test_shipped_roadscene_is_what_its_rule_gives(roadscene):
     script = REPOSITORY / "experiments/splits/make_roadscene.py"
     spec = importlib.util.spec_from_file_location("make_roadscene", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    names = all_ids(PairedFolder(str(data_root / "roadscene"), split="hash"))
+    names = all_ids(PairedFolder(str(roadscene), split="hash"))
     shipped = json.loads((REPOSITORY / "src/clipfuse/data/splits/roadscene.json").read_text())
     assert module.make_split(names) == shipped
 
 
-def test_real_roadscene_pairs_are_read(data_root):
-    source = PairedFolder(str(data_root / "roadscene"), split="roadscene", name="roadscene")
+def test_real_roadscene_pairs_are_read(roadscene):
+    source = PairedFolder(str(roadscene), split="roadscene", name="roadscene")
     assert source.name == "roadscene"
     assert source.unlisted == ()
     for sample in source.parts()["val"]:

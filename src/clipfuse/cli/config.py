@@ -4,8 +4,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -136,36 +135,31 @@ def check_config(config: "DictConfig", settings: type) -> None:
         UserError: names the key, what was expected and the nearest valid name.
     """
     from omegaconf import OmegaConf
-    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import OmegaConfBaseException
 
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UserError(f"{missing[0]} must be given, as in {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        found = re.search(r"Missing mandatory value: (\S+)", str(error))
-        key = found[1] if found else "a key"
-        raise UserError(f"{key} must be given, as in {key}=VALUE") from error
+        plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     hints = get_type_hints(settings, include_extras=True)
-    missing = {field.name for field in fields(settings)} - set(plain)
-    if missing:
-        raise UserError(f"the configuration lacks {', '.join(sorted(missing))}")
     for key, value in plain.items():
         if key in hints:
             _check_value(str(key), value, hints[key])
         else:
-            _check_node(str(key), value, [*plain])
+            _check_node(str(key), value, plain.keys() - {key})
 
 
-def _check_node(path: str, node: Any, siblings: Sequence[str]) -> None:
+def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> None:
     if node is None:
         return
     if not isinstance(node, Mapping):
         raise UserError(f"unknown key '{path}'.{did_you_mean(path.rpartition('.')[2], siblings)}")
     if "_target_" not in node:
         for key, child in node.items():
-            _check_node(f"{path}.{key}", child, [*node])
+            _check_node(f"{path}.{key}", child, node.keys() - {key})
         return
     target = _locate(path, node["_target_"])
     parameters = {k: p for k, p in inspect.signature(target).parameters.items() if k != "self"}

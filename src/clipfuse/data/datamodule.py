@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clipfuse.data.pairs import Pair, PairSource
 from clipfuse.data.transforms import paired_crop, whole
 from clipfuse.errors import UserError
+from clipfuse.types import FusionBatch
 
 Key = tuple[int, int]
 
@@ -218,3 +219,7 @@ class FusionDataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the test pairs, whole."""
         return self._whole_loader("test")
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> FusionBatch:
+        """Make the typed record; Lightning casts and moves plain dictionaries only."""
+        return FusionBatch(**batch)

@@ -101,6 +101,7 @@ class RunWandbLogger(WandbLogger):
         self, project: str, name: str, save_dir: str, mode: Literal["auto"] | Mode = "auto", **kwargs: Any
     ) -> None:
         super().__init__(name=name, project=project, save_dir=save_dir, log_model=False, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # wandb only warns of it
         self.mode = mode
 
     @property

@@ -92,11 +92,13 @@ class FusionModule(ScoringModule):
 
     def on_fit_start(self) -> None:
         """Let the loss look at one real sample and refuse what cannot work."""
-        loader = self.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-        batch = self.transfer_batch_to_device(next(iter(loader)), self.device, 0)
-        batch = self.trainer.precision_plugin.convert_input(batch)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = next(iter(data.val_dataloader()))
+        batch = self.trainer.precision_plugin.convert_input(
+            self.transfer_batch_to_device(batch, self.device, 0)
+        )
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            inputs = self.loss_inputs(self.on_after_batch_transfer(batch, 0))
+            inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
         with self._full_precision():
             self.loss.setup(inputs)
 

@@ -114,8 +114,14 @@ def _quiet() -> None:
     """Keep Lightning's advertisements and its doubled lines off the screen."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*LeafSpec.*", ".*checkpoint directory.*not empty.*"):
-        warnings.filterwarnings("ignore", message)
+    ignored = (
+        "does not have many workers",
+        "LeafSpec",
+        "checkpoint directory",
+        "smaller than the logging interval",
+    )
+    for text in ignored:
+        warnings.filterwarnings("ignore", f".*{text}.*")
 
 
 def _record(config: DictConfig, fingerprint: str) -> dict[str, Any]:

@@ -27,10 +27,6 @@ class ScoringModule(L.LightningModule):
         """Fuse (N, 1, H, W) luma planes in [0, 1] of any size."""
         return cast(FusionOutput, self.backbone(infrared, visible))
 
-    def on_after_batch_transfer(self, batch: Mapping[str, Any], dataloader_idx: int) -> FusionBatch:
-        """Make the typed record; Lightning casts and moves plain mappings only."""
-        return FusionBatch(**batch)
-
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
         """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""
         fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)

@@ -53,10 +53,11 @@ class LossProblem:
     def _check_finite(self, output: LossOutput) -> None:
         if torch.isfinite(output.total):
             return
+        total = float(output.total.detach())
         terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
         samples = ", ".join(self.inputs.sample_ids[:4])
         raise UserError(
-            f"the loss '{self.loss.name}' is {float(output.total.detach())} at update {self.inputs.step} ({terms}) "
+            f"the loss '{self.loss.name}' is {total} at update {self.inputs.step} ({terms}) "
             f"on samples {samples}; lower optimizer.lr or gradient_clip, or look at these samples"
         )
 

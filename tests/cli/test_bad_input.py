@@ -1,0 +1,246 @@
+"""Every mistake of a user's: one line that names it and the remedy, exit code 2, nothing left behind."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+Clipfuse = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, pairs_folder: Path) -> Path:
+    """A copy of the pairs, to be spoiled."""
+    return Path(shutil.copytree(pairs_folder, tmp_path / "pairs"))
+
+
+def unequal_sizes(pairs: Path) -> None:
+    Image.new("L", (32, 48)).save(pairs / "train/ir/train-0.png")
+
+
+def truncated(pairs: Path) -> None:
+    path = pairs / "val/vi/val-0.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def not_an_image(pairs: Path) -> None:
+    (pairs / "val/ir/val-1.png").write_text("hello")
+
+
+def not_a_number(pairs: Path) -> None:
+    (pairs / "val/ir/val-0.png").unlink()
+    pixels = np.full((48, 64), 0.5, np.float32)
+    pixels[3, 4] = np.nan
+    Image.fromarray(pixels).save(pairs / "val/ir/val-0.tiff")
+
+
+def missing_band(pairs: Path) -> None:
+    shutil.rmtree(pairs / "train/vi")
+
+
+def unmatched_name(pairs: Path) -> None:
+    (pairs / "test/vi/test-1.png").rename(pairs / "test/vi/other.png")
+
+
+def empty_folder(pairs: Path) -> None:
+    for path in (pairs / "train/ir").iterdir():
+        path.unlink()
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Check the form of a refusal and that its last line holds all words."""
+    code, _, errors = result
+    message = errors.strip().splitlines()[-1]
+    assert code == 2
+    assert message.startswith("clipfuse: error: ")
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in message
+
+
+TINY = [
+    "trainer=cpu",
+    "data=folder",
+    "steps=4",
+    "validate_every=2",
+    "loader.crop_size=32",
+    "~callbacks.progress",
+]
+TINY += ["+trainer.enable_progress_bar=false", "loader.batch_size=8", "backbone.width=4", "backbone.depth=0"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "before_the_run"),
+    [
+        (missing_band, ["train", "no visible folder", "expected vi | vis", "sub-folders found: ir"], True),
+        (unmatched_name, ["test/ir", "1 of 3 images have no infrared file", "other", "remove"], True),
+        (empty_folder, ["train/ir", "holds no image file", "check the path"], True),
+        (unequal_sizes, ["train-0.png is 32 x 48", "train-0.png is 64 x 48", "resample"], False),
+        (truncated, ["val-0.png", "cannot be read", "copy or convert"], False),
+        (not_an_image, ["val-1.png", "expected a PNG, JPEG, BMP or TIFF", "convert"], False),
+        (not_a_number, ["val-0.tiff", "1 of 3072 pixels are NaN", "fill them in"], False),
+    ],
+)
+def test_spoiled_pairs(
+    clipfuse: Clipfuse,
+    pairs: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], None],
+    words: list[str],
+    before_the_run: bool,
+) -> None:
+    spoil(pairs)
+    run_dir = tmp_path / "run"
+    refused(clipfuse("train", *TINY, f"data.root={pairs}", f"run_dir={run_dir}"), *words)
+    if before_the_run:
+        assert not run_dir.exists()
+    else:
+        assert '"status": "failed"' in (run_dir / "status.json").read_text()
+        assert not (run_dir / "test").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.max_stepz=3"], ["unknown key 'trainer.max_stepz'"]),
+        (
+            ["loss.gradient_wieght=3"],
+            ["unknown key 'loss.gradient_wieght'", "Did you mean 'loss.gradient_weight'?"],
+        ),
+        (["+loss.gradient_wieght=3"], ["'loss.gradient_wieght'", "Did you mean 'gradient_weight'?"]),
+        (["sed=3"], ["unknown key 'sed'", "Did you mean 'seed'?"]),
+        (["+sed=3"], ["unknown key 'sed'", "Did you mean 'seed'?"]),
+        (["loss=pixels"], ["unknown loss 'pixels'", "Did you mean 'pixel'?", "Available: "]),
+        (["losss=pixel"], ["'losss'", "Did you mean 'loss'?"]),
+        (["seed=abc"], ["seed is 'abc'", "valid integer"]),
+        (["seed=-1"], ["seed is -1", "greater than or equal to 0"]),
+        (["steps=0"], ["steps is 0", "greater than or equal to 1"]),
+        (["loss.gradient_weight=high"], ["loss.gradient_weight is 'high'", "valid number"]),
+        (["loader.batch_size=2.5"], ["loader.batch_size is 2.5", "valid integer"]),
+        (["loss._target_=clipfuse.losses.nothing.Loss"], ["loss._target_: cannot import"]),
+        (["data=folder"], ["data.root must be given, as in data.root=VALUE"]),
+        (["trainer.precision=17"], ["trainer", "17"]),
+        (["run_dir"], ["run_dir"]),
+        (["checkpoint=nowhere.ckpt"], ["no checkpoint at nowhere.ckpt", "last.ckpt"]),
+    ],
+)
+def test_configuration(
+    clipfuse: Clipfuse,
+    overrides: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(clipfuse("train", "trainer=cpu", *overrides), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_run_folder(clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    result = clipfuse("train", *TINY, f"data.root={pairs_folder}", f"run_dir={tmp_path}/file/run")
+    refused(result, "cannot write to the run folder", "choose another run_dir")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def fuse(clipfuse: Clipfuse, pairs: Path, checkpoint: Path, out: Path, *more: str) -> tuple[int, str, str]:
+    bands = ["--infrared", f"{pairs}/val/ir", "--visible", f"{pairs}/val/vi"]
+    return clipfuse("fuse", "--checkpoint", str(checkpoint), *bands, "--out", str(out), *more)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no checkpoint at", "no such file"]),
+        (b"not a checkpoint", ["cannot be read as a checkpoint", "'clipfuse train' wrote"]),
+        ({"state_dict": {}}, ["is a checkpoint of another program"]),
+        (b"", ["cannot be read as a checkpoint"]),
+    ],
+)
+def test_no_checkpoint(
+    clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path, content: bytes | dict | None, words: list[str]
+) -> None:
+    path = tmp_path / "some.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    refused(fuse(clipfuse, pairs_folder, path, tmp_path / "out"), "some.ckpt", *words)
+    assert not (tmp_path / "out").exists()
+
+
+def spoiled_checkpoint(trained: Path, path: Path, **backbone: object) -> Path:
+    content = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
+    content["clipfuse"]["config"]["backbone"].update(backbone)
+    torch.save(content, path)
+    return path
+
+
+def test_checkpoint_of_another_backbone(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    path = spoiled_checkpoint(trained, tmp_path / "wide.ckpt", width=16)
+    refused(
+        fuse(clipfuse, pairs_folder, path, tmp_path / "out"), "wide.ckpt", "another backbone than ConvTiny"
+    )
+
+
+def test_checkpoint_that_names_foreign_code(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    path = spoiled_checkpoint(trained, tmp_path / "foreign.ckpt", _target_="antigravity.fly")
+    refused(
+        fuse(clipfuse, pairs_folder, path, tmp_path / "out"), "wants to run code of 'antigravity'", "trust"
+    )
+
+
+def test_resuming_another_backbone(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    last = trained / "checkpoints/last.ckpt"
+    run_dir = tmp_path / "run"
+    result = clipfuse("train", *TINY, f"data.root={pairs_folder}", f"checkpoint={last}", f"run_dir={run_dir}")
+    refused(result, "cannot be resumed", "its backbone is", "start with the same backbone")
+    assert not run_dir.exists()
+
+
+def test_fused_images_are_not_replaced_unasked(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained / "checkpoints/last.ckpt"
+    (tmp_path / "val-1.png").write_text("mine")
+    result = fuse(clipfuse, pairs_folder, checkpoint, tmp_path)
+    refused(result, "already holds val-1.png", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["val-1.png"]
+    assert (tmp_path / "val-1.png").read_text() == "mine"
+    assert fuse(clipfuse, pairs_folder, checkpoint, tmp_path, "--overwrite")[0] == 0
+    assert Image.open(tmp_path / "val-1.png").size == (64, 48)
+
+
+def test_unwritable_output_folder(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    checkpoint = trained / "checkpoints/last.ckpt"
+    refused(fuse(clipfuse, pairs_folder, checkpoint, tmp_path / "file"), "is a file; expected a folder")
+    refused(fuse(clipfuse, pairs_folder, checkpoint, tmp_path / "file/out"), "cannot be written", "choose")
+
+
+def test_evaluate_needs_data_and_checkpoint(clipfuse: Clipfuse, trained: Path) -> None:
+    refused(clipfuse("evaluate", "checkpoint=x.ckpt"), "data must be chosen", "synthetic")
+    refused(clipfuse("evaluate", "data=synthetic"), "checkpoint must be given")
+
+
+def test_unknown_command(clipfuse: Clipfuse) -> None:
+    refused(clipfuse("trian"), "unknown command 'trian'", "Did you mean 'train'?")
+
+
+def test_debug_shows_the_traceback(clipfuse: Clipfuse) -> None:
+    from clipfuse.errors import UserError
+
+    with pytest.raises(UserError, match="unknown loss"):
+        clipfuse("train", "loss=pixels", "--debug")

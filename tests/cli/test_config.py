@@ -1,0 +1,68 @@
+"""The configuration tree: every file of every group composes and is checked, here and from a wheel."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from clipfuse.cli.config import check_config, conf_dir
+from clipfuse.engine.run import TrainSettings
+
+REPOSITORY = Path(__file__).parents[2]
+GROUPS = sorted(
+    (path.parent.name, path.stem)
+    for path in (REPOSITORY / "conf").glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "sweep")
+)
+
+
+@pytest.mark.parametrize(("group", "option"), GROUPS)
+def test_every_option_is_sound(group: str, option: str) -> None:
+    extra = ["data.root=somewhere"] if group == "data" and option != "synthetic" else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings)
+
+
+def test_train_yaml_names_every_setting() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", ["name=test"])
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert set(config) - groups == set(TrainSettings.__annotations__)
+
+
+def test_an_installed_wheel_composes_every_option(tmp_path: Path) -> None:
+    """Build the wheel, install it elsewhere, and let a process that sees only that compose everything."""
+    uv = str(Path(sys.executable).with_name("uv"))
+    build = [uv, "build", "--quiet", "--wheel", "--offline", "--no-build-isolation", "--python", sys.executable]
+    subprocess.run([*build, "--out-dir", str(tmp_path), str(REPOSITORY)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True)
+    script = """
+import json, sys
+import clipfuse
+from hydra import compose, initialize_config_dir
+from clipfuse.cli.config import conf_dir
+from hydra.core.plugins import Plugins
+assert "SubprocessLauncher" in [plugin.__name__ for plugin in Plugins.instance().discover()]
+count = 0
+with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    for group, option in json.loads(sys.argv[1]):
+        compose("train", [group + "=" + option])
+        count += 1
+    compose("evaluate", ["data=synthetic"])
+print(json.dumps([clipfuse.__file__, str(conf_dir()), count]))
+"""
+    command = [sys.executable, "-c", script, json.dumps(GROUPS)]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    package, conf, count = json.loads(result.stdout)
+    assert Path(package).is_relative_to(site)
+    assert Path(conf) == site / "clipfuse" / "conf"
+    assert count == len(GROUPS) >= 20

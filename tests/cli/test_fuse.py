@@ -1,0 +1,85 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipfuse.engine.run import load_backbone
+from clipfuse.images import read_image
+from clipfuse.ops.color import rgb_to_luma_chroma
+from clipfuse.ops.depth import to_unit
+
+Clipfuse = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Pairs of odd sizes: colour, gray visible, 16-bit colour with 16-bit infrared, infrared stored as RGB."""
+    generator = np.random.default_rng(0)
+    infrared, visible = tmp_path / "ir", tmp_path / "vi"
+    infrared.mkdir()
+    visible.mkdir()
+
+    def smooth(*shape: int) -> np.ndarray:
+        noise = generator.random((4, 5, *shape[2:])).astype(np.float32)
+        return cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+
+    Image.fromarray((smooth(37, 53) * 255).astype(np.uint8)).save(infrared / "colour.png")
+    Image.fromarray((smooth(37, 53, 3) * 255).astype(np.uint8)).save(visible / "colour.bmp")
+    Image.fromarray((smooth(32, 41) * 255).astype(np.uint8)).save(infrared / "gray.jpg")
+    Image.fromarray((smooth(32, 41) * 255).astype(np.uint8)).save(visible / "gray.tif")
+    cv2.imwrite(str(infrared / "deep.png"), (smooth(45, 33) * 65535).astype(np.uint16))
+    cv2.imwrite(str(visible / "deep.tiff"), (smooth(45, 33, 3) * 65535).astype(np.uint16))
+    Image.fromarray((smooth(1, 1, 3) * 255).astype(np.uint8)).save(infrared / "pixel.PNG")
+    Image.fromarray((smooth(1, 1, 3) * 255).astype(np.uint8)).save(visible / "pixel.PNG")
+    return infrared, visible
+
+
+def test_any_size_depth_and_colour(
+    clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    infrared, visible = folders
+    checkpoint = trained / "checkpoints/last.ckpt"
+    words = ["--checkpoint", str(checkpoint), "--infrared", str(infrared), "--visible", str(visible)]
+    code, output, _ = clipfuse("fuse", *words, "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert "4 fused images" in output
+    backbone = load_backbone(checkpoint)
+    for name in ("colour", "gray", "deep", "pixel"):
+        (source,) = visible.glob(f"{name}.*")
+        (thermal,) = infrared.glob(f"{name}.*")
+        luma, chroma = rgb_to_luma_chroma(to_unit(read_image(source)))
+        heat, _ = rgb_to_luma_chroma(to_unit(read_image(thermal)))
+        with torch.no_grad():
+            expected = backbone(heat[None], luma[None]).fused[0]
+        fused = read_image(tmp_path / "out" / f"{name}.png")
+        assert fused.shape == (1 if name == "gray" else 3, *luma.shape[1:])
+        assert fused.dtype == torch.uint8
+        fused_luma, fused_chroma = rgb_to_luma_chroma(to_unit(fused))
+        # Rounding three channels to 8 bits moves luma by half a level at most, chroma by one;
+        # colours that leave the gamut are clipped, so they are left out.
+        inside = ((fused > 0) & (fused < 255)).all(dim=0)
+        assert (fused_luma - expected).abs()[0][inside].max() <= 0.51 / 255
+        if name != "gray":
+            assert (fused_chroma - chroma).abs()[:, inside].max() <= 1.01 / 255
+
+
+def test_two_files(clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    infrared, visible = folders
+    words = ["--checkpoint", str(trained / "checkpoints/last.ckpt"), "--infrared", str(infrared / "colour.png")]
+    code, _, _ = clipfuse("fuse", *words, "--visible", str(visible / "colour.bmp"), "--out", str(tmp_path / "o"))
+    assert code == 0
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["colour.png"]
+
+
+def test_the_average_network_fuses_the_average(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    """The untrained conv_tiny is the plain average, whatever the padding."""
+    from clipfuse.backbones.conv_tiny import ConvTiny
+
+    generator = torch.Generator().manual_seed(0)
+    infrared, visible = (0.1 + 0.8 * torch.rand(2, 1, 7, 9, generator=generator) for _ in range(2))
+    fused = ConvTiny()(infrared, visible).fused
+    torch.testing.assert_close(fused, (infrared + visible) / 2, rtol=0, atol=1e-6)
