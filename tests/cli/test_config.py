@@ -36,7 +36,16 @@ def test_train_yaml_names_every_setting() -> None:
 def test_an_installed_wheel_composes_every_option(tmp_path: Path) -> None:
     """Build the wheel, install it elsewhere, and let a process that sees only that compose everything."""
     uv = str(Path(sys.executable).with_name("uv"))
-    build = [uv, "build", "--quiet", "--wheel", "--offline", "--no-build-isolation", "--python", sys.executable]
+    build = [
+        uv,
+        "build",
+        "--quiet",
+        "--wheel",
+        "--offline",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+    ]
     subprocess.run([*build, "--out-dir", str(tmp_path), str(REPOSITORY)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"

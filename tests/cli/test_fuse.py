@@ -69,8 +69,15 @@ def test_any_size_depth_and_colour(
 
 def test_two_files(clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
     infrared, visible = folders
-    words = ["--checkpoint", str(trained / "checkpoints/last.ckpt"), "--infrared", str(infrared / "colour.png")]
-    code, _, _ = clipfuse("fuse", *words, "--visible", str(visible / "colour.bmp"), "--out", str(tmp_path / "o"))
+    words = [
+        "--checkpoint",
+        str(trained / "checkpoints/last.ckpt"),
+        "--infrared",
+        str(infrared / "colour.png"),
+    ]
+    code, _, _ = clipfuse(
+        "fuse", *words, "--visible", str(visible / "colour.bmp"), "--out", str(tmp_path / "o")
+    )
     assert code == 0
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["colour.png"]
 

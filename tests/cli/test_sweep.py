@@ -23,13 +23,14 @@ def test_a_failing_job_does_not_stop_the_others(
         "train", "-m", *common, "loss.gradient_weight=-1,5", "hydra.sweep.dir=sweep"
     )
     assert code == 2
-    assert errors.strip().splitlines()[-1] == (
-        "clipfuse: error: 1 of 2 jobs failed (0); see sweep/N/log.txt"
-    )
+    assert errors.strip().splitlines()[-1] == ("clipfuse: error: 1 of 2 jobs failed (0); see sweep/N/log.txt")
     assert "job 0: loss.gradient_weight=-1 ... FAILED (exit code 2)" in output
     assert "job 1: loss.gradient_weight=5 ... done" in output
     jobs = OmegaConf.load("sweep/sweep.yaml").jobs
-    assert [list(jobs[number])[-1] for number in (0, 1)] == ["loss.gradient_weight=-1", "loss.gradient_weight=5"]
+    assert [list(jobs[number])[-1] for number in (0, 1)] == [
+        "loss.gradient_weight=-1",
+        "loss.gradient_weight=5",
+    ]
     failed, finished = (json.loads(Path(f"sweep/{number}/status.json").read_text()) for number in (0, 1))
     assert failed["status"] == "failed"
     assert "gradient_weight is -1" in Path("sweep/0/log.txt").read_text()

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clipfuse.data.pairs import Pair, PairSource
 from clipfuse.data.transforms import paired_crop, whole
 from clipfuse.errors import UserError
+from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import FusionBatch
 
 Key = tuple[int, int]
@@ -61,7 +62,7 @@ class StreamSampler(Sampler[list[Key]]):
             for position in range(first, first + self.batch_size):
                 if position // self.size != shuffled:
                     shuffled = position // self.size
-                    generator = torch.Generator().manual_seed((self.seed << 32) + shuffled)
+                    generator = torch.Generator().manual_seed(derived_seed(self.seed, shuffled))
                     order = torch.randperm(self.size, generator=generator)
                 keys.append((position, int(order[position % self.size])))
             yield keys

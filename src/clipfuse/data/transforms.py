@@ -1,6 +1,5 @@
 """From a stored pair to the tensors of one sample: random patches to train on, whole images to test on."""
 
-import hashlib
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from clipfuse.data.pairs import Pair
 from clipfuse.errors import UserError
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
+from clipfuse.ops.seeding import derived_seed
 
 
 def paired_crop(
@@ -61,10 +61,9 @@ def paired_crop(
     }
     crop = v2.RandomCrop(crop_size, pad_if_needed=True, padding_mode="reflect")
     draw = v2.Compose([crop, v2.RandomHorizontalFlip()])
-    key = hashlib.sha256(f"{seed}/{position}/{sample_id}".encode()).digest()
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed, and not restore, the generators of GPUs.
-        torch.default_generator.manual_seed(int.from_bytes(key[:8], "big"))
+        torch.default_generator.manual_seed(derived_seed(seed, position, sample_id))
         for _ in range(attempts):
             patch = whole(Pair(**draw(stored)))
             if max(patch[band].std() for band in ("infrared", "visible")) >= min_std:

@@ -1,6 +1,5 @@
 """Fusing and scoring a backbone: what evaluation needs and training extends."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import lightning as L

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from clipfuse.images import natural_order
 from clipfuse.data.pairs import PARTS
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.images import natural_order
 
 
 def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,44 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipfuse.bilevel import BilevelProblem, Joint, Solver
+
+
+class _Quadratic:
+    """F(x, y) = (x - 3)^2 + (x y - 1)^2; f is never to be looked at."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def lower_parameters(self) -> Sequence[Tensor]:
+        return [self.y]
+
+    def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        return (self.x - 3) ** 2 + (self.x * lower[0] - 1) ** 2
+
+    def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        raise AssertionError("the joint solver looked at the lower level")
+
+
+def test_one_step_is_one_step_of_gradient_descent() -> None:
+    x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 0.5))
+    problem: BilevelProblem = _Quadratic(x, y)
+    solver: Solver = Joint()
+    optimizer = torch.optim.SGD([x, y], lr=0.1)
+    assert solver.step(problem, optimizer, backward=lambda loss: loss.backward()) == {}
+    # dF/dx = 2 (x - 3) + 2 y (x y - 1) = -2, dF/dy = 2 x (x y - 1) = 0.
+    assert float(x) == 2.2
+    assert float(y) == 0.5
+
+
+def test_descends_to_the_joint_minimum() -> None:
+    x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 0.1))
+    optimizer = torch.optim.SGD([x, y], lr=0.05)
+    solver = Joint()
+    for _ in range(600):
+        solver.step(_Quadratic(x, y), optimizer)
+    torch.testing.assert_close(
+        torch.stack([x, y]).detach(), torch.tensor([3, 1 / 3]).double(), rtol=0, atol=1e-7
+    )

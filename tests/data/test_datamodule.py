@@ -1,0 +1,111 @@
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from clipfuse.data.datamodule import FusionDataModule, PairCache, StreamSampler, collate
+from clipfuse.data.folder import PairedFolder
+from clipfuse.data.pairs import Pair
+from clipfuse.errors import UserError
+from clipfuse.types import FusionBatch
+
+
+def stream(**changes: int) -> list[list[tuple[int, int]]]:
+    settings = {"size": 5, "batch_size": 4, "batches": 6, "start": 0, "seed": 3}
+    return list(StreamSampler(**{**settings, **changes}))
+
+
+def test_every_pass_holds_each_sample_once_in_an_order_of_its_own() -> None:
+    keys = [key for batch in stream(batches=10) for key in batch]
+    assert [position for position, _ in keys] == list(range(40))
+    passes = [[index for _, index in keys[first : first + 5]] for first in range(0, 40, 5)]
+    assert all(sorted(indices) == list(range(5)) for indices in passes)
+    assert len({tuple(indices) for indices in passes}) > 1
+    assert stream(seed=4) != stream(seed=3)
+
+
+def test_ranks_share_one_stream() -> None:
+    single = stream(batch_size=4)
+    first, second = (stream(batch_size=2, rank=rank, world_size=2) for rank in (0, 1))
+    assert [a + b for a, b in zip(first, second, strict=True)] == single
+
+
+def test_a_resumed_stream_goes_on() -> None:
+    assert stream(start=4) == stream()[4:]
+    assert len(StreamSampler(5, 4, batches=6, start=4, seed=3)) == 6
+
+
+class _Counting:
+    """A source that counts how often it decodes; each pair takes 2,000 bytes."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def parts(self) -> dict[str, list[str]]:
+        return {"train": ["a", "b", "c"], "val": ["d"], "test": []}
+
+    def load(self, sample_id: str) -> Pair:
+        self.loaded.append(sample_id)
+        plane = torch.full((1, 20, 25), ord(sample_id), dtype=torch.uint8)
+        return Pair(plane, plane.expand(3, -1, -1).clone())
+
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+
+@pytest.mark.parametrize(("budget_mb", "decoded"), [(1.0, 3), (0.004, 4), (0.0, 6)])
+def test_the_cache_keeps_what_fits(budget_mb: float, decoded: int) -> None:
+    source = _Counting()
+    cache = PairCache(source, budget_mb)
+    for _ in range(2):
+        for sample_id in "abc":
+            assert int(cache.load(sample_id).infrared[0, 0, 0]) == ord(sample_id)
+    assert len(source.loaded) == decoded
+
+
+def loaders(pairs_folder: Path, workers: int) -> list[dict[str, Any]]:
+    data = FusionDataModule(PairedFolder(str(pairs_folder)), batch_size=3, crop_size=24, workers=workers)
+    data.trainer = SimpleNamespace(max_steps=5, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    return list(data.train_dataloader())
+
+
+def test_crops_do_not_depend_on_workers(pairs_folder: Path) -> None:
+    alone, shared = loaders(pairs_folder, 0), loaders(pairs_folder, 2)
+    assert len(alone) == 5
+    for first, second in zip(alone, shared, strict=True):
+        assert first["sample_ids"] == second["sample_ids"]
+        for name in ("infrared", "visible", "chroma"):
+            assert torch.equal(first[name], second[name])
+
+
+def test_batches_become_the_typed_record(pairs_folder: Path) -> None:
+    data = FusionDataModule(PairedFolder(str(pairs_folder)))
+    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
+    assert isinstance(batch, FusionBatch)
+    assert batch.sample_ids == ("val-0",)
+    assert batch.visible.shape == (1, 1, 48, 64)
+    assert batch.chroma.shape == (1, 2, 48, 64)
+    assert batch.target_mask is None
+
+
+def test_a_field_that_one_sample_lacks_is_none() -> None:
+    plane = torch.zeros(1, 2, 2)
+    batch = collate([{"reference": plane, "sample_ids": "a"}, {"reference": None, "sample_ids": "b"}])
+    assert batch == {"reference": None, "sample_ids": ("a", "b")}
+
+
+def test_an_empty_part_is_named() -> None:
+    with pytest.raises(UserError, match="'counting' has no pairs in its part 'test'"):
+        FusionDataModule(_Counting()).test_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "least"), [("batch_size", 1), ("crop_size", 16), ("workers", 0), ("cache_mb", 0)]
+)
+def test_numbers_too_small_are_refused(keyword: str, least: int) -> None:
+    with pytest.raises(ValueError, match=f"loader.{keyword} is {least - 1}; expected {least} or more"):
+        FusionDataModule(_Counting(), **{keyword: least - 1})
