@@ -5,6 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/demo
+PAIRS  := $(if $(DATA),data=folder 'data.root="$(abspath $(DATA))"')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench lock clean
@@ -22,6 +23,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' constraints.txt)"
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo: setup      ## train, evaluate and fuse in runs/demo, at most 3 minutes; DATA=folder takes your pairs
+	@rm -rf $(RUN)
+	$(BIN)/clipfuse train experiment=quick run_dir=$(RUN) callbacks.test.save_sources=true $(PAIRS)
+	$(BIN)/clipfuse evaluate checkpoint=$(RUN)/checkpoints/last.ckpt run_dir=$(RUN)/evaluate $(or $(PAIRS),data=synthetic)
+	$(BIN)/clipfuse fuse --checkpoint $(RUN)/checkpoints/last.ckpt --out $(RUN)/fused \
+	  --infrared $(RUN)/test/infrared --visible $(RUN)/test/visible
+	@echo "infrared, visible and fused side by side: $(RUN)/test/panel.png; the fused images: $(RUN)/fused"
+
+bench: setup     ## speed and memory, as ratios against a plain alternative
+	@for file in experiments/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
 lock:            ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -22,9 +22,16 @@ def network() -> ConvTiny:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (17, 16), (40, 33)])
 def test_any_size(network: ConvTiny, size: tuple[int, int]) -> None:
-    fused = network(images(2, 1, *size), images(2, 1, *size)).fused
+    fused = network(images(2, 1, *size), images(2, 1, *size)).fused.detach()
     assert fused.shape == (2, 1, *size)
     assert 0 < float(fused.min()) <= float(fused.max()) < 1
+
+
+def test_untrained_it_is_the_plain_maximum() -> None:
+    infrared, visible = (0.1 + 0.8 * images(2, 1, 7, width)[..., :9] for width in (9, 10))
+    fused = ConvTiny()(infrared, visible).fused
+    # float32 logit and sigmoid of values up to 0.9.
+    torch.testing.assert_close(fused, infrared.maximum(visible), rtol=0, atol=1e-6)
 
 
 def test_padding_repeats_the_last_row_and_column() -> None:

@@ -103,6 +103,15 @@ def test_spoiled_pairs(
         assert not (run_dir / "test").exists()
 
 
+def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, tmp_path: Path) -> None:
+    for path in (pairs / "train/ir").iterdir():
+        path.write_text("hello")
+    words = [f"data.root={pairs}", f"run_dir={tmp_path / 'run'}", "loader.workers=1"]
+    result = clipfuse("train", *TINY, *words)
+    refused(result, ".png: cannot be read", "expected a PNG")
+    assert len(result[2].strip().splitlines()[-1]) < 300
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

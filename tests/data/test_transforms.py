@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from clipfuse.ops.depth import to_unit
 from clipfuse.data.pairs import Pair
 from clipfuse.data.transforms import paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.ops.color import rgb_to_luma_chroma
+from clipfuse.ops.depth import to_unit
 
 HEIGHT, WIDTH = 40, 60
 KEYS = ["infrared", "visible", "chroma", "target_mask", "reference"]

@@ -34,10 +34,10 @@ def test_halving_halves_at_even_intervals_down_to_the_floor() -> None:
 
 @pytest.mark.parametrize("name", ["cosine", "constant", "halving"])
 def test_shares_outside_zero_to_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="scheduler.warmup is 1.5; expected a share from 0 to 1"):
+    with pytest.raises(ValueError, match=r"scheduler.warmup is 1.5; expected a share from 0 to 1"):
         rates(getattr(schedules, name), 4, warmup=1.5)
 
 
 def test_halvings_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="scheduler.halvings is 0"):
+    with pytest.raises(ValueError, match=r"scheduler.halvings is 0"):
         rates(schedules.halving, 4, halvings=0)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.ops.color import luma_chroma_to_rgb
 
     if infrared.is_file() and visible.is_file():
-        pairs = {infrared.stem: (infrared, visible)}
+        pairs: dict[str, tuple[Path, ...]] = {infrared.stem: (infrared, visible)}
     else:
         pairs = match_stems(infrared=infrared, visible=visible)
     _check_outputs(out, list(pairs), options.overwrite)

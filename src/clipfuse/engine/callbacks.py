@@ -23,8 +23,8 @@ class TestWriter(Callback):
     Args:
         run_dir: the run folder.
         panel_rows: pairs in `panel.png`, 1 or more.
-        save_sources: also write the pairs the scores were taken on, as 8-bit luma, under
-            `test/infrared` and `test/visible`; for rendered data, which lies nowhere else.
+        save_sources: also write the pairs the scores were taken on under `test/infrared` and
+            `test/visible`; for rendered data, which lies nowhere else.
     """
 
     __test__ = False
@@ -58,13 +58,13 @@ class TestWriter(Callback):
         assert isinstance(outputs, Mapping)
         name, fused = batch.sample_ids[0], outputs["fused"][0]
         planes = {"fused": fused, "color": luma_chroma_to_rgb(fused, batch.chroma[0])}
+        visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
         if self.save_sources:
-            planes |= {"infrared": batch.infrared[0], "visible": batch.visible[0]}
+            planes |= {"infrared": batch.infrared[0], "visible": visible}
         for kind, plane in planes.items():
             write_png(self.folder / kind / f"{name}.png", plane, overwrite=True)
         self.scores.append({"name": name} | {key: float(value) for key, value in outputs["scores"].items()})
         if len(self.panel) < self.panel_rows:
-            visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
             self.panel.append([batch.infrared[0], visible, fused, planes["color"]])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

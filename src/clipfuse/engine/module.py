@@ -1,6 +1,7 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -131,9 +132,8 @@ class FusionModule(ScoringModule):
         micro_batches, self._micro_batches = self._micro_batches, []
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        row = {name: float(sum(part[name] for part in micro_batches)) for name in micro_batches[0]}
-        row = {name: value / len(micro_batches) for name, value in row.items()}
-        row |= solved | {"train/learning_rate": self._stepper.scheduler.get_last_lr()[0]}
+        row = {name: fmean(float(part[name]) for part in micro_batches) for name in micro_batches[0]}
+        row |= solved | {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
         if self._stepper.gradient_norm is not None:
             row["train/gradient_norm"] = float(self._stepper.gradient_norm)
         # Not by self.log: Lightning would repeat old values on every later row.

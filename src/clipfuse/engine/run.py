@@ -119,6 +119,7 @@ def _quiet() -> None:
         "LeafSpec",
         "checkpoint directory",
         "smaller than the logging interval",
+        "your dataloader is not resumable",  # it is, by the data module
     )
     for text in ignored:
         warnings.filterwarnings("ignore", f".*{text}.*")
