@@ -229,11 +229,17 @@ def test_a_share_of_zero_gives_no_part():
     assert hash_split(["a", "b"], 0.5, 0)["test"] == ()
 
 
+def test_all_pairs_can_be_test_pairs():
+    parts = hash_split(NAMES, 0, 1)
+    assert (parts["train"], parts["val"], len(parts["test"])) == ((), (), len(NAMES))
+    assert hash_split(["one"], 0, 1)["test"] == ("one",)
+
+
 def test_too_few_pairs_and_wrong_shares():
     message = user_error(hash_split, ["a", "b"], 0.1, 0.2)
     assert "2 pairs (a, b)" in message
-    assert "clipfuse fuse" in message
-    for shares in ((-0.1, 0.2), (0.5, 0.5), (0, 1)):
+    assert "data.val=0 data.test=1" in message
+    for shares in ((-0.1, 0.2), (0.5, 0.6), (0, 1.1)):
         assert "expected shares" in user_error(hash_split, NAMES, *shares)
 
 

@@ -105,7 +105,8 @@ def test_an_image_too_small_to_reflect_is_refused():
     pair = Pair(noise(1), noise(3))
     assert crop(pair, 79)["infrared"].shape == (1, 79, 79)
     with pytest.raises(
-        UserError, match="a is 60 x 40 pixels, too small for patches of 80; set crop_size to at most 79"
+        UserError,
+        match=r"a is 60 x 40 pixels, too small for patches of 80; set loader.crop_size to at most 79",
     ):
         crop(pair, 80)
 

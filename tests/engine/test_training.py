@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor
 
 from clipfuse.engine.checkpoints import read_checkpoint
@@ -67,11 +68,19 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     assert [float(row["trainer/samples_seen"]) for row in rows(folder)] == [2, 4, 6, 8, 10, 12]
 
 
+class _ToInfrared(FusionLoss):
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput((inputs.fused - inputs.infrared).abs().mean(), {})
+
+
 def test_the_loss_falls(tiny_config: Config) -> None:
-    config = tiny_config("steps=60", "validate_every=20", "optimizer.lr=3e-3")
+    config = tiny_config("steps=60", "validate_every=20", "optimizer.lr=1e-2", "test=false")
+    config.loss = {"_target_": f"{__name__}._ToInfrared"}
     train(config)
     validation = [float(row["val/loss/total"]) for row in rows(config.run_dir) if row["val/loss/total"]]
-    assert validation[-1] < 0.85 * validation[0]
+    assert len(validation) == 3
+    assert validation[2] < validation[1] < validation[0]
+    assert validation[2] < 0.9 * validation[0]
 
 
 def test_micro_batches_equal_one_batch(tiny_config: Config, tmp_path: Path) -> None:
@@ -276,6 +285,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(tiny_config: Config, tmp_pa
         (["loader.crop_size=4"], "loader.crop_size is 4; expected 16 or more"),
         (["scheduler.warmup=2.0"], "scheduler.warmup is 2.0; expected a share from 0 to 1"),
         (["backbone.width=0"], "backbone: conv_tiny: width 0"),
+        (["trainer.precision=16-mixed"], "take bf16-mixed"),
     ],
 )
 def test_bad_values_leave_no_run_folder(tiny_config: Config, overrides: list[str], message: str) -> None:
@@ -283,3 +293,31 @@ def test_bad_values_leave_no_run_folder(tiny_config: Config, overrides: list[str
     with pytest.raises(UserError, match=message):
         train(config)
     assert not Path(config.run_dir).exists()
+
+
+def test_what_lightning_refuses_is_one_line(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match="trainer: Automatic gradient clipping is not supported for manual"):
+        train(tiny_config("+trainer.gradient_clip_val=1.0"))
+
+
+def test_a_setup_that_fails_names_the_plugin(tiny_config: Config) -> None:
+    config = tiny_config()
+    config.loss = {"_target_": f"{__name__}._NeedsReference"}
+    with pytest.raises(UserError, match=r"needs_reference: the data has no reference; take data=synthetic"):
+        train(config)
+
+
+class _NeedsReference(_Watching):
+    def setup(self, sample: LossInputs) -> None:
+        if sample.reference is None:
+            raise ValueError("needs_reference: the data has no reference; take data=synthetic")
+
+
+def test_images_below_the_size_of_a_metric_are_named(tiny_config: Config, tmp_path: Path) -> None:
+    for band in ("ir", "vi"):
+        for index in range(3):
+            path = tmp_path / "small" / band / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (30, 9), 50 * index).save(path)
+    with pytest.raises(UserError, match=r"^\d: SSIM needs images of at least 11x11 px, fused is 9x30; leave"):
+        train(tiny_config(f"data.root={tmp_path / 'small'}", "loader.crop_size=16"))

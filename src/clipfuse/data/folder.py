@@ -81,7 +81,7 @@ class PairedFolder:
             raise UserError(
                 f"{folder}: {len(missing)} of the {len(listed)} pairs of split '{split}' are missing: "
                 f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; complete the folder, "
-                "or cut your own split by split=hash"
+                "or cut your own split by data.split=hash"
             )
         self.unlisted = tuple(sample for sample in self._files if sample not in listed)
         if self.unlisted:
@@ -137,7 +137,7 @@ def _band_folders(folder: Path, infrared: Sequence[str], visible: Sequence[str])
             inside = ", ".join(child.name for child in sorted(folder.iterdir()) if child.is_dir()) or "none"
             raise UserError(
                 f"{folder}: no {word} folder; expected {' | '.join(names)} (any case), here or in train/ and "
-                f"test/; sub-folders found: {inside}; name the one to take by {word}=NAME"
+                f"test/; sub-folders found: {inside}; name the one to take by data.{word}=NAME"
             )
         found.append(path)
     return found[0], found[1]
@@ -149,7 +149,7 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
     if len(found) > 1:
         raise UserError(
             f"{folder}: {' and '.join(child.name for child in found)} could all be the {names[0]} folder; "
-            "keep one, or name the one to take by infrared=NAME or visible=NAME"
+            "keep one, or name the one to take by data.infrared=NAME or data.visible=NAME"
         )
     return found[0] if found else None
 

@@ -50,7 +50,7 @@ def paired_crop(
     if crop_size >= 2 * min(height, width):
         raise UserError(
             f"{sample_id} is {width} x {height} pixels, too small for patches of {crop_size}; "
-            f"set crop_size to at most {2 * min(height, width) - 1}, or leave the image out"
+            f"set loader.crop_size to at most {2 * min(height, width) - 1}, or leave the image out"
         )
     # v2 transforms tensors of its own types together, but of plain ones the first alone.
     stored = {

@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.engine.scoring import ScoringModule
+from clipfuse.engine.scoring import ScoringModule, naming
 from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem
+from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss
 from clipfuse.types import FusionBatch, LossInputs
 
@@ -100,8 +101,11 @@ class FusionModule(ScoringModule):
         )
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
-        with self._full_precision():
-            self.loss.setup(inputs)
+        try:
+            with self._full_precision():
+                self.loss.setup(inputs)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def on_train_start(self) -> None:
         """Wrap optimiser and schedule, which exist only now."""
@@ -148,7 +152,8 @@ class FusionModule(ScoringModule):
         inputs = self.loss_inputs(batch)
         with self._full_precision():
             output = self.loss(inputs)
-        self.val_metrics.update(inputs.fused, batch.infrared, batch.visible)
+        with naming(batch.sample_ids):
+            self.val_metrics.update(inputs.fused, batch.infrared, batch.visible)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
 

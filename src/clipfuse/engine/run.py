@@ -27,6 +27,8 @@ from clipfuse.engine.progress import RunProgress
 from clipfuse.engine.scoring import ScoringModule
 from clipfuse.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 @dataclass
 class TrainSettings:
@@ -146,7 +148,10 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
         with run_status(folder) as status:
             for logger in loggers:
                 logger.log_hyperparams(record)
-            yield status
+            try:
+                yield status
+            except MisconfigurationException as error:
+                raise UserError(f"trainer: {' '.join(str(error).split())}") from error
         failed = False
     finally:
         for logger in loggers:
@@ -174,6 +179,8 @@ def train(config: DictConfig) -> float | None:
     """
     _quiet()
     folder = Path(config.run_dir)
+    if str(config.trainer.get("precision")) in ("16", "16-mixed"):
+        raise UserError("trainer.precision is 16-mixed: its loss scaling is not supported; take bf16-mixed")
     # The network's start must not depend on what the other constructors draw.
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = build(config.backbone, "backbone")
@@ -223,6 +230,9 @@ def train(config: DictConfig) -> float | None:
             if writer is not None:
                 _print_scores(writer, trainer, metrics.protocol)
         status["objective"] = None if objective is None else float(objective)
+        if objective is None:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            log.warning("the objective '%s' was not logged; logged were %s", config.objective, known)
     return status["objective"]
 
 

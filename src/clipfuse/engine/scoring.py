@@ -1,12 +1,24 @@
 """Fusing and scoring a backbone: what evaluation needs and training extends."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import lightning as L
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from clipfuse.errors import UserError
 from clipfuse.types import FusionBatch, FusionOutput
+
+
+@contextmanager
+def naming(sample_ids: Sequence[str]) -> Iterator[None]:
+    """Turn a refusal of a metric into an error that names the images."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{', '.join(sample_ids)}: {error}; leave these images out") from error
 
 
 class ScoringModule(L.LightningModule):
@@ -29,7 +41,8 @@ class ScoringModule(L.LightningModule):
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
         """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""
         fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
-        scores = self.test_metrics(fused, batch.infrared, batch.visible)
+        with naming(batch.sample_ids):
+            scores = self.test_metrics(fused, batch.infrared, batch.visible)
         named = {name.removeprefix("test/"): score for name, score in scores.items()}
         return {"fused": fused, "scores": named}
 

@@ -17,24 +17,26 @@ def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, t
 
     Each id has a number u in [0, 1): the first 8 bytes of its SHA-256 over 2^64. It is in "test"
     where u < test, else in "val" where u < test + val, else in "train". Only where that leaves a
-    wanted part empty, as in a tiny set, its borders move by as few ids as needed in the order of u.
+    part empty whose share is above 0, as in a tiny set, its borders move by as few ids as needed in
+    the order of u.
 
     Raises:
         UserError: if the shares are no shares, or there are fewer samples than wanted parts.
     """
-    if min(val, test) < 0 or val + test >= 1:
-        raise UserError(f"val={val} and test={test}: expected shares >= 0 whose sum is below 1")
-    if samples and len(samples) < 1 + (val > 0) + (test > 0):
+    if min(val, test) < 0 or val + test > 1:
+        raise UserError(f"data.val={val} and data.test={test}: expected shares >= 0 whose sum is at most 1")
+    wanted = [part for part, share in zip(PARTS, (1 - val - test, val, test), strict=True) if share > 0]
+    if samples and len(samples) < len(wanted):
         raise UserError(
-            f"{len(samples)} pairs ({', '.join(samples)}) cannot be cut into train, val and test: add pairs, "
-            "or use `clipfuse fuse` and `clipfuse score`, which need no split"
+            f"{len(samples)} pairs ({', '.join(samples)}) cannot be cut into {', '.join(wanted)}: add pairs, "
+            "or take all of them for one part, as in data.val=0 data.test=1"
         )
     place = {sample: _hash_place(sample) for sample in samples}
     order = sorted(samples, key=lambda sample: (place[sample], sample))
     tests = sum(u < test for u in place.values())
-    tests = max(min(tests, len(order) - 1 - (val > 0)), int(test > 0))
+    tests = max(min(tests, len(order) - ("train" in wanted) - ("val" in wanted)), int("test" in wanted))
     held_out = sum(u < test + val for u in place.values())
-    held_out = max(min(held_out, len(order) - 1), tests + (val > 0))
+    held_out = max(min(held_out, len(order) - ("train" in wanted)), tests + ("val" in wanted))
     parts = {"train": order[held_out:], "val": order[tests:held_out], "test": order[:tests]}
     return {part: tuple(sorted(ids, key=natural_order)) for part, ids in parts.items()}
 
@@ -67,8 +69,8 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
     source = Path(split).expanduser() if split.endswith(".json") else shipped.get(split)
     if source is None or not source.is_file():
         raise UserError(
-            f"split={split}: no such split; expected auto, hash, {', '.join(sorted(shipped))} or the path "
-            f"of a .json file.{did_you_mean(split, ['auto', 'hash', *shipped])}"
+            f"data.split={split}: no such split; expected auto, hash, {', '.join(sorted(shipped))} or the "
+            f"path of a .json file.{did_you_mean(split, ['auto', 'hash', *shipped])}"
         )
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
