@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/demo
-PAIRS  := $(if $(DATA),data=folder 'data.root="$(abspath $(DATA))"')
+PAIRS  := $(if $(DATA),data=folder 'data.root="$(DATA)"')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint type bench lock clean

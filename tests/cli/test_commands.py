@@ -53,5 +53,40 @@ def test_train_help_lists_the_groups(clipfuse: Clipfuse, capsys: pytest.CaptureF
         clipfuse("train", "--help")
     assert stop.value.code == 0
     output = capsys.readouterr().out
-    assert "loss: pixel" in output
-    assert "backbone: conv_tiny" in output
+    assert "clipfuse train is powered by Hydra" in output
+    assert "loss: custom, pixel" in output
+    assert "conv_tiny" in output
+
+
+def test_a_loss_of_the_users_own_trains_from_the_current_folder(
+    clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_loss.py").write_text(
+        "from clipfuse.losses.base import FusionLoss\n"
+        "from clipfuse.types import LossInputs, LossOutput\n"
+        "class MyLoss(FusionLoss):\n"
+        "    def __init__(self, weight: float) -> None:\n"
+        "        super().__init__()\n"
+        "        self.weight = weight\n"
+        "    def forward(self, inputs: LossInputs) -> LossOutput:\n"
+        "        distance = (inputs.fused - inputs.visible).abs().mean()\n"
+        "        return LossOutput(self.weight * distance, {'distance': distance.detach()})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    words = [
+        "train",
+        "loss=custom",
+        "loss._target_=my_loss.MyLoss",
+        "trainer=cpu",
+        "data=folder",
+        "run_dir=run",
+    ]
+    words += [f"data.root={pairs_folder}", "loader.crop_size=32", "steps=2", "validate_every=2", "test=false"]
+    words += ["trainer.log_every_n_steps=1"]
+    assert clipfuse(*words, "+loss.weight=2")[0] == 0
+    header = Path("run/metrics.csv").read_text().splitlines()[0]
+    assert "train/loss/my_loss/distance" in header
+    code, _, errors = clipfuse(*words, "+loss.weight=heavy", "overwrite=true")
+    assert code == 2
+    assert "loss.weight is 'heavy'" in errors

@@ -22,6 +22,7 @@ GROUPS = sorted(
 @pytest.mark.parametrize(("group", "option"), GROUPS)
 def test_every_option_is_sound(group: str, option: str) -> None:
     extra = ["data.root=somewhere"] if group == "data" and option != "synthetic" else []
+    extra += ["loss._target_=clipfuse.losses.pixel.PixelLoss"] if option == "custom" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings)
 

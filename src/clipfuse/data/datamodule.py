@@ -180,12 +180,19 @@ class FusionDataModule(L.LightningDataModule):
             raise UserError(f"the data set '{self.source.name}' has no pairs in its part '{part}'")
         return ids
 
+    def _crops(self) -> _Crops:
+        return _Crops(self.train_cache, self._ids("train"), self.crop_size, self.seed)
+
+    def example(self) -> dict[str, Any]:
+        """Return a batch of the first training crop, for whoever must see one before training."""
+        return collate([self._crops()[0, 0]])
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Return the rest of the run's stream: one pass over it is the whole training."""
         assert self.trainer is not None
-        ids = self._ids("train")
+        crops = self._crops()
         sampler = StreamSampler(
-            len(ids),
+            len(crops.ids),
             self.batch_size,
             batches=self.trainer.max_steps * self.accumulate,
             start=self.trainer.global_step * self.accumulate,
@@ -194,7 +201,7 @@ class FusionDataModule(L.LightningDataModule):
             world_size=self.trainer.world_size,
         )
         return DataLoader(
-            _Crops(self.train_cache, ids, self.crop_size, self.seed),
+            crops,
             batch_sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,

@@ -93,12 +93,10 @@ class FusionModule(ScoringModule):
         return torch.autocast(self.device.type, enabled=False)
 
     def on_fit_start(self) -> None:
-        """Let the loss look at one real sample and refuse what cannot work."""
+        """Let the loss look at one training crop and refuse what cannot work."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = next(iter(data.val_dataloader()))
-        batch = self.trainer.precision_plugin.convert_input(
-            self.transfer_batch_to_device(batch, self.device, 0)
-        )
+        batch = self.transfer_batch_to_device(data.example(), self.device, 0)
+        batch = self.trainer.precision_plugin.convert_input(batch)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
         try:
