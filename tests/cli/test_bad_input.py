@@ -1,5 +1,8 @@
 """Every mistake of a user's: one line that names it and the remedy, exit code 2, nothing left behind."""
 
+import os
+import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 
+from clipfuse.engine.run import train
+from clipfuse.errors import UserError
+
 Clipfuse = Callable[..., tuple[int, str, str]]
+Tiny = Callable[..., DictConfig]
 
 
 @pytest.fixture
@@ -135,6 +143,23 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["trainer.precision=17"], ["trainer", "17"]),
         (["run_dir"], ["run_dir"]),
         (["checkpoint=nowhere.ckpt"], ["no checkpoint at nowhere.ckpt", "last.ckpt"]),
+        (["experiment=quik"], ["unknown experiment 'quik'", "Did you mean 'quick'?"]),
+        (["backbone=conv_tini"], ["unknown backbone 'conv_tini'", "Did you mean 'conv_tiny'?"]),
+        (["~loss"], ["loss is missing: loss=X with X one of custom, pixel"]),
+        (["metrics=null"], ["group override must be a string"]),
+        (["overwrite=perhaps"], ["overwrite is 'perhaps'", "valid boolean"]),
+        (["loss=custom", "loss._target_=math.pi"], ["'math.pi' is 3.14", "expected a class"]),
+        (["loss=custom", "loss._target_=torch.nn.L1Loss"], ["torch.nn.L1Loss", "subclass of FusionLoss"]),
+        (
+            ["optimizer._target_=torch.optim.LBFGS", "~optimizer.betas", "~optimizer.weight_decay"],
+            ["closure"],
+        ),
+        (["callbacks.test.panel_rows=0"], ["callbacks.test: panel_rows is 0; expected 1 or more"]),
+        (["trainer.devices=2"], ["trainer.devices is 2; expected 1"]),
+        (["trainer.precision=bf16-true"], ["trainer.precision is bf16-true; expected one of 32-true"]),
+        (["+trainer.max_steps=3"], ["trainer.max_steps is set by the engine; use steps"]),
+        (["run_dir=a b=c"], ["cannot read 'run_dir=a b=c'", "quote"]),
+        (["--resolve"], ["--resolve"]),
     ],
 )
 def test_configuration(
@@ -207,13 +232,61 @@ def test_checkpoint_that_names_foreign_code(
     )
 
 
+class _Payload:
+    """A pickle that leaves a file when it is opened."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_checkpoint_that_opens_a_pickle_is_refused(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path, nested: bool
+) -> None:
+    trace, payload = tmp_path / "trace", tmp_path / "payload.pkl"
+    payload.write_bytes(pickle.dumps(_Payload(trace)))
+    # torch.load is reachable through a module of ours, too.
+    call = {"f": str(payload), "weights_only": False}
+    if nested:
+        changes: dict[str, object] = {"width": {"_target_": "torch.load", **call}}
+    else:
+        changes = {"_target_": "clipfuse.engine.checkpoints.torch.load", **call}
+    path = spoiled_checkpoint(trained, tmp_path / "evil.ckpt", **changes)
+    refused(fuse(clipfuse, pairs_folder, path, tmp_path / "out"), "evil.ckpt", "torch")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=4", "its seed is 0, this run's is 4"),
+        ("steps=8", "its steps is 6, this run's is 8"),
+        ("scheduler=constant", "its scheduler._target_"),
+        ("ema=0.9", "its ema is None"),
+        ("data.val=0.3", "its data.val is 0.1"),
+        ("loader.batch_size=4", "its loader.batch_size is 2"),
+    ],
+)
+def test_resuming_with_other_settings(tiny_config: Tiny, trained: Path, override: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        train(tiny_config(override, f"checkpoint={trained}/checkpoints/last.ckpt"))
+
+
+def test_resuming_a_finished_run(tiny_config: Tiny, trained: Path) -> None:
+    with pytest.raises(UserError, match="is the end of its run; score it with: clipfuse evaluate"):
+        train(tiny_config(f"checkpoint={trained}/checkpoints/last.ckpt"))
+
+
 def test_resuming_another_backbone(
     clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:
     last = trained / "checkpoints/last.ckpt"
     run_dir = tmp_path / "run"
     result = clipfuse("train", *TINY, f"data.root={pairs_folder}", f"checkpoint={last}", f"run_dir={run_dir}")
-    refused(result, "cannot be resumed", "its backbone is", "start with the same backbone")
+    refused(result, "cannot be resumed", "its backbone.depth is 1", "this run's is 0", "keeps its settings")
     assert not run_dir.exists()
 
 
@@ -244,12 +317,57 @@ def test_evaluate_needs_data_and_checkpoint(clipfuse: Clipfuse, trained: Path) -
     refused(clipfuse("evaluate", "data=synthetic"), "checkpoint must be given")
 
 
+def test_evaluate_does_not_delete_what_it_scores(clipfuse: Clipfuse, trained: Path, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(trained, tmp_path / "run"))
+    words = [f"checkpoint={run_dir}/checkpoints/last.ckpt", "data=synthetic", f"run_dir={run_dir}"]
+    refused(clipfuse("evaluate", *words, "overwrite=true"), "would delete", "last.ckpt", "another run_dir")
+    assert (run_dir / "checkpoints/last.ckpt").is_file()
+
+
+def test_evaluate_takes_no_sweep(clipfuse: Clipfuse) -> None:
+    refused(clipfuse("evaluate", "-m", "checkpoint=a,b", "data=synthetic"), "one checkpoint at a time")
+
+
+def test_a_set_without_test_pairs_is_refused_before_training(
+    clipfuse: Clipfuse, pairs: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(pairs / "test")
+    words = ["train", *TINY, f"data.root={pairs}", "data.test=0", f"run_dir={tmp_path / 'run'}"]
+    refused(clipfuse(*words), "has no test pairs", "data.test=0.2, or train with test=false")
+    assert not (tmp_path / "run").exists()
+
+
+def test_fuse_does_not_replace_its_sources(
+    clipfuse: Clipfuse, trained: Path, pairs: Path, tmp_path: Path
+) -> None:
+    before = (pairs / "val/vi/val-0.png").read_bytes()
+    result = fuse(clipfuse, pairs, trained / "checkpoints/last.ckpt", pairs / "val/vi", "--overwrite")
+    refused(result, "holds the images to fuse; choose another folder")
+    assert (pairs / "val/vi/val-0.png").read_bytes() == before
+
+
+def test_fuse_leaves_nothing_when_a_pair_cannot_be_read(
+    clipfuse: Clipfuse, trained: Path, pairs: Path, tmp_path: Path
+) -> None:
+    not_an_image(pairs)
+    result = fuse(clipfuse, pairs, trained / "checkpoints/last.ckpt", tmp_path / "out")
+    refused(result, "val-1.png", "expected a PNG, JPEG, BMP or TIFF")
+    assert not (tmp_path / "out").exists()
+
+
+def test_fuse_on_a_device_that_is_not_there(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained / "checkpoints/last.ckpt"
+    for device in ("foo", "cuda:99"):
+        result = fuse(clipfuse, pairs_folder, checkpoint, tmp_path / "out", "--device", device)
+        refused(result, f"--device {device} cannot be used here")
+
+
 def test_unknown_command(clipfuse: Clipfuse) -> None:
     refused(clipfuse("trian"), "unknown command 'trian'", "Did you mean 'train'?")
 
 
 def test_debug_shows_the_traceback(clipfuse: Clipfuse) -> None:
-    from clipfuse.errors import UserError
-
     with pytest.raises(UserError, match="unknown loss"):
         clipfuse("train", "loss=pixels", "--debug")

@@ -7,24 +7,26 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from clipfuse.cli.config import check_config, conf_dir
-from clipfuse.engine.run import TrainSettings
+from clipfuse.cli.train import GROUPS
+from clipfuse.engine.run import EvaluateSettings, TrainSettings
 
 REPOSITORY = Path(__file__).parents[2]
-GROUPS = sorted(
+OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (REPOSITORY / "conf").glob("*/*.yaml")
     if path.parent.name not in ("hydra", "sweep")
 )
 
 
-@pytest.mark.parametrize(("group", "option"), GROUPS)
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_sound(group: str, option: str) -> None:
     extra = ["data.root=somewhere"] if group == "data" and option != "synthetic" else []
     extra += ["loss._target_=clipfuse.losses.pixel.PixelLoss"] if option == "custom" else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings)
+        check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings, GROUPS)
 
 
 def test_train_yaml_names_every_setting() -> None:
@@ -32,6 +34,30 @@ def test_train_yaml_names_every_setting() -> None:
         config = compose("train", ["name=test"])
     groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
     assert set(config) - groups == set(TrainSettings.__annotations__)
+
+
+def test_evaluate_yaml_names_every_setting() -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("evaluate", ["name=test", "data=synthetic"])
+    groups = {path.name for path in conf_dir().iterdir() if path.is_dir()}
+    assert set(config) - groups == set(EvaluateSettings.__annotations__)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("overwrite=no", "overwrite", False),
+        ("test=yes", "test", True),
+        ("steps=1e1", "steps", 10),
+        ("loss.gradient_weight=3", "loss.gradient_weight", 3.0),
+    ],
+)
+def test_values_are_what_they_were_read_as(override: str, key: str, value: object) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", ["name=test", override])
+    check_config(config, TrainSettings, GROUPS)
+    read = OmegaConf.select(config, key)
+    assert (read, type(read)) == (value, type(value))
 
 
 def test_an_installed_wheel_composes_every_option(tmp_path: Path) -> None:
@@ -56,6 +82,7 @@ def test_an_installed_wheel_composes_every_option(tmp_path: Path) -> None:
 import json, sys
 import clipfuse
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from clipfuse.cli.config import conf_dir
 from hydra.core.plugins import Plugins
 assert "SubprocessLauncher" in [plugin.__name__ for plugin in Plugins.instance().discover()]
@@ -67,7 +94,7 @@ with initialize_config_dir(str(conf_dir()), version_base="1.3"):
     compose("evaluate", ["data=synthetic"])
 print(json.dumps([clipfuse.__file__, str(conf_dir()), count]))
 """
-    command = [sys.executable, "-c", script, json.dumps(GROUPS)]
+    command = [sys.executable, "-c", script, json.dumps(OPTIONS)]
     result = subprocess.run(
         command, cwd=tmp_path, env={"PYTHONPATH": str(site), "PATH": ""}, capture_output=True, text=True
     )
@@ -75,4 +102,4 @@ print(json.dumps([clipfuse.__file__, str(conf_dir()), count]))
     package, conf, count = json.loads(result.stdout)
     assert Path(package).is_relative_to(site)
     assert Path(conf) == site / "clipfuse" / "conf"
-    assert count == len(GROUPS) >= 20
+    assert count == len(OPTIONS) >= 20

@@ -99,8 +99,10 @@ def test_a_field_that_one_sample_lacks_is_none() -> None:
 
 
 def test_an_empty_part_is_named() -> None:
-    with pytest.raises(UserError, match="'counting' has no pairs in its part 'test'"):
-        FusionDataModule(_Counting()).test_dataloader()
+    data = FusionDataModule(_Counting())
+    data.check_parts("train", "val")
+    with pytest.raises(UserError, match=r"'counting' has no test pairs; give it a share, .*test=false"):
+        data.check_parts("train", "val", "test")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from clipfuse.losses.pixel import PixelLoss
+from clipfuse.losses.pixel import PixelLoss, correlation
 from clipfuse.types import LossInputs, LossOutput
 
 # Published values are float64 sums over 6144 pixels: 1e-9 leaves four digits for the order of summing.
@@ -43,8 +45,40 @@ def test_structural_term_is_twice_the_published_one(
 ) -> None:
     output = PixelLoss(ssim_weight=1.0)(loss_inputs(**published))
     halves = golden["out/pf_ssimloss11_vis_fused_f64"] + golden["out/pf_ssimloss11_ir_fused_f64"]
-    # 1e-6: torchmetrics builds its window in the image's type, the release in float32.
+    # 1e-6: kornia builds its window in float32.
     assert float(output.terms["ssim"]) == pytest.approx(float(halves), abs=1e-6)
+
+
+def test_decomposition_term_equals_the_published_one(
+    golden: np.lib.npyio.NpzFile, published: dict[str, Tensor]
+) -> None:
+    first, second = (torch.from_numpy(golden[f"in/pf_cc_{name}"]).double() for name in "ab")
+    assert float(correlation(first, second)) == pytest.approx(float(golden["out/pf_cc_f64"]), abs=1e-9)
+    mixed = first + 0.5 * second
+    assert float(correlation(first, mixed)) == pytest.approx(float(golden["out/pf_cc_mixed_f64"]), abs=1e-9)
+    features = {
+        "base_infrared": first,
+        "base_visible": mixed,
+        "detail_infrared": first,
+        "detail_visible": second,
+    }
+    inputs = replace(loss_inputs(**published), features=features)
+    output = PixelLoss(0.0, 0.0, decomposition_weight=2.0)(inputs)
+    expected = float(golden["out/pf_decomp_f64"])
+    assert float(output.terms["decomposition"]) == pytest.approx(expected, rel=1e-9)
+    assert float(output.total) == pytest.approx(2 * expected, rel=1e-9)
+
+
+def test_constant_features_give_a_finite_gradient() -> None:
+    maps = torch.ones(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(correlation(maps, maps * 2), maps)
+    assert bool(gradient.isfinite().all())
+
+
+def test_setup_names_the_features_it_lacks() -> None:
+    image = torch.zeros(1, 1, 16, 16)
+    with pytest.raises(ValueError, match=r"no feature base_infrared, base_visible, .*decomposition_weight=0"):
+        PixelLoss(decomposition_weight=2.0).setup(loss_inputs(image, image, image))
 
 
 def test_is_zero_only_at_the_brighter_pixel_of_a_shared_picture() -> None:

@@ -35,7 +35,7 @@ class ConvTiny(FusionBackbone):
         self.blocks = nn.ModuleList(_Residual(width, dilation=2 ** (index % 3)) for index in range(depth))
         self.project = nn.Conv2d(width, 4, 3, padding=1)
         nn.init.zeros_(self.project.weight)
-        nn.init.constant_(self.project.bias, 0.0)  # type: ignore[arg-type]
+        nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
     def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         """Fuse planes of even sides; the feature `fused` is (N, width, H/2, W/2)."""

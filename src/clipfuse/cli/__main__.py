@@ -38,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(__version__)
-        return 0
-    command = words[0]
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_help(), flush=True)
+            return 0 if words else 2
+        if words[0] == "--version":
+            print(__version__)
+            return 0
+        command = words[0]
         if command not in COMMANDS:
             near = did_you_mean(command, COMMANDS)
             raise UserError(f"unknown command '{command}'.{near} Commands: {', '.join(COMMANDS)}")

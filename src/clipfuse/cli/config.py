@@ -46,14 +46,14 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         except Exception as error:
             failures.append(error)
 
-    # A user's own loss lies in the current folder.
-    sys.path.insert(0, os.getcwd())
+    # A user's own loss lies in the current folder; it must not hide an installed package.
+    sys.path.append(os.getcwd())
     sys.argv = [sys.argv[0], *arguments]
     # Else Hydra prints errors itself and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, name, arguments)) from error
     if failures:
         raise failures[0]
@@ -61,9 +61,11 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
 
 def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
     """Say in one line what Hydra or OmegaConf refused, with the nearest valid word."""
+    from hydra.errors import OverrideParseException
+
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([^']+)'", text):
-        return _unknown_option(found[1], arguments)
+        return _unknown_option(found[1])
     if found := re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text):
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
@@ -80,6 +82,8 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"You must specify '([^']+)'", text):
         options = _options(found[1])
         return f"{found[1]} must be chosen: {found[1]}=X with X one of {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}'; quote such a value twice: 'run_dir=\"my runs/a=b\"'"
     return " ".join(str(error).split())
 
 
@@ -87,7 +91,7 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def _unknown_option(choice: str, arguments: Sequence[str]) -> str:
+def _unknown_option(choice: str) -> str:
     group, _, option = choice.rpartition("/")
     options = _options(group)
     if not options:
@@ -121,15 +125,17 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
     return known
 
 
-def check_config(config: "DictConfig", settings: type) -> None:
+def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:
     """Check a composed configuration before anything is built or written.
 
     Plain keys are held against the fields of `settings`; the keys of a node with `_target_` against
     the signature and annotations of what it names. So a plugin from outside is checked like our own.
+    Values are written back as their annotation reads them: `overwrite=no` is False, not a true word.
 
     Args:
         config: the composed configuration.
         settings: a dataclass of the keys that belong to no group.
+        groups: the groups that must be there.
 
     Raises:
         UserError: names the key, what was expected and the nearest valid name.
@@ -144,23 +150,32 @@ def check_config(config: "DictConfig", settings: type) -> None:
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
+    for group in groups:
+        if not isinstance(plain.get(group), Mapping):
+            raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(_options(group))}")
     hints = get_type_hints(settings, include_extras=True)
+    read: dict[str, Any] = {}
     for key, value in plain.items():
         if key in hints:
-            _check_value(str(key), value, hints[key])
+            read[str(key)] = _read_value(str(key), value, hints[key])
         else:
-            _check_node(str(key), value, plain.keys() - {key})
+            read |= _check_node(str(key), value, plain.keys() - {key})
+    for path, value in read.items():
+        if isinstance(value, bool | int | float | str):
+            OmegaConf.update(config, path, value)
 
 
-def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> None:
+def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> dict[str, Any]:
+    """Return the values below `path` as their annotations read them."""
+    read: dict[str, Any] = {}
     if node is None:
-        return
+        return read
     if not isinstance(node, Mapping):
         raise UserError(f"unknown key '{path}'.{did_you_mean(path.rpartition('.')[2], siblings)}")
     if "_target_" not in node:
         for key, child in node.items():
-            _check_node(f"{path}.{key}", child, node.keys() - {key})
-        return
+            read |= _check_node(f"{path}.{key}", child, node.keys() - {key})
+        return read
     target = _locate(path, node["_target_"])
     parameters = {k: p for k, p in inspect.signature(target).parameters.items() if k != "self"}
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -174,16 +189,20 @@ def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> None:
                 f"unknown key '{path}.{key}'.{did_you_mean(key, parameters)} Keys of {path}: {known}"
             )
         if isinstance(value, Mapping) and "_target_" in value:
-            _check_node(f"{path}.{key}", value, [])
+            read |= _check_node(f"{path}.{key}", value, [])
         elif key in hints:
-            _check_value(f"{path}.{key}", value, hints[key])
+            read[f"{path}.{key}"] = _read_value(f"{path}.{key}", value, hints[key])
+    return read
 
 
 def _locate(path: str, target: str) -> Any:
     try:
-        return resolve_name(target)
+        found = resolve_name(target)
     except Exception as error:  # a module of the user's can raise anything while it is imported
         raise UserError(f"{path}._target_: cannot import '{target}' ({error})") from error
+    if not callable(found):
+        raise UserError(f"{path}._target_: '{target}' is {found!r}; expected a class or function")
+    return found
 
 
 def _hints(target: Any) -> dict[str, Any]:
@@ -193,18 +212,18 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}  # annotations that only a type checker can read
 
 
-def _check_value(path: str, value: Any, annotation: Any) -> None:
+def _read_value(path: str, value: Any, annotation: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
     from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:
-        return
+        return value
     except PydanticUserError:
         adapter = TypeAdapter(annotation)
     try:
-        adapter.validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         reasons = "; or ".join(
             dict.fromkeys(entry["msg"][:1].lower() + entry["msg"][1:] for entry in error.errors())

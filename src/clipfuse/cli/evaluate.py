@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.config import run_hydra
+from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> None:
     """Compose `conf/evaluate.yaml` with the overrides and score."""
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("evaluate takes one checkpoint at a time; call it once for each instead of -m")
     run_hydra("evaluate", arguments, _task)
 
 
@@ -18,5 +21,5 @@ def _task(config: "DictConfig") -> float | None:
     from clipfuse.cli.config import check_config
     from clipfuse.engine.run import EvaluateSettings, evaluate
 
-    check_config(config, EvaluateSettings)
+    check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
     return evaluate(config)

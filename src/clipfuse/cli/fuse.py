@@ -1,14 +1,17 @@
 """`clipfuse fuse --checkpoint C --infrared D --visible D --out D`: fuse folders or single files."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from clipfuse.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Fuse every pair; nothing is written unless all outputs may be."""
+    """Fuse every pair; the outputs appear together at the end, or not at all."""
     options = _parse(arguments)
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
 
@@ -26,21 +29,23 @@ def main(arguments: Sequence[str]) -> None:
         pairs: dict[str, tuple[Path, ...]] = {infrared.stem: (infrared, visible)}
     else:
         pairs = match_stems(infrared=infrared, visible=visible)
-    _check_outputs(out, list(pairs), options.overwrite)
+    _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     backbone = load_backbone(options.checkpoint, options.trust)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         backbone.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{device}' cannot be used here: {error}") from error
-    with torch.inference_mode():
+        raise UserError(
+            f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    with torch.inference_mode(), _moved_when_complete(out) as partial:
         for stem, (infrared_file, visible_file) in tqdm(pairs.items(), desc="fusing", unit="pair"):
             pair = load_pair(infrared_file, visible_file)
             planes = whole(pair)
             luma, chroma = planes["visible"], planes["chroma"]
             fused = backbone(planes["infrared"][None].to(device), luma[None].to(device)).fused[0].cpu()
             image = luma_chroma_to_rgb(fused, chroma) if pair.visible.shape[0] == 3 else fused
-            write_png(out / f"{stem}.png", image, overwrite=options.overwrite)
+            write_png(partial / f"{stem}.png", image, overwrite=True)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
 
 
@@ -63,7 +68,24 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _check_outputs(out: Path, stems: Sequence[str], overwrite: bool) -> None:
+@contextmanager
+def _moved_when_complete(out: Path) -> Iterator[Path]:
+    """Give a folder whose files move to `out` at the end, or vanish if that is not reached."""
+    partial = out / f".partial.{os.getpid()}"
+    made = not out.exists()
+    try:
+        yield partial
+        for path in partial.iterdir():
+            path.replace(out / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _check_outputs(out: Path, stems: Sequence[str], overwrite: bool, sources: set[Path]) -> None:
+    if out.resolve() in sources | {source.parent for source in sources if source.is_file()}:
+        raise UserError(f"--out {out} holds the images to fuse; choose another folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder")
     existing = [stem for stem in stems if (out / f"{stem}.png").exists()]

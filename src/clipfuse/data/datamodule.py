@@ -141,7 +141,8 @@ class FusionDataModule(L.LightningDataModule):
         batch_size: crops per process and micro-batch, 1 or more.
         crop_size: side of a training crop in pixels, 16 or more.
         workers: loader processes; 0 loads in the training process.
-        cache_mb: memory for decoded pairs in MB, shared out among the workers.
+        cache_mb: memory for decoded pairs in MB: half for training, shared out among the workers, and
+            half for whole images.
         accumulate: micro-batches per update.
         seed: seeds shuffles and crops.
 
@@ -171,17 +172,26 @@ class FusionDataModule(L.LightningDataModule):
         self.workers = workers
         self.accumulate = accumulate
         self.seed = seed
-        self.train_cache = PairCache(source, cache_mb / max(1, workers))
-        self.whole_cache = PairCache(source, cache_mb)
+        self.train_cache = PairCache(source, cache_mb / 2 / max(1, workers))
+        self.whole_cache = PairCache(source, cache_mb / 2)
 
-    def _ids(self, part: str) -> Sequence[str]:
-        ids = self.parts[part]
-        if not ids:
-            raise UserError(f"the data set '{self.source.name}' has no pairs in its part '{part}'")
-        return ids
+    def check_parts(self, *needed: str) -> None:
+        """Require pairs in the parts a run will use.
+
+        Raises:
+            UserError: names the part and the remedy.
+        """
+        remedies = {
+            "train": "add some, or lower data.val and data.test",
+            "val": "give it a share, as in data.val=0.1",
+            "test": "give it a share, as in data.test=0.2, or train with test=false",
+        }
+        for part in needed:
+            if not self.parts[part]:
+                raise UserError(f"the data set '{self.source.name}' has no {part} pairs; {remedies[part]}")
 
     def _crops(self) -> _Crops:
-        return _Crops(self.train_cache, self._ids("train"), self.crop_size, self.seed)
+        return _Crops(self.train_cache, self.parts["train"], self.crop_size, self.seed)
 
     def example(self) -> dict[str, Any]:
         """Return a batch of the first training crop, for whoever must see one before training."""
@@ -212,7 +222,7 @@ class FusionDataModule(L.LightningDataModule):
         )
 
     def _whole_loader(self, part: str) -> DataLoader[dict[str, Any]]:
-        ids = self._ids(part)
+        ids = self.parts[part]
         if self.trainer is not None:
             ids = ids[self.trainer.global_rank :: self.trainer.world_size]
         generator = torch.Generator().manual_seed(self.seed)

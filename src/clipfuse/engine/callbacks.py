@@ -25,11 +25,16 @@ class TestWriter(Callback):
         panel_rows: pairs in `panel.png`, 1 or more.
         save_sources: also write the pairs the scores were taken on under `test/infrared` and
             `test/visible`; for rendered data, which lies nowhere else.
+
+    Raises:
+        ValueError: `panel_rows` below 1.
     """
 
     __test__ = False
 
     def __init__(self, run_dir: str, panel_rows: int = 4, save_sources: bool = False) -> None:
+        if panel_rows < 1:
+            raise ValueError(f"panel_rows is {panel_rows}; expected 1 or more")
         self.folder = Path(run_dir) / "test"
         self.panel_rows = panel_rows
         self.save_sources = save_sources

@@ -34,12 +34,13 @@ def write_json(path: Path, content: Any) -> None:
         file.write("\n")
 
 
-def prepare_folder(folder: Path, overwrite: bool, resumes: bool) -> None:
+def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resumes: bool = False) -> None:
     """Make an empty run folder, or accept that of the run being resumed.
 
     Args:
         folder: the run folder.
         overwrite: delete an earlier run that lies there.
+        checkpoint: a file that must survive.
         resumes: the run goes on in its own folder.
 
     Raises:
@@ -47,18 +48,18 @@ def prepare_folder(folder: Path, overwrite: bool, resumes: bool) -> None:
     """
     try:
         if folder.exists() and not resumes:
-            _clear(folder, overwrite)
+            _clear(folder, overwrite, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"cannot write to the run folder {folder}: {error.strerror}; choose another run_dir"
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another run_dir"
         ) from error
 
 
-def _clear(folder: Path, overwrite: bool) -> None:
+def _clear(folder: Path, overwrite: bool, checkpoint: str | None) -> None:
     if not folder.is_dir():
         raise UserError(f"the run folder {folder} is a file; choose another run_dir")
     if {path.name for path in folder.iterdir()} <= {LOG}:
@@ -67,7 +68,16 @@ def _clear(folder: Path, overwrite: bool) -> None:
         raise UserError(f"the run folder {folder} holds files that are not a run; choose another run_dir")
     if not overwrite:
         raise UserError(f"the run folder {folder} holds a run; choose another run_dir, or set overwrite=true")
+    if lies_in(checkpoint, folder):
+        raise UserError(
+            f"overwriting the run folder {folder} would delete {checkpoint}; choose another run_dir"
+        )
     shutil.rmtree(folder)
+
+
+def lies_in(file: str | None, folder: Path) -> bool:
+    """Return whether `file` is somewhere below `folder`."""
+    return file is not None and folder.resolve() in Path(file).resolve().parents
 
 
 @contextmanager

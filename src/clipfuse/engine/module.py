@@ -73,7 +73,7 @@ class FusionModule(ScoringModule):
         self.val_metrics = metrics.clone(prefix="val/metric/")
 
     def loss_inputs(self, batch: FusionBatch) -> LossInputs:
-        """Run the backbone and gather what the loss may look at, in the precision of the images."""
+        """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
         output = self(batch.infrared, batch.visible)
         return LossInputs(
             fused=output.fused.to(batch.visible.dtype),
@@ -129,6 +129,11 @@ class FusionModule(ScoringModule):
         if self._stepper.micro_batch == 0:
             self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
 
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Stop between updates only: half an update can be neither saved nor resumed."""
+        if self._stepper.micro_batch:
+            self.trainer.should_stop = False  # the timer that asked will ask again
+
     def _log_update(self, solved: dict[str, float]) -> None:
         """Write a row of the curves: losses as means over the micro-batches of one update."""
         micro_batches, self._micro_batches = self._micro_batches, []
@@ -169,7 +174,10 @@ class FusionModule(ScoringModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration and the solver's state."""
+        """Add the configuration and the solver's state; a resumed run has the whole `max_time` again."""
+        timers = [key for key in checkpoint.get("callbacks", {}) if key.startswith("Timer")]
+        for key in timers:
+            del checkpoint["callbacks"][key]
         checkpoint["clipfuse"] = {"config": self.config, "solver": self.solver.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

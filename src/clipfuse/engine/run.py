@@ -1,12 +1,14 @@
 """From a composed configuration to a finished run folder."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import hydra
@@ -14,18 +16,20 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 from torch import nn
 
 from clipfuse.engine.callbacks import TestWriter
 from clipfuse.engine.checkpoints import load_weights, read_checkpoint
-from clipfuse.engine.folder import prepare_folder, run_status, write_atomically
+from clipfuse.engine.folder import lies_in, prepare_folder, run_status, write_atomically
 from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
 from clipfuse.engine.progress import RunProgress
 from clipfuse.engine.scoring import ScoringModule
 from clipfuse.errors import UserError
+from clipfuse.losses.base import FusionLoss
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +85,33 @@ def _objects(nodes: DictConfig | None, where: str) -> list[Any]:
     return [build(node, f"{where}.{key!s}") for key, node in (nodes or {}).items() if node is not None]
 
 
+def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse whatever a file names that is not a class of a trusted package.
+
+    The name alone proves nothing: `clipfuse.engine.checkpoints.torch.load` is a function of torch.
+    """
+    if isinstance(node, Mapping):
+        for child in node.values():
+            _check_targets(child, trusted, path)
+    elif isinstance(node, list):
+        for child in node:
+            _check_targets(child, trusted, path)
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return
+    target = str(node["_target_"])
+    package = target.partition(".")[0]
+    if package not in trusted:
+        raise UserError(f"{path} wants to run code of '{package}'; if you trust it, add: trust '{package}'")
+    try:
+        found = resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} names '{target}', which cannot be imported here ({error})") from error
+    if not isinstance(found, type) or found.__module__.partition(".")[0] not in trusted:
+        raise UserError(
+            f"{path} names '{target}', which is not a class of {' or '.join(trusted)}; do not use it"
+        )
+
+
 def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     """Build the backbone of a checkpoint, in eval mode, with its weights.
 
@@ -89,26 +120,60 @@ def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
         trusted: packages beside clipfuse whose classes the checkpoint may name.
 
     Raises:
-        UserError: no such checkpoint, or it names a class of a package that is not trusted.
+        UserError: no such checkpoint, or it names what is not a class of a trusted package.
     """
     checkpoint = read_checkpoint(path)
     node = checkpoint["clipfuse"]["config"]["backbone"]
-    package = str(node.get("_target_", "")).partition(".")[0]
-    if package not in ("clipfuse", *trusted):
-        raise UserError(f"{path} wants to run code of '{package}'; if you trust it, add: trust '{package}'")
+    _check_targets(node, ("clipfuse", *trusted), path)
     backbone = build(node, f"the backbone of {path}")
-    assert isinstance(backbone, nn.Module)
+    if not isinstance(backbone, nn.Module):
+        raise UserError(f"{path} names '{node['_target_']}', which is no network; do not use it")
     load_weights(backbone, checkpoint, path)
     return backbone.eval()
 
 
+# What a resumed run may change: nothing that its weights, curves or scores depend on.
+_FREE = (
+    *("name", "run_dir", "checkpoint", "overwrite", "test", "objective", "logger", "callbacks", "versions"),
+    *("data.root", "loader.workers", "loader.cache_mb", "trainer.accelerator", "trainer.max_time"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
+
+
+def _leaves(node: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {path: node}
+    found = (_leaves(child, f"{path}.{key}" if path else str(key)) for key, child in node.items())
+    return {name: value for leaves in found for name, value in leaves.items()}
+
+
 def _check_resumable(path: str, config: Mapping[str, Any]) -> None:
-    saved = read_checkpoint(path)["clipfuse"]["config"]
-    for group in ("backbone", "loss", "optimizer"):
-        if saved[group] != config[group]:
+    checkpoint = read_checkpoint(path)
+    saved, asked = (_leaves(each) for each in (checkpoint["clipfuse"]["config"], config))
+    for key in sorted(saved.keys() | asked.keys()):
+        if key.startswith(_FREE) or saved.get(key) == asked.get(key):
+            continue
+        raise UserError(
+            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
+            f"{asked.get(key)!r}; a resumed run keeps its settings"
+        )
+    if checkpoint["global_step"] >= config["steps"]:
+        raise UserError(f"checkpoint {path} is the end of its run; score it with: clipfuse evaluate")
+
+
+def _check_trainer(config: DictConfig) -> None:
+    """Refuse what Lightning would accept and this engine does not do."""
+    precisions = ("32-true", "bf16-mixed", "64-true")
+    precision = config.trainer.get("precision")
+    if precision not in precisions:
+        raise UserError(f"trainer.precision is {precision}; expected one of {', '.join(precisions)}")
+    for key in ("devices", "num_nodes"):
+        if (count := config.trainer.get(key, 1)) != 1:
+            raise UserError(f"trainer.{key} is {count}; expected 1: training is on one device so far")
+    for key in ("max_steps", "max_epochs", "val_check_interval", "logger", "callbacks"):
+        if key in config.trainer:
             raise UserError(
-                f"checkpoint {path} cannot be resumed: its {group} is {saved[group]}, "
-                f"this run's is {config[group]}; start with the same {group}"
+                f"trainer.{key} is set by the engine; use steps, validate_every, logger or callbacks"
             )
 
 
@@ -152,6 +217,13 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
                 yield status
             except MisconfigurationException as error:
                 raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+            except SIGTERMException:
+                raise SystemExit(128 + signal.SIGTERM) from None
+            except SystemExit as error:
+                # Lightning turns Ctrl-C into exit code 1.
+                raise (
+                    error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error
+                ) from None
         failed = False
     finally:
         for logger in loggers:
@@ -178,16 +250,20 @@ def train(config: DictConfig) -> float | None:
         UserError: the configuration cannot work, or the loss is no longer finite.
     """
     _quiet()
+    _check_trainer(config)
     folder = Path(config.run_dir)
-    if str(config.trainer.get("precision")) in ("16", "16-mixed"):
-        raise UserError("trainer.precision is 16-mixed: its loss scaling is not supported; take bf16-mixed")
     # The network's start must not depend on what the other constructors draw.
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = build(config.backbone, "backbone")
     loss = build(config.loss, "loss")
+    if not isinstance(loss, FusionLoss):
+        raise UserError(f"loss._target_ is {config.loss._target_}; expected a subclass of FusionLoss")
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
+    for key in {"source", "accumulate", "seed"} & config.loader.keys():
+        raise UserError(f"loader.{key} is set by the engine; use data, accumulate or seed")
     data = build(config.loader, "loader", source=source, accumulate=config.accumulate, seed=config.seed)
+    data.check_parts("train", "val", *(["test"] if config.test else []))
     optimizer = build(config.optimizer, "optimizer")
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
@@ -205,19 +281,20 @@ def train(config: DictConfig) -> float | None:
         gradient_clip=config.gradient_clip,
         config=record,
     )
-    callbacks = _objects(config.callbacks, "callbacks")
+    callbacks = _objects(config.get("callbacks"), "callbacks")
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
-    loggers = _objects(config.logger, "logger")
+    loggers = _objects(config.get("logger"), "logger")
     trainer: L.Trainer = build(
         config.trainer,
         "trainer",
         logger=loggers,
         callbacks=callbacks + _weight_averaging(config.ema),
         max_steps=config.steps,
+        max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
-    resumes = config.checkpoint is not None and folder.resolve() in Path(config.checkpoint).resolve().parents
-    prepare_folder(folder, config.overwrite, resumes)
+    resumes = lies_in(config.checkpoint, folder)
+    prepare_folder(folder, config.overwrite, config.checkpoint, resumes)
     print(f"run folder: {folder}")
     with _recorded(folder, record, loggers) as status:
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
@@ -247,7 +324,9 @@ def _weight_averaging(decay: float | None) -> list[L.Callback]:
 def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], steps: int) -> None:
     """Build both once on a dummy parameter: a bad value is found before the run folder is made."""
     try:
-        scheduler(optimizer([nn.Parameter(torch.zeros(1))]), steps=steps)
+        built = optimizer([nn.Parameter(torch.zeros(1))])
+        built.step()
+        scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer or scheduler: {error}") from error
 
@@ -259,18 +338,20 @@ def evaluate(config: DictConfig) -> float | None:
         UserError: the checkpoint or the configuration cannot be used.
     """
     _quiet()
+    _check_trainer(config)
     folder = Path(config.run_dir)
     backbone = load_backbone(config.checkpoint, config.trust)
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
     data = build(config.loader, "loader", source=source)
+    data.check_parts("test")
     record = _record(config, source.fingerprint())
     module = ScoringModule(backbone, metrics)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
-    loggers = _objects(config.logger, "logger")
+    loggers = _objects(config.get("logger"), "logger")
     progress = RunProgress()
     trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
-    prepare_folder(folder, config.overwrite, resumes=False)
+    prepare_folder(folder, config.overwrite, config.checkpoint)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)
         _print_scores(writer, trainer, metrics.protocol)

@@ -1,20 +1,26 @@
 """Learning-rate schedules: functions of the update counter alone, so that a resumed run continues them."""
 
 import math
+from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def _check(warmup: float, final: float) -> None:
+def _after_warmup(
+    optimizer: Optimizer, steps: int, warmup: float, final: float, shape: Callable[[int, int], float]
+) -> LambdaLR:
+    """Rise linearly, then follow `shape(update, updates of the warm-up)`, both as shares of the peak."""
     for key, share in {"warmup": warmup, "final": final}.items():
         if not 0 <= share <= 1:
             raise ValueError(f"scheduler.{key} is {share}; expected a share from 0 to 1")
+    rising = round(warmup * steps)
+    return LambdaLR(optimizer, lambda step: (step + 1) / rising if step < rising else shape(step, rising))
 
 
 def constant(optimizer: Optimizer, steps: int, warmup: float = 0.0) -> LambdaLR:
     """Keep the learning rate after a linear warm-up over the share `warmup` of all updates."""
-    return cosine(optimizer, steps, warmup, final=1.0)
+    return _after_warmup(optimizer, steps, warmup, 1.0, lambda step, rising: 1.0)
 
 
 def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
@@ -29,16 +35,12 @@ def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float 
     Raises:
         ValueError: a share is outside [0, 1].
     """
-    _check(warmup, final)
-    rising = round(warmup * steps)
 
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
+    def shape(step: int, rising: int) -> float:
         progress = min(1.0, (step - rising) / max(1, steps - rising))
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
-    return LambdaLR(optimizer, factor)
+    return _after_warmup(optimizer, steps, warmup, final, shape)
 
 
 def halving(
@@ -58,14 +60,10 @@ def halving(
     Raises:
         ValueError: a share is outside [0, 1] or `halvings` below 1.
     """
-    _check(warmup, final)
     if halvings < 1:
         raise ValueError(f"scheduler.halvings is {halvings}; expected 1 or more")
-    rising = round(warmup * steps)
 
-    def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
+    def shape(step: int, rising: int) -> float:
         return max(final, 0.5 ** (halvings * step // steps))
 
-    return LambdaLR(optimizer, factor)
+    return _after_warmup(optimizer, steps, warmup, final, shape)

@@ -73,7 +73,7 @@ class AccumulatingOptimizer:
         gradient_clip: largest allowed L2 norm of the gradient; None leaves it alone.
 
     Attributes:
-        micro_batch: micro-batches since the last update; saved in checkpoints only at 0.
+        micro_batch: micro-batches since the last update; a run stops, and is saved, only at 0.
         gradient_norm: norm before clipping at the last update, None without clipping.
     """
 

@@ -1,69 +1,108 @@
 """The classic fidelity loss: the brighter pixel and the stronger edge of the two bands."""
 
+import torch
 from kornia.metrics import ssim
+from torch import Tensor
 
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.filters import sobel_magnitude
 from clipfuse.types import LossInputs, LossOutput
 
+_DECOMPOSED = ("base_infrared", "base_visible", "detail_infrared", "detail_visible")
+
 
 class PixelLoss(FusionLoss):
-    """Maximum-intensity L1 plus maximum-gradient L1, with an optional structural term.
+    """Maximum-intensity L1 plus maximum-gradient L1, with optional structural and decomposition terms.
 
     total = w_i mean|F - max(I, V)| + w_g mean|G(F) - max(G(I), G(V))|
-          + w_s (1 - (SSIM(F, I) + SSIM(F, V)) / 2)
+          + w_s (1 - (SSIM(F, I) + SSIM(F, V)) / 2) + w_d cc(D_I, D_V)^2 / (1.01 + cc(B_I, B_V))
 
     G is |Sobel_x| + |Sobel_y| with zero border. Source: the fusion loss of SeAFusion (Tang et al.,
     Information Fusion 2022) as CDDFuse and PromptFusion release it, whose weights (1 and 10) are the
-    defaults; SSIM after Wang et al., TIP 2004, Gaussian window 11, sigma 1.5.
+    defaults; SSIM after Wang et al., TIP 2004, Gaussian window 11, sigma 1.5. The decomposition term
+    of CDDFuse (Zhao et al., CVPR 2023) wants the bands' base features B alike and their detail
+    features D unlike; cc is the correlation over pixels, averaged over samples and channels.
 
     Args:
         intensity_weight: w_i, not negative.
         gradient_weight: w_g, not negative.
         ssim_weight: w_s, not negative; 0 leaves the term out of computation and log. The published
             SSIM losses of this family are (1 - SSIM) / 2, half of ours.
+        decomposition_weight: w_d, not negative, 2 in the releases; needs a backbone that gives the
+            features base_infrared, base_visible, detail_infrared and detail_visible.
 
     Raises:
         ValueError: a weight is negative, or all are 0.
     """
 
     def __init__(
-        self, intensity_weight: float = 1.0, gradient_weight: float = 10.0, ssim_weight: float = 0.0
+        self,
+        intensity_weight: float = 1.0,
+        gradient_weight: float = 10.0,
+        ssim_weight: float = 0.0,
+        decomposition_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        weights = {
-            "intensity_weight": intensity_weight,
-            "gradient_weight": gradient_weight,
-            "ssim_weight": ssim_weight,
+        self.weights = {
+            "intensity": intensity_weight,
+            "gradient": gradient_weight,
+            "ssim": ssim_weight,
+            "decomposition": decomposition_weight,
         }
-        for key, weight in weights.items():
+        for name, weight in self.weights.items():
             if weight < 0:
-                raise ValueError(f"pixel loss: {key} is {weight}; expected 0 or more")
-        if not any(weights.values()):
+                raise ValueError(f"pixel loss: {name}_weight is {weight}; expected 0 or more")
+        if not any(self.weights.values()):
             raise ValueError("pixel loss: all weights are 0, nothing would be trained; set one above 0")
-        self.intensity_weight = intensity_weight
-        self.gradient_weight = gradient_weight
-        self.ssim_weight = ssim_weight
 
     def setup(self, sample: LossInputs) -> None:
-        """Refuse crops smaller than the SSIM window."""
+        """Refuse crops smaller than the SSIM window, and a backbone without the features needed."""
         height, width = sample.fused.shape[-2:]
-        if self.ssim_weight and min(height, width) < 11:
+        if self.weights["ssim"] and min(height, width) < 11:
             raise ValueError(
-                f"pixel loss: SSIM needs crops of 11 px or more, got {height}x{width}; raise crop_size"
+                f"pixel loss: SSIM needs crops of 11 px or more, got {height}x{width}; raise loader.crop_size"
+            )
+        missing = [name for name in _DECOMPOSED if name not in sample.features]
+        if self.weights["decomposition"] and missing:
+            raise ValueError(
+                f"pixel loss: the backbone gives no feature {', '.join(missing)}; take a contourlet "
+                "backbone, or set loss.decomposition_weight=0"
             )
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Return the weighted sum; terms `intensity`, `gradient` and, if weighted, `ssim`."""
+        """Return the weighted sum; `terms` has those whose weight is not 0."""
         fused, infrared, visible = inputs.fused, inputs.infrared, inputs.visible
-        brighter = infrared.maximum(visible)
-        stronger = sobel_magnitude(infrared).maximum(sobel_magnitude(visible))
-        terms = {
-            "intensity": (fused - brighter).abs().mean(),
-            "gradient": (sobel_magnitude(fused) - stronger).abs().mean(),
-        }
-        total = self.intensity_weight * terms["intensity"] + self.gradient_weight * terms["gradient"]
-        if self.ssim_weight:
+        terms: dict[str, Tensor] = {}
+        if self.weights["intensity"]:
+            terms["intensity"] = (fused - infrared.maximum(visible)).abs().mean()
+        if self.weights["gradient"]:
+            stronger = sobel_magnitude(infrared).maximum(sobel_magnitude(visible))
+            terms["gradient"] = (sobel_magnitude(fused) - stronger).abs().mean()
+        if self.weights["ssim"]:
             terms["ssim"] = 1 - (ssim(fused, infrared, 11).mean() + ssim(fused, visible, 11).mean()) / 2
-            total = total + self.ssim_weight * terms["ssim"]
+        if self.weights["decomposition"]:
+            base_infrared, base_visible, detail_infrared, detail_visible = (
+                inputs.features[name].to(fused.dtype) for name in _DECOMPOSED
+            )
+            alike = correlation(base_infrared, base_visible)
+            terms["decomposition"] = correlation(detail_infrared, detail_visible) ** 2 / (1.01 + alike)
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Return Pearson's correlation over pixels, clamped to [-1, 1], averaged over samples and channels.
+
+    Args:
+        first: (N, C, H, W).
+        second: the same shape.
+
+    Returns:
+        A scalar. As released, float32's epsilon is added to the denominator whatever the type.
+    """
+    first, second = (maps.flatten(2) - maps.flatten(2).mean(2, keepdim=True) for maps in (first, second))
+    # The root of the product, clamped: the root of 0 would give NaN gradients where features are constant.
+    product = first.square().sum(2) * second.square().sum(2)
+    spread = product.clamp(min=torch.finfo(product.dtype).tiny).sqrt()
+    share = (first * second).sum(2) / (spread + torch.finfo(torch.float32).eps)
+    return share.clamp(-1, 1).mean()

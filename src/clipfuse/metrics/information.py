@@ -1,5 +1,7 @@
 """Metrics of information theory."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def entropy(fused: Tensor, infrared: Tensor | None = None, visible: Tensor | Non
     offsets = 256 * torch.arange(len(images), device=images.device).unsqueeze(1)
     counts = torch.bincount((images + offsets).flatten(), minlength=256 * len(images)).view(-1, 256)
     share = counts.double() / images.shape[1]
-    return torch.special.entr(share).sum(dim=1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    return torch.special.entr(share).sum(dim=1) / math.log(2)
 
 
 class Entropy(FusionMetric):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -22,66 +22,103 @@ from clipfuse.errors import UserError
 
 # A child must not take itself for a rank of a distributed run its parent belongs to.
 _RANK_VARIABLES = (
-    "LOCAL_RANK",
     "RANK",
+    "LOCAL_",
     "NODE_RANK",
-    "GROUP_RANK",
+    "GROUP_",
     "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "PL_GLOBAL_",
 )
 
 
 class SubprocessLauncher(Launcher):
-    """Runs the jobs one after the other; a failing job is marked and the others go on."""
+    """Runs the jobs one after the other; a failing job is marked and the others go on.
+
+    A failed job returns NaN, so that a sweeper that asks for jobs in batches goes on as well;
+    `raise_failures` reports it when all is done.
+    """
+
+    failures: ClassVar[list[Path]] = []
+    jobs: ClassVar[dict[int, list[str]]] = {}
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Keep the sweep's configuration."""
+        """Keep the sweep's configuration and start a new count."""
         self.config = config
+        self.failures.clear()
+        self.jobs.clear()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run every job in its own run folder below the sweep folder, its screen output in `log.txt`.
 
         Raises:
-            UserError: some jobs failed; all have been run.
+            UserError: the sweep folder holds runs of an earlier sweep.
         """
         sweep = Path(self.config.hydra.sweep.dir)
         (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
-        jobs = {initial_job_idx + index: list(overrides) for index, overrides in enumerate(job_overrides)}
-        OmegaConf.save(OmegaConf.create({"jobs": jobs}), sweep / "sweep.yaml")
-        shared = set.intersection(*map(set, jobs.values()))
-        common = " ".join(word for word in jobs[initial_job_idx] if word in shared)
-        print(f"sweep folder: {sweep}\n  all {len(jobs)} jobs: {common}")
+        batch = {initial_job_idx + index: list(overrides) for index, overrides in enumerate(job_overrides)}
+        for number in batch:
+            if (sweep / str(number) / STATUS).exists():
+                raise UserError(f"{sweep} holds an earlier sweep; choose another folder by hydra.sweep.dir=X")
+        self.jobs.update(batch)
+        OmegaConf.save(OmegaConf.create({"jobs": self.jobs}), sweep / "sweep.yaml")
+        shared = set.intersection(*map(set, batch.values()))
+        common = " ".join(word for word in batch[initial_job_idx] if word in shared)
+        print(f"sweep folder: {sweep}\n  all {len(batch)} jobs: {common}")
+        search = [word for word in self.config.hydra.overrides.hydra if word.startswith("hydra.searchpath")]
         returns = []
-        for number, overrides in jobs.items():
+        for number, overrides in batch.items():
             own = " ".join(word for word in overrides if word not in shared)
             print(f"  job {number}: {own} ... ", end="", flush=True)
-            returns.append(_run(overrides, sweep / str(number)))
-        failed = [
-            str(n) for n, result in zip(jobs, returns, strict=True) if result.status is JobStatus.FAILED
-        ]
-        if failed:
-            raise UserError(
-                f"{len(failed)} of {len(jobs)} jobs failed ({', '.join(failed)}); see {sweep}/N/{LOG}"
-            )
+            start = monotonic()
+            folder = sweep / str(number)
+            problem = _run([*overrides, *search], folder)
+            print(f"{problem or 'done'} in {monotonic() - start:.0f} s")
+            if problem:
+                self.failures.append(folder)
+            result = JobReturn(overrides=overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
+            result.return_value = float("nan") if problem else _status(folder).get("objective")
+            returns.append(result)
         return returns
 
+    @classmethod
+    def raise_failures(cls) -> None:
+        """Report the failed jobs of the sweep that was run.
 
-def _run(overrides: Sequence[str], folder: Path) -> JobReturn:
+        Raises:
+            UserError: there are some; names their logs.
+        """
+        if cls.failures:
+            logs = ", ".join(str(folder / LOG) for folder in cls.failures)
+            raise UserError(f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}")
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    path = folder / STATUS
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _run(overrides: Sequence[str], folder: Path) -> str:
+    """Run one job; return what went wrong, if anything."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "clipfuse.cli", "train", *overrides, f"run_dir='{folder}'"]
-    environment = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES}
-    result = JobReturn(overrides=overrides, working_dir=str(folder), status=JobStatus.FAILED)
-    start = monotonic()
-    with (folder / LOG).open("w") as log:
-        code = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
-    status_file = folder / STATUS
-    status = json.loads(status_file.read_text()) if status_file.is_file() else {}
-    if code == 0:
-        result.status = JobStatus.COMPLETED
-        result.return_value = status.get("objective")
-    elif status.get("status") != "failed":
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    command = [sys.executable, "-m", "clipfuse.cli", "train", *overrides, f"run_dir='{quoted}'"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(_RANK_VARIABLES)}
+    with (
+        (folder / LOG).open("w") as log,
+        subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT) as child,
+    ):
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C has reached the child too; it closes its run.
+            child.wait(timeout=60)
+            raise
+    status = _status(folder)
+    if code == 0 and status.get("status") == "finished":
+        return ""
+    if status.get("status") != "failed":
         # It died before its run folder was made, or was killed.
-        write_json(status_file, {"status": "failed", "reason": f"exit code {code}, see {LOG}"})
-    print(f"{'done' if code == 0 else f'FAILED (exit code {code})'} in {monotonic() - start:.0f} s")
-    return result
+        write_json(folder / STATUS, {"status": "failed", "reason": f"exit code {code}, see {LOG}"})
+    return f"FAILED (exit code {code})"
