@@ -16,7 +16,7 @@ ALLOWED = {
     "ops": {"types"},
     "images": {"errors", "ops"},
     "bilevel": set(),
-    "contourlet": {"types", "ops"},
+    "contourlet": {"types", "ops", "contourlet"},
     "backbones": {"types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
     "clip": {"errors", "types", "ops"},
     "losses": {"types", "ops", "clip", "losses.base"},
@@ -28,8 +28,8 @@ ALLOWED = {
 # Package of others -> where it may be imported at all.
 PLACES = {
     "lightning": ("engine/", "data/datamodule.py"),
-    "hydra": ("cli/config.py", "engine/run.py"),
-    "omegaconf": ("cli/", "engine/run.py"),
+    "hydra": ("cli/config.py", "engine/build.py"),
+    "omegaconf": ("cli/", "engine/build.py", "engine/run.py"),
     "wandb": ("engine/loggers.py",),
     "open_clip": ("clip/",),
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipfuse.engine.run import load_backbone
+from clipfuse.engine.build import load_backbone
 from clipfuse.images import read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit

@@ -15,8 +15,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
+from clipfuse.engine.build import load_backbone
 from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.run import evaluate, load_backbone, train
+from clipfuse.engine.run import evaluate, train
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.types import LossInputs, LossOutput

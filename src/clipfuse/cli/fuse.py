@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from clipfuse.data.folder import load_pair
     from clipfuse.data.transforms import whole
-    from clipfuse.engine.run import load_backbone
+    from clipfuse.engine.build import load_backbone
     from clipfuse.images import match_stems, write_png
     from clipfuse.ops.color import luma_chroma_to_rgb
 

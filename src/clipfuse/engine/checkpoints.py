@@ -1,6 +1,7 @@
 """Writing the last checkpoint; reading checkpoints back: as data, never as code."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,37 @@ def load_weights(backbone: nn.Module, checkpoint: dict[str, Any], path: str | Pa
         raise UserError(
             f"{path} holds the weights of another backbone than {type(backbone).__name__}"
         ) from error
+
+
+# What a resumed run may change: nothing that its weights, curves or scores depend on.
+_FREE = (
+    *("name", "run_dir", "checkpoint", "overwrite", "test", "objective", "logger", "callbacks", "versions"),
+    *("data.root", "loader.workers", "loader.cache_mb", "trainer.accelerator", "trainer.max_time"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
+)
+
+
+def _leaves(node: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping):
+        return {path: node}
+    found = (_leaves(child, f"{path}.{key}" if path else str(key)) for key, child in node.items())
+    return {name: value for leaves in found for name, value in leaves.items()}
+
+
+def check_resumable(path: str, config: Mapping[str, Any]) -> None:
+    """Require that a run of `config` goes on exactly where the checkpoint's run stopped.
+
+    Raises:
+        UserError: names the first setting that differs, or the checkpoint is the end of its run.
+    """
+    checkpoint = read_checkpoint(path)
+    saved, asked = (_leaves(each) for each in (checkpoint["clipfuse"]["config"], config))
+    for key in sorted(saved.keys() | asked.keys()):
+        if key.startswith(_FREE) or saved.get(key) == asked.get(key):
+            continue
+        raise UserError(
+            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
+            f"{asked.get(key)!r}; a resumed run keeps its settings"
+        )
+    if checkpoint["global_step"] >= config["steps"]:
+        raise UserError(f"checkpoint {path} is the end of its run; score it with: clipfuse evaluate")

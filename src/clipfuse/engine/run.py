@@ -8,21 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Annotated, Any
 
-import hydra
 import lightning as L
 import torch
-from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 from torch import nn
 
+from clipfuse.engine.build import build, build_all, load_backbone
 from clipfuse.engine.callbacks import TestWriter
-from clipfuse.engine.checkpoints import load_weights, read_checkpoint
+from clipfuse.engine.checkpoints import check_resumable
 from clipfuse.engine.folder import lies_in, prepare_folder, run_status, write_atomically
 from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
@@ -62,103 +60,6 @@ class EvaluateSettings:
     overwrite: bool
     save_sources: bool
     trust: list[str]
-
-
-def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """Instantiate what `node` describes; every object of a run is made here.
-
-    Raises:
-        UserError: the constructor refused; the message starts with the place in the configuration.
-    """
-    try:
-        return hydra.utils.instantiate(node, _convert_="all", **extra)
-    except InstantiationException as error:
-        cause: BaseException = error
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, UserError | ValueError | TypeError | ImportError | MisconfigurationException):
-            raise UserError(f"{where}: {cause}") from error
-        raise
-
-
-def _objects(nodes: DictConfig | None, where: str) -> list[Any]:
-    return [build(node, f"{where}.{key!s}") for key, node in (nodes or {}).items() if node is not None]
-
-
-def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse whatever a file names that is not a class of a trusted package.
-
-    The name alone proves nothing: `clipfuse.engine.checkpoints.torch.load` is a function of torch.
-    """
-    if isinstance(node, Mapping):
-        for child in node.values():
-            _check_targets(child, trusted, path)
-    elif isinstance(node, list):
-        for child in node:
-            _check_targets(child, trusted, path)
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return
-    target = str(node["_target_"])
-    package = target.partition(".")[0]
-    if package not in trusted:
-        raise UserError(f"{path} wants to run code of '{package}'; if you trust it, add: trust '{package}'")
-    try:
-        found = resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{path} names '{target}', which cannot be imported here ({error})") from error
-    if not isinstance(found, type) or found.__module__.partition(".")[0] not in trusted:
-        raise UserError(
-            f"{path} names '{target}', which is not a class of {' or '.join(trusted)}; do not use it"
-        )
-
-
-def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
-    """Build the backbone of a checkpoint, in eval mode, with its weights.
-
-    Args:
-        path: a checkpoint of `clipfuse train`.
-        trusted: packages beside clipfuse whose classes the checkpoint may name.
-
-    Raises:
-        UserError: no such checkpoint, or it names what is not a class of a trusted package.
-    """
-    checkpoint = read_checkpoint(path)
-    node = checkpoint["clipfuse"]["config"]["backbone"]
-    _check_targets(node, ("clipfuse", *trusted), path)
-    backbone = build(node, f"the backbone of {path}")
-    if not isinstance(backbone, nn.Module):
-        raise UserError(f"{path} names '{node['_target_']}', which is no network; do not use it")
-    load_weights(backbone, checkpoint, path)
-    return backbone.eval()
-
-
-# What a resumed run may change: nothing that its weights, curves or scores depend on.
-_FREE = (
-    *("name", "run_dir", "checkpoint", "overwrite", "test", "objective", "logger", "callbacks", "versions"),
-    *("data.root", "loader.workers", "loader.cache_mb", "trainer.accelerator", "trainer.max_time"),
-    *("trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-)
-
-
-def _leaves(node: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {path: node}
-    found = (_leaves(child, f"{path}.{key}" if path else str(key)) for key, child in node.items())
-    return {name: value for leaves in found for name, value in leaves.items()}
-
-
-def _check_resumable(path: str, config: Mapping[str, Any]) -> None:
-    checkpoint = read_checkpoint(path)
-    saved, asked = (_leaves(each) for each in (checkpoint["clipfuse"]["config"], config))
-    for key in sorted(saved.keys() | asked.keys()):
-        if key.startswith(_FREE) or saved.get(key) == asked.get(key):
-            continue
-        raise UserError(
-            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
-            f"{asked.get(key)!r}; a resumed run keeps its settings"
-        )
-    if checkpoint["global_step"] >= config["steps"]:
-        raise UserError(f"checkpoint {path} is the end of its run; score it with: clipfuse evaluate")
 
 
 def _check_trainer(config: DictConfig) -> None:
@@ -269,7 +170,7 @@ def train(config: DictConfig) -> float | None:
     _try_schedule(optimizer, scheduler, config.steps)
     record = _record(config, source.fingerprint())
     if config.checkpoint is not None:
-        _check_resumable(config.checkpoint, record)
+        check_resumable(config.checkpoint, record)
     module = FusionModule(
         backbone,
         loss,
@@ -281,9 +182,9 @@ def train(config: DictConfig) -> float | None:
         gradient_clip=config.gradient_clip,
         config=record,
     )
-    callbacks = _objects(config.get("callbacks"), "callbacks")
+    callbacks = build_all(config.get("callbacks"), "callbacks")
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
-    loggers = _objects(config.get("logger"), "logger")
+    loggers = build_all(config.get("logger"), "logger")
     trainer: L.Trainer = build(
         config.trainer,
         "trainer",
@@ -348,7 +249,7 @@ def evaluate(config: DictConfig) -> float | None:
     record = _record(config, source.fingerprint())
     module = ScoringModule(backbone, metrics)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
-    loggers = _objects(config.get("logger"), "logger")
+    loggers = build_all(config.get("logger"), "logger")
     progress = RunProgress()
     trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
     prepare_folder(folder, config.overwrite, config.checkpoint)
