@@ -1,0 +1,289 @@
+"""The shared fusion network: PromptFusion's contourlet autoencoder, repaired."""
+
+from collections.abc import Sequence
+from math import gcd
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from clipfuse.backbones.base import FusionBackbone
+from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
+from clipfuse.contourlet import ContourletCoefficients, ContourletTransform
+from clipfuse.types import FusionOutput
+
+LEVELS = (0, 3, 3, 3)
+RESIDUALS = ("average", "visible", "maximum")
+PUBLISHED_SIZE = (224, 224)
+
+
+class ContourletAutoencoder(FusionBackbone):
+    """Fuse deep features of two bands: base by channel attention, detail by contourlet and U-Net.
+
+    One encoder for both bands: overlapping 3x3 patch embedding, Restormer blocks, then a base branch
+    (one more block) and a detail branch (`ContourletUNet`). The sums over the bands go through a block
+    (base) and an invertible node (detail); both are concatenated, reduced and decoded by Restormer
+    blocks and two convolutions: fused = sigmoid(logit(residual) + decoded), the residual clamped to
+    [0.01, 0.99]. The last layer starts at zero: the untrained network returns its residual image.
+
+    Source: PromptFusion (Liu et al., IEEE/CAA JAS 12(3), 2025) as its released code defines the network,
+    which is CDDFuse (Zhao et al., CVPR 2023) with a contourlet in the detail branch. Repaired:
+
+    - The released code adds the visible image and then applies the sigmoid: a network that adds nothing
+      returns an image in [0.5, 0.73]. Here the sigmoid undoes a logit, and the image is by default the
+      average of the bands. Where it is one of the bands or their maximum, each pixel starts on a kink of
+      the L1 fusion losses, and training stays there for long: pixel loss on held-out RoadScene pairs
+      after 400 updates of `contourlet_tiny` 1.10 from the average, 1.32 with the published output, 1.29
+      from the maximum and 1.75 from the visible image, which is what these two start with.
+    - The sums of features of one shared encoder are the same when the bands change places, so that the
+      decoder cannot know which band is which. Here each channel of the sums has a weight per band that
+      starts at 1.
+    - Its contourlet is detached from the graph and its "directional" filters are low-pass (a slip in
+      the modulation). Here the gradient passes through exact filters.
+    - It resizes features of any size to 224x224 for the contourlet and back. Here they are transformed
+      at their own size.
+    - It stretches the wide and tall subbands to squares bilinearly. Critically sampled subbands are not
+      smooth (bilinear halves an alternating one), so here each coefficient is repeated.
+    - Its U-Net's descending convolutions follow each other without a non-linearity. Here ReLU.
+    - Batch norm couples samples and ranks. Here group norm.
+    - The exponent of the invertible node is unbounded. Here within [-1, 1].
+    - Layers that are built and never used (a second detail branch, a fourth ascending stage, statistics
+      of the subbands): 55,763 parameters without gradient. Left out, also from the faithful network.
+
+    Args:
+        dim: channels of all features, even.
+        heads: of each channel attention; divides dim.
+        encoder_blocks: Restormer blocks of the encoder, 0 or more.
+        decoder_blocks: Restormer blocks of the decoder, 0 or more.
+        unet_width: channels of the U-Net at its finest scale; they double per scale. Published: dim.
+        stride: of the patch embedding: 1, or 2 for features at half resolution, a quarter of the work,
+            and an output of four sub-pixels per feature.
+        dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
+            published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
+        residual: the image the network adds to: `average` or `maximum` of both bands, or `visible`.
+        checkpointing: recompute the blocks and the U-Net in backward: less memory, more time.
+        faithful: the published wiring (of the repairs above only the last), for those who need it;
+            `residual` has no effect. Its batch norm couples samples, so that ranks disagree. Sides are
+            still padded to multiples, which changes sizes that 32 does not divide.
+
+    Raises:
+        ValueError: an argument is out of its range, or faithful is combined with what was not published.
+    """
+
+    # Four dyadic scales of features, that may have half the image's sides.
+    size_multiple = 32
+
+    def __init__(
+        self,
+        dim: int = 64,
+        heads: int = 8,
+        encoder_blocks: int = 4,
+        decoder_blocks: int = 4,
+        unet_width: int = 64,
+        stride: int = 1,
+        dense: bool = True,
+        residual: str = "average",
+        checkpointing: bool = False,
+        faithful: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2 or heads < 1 or dim % heads:
+            raise ValueError(
+                f"contourlet: dim {dim} and heads {heads}; expected an even dim that heads divides"
+            )
+        if min(encoder_blocks, decoder_blocks) < 0 or unet_width < 1:
+            raise ValueError(
+                f"contourlet: {encoder_blocks} encoder_blocks, {decoder_blocks} decoder_blocks, unet_width "
+                f"{unet_width}; expected 0 or more blocks and a width of 1 or more"
+            )
+        if stride not in (1, 2) or residual not in RESIDUALS:
+            raise ValueError(
+                f"contourlet: stride {stride} and residual '{residual}'; "
+                f"expected 1 or 2, and one of {', '.join(RESIDUALS)}"
+            )
+        if faithful and (stride != 1 or checkpointing):
+            raise ValueError(
+                "contourlet: faithful needs stride 1, as published, and no checkpointing, which would update "
+                "batch norm's statistics twice"
+            )
+        self.stride, self.residual = stride, residual
+        self.checkpointing, self.faithful = checkpointing, faithful
+        self.embed = nn.Conv2d(1, dim, 3, stride=stride, padding=1, bias=False)
+        self.encoder = nn.ModuleList(RestormerBlock(dim, heads) for _ in range(encoder_blocks))
+        self.base = RestormerBlock(dim, heads, expansion=1, dense=dense)
+        self.detail = ContourletUNet(dim, unet_width, faithful)
+        self.base_sum, self.detail_sum = _BandSum(dim, faithful), _BandSum(dim, faithful)
+        self.base_fusion = RestormerBlock(dim, heads, expansion=1, dense=dense)
+        self.detail_fusion = InvertibleNode(dim, published=faithful)
+        self.reduce = nn.Conv2d(2 * dim, dim, 1, bias=False)
+        self.decoder = nn.ModuleList(RestormerBlock(dim, heads) for _ in range(decoder_blocks))
+        self.refine = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.LeakyReLU())
+        self.render = nn.Conv2d(dim // 2, stride**2, 3, padding=1, bias=False)
+        if not faithful:
+            nn.init.zeros_(self.render.weight)
+
+    def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
+        """Fuse planes whose sides `size_multiple` divides.
+
+        The features `base_infrared`, `base_visible`, `detail_infrared`, `detail_visible`, `base_fused`
+        and `detail_fused` are (N, dim, H / stride, W / stride).
+        """
+        if self.faithful:
+            # One band at a time: the published batch norm has seen one.
+            (base_i, detail_i), (base_v, detail_v) = self.encode(infrared), self.encode(visible)
+        else:
+            base, detail = self.encode(torch.cat([infrared, visible]))
+            (base_i, base_v), (detail_i, detail_v) = base.chunk(2), detail.chunk(2)
+        base_fused = self._run(self.base_fusion, self.base_sum(base_i, base_v))
+        detail_fused = self._run(self.detail_fusion, self.detail_sum(detail_i, detail_v))
+        features = self.reduce(torch.cat([base_fused, detail_fused], dim=1))
+        for block in self.decoder:
+            features = self._run(block, features)
+        change = F.pixel_shuffle(self.render(self.refine(features)), self.stride)
+        return FusionOutput(
+            self._add_residual(change, infrared, visible),
+            {
+                "base_infrared": base_i,
+                "base_visible": base_v,
+                "detail_infrared": detail_i,
+                "detail_visible": detail_v,
+                "base_fused": base_fused,
+                "detail_fused": detail_fused,
+            },
+        )
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return base and detail features, (N, dim, H / stride, W / stride), of one band, (N, 1, H, W)."""
+        features = self.embed(image).contiguous(memory_format=torch.channels_last)
+        for block in self.encoder:
+            features = self._run(block, features)
+        return self._run(self.base, features), self._run(self.detail, features)
+
+    def _run(self, module: nn.Module, features: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            result: Tensor = checkpoint(module, features, use_reentrant=False)
+            return result
+        return module(features)
+
+    def _add_residual(self, change: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
+        if self.faithful:
+            return torch.sigmoid(visible + change)
+        image = {
+            "average": lambda: (infrared + visible) / 2,
+            "visible": lambda: visible,
+            "maximum": lambda: infrared.maximum(visible),
+        }[self.residual]()
+        return torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
+
+
+class _BandSum(nn.Module):
+    """Sum of the bands' features, each channel with a weight per band that starts at 1."""
+
+    def __init__(self, dim: int, published: bool) -> None:
+        super().__init__()
+        self.weight = None if published else nn.Parameter(torch.ones(2, dim, 1, 1))
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
+        """Return (N, dim, H, W)."""
+        if self.weight is None:
+            return infrared + visible
+        return infrared * self.weight[0] + visible * self.weight[1]
+
+
+class ContourletUNet(nn.Module):
+    """Detail branch: features as one plane, its contourlet, and a U-Net that takes the subbands in.
+
+    Strided convolutions halve the plane four times; at each scale the contourlet's subbands of that
+    size are concatenated: 8 wedges at 1/2, 1/4, 1/8, and the lowpass and three wavelet bands at 1/16 of
+    the sides. Three ascending stages with skips lead back to 1/2, and a bilinear resize to the sides.
+    Wide and tall wedges come at half the rows or columns of their scale; each coefficient is repeated.
+
+    Source: Contourlet CNN (Liu et al., TNNLS 2021) as PromptFusion uses it.
+
+    Args:
+        dim: channels of the features in and out.
+        width: channels at 1/2 of the sides; 2, 4 and 8 times as many at 1/4, 1/8 and 1/16.
+        published: see `ContourletAutoencoder` for what that restores.
+    """
+
+    def __init__(self, dim: int, width: int, published: bool = False) -> None:
+        super().__init__()
+        self.published = published
+        self.reduce = nn.Conv2d(dim, 1, 1)
+        self.transform = ContourletTransform(LEVELS, compat="published" if published else None)
+        activation = nn.Identity() if published else nn.ReLU()
+        self.halve = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1), activation)
+            for before, after in (
+                (1, width),
+                (width + 8, width),
+                (2 * width, 2 * width),
+                (4 * width, 4 * width),
+            )
+        )
+        self.merge = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(before, after, 3, padding=1), activation)
+            for before, after in (
+                (width + 8, 2 * width),
+                (2 * width + 8, 4 * width),
+                (4 * width + 4, 8 * width),
+            )
+        )
+        self.ascend = nn.ModuleList(
+            _Ascent(2 * skip, skip, after, published)
+            for skip, after in ((4 * width, 4 * width), (2 * width, 2 * width), (width, dim))
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, dim, H, W), from (N, dim, H, W) of sides divisible by 16."""
+        size = (features.shape[-2], features.shape[-1])
+        plane = self.reduce(features)
+        if self.published:
+            plane = F.interpolate(plane, PUBLISHED_SIZE, mode="bilinear")
+        coefficients = self.transform(plane.detach() if self.published else plane)
+        finest, *coarser = self._squares(coefficients)
+        descending = self.halve[0](plane)
+        skips = [descending]
+        # The finest wedges join after the first skip is taken, as published.
+        descending = torch.cat([descending, finest], dim=1)
+        for halve, merge, subbands in zip(self.halve[1:], self.merge, coarser, strict=True):
+            descending = merge(torch.cat([halve(descending), subbands], dim=1))
+            skips.append(descending)
+        ascending = skips.pop()
+        for ascend in self.ascend:
+            ascending = ascend(ascending, skips.pop())
+        return F.interpolate(ascending, size, mode="bilinear")
+
+    def _squares(self, coefficients: ContourletCoefficients) -> list[Tensor]:
+        """Return the subbands of each scale as one (N, 8 or 4, h, w), fine to coarse."""
+        coarsest, *details = coefficients.details
+        mode = "bilinear" if self.published else "nearest"
+        squares = [torch.cat([coefficients.lowpass, *coarsest], dim=1)]
+        for wedges in details:
+            wide, tall = torch.cat(wedges[:4], dim=1), torch.cat(wedges[4:], dim=1)
+            size = (tall.shape[-2], wide.shape[-1])
+            squares.append(torch.cat([F.interpolate(half, size, mode=mode) for half in (wide, tall)], dim=1))
+        return squares[::-1]
+
+
+class _Ascent(nn.Module):
+    """Double the sides, concatenate the skip, and convolve twice."""
+
+    def __init__(self, before: int, skip: int, after: int, published: bool) -> None:
+        super().__init__()
+        self.enlarge = nn.Sequential(nn.Upsample(scale_factor=2), *_convolution(before, skip, published))
+        self.convolve = nn.Sequential(
+            *_convolution(2 * skip, after, published), *_convolution(after, after, published)
+        )
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        """Return (N, after, H, W) from (N, before, H / 2, W / 2) and (N, skip, H, W)."""
+        result: Tensor = self.convolve(torch.cat([self.enlarge(coarse), skip], dim=1))
+        return result
+
+
+def _convolution(before: int, after: int, published: bool) -> Sequence[nn.Module]:
+    # Groups of one channel would wipe out the level of each; four or fewer keep several channels in each.
+    norm = nn.BatchNorm2d(after) if published else nn.GroupNorm(gcd(after, 4), after)
+    return nn.Conv2d(before, after, 3, padding=1, bias=False), norm, nn.ReLU(inplace=True)
