@@ -55,7 +55,7 @@ def pairs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compose_tiny(run_dir: Path, pairs: Path, overrides: tuple[str, ...], config_name: str) -> DictConfig:
     small = ["name=tiny", f"run_dir={run_dir}", "trainer=cpu", "data=folder", f"data.root={pairs}"]
     if config_name == "train":
-        small += ["backbone.width=8", "backbone.depth=1", "steps=6", "validate_every=3"]
+        small += ["backbone=conv_tiny", "backbone.width=8", "backbone.depth=1", "steps=6", "validate_every=3"]
         small += ["loader.batch_size=2", "loader.crop_size=32", "trainer.log_every_n_steps=1"]
         small += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

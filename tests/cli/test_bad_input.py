@@ -78,7 +78,8 @@ TINY = [
     "loader.crop_size=32",
     "~callbacks.progress",
 ]
-TINY += ["+trainer.enable_progress_bar=false", "loader.batch_size=8", "backbone.width=4", "backbone.depth=0"]
+TINY += ["+trainer.enable_progress_bar=false", "loader.batch_size=8", "backbone=conv_tiny"]
+TINY += ["backbone.width=4", "backbone.depth=0"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,13 @@ def test_a_failing_job_does_not_stop_the_others(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     common = [f"data.root={pairs_folder}", "data=folder", "trainer=cpu", "steps=2", "validate_every=1"]
-    common += ["loader.crop_size=32", "backbone.width=4", "backbone.depth=0", "test=false"]
+    common += [
+        "loader.crop_size=32",
+        "backbone=conv_tiny",
+        "backbone.width=4",
+        "backbone.depth=0",
+        "test=false",
+    ]
     # In batches of one job, as a searching sweeper asks for them; the folder's name needs quoting.
     words = [*common, "loss.gradient_weight=-1,5", "hydra.sweeper.max_batch_size=1"]
     words += ['hydra.sweep.dir="it\'s a=sweep"']
