@@ -161,6 +161,10 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["+trainer.max_steps=3"], ["trainer.max_steps is set by the engine; use steps"]),
         (["run_dir=a b=c"], ["cannot read 'run_dir=a b=c'", "quote"]),
         (["--resolve"], ["--resolve"]),
+        (
+            ["logger=wandb", "+logger.wandb.gruop=a"],
+            ["logger.wandb: wandb.init has no", "Did you mean 'group'?"],
+        ),
     ],
 )
 def test_configuration(

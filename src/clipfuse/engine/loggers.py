@@ -1,6 +1,7 @@
 """Where curves go: one CSV file in the run folder, and W&B, which may never stop a training."""
 
 import csv
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clipfuse.engine.folder import write_atomically
 from clipfuse.engine.module import SAMPLES_SEEN
+from clipfuse.errors import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +97,19 @@ class RunWandbLogger(WandbLogger):
         save_dir: run folder; W&B writes below `wandb/`.
         mode: "auto" is online where a login is found (or as WANDB_MODE says), else offline.
         kwargs: further arguments of `wandb.init`, such as group, tags or entity.
+
+    Raises:
+        ValueError: an argument that `wandb.init` does not have.
     """
 
     def __init__(
         self, project: str, name: str, save_dir: str, mode: Literal["auto"] | Mode = "auto", **kwargs: Any
     ) -> None:
+        import wandb
+
+        known = inspect.signature(wandb.init).parameters
+        for key in kwargs.keys() - known.keys():
+            raise ValueError(f"wandb.init has no argument '{key}'.{did_you_mean(key, known)}")
         super().__init__(name=name, project=project, save_dir=save_dir, log_model=False, **kwargs)
         self._wandb_init.pop("anonymous", None)  # wandb only warns of it
         self.mode = mode
