@@ -139,7 +139,7 @@ class Canvas:
         mask = np.zeros((height, width), np.uint8)
         corners = np.rint((pixels - f32((left, top))) * 16).astype(np.int32)
         cv2.fillPoly(mask, [corners], 255, cv2.LINE_AA, 4)
-        return left, top, mask.astype(np.float32) * f32(1 / 255)
+        return left, top, np.multiply(mask, f32(1 / 255), dtype=np.float32)
 
     def fill(
         self,
@@ -160,7 +160,9 @@ class Canvas:
             return
         left, top, alpha = covered
         height, width = alpha.shape
-        shade: Floats = np.linspace(tone, tone * (1 - fade), height, dtype=np.float32)[:, None]
+        shade: Floats = np.full((height, 1), tone, np.float32)
+        if fade:
+            shade[:, 0] = np.linspace(tone, tone * (1 - fade), height, dtype=np.float32)
         if round:
             shade = shade * (1 - round * np.linspace(-1, 1, width, dtype=np.float32) ** 2)
         if material.grain:

@@ -48,8 +48,11 @@ class Car:
         along, right, up = f32(points).T
         along = along - SIZES[self.kind][0] / 2
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
-        x, z = self.x + right * cosine + along * sine, self.z - right * sine + along * cosine
-        return np.stack([x, up, z], axis=1).astype(np.float32)
+        placed = np.empty((len(up), 3), np.float32)
+        placed[:, 0] = self.x + right * cosine + along * sine
+        placed[:, 1] = up
+        placed[:, 2] = self.z - right * sine + along * cosine
+        return placed
 
     def paint(self, canvas: Canvas) -> None:
         """Paint shadow, tyres, body, glass and lamps."""
