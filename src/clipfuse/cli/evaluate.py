@@ -17,9 +17,9 @@ def main(arguments: Sequence[str]) -> None:
     run_hydra("evaluate", arguments, _task)
 
 
-def _task(config: "DictConfig") -> float | None:
+def _task(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config
     from clipfuse.engine.run import EvaluateSettings, evaluate
 
     check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
-    return evaluate(config)
+    evaluate(config)

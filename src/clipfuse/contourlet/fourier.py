@@ -13,6 +13,7 @@ from torch import Tensor
 
 from clipfuse.contourlet import tree
 from clipfuse.contourlet.cache import Key, SpectraCache
+from clipfuse.contourlet.coefficients import band_count
 from clipfuse.contourlet.filters import FilterBank
 from clipfuse.contourlet.operators import register_pair
 from clipfuse.contourlet.spectra import LevelSpectra, level_spectra
@@ -112,7 +113,7 @@ def _analyse(planes: Tensor, levels: Sequence[int], *names: str) -> list[Tensor]
         for level in spectra:
             outputs = _fold_first(spectrum, level.first)
             spectrum, nodes = outputs[0], outputs[1:]
-            first = last - (3 if level.depth == 0 else 2**level.depth)
+            first = last - band_count(level.depth)
             for band, values in zip(bands[first:last], _bands_of(nodes, level), strict=True):
                 _store(band[2 * start : 2 * stop], values)
             last = first
@@ -151,7 +152,7 @@ def _synthesise(bands: Sequence[Tensor], levels: Sequence[int], *names: str) -> 
         spectrum = _spectra_of(chunks[:1])[0]
         first = 1
         for level in reversed(spectra):
-            last = first + (3 if level.depth == 0 else 2**level.depth)
+            last = first + band_count(level.depth)
             nodes = _nodes_of(chunks[first:last], level)
             spectrum = _unfold_first([spectrum, *nodes], level.first)
             first = last

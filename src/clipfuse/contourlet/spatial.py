@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfuse.contourlet import tree
+from clipfuse.contourlet.coefficients import band_count
 from clipfuse.contourlet.filters import FilterBank, Taps, plain_tensors
 from clipfuse.contourlet.tree import Pair
 
@@ -133,7 +134,7 @@ def synthesise(bands: Sequence[Tensor], levels: Sequence[int], filters: SpatialF
     """Planes (P, H, W) of bands as `analyse` returns them."""
     image, first = bands[0][:, None], 1
     for depth in levels:
-        last = first + (2**depth if depth else 3)
+        last = first + band_count(depth)
         own = [band[:, None] for band in bands[first:last]]
         if depth == 0:
             starts = ((0, 0), (-1, 0), (0, -1), (-1, -1))

@@ -39,6 +39,7 @@ class TestWriter(Callback):
         self.panel_rows = panel_rows
         self.save_sources = save_sources
         self.scores: list[dict[str, Any]] = []
+        self.means: dict[str, float] = {}
         self.panel: list[list[Tensor]] = []
 
     @property
@@ -48,7 +49,7 @@ class TestWriter(Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget an earlier test."""
-        self.scores, self.panel = [], []
+        self.scores, self.means, self.panel = [], {}, []
 
     def on_test_batch_end(
         self,
@@ -80,12 +81,13 @@ class TestWriter(Callback):
             writer = csv.DictWriter(file, list(self.scores[0]))
             writer.writeheader()
             writer.writerows(self.scores)
-        means = {
+        self.means = {
             name: float(trainer.callback_metrics[f"test/{name}"]) for name in self.scores[0] if name != "name"
         }
         protocol = pl_module.test_metrics.protocol  # type: ignore[union-attr]
         write_json(
-            self.folder / "metrics.json", {"protocol": protocol, "images": len(self.scores), "mean": means}
+            self.folder / "metrics.json",
+            {"protocol": protocol, "images": len(self.scores), "mean": self.means},
         )
         draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel).save(self.panel_path)
         for logger in trainer.loggers:

@@ -133,13 +133,8 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
                 print(f"upload this run later with: {command}")
 
 
-def _print_scores(writer: TestWriter, trainer: L.Trainer, protocol: str) -> None:
-    means = {
-        k.removeprefix("test/"): float(v)
-        for k, v in trainer.callback_metrics.items()
-        if k.startswith("test/")
-    }
-    row = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+def _print_scores(writer: TestWriter, protocol: str) -> None:
+    row = "  ".join(f"{name} {value:.4f}" for name, value in writer.means.items())
     print(f"scores ({len(writer.scores)} images, protocol {protocol}):  {row}")
     print(f"pictures: {writer.panel_path}")
 
@@ -206,7 +201,7 @@ def train(config: DictConfig) -> float | None:
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
             if writer is not None:
-                _print_scores(writer, trainer, metrics.protocol)
+                _print_scores(writer, metrics.protocol)
         status["objective"] = None if objective is None else float(objective)
         if objective is None:
             known = ", ".join(sorted(trainer.callback_metrics))
@@ -232,7 +227,7 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         raise UserError(f"optimizer or scheduler: {error}") from error
 
 
-def evaluate(config: DictConfig) -> float | None:
+def evaluate(config: DictConfig) -> None:
     """Score a checkpoint on the test part of a data set and leave a run folder.
 
     Raises:
@@ -255,6 +250,5 @@ def evaluate(config: DictConfig) -> float | None:
     prepare_folder(folder, config.overwrite, config.checkpoint)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)
-        _print_scores(writer, trainer, metrics.protocol)
+        _print_scores(writer, metrics.protocol)
     print(f"run folder: {folder}")
-    return None
