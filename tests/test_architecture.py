@@ -18,7 +18,7 @@ ALLOWED = {
     "bilevel": set(),
     "contourlet": {"types", "ops", "contourlet"},
     "backbones": {"types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
-    "clip": {"errors", "types", "ops"},
+    "clip": {"errors", "types", "ops", "clip"},
     "losses": {"types", "ops", "clip", "losses.base"},
     "metrics": {"ops", "metrics"},
     "data": {"errors", "types", "ops", "images", "data"},

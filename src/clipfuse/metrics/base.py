@@ -1,55 +1,136 @@
 """How a fusion metric is averaged: over images, on the 8-bit luma that a file would hold."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from clipfuse.metrics.protocols import Protocol, protocol_named
+from clipfuse.metrics.sharing import shared, sharing
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.depth import to_bytes
 
 
 class FusionMetric(Metric):
-    """The mean over images of one score; its states are one sum and one count, safe on uneven ranks.
+    """The mean over images of one metric under one protocol.
 
-    A subclass states `higher_is_better` and `score`, a pure function of (fused, infrared, visible),
-    each (N, 1, H, W) float64 in 0..255, to one score per image, (N,).
+    Its states are a sum and two counts, so that ranks may hold any number of images of any size, or none.
+
+    Args:
+        name: of the metric, as "Qabf"; see `DEFINITIONS`.
+        protocol: name of a protocol, or one.
+
+    Attributes:
+        images: number of images in the mean last computed, over all ranks.
+        undefined: number of images left out of it, for which the metric is not defined.
+
+    Raises:
+        ValueError: the protocol has no such metric.
     """
 
     full_state_update = False
-    score: Callable[[Tensor, Tensor, Tensor], Tensor]
     total: Tensor
-    count: Tensor
+    defined: Tensor
+    missing: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, name: str, protocol: str | Protocol = "strict", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.protocol = protocol_named(protocol)
+        self.definition = self.protocol.definition(name)
+        self.higher_is_better = self.definition.higher_is_better
+        self.images = self.undefined = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("missing", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:
-        """Add a batch of (N, 1, H, W) luma planes in [0, 1]; they are rounded to 8 bits first."""
-        check_planes(fused=fused, infrared=infrared, visible=visible)
-        planes = (to_bytes(plane).double() for plane in (fused, infrared, visible))
-        scores = type(self).score(*planes)
-        self.total += scores.sum()
-        self.count += scores.numel()
+    def update(
+        self, fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            fused: luma (N, 1, H, W), floating point in [0, 1]; rounded to 8 bits first.
+            infrared: the same.
+            visible: the same.
+            target_mask: (N, 1, H, W) bool, True on targets. Without it a metric that needs one is
+                not computed, and the images are not counted.
+
+        Raises:
+            ValueError: a tensor that the metric cannot take; names both and what was expected.
+        """
+        if target_mask is None and self.definition.needs_mask:
+            return
+        name = self.definition.name
+        try:
+            check_planes(fused=fused, infrared=infrared, visible=visible)
+            planes = [_eight_bit(plane) for plane in (fused, infrared, visible)]
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
+        scores = self.definition.score(*planes, **extra, **self.protocol.options.get(name, {}))
+        finite = scores.isfinite()
+        self.total += torch.where(finite, scores, 0).sum()
+        self.defined += finite.sum()
+        self.missing += (~finite).sum()
 
     def compute(self) -> Tensor:
-        """Return the mean over all images seen, a float64 scalar."""
-        return self.total / self.count
+        """Return the mean over all images it is defined for, a float64 scalar; NaN if there are none."""
+        self.images, self.undefined = int(self.defined), int(self.missing)
+        return self.total / self.defined
 
 
 class FusionMetrics(MetricCollection):
-    """Metrics under one named protocol; every number they give is reported with that name.
+    """Metrics under one protocol; every number they give is reported with its name and version.
 
     Args:
-        protocol: name and version, as "basic-0".
-        metrics: metric by short name, as "EN".
+        protocol: name of a protocol, or one.
+        names: of metrics, of the sets "fast" and "full", or of both; "full" by default.
+
+    Raises:
+        ValueError: an unknown protocol, or a metric that it does not have.
     """
 
-    def __init__(self, protocol: str, metrics: Mapping[str, FusionMetric]) -> None:
+    def __init__(
+        self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full", **kwargs: Any
+    ) -> None:
+        self.protocol = protocol_named(protocol)
+        chosen = self.protocol.choose([names] if isinstance(names, str) else names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        super().__init__(dict(metrics), compute_groups=False)
-        self.protocol = protocol
+        super().__init__({name: FusionMetric(name, self.protocol) for name in chosen}, compute_groups=False, **kwargs)
+
+    def update(self, *planes: Tensor, **named: Any) -> None:
+        """Add a batch to every metric; what they have in common is computed once."""
+        with sharing():
+            super().update(*planes, **named)
+
+    def forward(self, *planes: Tensor, **named: Any) -> dict[str, Any]:
+        """Add a batch, and return the means over this batch."""
+        with sharing():
+            return self._computed(super().forward(*planes, **named))
+
+    def compute(self) -> dict[str, Any]:
+        """Return the means by name; metrics that no image could be scored by are left out."""
+        return self._computed(super().compute())
+
+    def undefined(self) -> dict[str, int]:
+        """Return, of the means last computed, how many images each leaves out; zeros are left out."""
+        return {name: metric.undefined for name, metric in self._metrics() if metric.undefined}
+
+    def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
+        seen = {name for name, metric in self._metrics() if metric.images or metric.undefined}
+        return {name: mean for name, mean in means.items() if self._plain(name) in seen}
+
+    def _metrics(self) -> Iterable[tuple[str, FusionMetric]]:
+        return self.items(keep_base=True, copy_state=False)
+
+    def _plain(self, name: str) -> str:
+        return name.removeprefix(self.prefix or "")
+
+
+@shared
+def _eight_bit(plane: Tensor) -> Tensor:
+    if not bool(plane.isfinite().all()):
+        raise ValueError("a plane holds NaN or infinity; expected numbers in [0, 1]")
+    return to_bytes(plane).double()

@@ -1,14 +1,17 @@
-"""Metrics of contrast."""
+"""Metrics of contrast and sharpness, of the fused image alone."""
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from clipfuse.metrics.base import FusionMetric
+from clipfuse.metrics.definition import metric
 
 
+@metric("SD", higher_is_better=True, bounds=(0, 127.5), smallest=1)
 def standard_deviation(
     fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None
 ) -> Tensor:
-    """SD: population standard deviation of the fused image (Rao, Meas. Sci. Technol. 1997).
+    """SD: population standard deviation (Rao, Meas. Sci. Technol. 1997).
 
     Args:
         fused: (N, 1, H, W) in 0..255.
@@ -21,8 +24,50 @@ def standard_deviation(
     return fused.flatten(1).std(dim=1, correction=0)
 
 
-class StandardDeviation(FusionMetric):
-    """Mean SD over images, see `standard_deviation`."""
+@metric("SF", higher_is_better=True, bounds=(0, 255 * 2**0.5))
+def spatial_frequency(fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+    """SF: root of the mean squared steps along rows plus those along columns (Eskicioglu and Fisher, 1995).
 
-    higher_is_better = True
-    score = staticmethod(standard_deviation)
+    Each mean is over its own differences: H (W - 1) of them along rows, (H - 1) W along columns.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
+        infrared: not used.
+        visible: not used.
+
+    Returns:
+        (N,) in [0, 360.6]; higher is better, though noise raises it too.
+    """
+    along_rows = fused.diff(dim=3).square().mean((1, 2, 3))
+    along_columns = fused.diff(dim=2).square().mean((1, 2, 3))
+    return (along_rows + along_columns).sqrt()
+
+
+@metric("AG", higher_is_better=True, bounds=(0, 255))
+def average_gradient(
+    fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None, *, divisor: str = "pixels"
+) -> Tensor:
+    """AG: mean of sqrt((gx^2 + gy^2) / 2), central differences, one-sided at the border (Cui et al., 2015).
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
+        infrared: not used.
+        visible: not used.
+        divisor: the sum is divided by the number of "pixels", H W, or of "cells", (H - 1) (W - 1).
+
+    Returns:
+        (N,) in [0, 255], with "cells" slightly above; higher is better, though noise raises it too.
+    """
+    slopes = [_central_difference(fused, dim).square() for dim in (2, 3)]
+    total = torch.stack(slopes).sum(0).div(2).sqrt().sum((1, 2, 3))
+    height, width = fused.shape[2:]
+    return total / (height * width if divisor == "pixels" else (height - 1) * (width - 1))
+
+
+def _central_difference(plane: Tensor, dim: int) -> Tensor:
+    steps = plane.diff(dim=dim)
+    ends = (1, 1) if dim == 3 else (0, 0, 1, 1)
+    # Repeating the outermost steps makes the mean of two neighbours one-sided there.
+    steps = pad(steps, ends, mode="replicate")
+    length = steps.shape[dim] - 1
+    return (steps.narrow(dim, 0, length) + steps.narrow(dim, 1, length)) / 2
