@@ -98,7 +98,9 @@ class FusionMetrics(MetricCollection):
         self.protocol = protocol_named(protocol)
         chosen = self.protocol.choose([names] if isinstance(names, str) else names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        super().__init__({name: FusionMetric(name, self.protocol) for name in chosen}, compute_groups=False, **kwargs)
+        super().__init__(
+            {name: FusionMetric(name, self.protocol) for name in chosen}, compute_groups=False, **kwargs
+        )
 
     def update(self, *planes: Tensor, **named: Any) -> None:
         """Add a batch to every metric; what they have in common is computed once."""

@@ -1,15 +1,17 @@
 """What a fusion metric is: a checked pure function, and the facts a table needs about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clipfuse.metrics.sharing import shared
+from clipfuse.ops.checks import check_planes
 
 Score = Callable[..., Tensor]
 
@@ -23,7 +25,7 @@ class Definition:
         score: (fused, infrared, visible, ...) -> (N,), one score per image; see `metric`.
         higher_is_better: whether a better fused image should score higher.
         bounds: least and largest value the score can have; infinite where there is none.
-        takes_mask: `score` takes `target_mask` as its fourth argument and may do without.
+        takes_mask: `score` takes a keyword `target_mask`, (N, 1, H, W) bool.
         needs_mask: without `target_mask` there is no score at all.
     """
 
@@ -65,15 +67,16 @@ def metric(
 
         @wraps(function)
         def score(
-            fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None, *rest: Any, **options: Any
+            fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None, **options: Any
         ) -> Tensor:
             planes = {"fused": fused, "infrared": infrared, "visible": visible}
-            needed = {key: plane for key, plane in planes.items() if parameters[key].default is not None}
+            optional = {key for key in planes if parameters[key].default is None}
+            given = {key: plane for key, plane in planes.items() if plane is not None or key not in optional}
             try:
-                _check(smallest, **{key: plane for key, plane in planes.items() if plane is not None} | needed)
+                _check(smallest, given)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-            return function(fused, infrared, visible, *rest, **options)
+            return function(fused, infrared, visible, **options)
 
         needs_mask = takes_mask and parameters["target_mask"].default is not None
         DEFINITIONS[name] = Definition(name, score, higher_is_better, bounds, takes_mask, needs_mask)
@@ -82,28 +85,20 @@ def metric(
     return decorate
 
 
-def _check(smallest: int, **planes: Tensor | None) -> None:
-    shape = None
+def _check(smallest: int, planes: Mapping[str, Tensor | None]) -> None:
     for name, plane in planes.items():
         if plane is None:
             raise ValueError(f"{name} is None; expected a luma plane, (N, 1, H, W) in 0..255")
-        if plane.ndim != 4 or plane.shape[1] != 1:
-            raise ValueError(f"{name} has shape {tuple(plane.shape)}; expected one luma plane, (N, 1, H, W)")
-        if not plane.is_floating_point():
-            raise ValueError(f"{name} has type {plane.dtype}; expected a floating-point plane in 0..255")
-        if shape is not None and plane.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(plane.shape)}; expected {tuple(shape)} like the others")
+    check_planes(**planes)
+    for name, plane in planes.items():
         if min(plane.shape[2:]) < smallest:
             height, width = plane.shape[2:]
             raise ValueError(f"{name} is {height}x{width} px; expected sides of at least {smallest} px")
         low, high = _extremes(plane)
-        if not (low >= 0 and high <= 255):
-            raise ValueError(
-                f"{name} has values from {low:g} to {high:g}; expected 0..255 (multiply a plane in [0, 1] by 255)"
-                if low == low
-                else f"{name} holds NaN; expected numbers in 0..255"
-            )
-        shape = plane.shape
+        if isnan(low):
+            raise ValueError(f"{name} holds NaN; expected numbers in 0..255")
+        if low < 0 or high > 255:
+            raise ValueError(f"{name} has values from {low:g} to {high:g}; expected 0..255")
 
 
 @shared

@@ -1,8 +1,9 @@
 """Protocols: which convention each metric follows, as data.
 
-A protocol holds, for each metric whose published definition it departs from, the options of the
-metric's pure function. `strict` departs nowhere: the functions' defaults are the published
-definitions, computed in float64 on 8-bit luma in 0..255, their known flaws repaired.
+A protocol holds, for each metric whose definition it changes, the options of the metric's pure
+function. `strict` changes none: the functions' defaults are the published definitions, computed in
+float64 on 8-bit luma in 0..255, their known flaws repaired. The conventions of the toolkits and where
+they were found: README.md of this folder.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,10 +11,25 @@ from dataclasses import dataclass, field
 from math import e
 from typing import Any
 
-from clipfuse.metrics import contrast, correlation  # noqa: F401  (they enter DEFINITIONS)
+from clipfuse.errors import did_you_mean
+from clipfuse.metrics import (  # noqa: F401  (they enter DEFINITIONS)
+    contrast,
+    correlation,
+    feature_information,
+    fidelity,
+    gradients,
+    information,
+    perception,
+    structure,
+    visibility,
+    visual_information,
+)
 from clipfuse.metrics.definition import DEFINITIONS, Definition
 
 UNCHECKED = "from the description, not checked against the published code"
+# Cheap enough for every validation: none costs more than SSIM.
+FAST = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM", "local-detail", "noise")
+GOLDEN = ("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR", "SCD", "VIF", "Qabf", "SSIM")
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,11 @@ class Protocol:
     Attributes:
         name: short name.
         version: raised whenever a number it gives may change.
-        summary: what it is, one line.
+        summary: what it is, in one line.
         metrics: the metrics it has, in the order of its tables.
         options: metric -> keyword options of its function, where they are not the defaults.
-        checked: metrics whose values are tested against the published code's.
-        fast: metrics cheap enough for every validation.
+        checked: metrics whose values are tested against those of the published code, or that are
+            our own and have none.
     """
 
     name: str
@@ -36,7 +52,130 @@ class Protocol:
     metrics: tuple[str, ...]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
-    fast: tuple[str, ...] = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM")
 
     def __str__(self) -> str:
+        """Return name and version as every number carries them, such as "strict-1"."""
         return f"{self.name}-{self.version}"
+
+    def definition(self, name: str) -> Definition:
+        """Return a metric.
+
+        Raises:
+            ValueError: the protocol does not have it; names what it has.
+        """
+        if name not in self.metrics:
+            known = "is not in" if name in DEFINITIONS else "is unknown to"
+            near = did_you_mean(name, (*self.metrics, "fast", "full"))
+            raise ValueError(
+                f"metric '{name}' {known} protocol {self}.{near} It has {', '.join(self.metrics)}"
+            )
+        return DEFINITIONS[name]
+
+    def choose(self, names: Iterable[str]) -> list[str]:
+        """Resolve metrics and the sets "fast" and "full" to metrics, each once, in the order of the tables.
+
+        Raises:
+            ValueError: a name is neither, or there is none.
+        """
+        sets = {"full": self.metrics, "fast": [name for name in self.metrics if name in FAST]}
+        chosen: set[str] = set()
+        for name in names:
+            chosen.update(sets.get(name) or (self.definition(name).name,))
+        if not chosen:
+            raise ValueError(
+                f"no metrics are chosen; expected 'fast', 'full' or some of {', '.join(self.metrics)}"
+            )
+        return [name for name in self.metrics if name in chosen]
+
+
+OWN = ("target-contrast", "local-detail", "noise")
+STRICT = Protocol(
+    name="strict",
+    version=1,
+    summary="published definitions in float64, flaws repaired",
+    metrics=(
+        *("EN", "SD", "SF", "AG", "MI", "NMI", "FMI-pixel", "FMI-gradient", "CC", "SCD", "PSNR", "MSE"),
+        *("SSIM", "MS-SSIM", "VIF", "VIFF", "Qabf", "Nabf", "Qcv", "Qcb", *OWN),
+    ),
+    checked=frozenset((*GOLDEN, *OWN)),
+)
+CDDFUSE = Protocol(
+    name="cddfuse",
+    version=1,
+    summary="the table of CDDFuse (CVPR 2023): MI in nats, PSNR's peak is the fused maximum, SSIM's range 2",
+    metrics=GOLDEN,
+    options={
+        "MI": {"base": e},
+        "PSNR": {"peak": "fused"},
+        "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
+        "SSIM": {"data_range": 2.0},
+    },
+    checked=frozenset(GOLDEN),
+)
+
+# From the descriptions of the toolkits alone: nothing of theirs was at hand to be run.
+TANG = Protocol(
+    name="tang",
+    version=1,
+    summary="the MATLAB kit of Tang et al.: PSNR 48.13 dB too high, SSIM of range 1 on 0..255, Nabf misordered",
+    metrics=(
+        *("EN", "SD", "SF", "AG", "MI", "FMI-pixel", "CC", "SCD", "PSNR", "MSE"),
+        *("SSIM", "VIF", "Qabf", "Nabf"),
+    ),
+    options={
+        "AG": {"divisor": "cells"},
+        "FMI-pixel": {"feature": "edge"},
+        "PSNR": {"scale": 1 / 255},
+        "MSE": {"scale": 1 / 255},
+        "SSIM": {"window": "gaussian", "data_range": 1.0, "average": True},
+        "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
+        "Nabf": {"order": "swapped"},
+    },
+)
+IVIF_ZOO = Protocol(
+    name="ivif_zoo",
+    version=1,
+    summary="the kit of the IVIF_ZOO survey: PSNR 48.13 dB too high, SSIM of range 1, off-centre VIF, own NMI",
+    metrics=(
+        *("EN", "SD", "SF", "AG", "MI", "NMI", "CC", "SCD", "PSNR", "MSE"),
+        *("SSIM", "MS-SSIM", "VIF", "Qabf", "Nabf", "Qcv", "Qcb"),
+    ),
+    options={
+        "EN": {"log_offset": 1e-7},
+        "NMI": {"denominator": "of_sources"},
+        "PSNR": {"scale": 1 / 255},
+        "MSE": {"scale": 1 / 255},
+        "SSIM": {"data_range": 1.0},
+        "VIF": {"border": "zero", "centred": False},
+        "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
+        "Qcv": {"blocks": "padded", "stretch": True},
+        "Qcb": {"frequency": "fftfreq", "scale": 1 / 255},
+    },
+)
+VIFB = Protocol(
+    name="vifb",
+    version=1,
+    summary="the VIFB benchmark: MI of stretched images in nats; its mean over colour channels is not followed",
+    metrics=("EN", "SD", "SF", "AG", "MI", "PSNR", "SSIM", "Qabf", "Qcv", "Qcb"),
+    options={
+        "MI": {"base": e, "stretch": True},
+        "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
+        "Qcv": {"blocks": "floor", "stretch": True},
+        "Qcb": {"frequency": "freqspace"},
+    },
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, CDDFUSE, TANG, IVIF_ZOO, VIFB)}
+
+
+def protocol_named(protocol: str | Protocol) -> Protocol:
+    """Return a protocol by its name, or as it is.
+
+    Raises:
+        ValueError: there is none of this name; names those there are.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        near = did_you_mean(protocol, PROTOCOLS)
+        raise ValueError(f"unknown protocol '{protocol}'.{near} There are {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[protocol]

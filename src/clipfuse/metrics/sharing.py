@@ -37,7 +37,11 @@ def shared(step: Callable[P, R]) -> Callable[P, R]:
         if memo is None:
             return step(*arguments, **options)
         values = (*arguments, *(value for _, value in sorted(options.items())))
-        key = (step, *sorted(options), *(id(value) if isinstance(value, Tensor) else value for value in values))
+        key = (
+            step,
+            *sorted(options),
+            *(id(value) if isinstance(value, Tensor) else value for value in values),
+        )
         if key not in memo:
             # The arguments are kept, so that no other tensor gets their identity.
             memo[key] = (values, step(*arguments, **options))

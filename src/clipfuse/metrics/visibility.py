@@ -1,0 +1,161 @@
+"""What the usual metrics do not tell: do targets stand out, is the detail kept, is it noise? (own design)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+from clipfuse.metrics.definition import metric
+from clipfuse.metrics.sharing import shared
+
+RING = 7
+WINDOW = 8
+
+
+@metric("target-contrast", higher_is_better=True, bounds=(-255 / 271, 255 / 16))
+def target_contrast(
+    fused: Tensor, infrared: Tensor | None, visible: Tensor | None, target_mask: Tensor
+) -> Tensor:
+    """Weber contrast of targets against their surroundings (own design).
+
+    For each target (8-connected part of the mask) the mean inside, less the mean over the ring of
+    pixels at most 7 px away in either direction and in no target, over the ring's mean + 16; the
+    score is the mean over targets. The 16 keeps dark rings from making every contrast huge.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255.
+        infrared: not used.
+        visible: not used.
+        target_mask: (N, 1, H, W) bool, True on targets.
+
+    Returns:
+        (N,) in [-0.94, 15.94]; higher is better; NaN where there is no target that has a ring.
+    """
+    scores = []
+    for plane, targets, rings in zip(fused, *_targets_and_rings(target_mask), strict=True):
+        inside, around = ((plane * region).sum((1, 2)) / region.sum((1, 2)) for region in (targets, rings))
+        # The mean of nothing is NaN: not defined.
+        scores.append(((inside - around) / (around + 16)).mean())
+    return torch.stack(scores) if scores else fused.new_zeros(0)
+
+
+@shared
+def _targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return, per image, the targets and their rings, (T, H, W) bool each."""
+    from scipy.ndimage import label
+
+    targets, rings = [], []
+    for plane in mask[:, 0]:
+        labels, count = label(plane.cpu().numpy(), structure=torch.ones(3, 3).numpy())
+        numbers = torch.arange(1, count + 1).view(-1, 1, 1)
+        each = (torch.from_numpy(labels).long() == numbers).to(mask.device)
+        near = each.float()
+        for kernel, padding in (((2 * RING + 1, 1), (RING, 0)), ((1, 2 * RING + 1), (0, RING))):
+            near = max_pool2d(near[:, None], kernel, stride=1, padding=padding)[:, 0] if count else near
+        ring = (near > 0) & ~plane
+        kept = ring.flatten(1).any(1)
+        targets.append(each[kept])
+        rings.append(ring[kept])
+    return targets, rings
+
+
+@metric("local-detail", higher_is_better=True, bounds=(0, 1), smallest=3)
+def local_detail(
+    fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None
+) -> Tensor:
+    """Share of the sources' stronger gradients that the fused image keeps outside of targets (own design).
+
+    The mean of min(1, |grad F| / m), m = max(|grad I|, |grad V|), weighted by m: gradients beyond the
+    sources' earn nothing, so that sharpening and noise cannot raise it. Sobel gradients, border repeated.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
+        infrared: the same shape.
+        visible: the same shape.
+        target_mask: (N, 1, H, W) bool, True on targets; None counts all pixels.
+
+    Returns:
+        (N,) in [0, 1]; higher is better; 1 where the sources are flat and nothing can be lost.
+    """
+    strongest = torch.maximum(_gradient(infrared), _gradient(visible))
+    if target_mask is not None:
+        strongest = strongest * ~target_mask
+    kept = torch.minimum(_gradient(fused), strongest).sum((1, 2, 3))
+    whole = strongest.sum((1, 2, 3))
+    return torch.where(whole > 0, kept / torch.where(whole > 0, whole, 1), 1)
+
+
+@shared
+def _gradient(plane: Tensor) -> Tensor:
+    padded = pad(plane, (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    columns = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    squares = (rows[..., 2:] - rows[..., :-2]).square() + (
+        columns[..., 2:, :] - columns[..., :-2, :]
+    ).square()
+    # The root has no gradient at 0; far below one grey level the clamp has none to give.
+    return squares.clamp_min(1e-24).sqrt() * (squares > 0)
+
+
+@metric("noise", higher_is_better=False, bounds=(0, 1), smallest=3)
+def noise_score(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
+    """Share of the fused image's finest detail that comes from neither source (own design).
+
+    The Laplacian of the fused image is fitted by least squares with those of both sources in each
+    window of 8x8 px; the score is the energy left over, over the whole. It rises where EN, SD, SF or
+    AG are bought with noise. Rounding to 8 bits is such noise too: in smooth images it dominates.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
+        infrared: the same shape.
+        visible: the same shape.
+
+    Returns:
+        (N,) in [0, 1]; lower is better; 0 for any mixture of the sources whose weights are constant in
+        each window, and for a flat image; about 31/32 for white noise, of which two free numbers explain 2/64.
+    """
+    f, i, v = _laplacian(fused), _laplacian(infrared), _laplacian(visible)
+    energy = _window_sums(f * f)
+    ii, vv = _window_energies(infrared), _window_energies(visible)
+    fi, fv, iv = _window_sums(f * i), _window_sums(f * v), _window_sums(i * v)
+    # Gram-Schmidt, the stronger source first; what the weaker adds is ignored where it is but a multiple.
+    swap = vv > ii
+    first, second = torch.where(swap, vv, ii), torch.where(swap, ii, vv)
+    with_first, with_second = torch.where(swap, fv, fi), torch.where(swap, fi, fv)
+    left = second - _ratio(iv.square(), first)
+    new = left > 1e-9 * second
+    explained = _ratio(with_first.square(), first)
+    explained = explained + torch.where(
+        new, _ratio((with_second - _ratio(with_first * iv, first)).square(), left), 0
+    )
+    residual = (energy - explained).clamp_min(0).sum((1, 2, 3))
+    whole = energy.sum((1, 2, 3))
+    return _ratio(residual, whole)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    positive = denominator > 0
+    return torch.where(positive, numerator / torch.where(positive, denominator, 1), 0)
+
+
+@shared
+def _laplacian(plane: Tensor) -> Tensor:
+    middle = plane[..., 1:-1, 1:-1]
+    return (
+        plane[..., :-2, 1:-1]
+        + plane[..., 2:, 1:-1]
+        + plane[..., 1:-1, :-2]
+        + plane[..., 1:-1, 2:]
+        - 4 * middle
+    )
+
+
+@shared
+def _window_energies(plane: Tensor) -> Tensor:
+    return _window_sums(_laplacian(plane).square())
+
+
+def _window_sums(plane: Tensor) -> Tensor:
+    """Sum over windows of 8x8 px; those at the right and lower end may be smaller."""
+    height, width = plane.shape[2:]
+    plane = pad(plane, (0, -width % WINDOW, 0, -height % WINDOW))
+    return plane.unflatten(3, (-1, WINDOW)).sum(4).unflatten(2, (-1, WINDOW)).sum(3)
