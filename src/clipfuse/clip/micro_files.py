@@ -41,7 +41,7 @@ def build_micro(config: Mapping[str, Any]) -> nn.Module:
     model: nn.Module = model_class(**arguments)
     table = model.get_parameter(_table_key(model.state_dict()))
     with torch.no_grad():
-        table.copy_(initial_rows(*table.shape, seed=config["seed"]))
+        table.copy_(initial_rows(table.shape[0], table.shape[1], config["seed"]))
     return model
 
 

@@ -1,0 +1,339 @@
+"""The frozen CLIP that judges fused images: any open_clip model, or the bundled `micro`."""
+
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from os import environ
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from clipfuse.clip.loading import MICRO, Source, load_source, make_tokenizer
+from clipfuse.clip.preprocess import Preprocess
+from clipfuse.clip.tokens import Tokens
+from clipfuse.clip.towers import feature_layers, image_pass, reads_padding, text_pass, text_tower
+from clipfuse.errors import UserError
+
+_loaded: "WeakValueDictionary[tuple[Any, ...], FrozenClip]" = WeakValueDictionary()
+_lock = threading.Lock()
+_announced: set[str] = set()
+
+
+class FrozenClip:
+    """CLIP (Radford et al., arXiv 2103.00020) as a fixed function of images and texts.
+
+    It is no `nn.Module`: a module that keeps it in an attribute has nothing of it in its parameters,
+    `state_dict`, copies, summaries or broadcasts. A deep copy is the same object, and a pickle loads the
+    model again. The weights are frozen and in eval mode; gradients reach the images alone.
+
+    Device: it goes where its images are, and stays float32 unless `to` says otherwise. Under
+    `torch.autocast` the image tower and `encode_embeddings` use the lower precision; preprocessing and
+    `encode_text` never do. Results are float32, or what `to` chose.
+
+    Args:
+        source: a loaded model. Most callers want `FrozenClip.load`.
+        resize: `shortest` or `squash` in place of the model's own way.
+    """
+
+    def __init__(self, source: Source, resize: str | None = None) -> None:
+        self.model = source.model.eval().requires_grad_(False)
+        preprocess = Preprocess.of(source.preprocess)
+        self.preprocess = preprocess if resize is None else replace(preprocess, resize=resize)
+        self.seen_tokens = source.seen
+        self._source = source
+        self._arguments: dict[str, Any] | None = None
+        self._texts: dict[tuple[str, bool], Tensor] = {}
+        with torch.no_grad():
+            self.logit_scale = float(source.model.logit_scale.exp())
+        """What cosines are multiplied with before a softmax; 100 for most models."""
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        pretrained: str | None = None,
+        quick_gelu: bool = False,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        resize: str | None = None,
+        device: str | None = None,
+    ) -> "FrozenClip":
+        """Load a model, or return the one that was loaded with the same arguments and is still in use.
+
+        Args:
+            model: `micro`; a name of open_clip's, such as `ViT-B-32-quickgelu`; `local-dir:/path`, a folder
+                with `open_clip_config.json` and weights; or `hf-hub:organisation/repository`.
+            pretrained: one of the model's tags, such as `openai`, which is downloaded at its first use; or a
+                weights file (a state dict of torch or safetensors, or OpenAI's own). For `micro`, a folder.
+            quick_gelu: use QuickGELU although the model's name lacks `-quickgelu`. Weights in a file do not
+                say what they need: OpenAI's need it, and without it the features are silently wrong.
+            mean: of red, green and blue. A weights file does not hold its preprocessing, so the
+                architecture's default is used, which is silently wrong for some models (open_clip#1068).
+            std: as `mean`.
+            resize: `shortest` or `squash` instead of the model's own.
+            device: where to put it; else the CPU, until the first images.
+
+        Raises:
+            UserError: unknown model, tag or file; weights of another architecture or activation; a broken
+                file; weights that are not here and cannot be downloaded. Names what to do.
+            ValueError: a wrong mean, std, resize or device.
+        """
+        arguments = {
+            "model": model,
+            "pretrained": pretrained,
+            "quick_gelu": quick_gelu,
+            "mean": None if mean is None else tuple(mean),
+            "std": None if std is None else tuple(std),
+            "resize": resize,
+            "device": device,
+        }
+        key = (*arguments.values(), _stamp(model, pretrained))
+        with _lock, _plain_tensors():
+            clip = _loaded.get(key)
+            if clip is None:
+                source = load_source(model, pretrained, quick_gelu)
+                given = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+                clip = cls(replace(source, preprocess={**source.preprocess, **given}), resize)
+                clip._arguments = arguments
+                if device is not None:
+                    clip.to(_device(device))
+                _loaded[key] = clip
+        if model == MICRO:
+            _announce()
+        return clip
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run records, in plain values.
+
+        `model`; `pretrained`: tag, file name or None; `quick_gelu`; `weights_sha256`, of the state dict's
+        names, types, shapes and bytes, so the same for one model in two file formats; `preprocess`; and
+        the `version` of `micro`.
+        """
+        preprocess = {
+            "size": list(self.preprocess.size),
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
+            "interpolation": self.preprocess.interpolation,
+            "resize": self.preprocess.resize,
+        }
+        return {**self._source.identity, "preprocess": preprocess}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.model.logit_scale.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        dtype: torch.dtype = self.model.logit_scale.dtype
+        return dtype
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FrozenClip":
+        """Move the weights, for all who share them. Images on another device do this by themselves."""
+        # Validation may run in inference mode; weights made there could not serve in training.
+        with _plain_tensors():
+            self.model.to(device=device, dtype=dtype)
+            if dtype is not None:
+                self._texts.clear()
+            self._texts = {key: value.to(self.device) for key, value in self._texts.items()}
+        return self
+
+    def encode_image(self, images: Tensor, resize: str | None = None) -> Tensor:
+        """Embed images; a graph is built only if `images` require a gradient.
+
+        Args:
+            images: (N, 1 or 3, H, W) float in [0, 1], any size; gray is repeated. Neither range nor
+                finiteness is checked, which would make a GPU wait.
+            resize: `shortest` or `squash` for this call.
+
+        Returns:
+            (N, D), not normalised.
+
+        Raises:
+            ValueError: wrong shape or type of `images`, unknown `resize`.
+        """
+        ready = self._prepare(images, resize)
+        embedding: Tensor = self.model.encode_image(ready, normalize=False)
+        return embedding.to(self.dtype)
+
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The names `image_features` takes, from the first layer to the last; empty for other towers.
+
+        `block1` ... `blockN` of a ViT (the patch tokens after a block, without normalisation), `stem`,
+        `layer1` ... `layer4` of a CLIP ResNet.
+        """
+        return feature_layers(self.model)
+
+    def image_features(
+        self, images: Tensor, layers: Sequence[str], resize: str | None = None
+    ) -> dict[str, Tensor]:
+        """Return features of the image tower, for a perceptual loss; nothing behind the last is computed.
+
+        Args:
+            images: as for `encode_image`.
+            layers: one or more of `feature_layers`.
+            resize: as for `encode_image`.
+
+        Returns:
+            (N, C, h, w) by name, in the order of `layers`.
+
+        Raises:
+            ValueError: as `encode_image`; no or an unknown layer; a tower that gives no features.
+        """
+        if not layers:
+            raise ValueError(f"no layers were named; expected some of {', '.join(self.feature_layers)}")
+        features = image_pass(self.model, self._prepare(images, resize), layers, embed=False)[1]
+        return {name: value.to(self.dtype) for name, value in features.items()}
+
+    def encode_with_features(
+        self, images: Tensor, layers: Sequence[str], resize: str | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return `encode_image` and `image_features` from one pass of the tower."""
+        embedding, features = image_pass(self.model, self._prepare(images, resize), layers, embed=True)
+        assert embedding is not None
+        return embedding.to(self.dtype), {name: value.to(self.dtype) for name, value in features.items()}
+
+    def encode_text(self, texts: Sequence[str], truncate: bool = False) -> Tensor:
+        """Embed texts, without gradient and in full precision; each text is computed once.
+
+        Args:
+            texts: T texts, one or more.
+            truncate: cut texts that are too long instead of refusing them.
+
+        Returns:
+            (T, D) where the weights are, not normalised.
+
+        Raises:
+            ValueError: `texts` is a single string or empty, or a text is longer than the context.
+            UserError: the tokenizer cannot be had here.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError("texts must be a list of one or more strings")
+        new = [text for text in dict.fromkeys(texts) if (text, truncate) not in self._texts]
+        if new:
+            ids = self.tokens.ids(new, truncate)
+            with _plain_tensors(), torch.autocast(self.device.type, enabled=False):
+                features = self.model.encode_text(ids.to(self.device), normalize=False).to(self.dtype)
+            for text, feature in zip(new, features, strict=True):
+                self._warn_of_unseen(text)
+                self._texts[text, truncate] = feature
+        return torch.stack([self._texts[text, truncate] for text in texts])
+
+    def encode_embeddings(self, embeddings: Tensor, ends: Tensor) -> Tensor:
+        """Embed texts given as token embeddings, with gradients to these through the frozen text tower.
+
+        Args:
+            embeddings: (P, L, W), rows of `token_table` or what stands for them, from start to end of text;
+                without positions. L is at most the context length; it must be the whole context, padded
+                as in training, where `reads_padding`.
+            ends: (P,) int64, the index of the end-of-text token.
+
+        Returns:
+            (P, D), not normalised.
+
+        Raises:
+            ValueError: this text tower takes no embeddings (one of Hugging Face), or L does not fit.
+        """
+        if embeddings.device != self.device:
+            self.to(embeddings.device)
+        ends = ends.to(self.device)
+        return text_pass(self.model, embeddings.to(self.dtype), ends).to(self.dtype)
+
+    @property
+    def token_table(self) -> Tensor:
+        """(V, W), the embedding of each token; raises ValueError where `encode_embeddings` does."""
+        table: Tensor = text_tower(self.model).token_embedding.weight
+        return table
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the text tower looks at what follows the end of a text."""
+        return reads_padding(self.model)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The tokenizer; made when it is first used, since some must be downloaded."""
+        limit = getattr(getattr(self.model, "text", self.model), "context_length", None)
+        tokenizer = make_tokenizer(self._source)
+        return Tokens(tokenizer, limit or tokenizer.context_length, self.seen_tokens)
+
+    def _prepare(self, images: Tensor, resize: str | None) -> Tensor:
+        if images.device != self.device:
+            self.to(images.device)
+        return self.preprocess(images, self.dtype, resize)
+
+    def _warn_of_unseen(self, text: str) -> None:
+        if words := self.tokens.unseen_words(text):
+            warnings.warn(
+                f"this CLIP has never seen {', '.join(words)} (in the text '{text}'): these words mean "
+                "nothing to it",
+                stacklevel=3,
+            )
+
+    def __copy__(self) -> "FrozenClip":
+        return self
+
+    def __deepcopy__(self, memo: Mapping[int, Any]) -> "FrozenClip":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._arguments is None:
+            raise TypeError(
+                "this FrozenClip was made from a model in memory; only a loaded one can be pickled"
+            )
+        return _load_again, (self._arguments, self._source.identity["weights_sha256"])
+
+    def __repr__(self) -> str:
+        name, weights = self._source.identity["model"], self._source.identity["pretrained"]
+        return f"FrozenClip({name}{f', {weights}' if weights else ''})"
+
+
+def _load_again(arguments: Mapping[str, Any], weights_sha256: str) -> FrozenClip:
+    """Undo a pickle."""
+    clip = FrozenClip.load(**arguments)
+    if clip.identity["weights_sha256"] != weights_sha256:
+        raise UserError(f"the weights of {clip} are others than those that were pickled; load them by hand")
+    return clip
+
+
+def _stamp(model: str, pretrained: str | None) -> tuple[Any, ...]:
+    """What tells that a file has changed since it was loaded."""
+    place = model.partition(":")[2] if model.startswith("local-dir:") else pretrained
+    if place is None or not (path := Path(place)).exists():
+        return ()
+    files = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.is_file())
+    return (path.resolve(), *((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise ValueError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+
+
+def _announce() -> None:
+    if MICRO not in _announced and environ.get("LOCAL_RANK", "0") == "0":
+        _announced.add(MICRO)
+        print(
+            "clip=micro is a small stand-in made for this domain, not OpenAI's CLIP: use it to try things, "
+            "not for the numbers of a paper",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Make tensors that training can use, whatever mode surrounds their first use."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
