@@ -1,7 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from clipfuse.cli.config import conf_dir
+from clipfuse.testing.ranks import Ranks
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -94,3 +95,10 @@ def clipfuse(
         return (code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Two gloo processes; started once, as importing torch takes them ten seconds."""
+    with Ranks(2) as two:
+        yield two

@@ -20,10 +20,11 @@ ALLOWED = {
     "backbones": {"types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
     "clip": {"errors", "types", "ops", "clip"},
     "losses": {"types", "ops", "clip", "losses.base"},
-    "metrics": {"ops", "metrics"},
+    "metrics": {"errors", "ops", "metrics"},
     "data": {"errors", "types", "ops", "images", "data"},
+    "testing": {"errors", "types", "losses.base", "testing"},
     "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
-    "cli": {"errors", "cli", "engine", "data", "images", "ops"},
+    "cli": {"errors", "cli", "engine", "data", "images", "metrics", "ops"},
 }
 # Package of others -> where it may be imported at all.
 PLACES = {

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -71,6 +72,34 @@ def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
                 f"name: {', '.join(missing[:5])}{more}; add the {word} files or remove their partners"
             )
     return {stem: tuple(found[stem] for found in files.values()) for stem in stems}
+
+
+def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
+    """Require that the files of each name have one size; only their headers are read.
+
+    Raises:
+        UserError: lists the names whose sizes differ; or a file is no image.
+    """
+    unequal = []
+    for paths in files.values():
+        sizes = {path: _size(path) for path in paths}
+        if len(set(sizes.values())) > 1:
+            unequal.append(", ".join(f"{path} {width}x{height}" for path, (width, height) in sizes.items()))
+    if unequal:
+        more = f"; and {len(unequal) - 5} more" if len(unequal) > 5 else ""
+        raise UserError(
+            f"{len(unequal)} of {len(files)} images differ in size from their partners: "
+            f"{'; '.join(unequal[:5])}{more}; bring them to one size, by the method's own crop or resize"
+        )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError:
+        read_image(path)  # says what is wrong with it
+        raise
 
 
 def read_image(path: str | Path) -> Tensor:

@@ -61,7 +61,7 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     status = json.loads((folder / "status.json").read_text())
     assert status == {"status": "finished", "reason": None, "samples_seen": 12, "objective": objective}
     scores = json.loads((folder / "test/metrics.json").read_text())
-    assert scores["protocol"] == "basic-0"
+    assert scores["protocol"] == "strict-1"
     assert scores["images"] == 2
     with (folder / "test/per_image.csv").open(newline="") as file:
         per_image = list(csv.DictReader(file))

@@ -11,6 +11,7 @@ from clipfuse.errors import UserError, did_you_mean
 COMMANDS = {
     "train": "train one run, or with -m a sweep of runs, one process each",
     "evaluate": "score a checkpoint on a data set",
+    "score": "score the fused images of any method, one folder each",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "doctor": "tell what works on this machine and what is missing",
 }

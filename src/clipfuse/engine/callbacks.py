@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ class TestWriter(Callback):
         self.panel_rows = panel_rows
         self.save_sources = save_sources
         self.scores: list[dict[str, Any]] = []
-        self.means: dict[str, float] = {}
         self.panel: list[list[Tensor]] = []
 
     @property
@@ -47,9 +47,14 @@ class TestWriter(Callback):
         """Where the panel is written."""
         return self.folder / "panel.png"
 
+    def columns(self) -> dict[str, list[float]]:
+        """Return the scores by metric, one per image; NaN where a metric is not defined."""
+        names = dict.fromkeys(name for row in self.scores for name in row if name != "name")
+        return {name: [row.get(name, nan) for row in self.scores] for name in names}
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget an earlier test."""
-        self.scores, self.means, self.panel = [], {}, []
+        self.scores, self.panel = [], []
 
     def on_test_batch_end(
         self,
@@ -67,6 +72,8 @@ class TestWriter(Callback):
         visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
         if self.save_sources:
             planes |= {"infrared": batch.infrared[0], "visible": visible}
+            if batch.target_mask is not None:
+                planes["masks"] = batch.target_mask[0].to(fused.dtype)
         for kind, plane in planes.items():
             write_png(self.folder / kind / f"{name}.png", plane, overwrite=True)
         self.scores.append({"name": name} | {key: float(value) for key, value in outputs["scores"].items()})
@@ -77,18 +84,20 @@ class TestWriter(Callback):
         """Write scores and panel."""
         if not trainer.is_global_zero or not self.scores:
             return
+        metrics: Any = pl_module.test_metrics
+        protocol, columns = metrics.protocol, self.columns()
         with write_atomically(self.folder / "per_image.csv") as file:
-            writer = csv.DictWriter(file, list(self.scores[0]))
+            writer = csv.DictWriter(file, ["name", *columns, "protocol"])
             writer.writeheader()
-            writer.writerows(self.scores)
-        self.means = {
-            name: float(trainer.callback_metrics[f"test/{name}"]) for name in self.scores[0] if name != "name"
+            writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
+        record = {
+            "protocol": str(protocol),
+            "images": len(self.scores),
+            "mean": {name: float(trainer.callback_metrics[f"test/{name}"]) for name in columns},
+            "undefined": metrics.undefined(),
+            "unchecked": [name for name in columns if name not in protocol.checked],
         }
-        protocol = pl_module.test_metrics.protocol  # type: ignore[union-attr]
-        write_json(
-            self.folder / "metrics.json",
-            {"protocol": protocol, "images": len(self.scores), "mean": self.means},
-        )
+        write_json(self.folder / "metrics.json", record)
         draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel).save(self.panel_path)
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):

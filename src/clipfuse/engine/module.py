@@ -30,7 +30,8 @@ class FusionModule(ScoringModule):
         loss: the plugin.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, number of updates) -> learning-rate schedule.
-        metrics: as `ScoringModule`; copied once more for validation.
+        metrics: of the test, as `ScoringModule`.
+        validation_metrics: of each validation; a copy is used.
         seed: seeds every draw of the loss.
         accumulate: micro-batches per update, 1 or more.
         gradient_clip: largest L2 norm of the gradient; None leaves it alone.
@@ -48,6 +49,7 @@ class FusionModule(ScoringModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         metrics: MetricCollection,
+        validation_metrics: MetricCollection,
         seed: int = 0,
         accumulate: int = 1,
         gradient_clip: float | None = None,
@@ -70,7 +72,7 @@ class FusionModule(ScoringModule):
         self._micro_batches: list[dict[str, Tensor]] = []
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self.val_metrics = metrics.clone(prefix="val/metric/")
+        self.val_metrics = validation_metrics.clone(prefix="val/metric/")
 
     def loss_inputs(self, batch: FusionBatch) -> LossInputs:
         """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
@@ -156,7 +158,9 @@ class FusionModule(ScoringModule):
         with self._full_precision():
             output = self.loss(inputs)
         with naming(batch.sample_ids):
-            self.val_metrics.update(inputs.fused, batch.infrared, batch.visible)
+            self.val_metrics.update(
+                inputs.fused, batch.infrared, batch.visible, target_mask=batch.target_mask
+            )
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
 

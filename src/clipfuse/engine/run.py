@@ -133,10 +133,23 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
                 print(f"upload this run later with: {command}")
 
 
-def _print_scores(writer: TestWriter, protocol: str) -> None:
-    row = "  ".join(f"{name} {value:.4f}" for name, value in writer.means.items())
-    print(f"scores ({len(writer.scores)} images, protocol {protocol}):  {row}")
+def _print_scores(writer: TestWriter, metrics: Any) -> None:
+    print(metrics.test.table({f"fused ({len(writer.scores)} images)": writer.columns()}))
     print(f"pictures: {writer.panel_path}")
+
+
+def _check_names(config: DictConfig, metrics: Any, callbacks: Sequence[L.Callback]) -> None:
+    """Refuse to watch a score that will never be computed, before the hours it would take to find out."""
+    watched = {getattr(callback, "monitor", None): "callbacks" for callback in callbacks}
+    watched |= {config.objective: "objective"} if config.test else {}
+    for prefix, part in {"val/metric/": "validation", "test/": "test"}.items():
+        known = list(getattr(metrics, part).keys(keep_base=True))
+        for key, where in watched.items():
+            if key is not None and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
+                raise UserError(
+                    f"{where} watches {key}, but {name} is not in metrics.{part} ({', '.join(known)}); "
+                    "add it there or watch another"
+                )
 
 
 def train(config: DictConfig) -> float | None:
@@ -171,13 +184,15 @@ def train(config: DictConfig) -> float | None:
         loss,
         optimizer,
         scheduler,
-        metrics,
+        metrics.test,
+        metrics.validation,
         seed=config.seed,
         accumulate=config.accumulate,
         gradient_clip=config.gradient_clip,
         config=record,
     )
     callbacks = build_all(config.get("callbacks"), "callbacks")
+    _check_names(config, metrics, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     loggers = build_all(config.get("logger"), "logger")
     trainer: L.Trainer = build(
@@ -201,7 +216,7 @@ def train(config: DictConfig) -> float | None:
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
             if writer is not None:
-                _print_scores(writer, metrics.protocol)
+                _print_scores(writer, metrics)
         status["objective"] = None if objective is None else float(objective)
         if objective is None:
             known = ", ".join(sorted(trainer.callback_metrics))
@@ -242,7 +257,7 @@ def evaluate(config: DictConfig) -> None:
     data = build(config.loader, "loader", source=source)
     data.check_parts("test")
     record = _record(config, source.fingerprint())
-    module = ScoringModule(backbone, metrics)
+    module = ScoringModule(backbone, metrics.test)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
     loggers = build_all(config.get("logger"), "logger")
     progress = RunProgress()
@@ -250,5 +265,5 @@ def evaluate(config: DictConfig) -> None:
     prepare_folder(folder, config.overwrite, config.checkpoint)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)
-        _print_scores(writer, metrics.protocol)
+        _print_scores(writer, metrics)
     print(f"run folder: {folder}")

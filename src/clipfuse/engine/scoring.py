@@ -42,7 +42,7 @@ class ScoringModule(L.LightningModule):
         """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""
         fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
         with naming(batch.sample_ids):
-            scores = self.test_metrics(fused, batch.infrared, batch.visible)
+            scores = self.test_metrics(fused, batch.infrared, batch.visible, target_mask=batch.target_mask)
         named = {name.removeprefix("test/"): score for name, score in scores.items()}
         return {"fused": fused, "scores": named}
 

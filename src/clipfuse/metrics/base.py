@@ -1,6 +1,7 @@
 """How a fusion metric is averaged: over images, on the 8-bit luma that a file would hold."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torchmetrics import Metric, MetricCollection
 
 from clipfuse.metrics.protocols import Protocol, protocol_named
 from clipfuse.metrics.sharing import shared, sharing
+from clipfuse.metrics.table import score_table
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.depth import to_bytes
+
+ROUNDING = 1e-5  # what float32 arithmetic may leave outside of [0, 1]
 
 
 class FusionMetric(Metric):
@@ -63,13 +67,14 @@ class FusionMetric(Metric):
         if target_mask is None and self.definition.needs_mask:
             return
         name = self.definition.name
+        planes = {"fused": fused, "infrared": infrared, "visible": visible}
         try:
-            check_planes(fused=fused, infrared=infrared, visible=visible)
-            planes = [_eight_bit(plane) for plane in (fused, infrared, visible)]
+            check_planes(**planes)
+            rounded = [_eight_bit(key, plane) for key, plane in planes.items()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
-        scores = self.definition.score(*planes, **extra, **self.protocol.options.get(name, {}))
+        scores = self.definition.score(*rounded, **extra, **self.protocol.options.get(name, {}))
         finite = scores.isfinite()
         self.total += torch.where(finite, scores, 0).sum()
         self.defined += finite.sum()
@@ -92,15 +97,12 @@ class FusionMetrics(MetricCollection):
         ValueError: an unknown protocol, or a metric that it does not have.
     """
 
-    def __init__(
-        self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full", **kwargs: Any
-    ) -> None:
-        self.protocol = protocol_named(protocol)
-        chosen = self.protocol.choose([names] if isinstance(names, str) else names)
+    def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
+        protocol = protocol_named(protocol)
+        chosen = protocol.choose([names] if isinstance(names, str) else names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        super().__init__(
-            {name: FusionMetric(name, self.protocol) for name in chosen}, compute_groups=False, **kwargs
-        )
+        super().__init__({name: FusionMetric(name, protocol) for name in chosen}, compute_groups=False)
+        self.protocol = protocol
 
     def update(self, *planes: Tensor, **named: Any) -> None:
         """Add a batch to every metric; what they have in common is computed once."""
@@ -120,6 +122,10 @@ class FusionMetrics(MetricCollection):
         """Return, of the means last computed, how many images each leaves out; zeros are left out."""
         return {name: metric.undefined for name, metric in self._metrics() if metric.undefined}
 
+    def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+        """Return the scores per image, {method: {metric: scores}}, as a table of text; see `score_table`."""
+        return score_table(self.protocol, rows)
+
     def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
         seen = {name for name, metric in self._metrics() if metric.images or metric.undefined}
         return {name: mean for name, mean in means.items() if self._plain(name) in seen}
@@ -132,7 +138,33 @@ class FusionMetrics(MetricCollection):
 
 
 @shared
-def _eight_bit(plane: Tensor) -> Tensor:
-    if not bool(plane.isfinite().all()):
-        raise ValueError("a plane holds NaN or infinity; expected numbers in [0, 1]")
+def _eight_bit(name: str, plane: Tensor) -> Tensor:
+    if plane.numel():
+        low, high = (float(value) for value in plane.detach().aminmax())
+        if isnan(low):
+            raise ValueError(f"{name} holds NaN; expected numbers in [0, 1]")
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise ValueError(f"{name} has values from {low:g} to {high:g}; expected [0, 1]")
     return to_bytes(plane).double()
+
+
+class RunMetrics:
+    """The metrics of a run: a few for every validation, all for the test, under one protocol.
+
+    Args:
+        protocol: name of a protocol, or one.
+        validation: metrics or sets, as `FusionMetrics`.
+        test: the same.
+
+    Raises:
+        ValueError: an unknown protocol, or a metric that it does not have.
+    """
+
+    def __init__(
+        self,
+        protocol: str | Protocol = "strict",
+        validation: str | Iterable[str] = "fast",
+        test: str | Iterable[str] = "full",
+    ) -> None:
+        self.validation = FusionMetrics(protocol, validation)
+        self.test = FusionMetrics(protocol, test)

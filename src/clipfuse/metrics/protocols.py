@@ -102,7 +102,7 @@ STRICT = Protocol(
 CDDFUSE = Protocol(
     name="cddfuse",
     version=1,
-    summary="the table of CDDFuse (CVPR 2023): MI in nats, PSNR's peak is the fused maximum, SSIM's range 2",
+    summary="table of CDDFuse (CVPR 2023): MI in nats, PSNR's peak is the fused maximum, SSIM's range 2",
     metrics=GOLDEN,
     options={
         "MI": {"base": e},
@@ -117,7 +117,7 @@ CDDFUSE = Protocol(
 TANG = Protocol(
     name="tang",
     version=1,
-    summary="the MATLAB kit of Tang et al.: PSNR 48.13 dB too high, SSIM of range 1 on 0..255, Nabf misordered",
+    summary="kit of Tang et al.: PSNR 48.13 dB too high, SSIM of range 1 on 0..255, Nabf misordered",
     metrics=(
         *("EN", "SD", "SF", "AG", "MI", "FMI-pixel", "CC", "SCD", "PSNR", "MSE"),
         *("SSIM", "VIF", "Qabf", "Nabf"),
@@ -135,7 +135,7 @@ TANG = Protocol(
 IVIF_ZOO = Protocol(
     name="ivif_zoo",
     version=1,
-    summary="the kit of the IVIF_ZOO survey: PSNR 48.13 dB too high, SSIM of range 1, off-centre VIF, own NMI",
+    summary="kit of the IVIF_ZOO survey: PSNR 48.13 dB too high, SSIM of range 1, off-centre VIF",
     metrics=(
         *("EN", "SD", "SF", "AG", "MI", "NMI", "CC", "SCD", "PSNR", "MSE"),
         *("SSIM", "MS-SSIM", "VIF", "Qabf", "Nabf", "Qcv", "Qcb"),
@@ -155,7 +155,7 @@ IVIF_ZOO = Protocol(
 VIFB = Protocol(
     name="vifb",
     version=1,
-    summary="the VIFB benchmark: MI of stretched images in nats; its mean over colour channels is not followed",
+    summary="the VIFB benchmark: MI of stretched images in nats; its mean over colours is not followed",
     metrics=("EN", "SD", "SF", "AG", "MI", "PSNR", "SSIM", "Qabf", "Qcv", "Qcb"),
     options={
         "MI": {"base": e, "stretch": True},

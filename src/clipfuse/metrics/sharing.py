@@ -7,19 +7,52 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_memo: ContextVar[dict[Any, Any] | None] = ContextVar("memo", default=None)
+
+class Memo:
+    """Results of `shared` steps by step and arguments."""
+
+    def __init__(self) -> None:
+        self._results: dict[Any, tuple[tuple[Any, ...], Any]] = {}
+
+    def get(self, step: Callable[..., R], arguments: tuple[Any, ...], options: dict[str, Any]) -> R:
+        """Return the result of a step, computed at its first call."""
+        names = sorted(options)
+        values = (*arguments, *(options[name] for name in names))
+        key = (step, *names, *(id(value) if isinstance(value, Tensor) else value for value in values))
+        if key not in self._results:
+            # The arguments are kept, so that no other tensor gets their identity.
+            self._results[key] = (values, step(*arguments, **options))
+        result: R = self._results[key][1]
+        return result
+
+    def retain(self, *tensors: Tensor) -> None:
+        """Forget all that does not come from these tensors alone."""
+        known = {id(tensor) for tensor in tensors}
+        # Results stand behind the results they were made of.
+        for key, (values, result) in list(self._results.items()):
+            if all(id(value) in known for value in values if isinstance(value, Tensor)):
+                known.update(id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+            else:
+                del self._results[key]
+
+
+_memo: ContextVar[Memo | None] = ContextVar("memo", default=None)
 
 
 @contextmanager
-def sharing() -> Iterator[None]:
-    """Inside, a `shared` step is computed once per set of arguments; at the end all is forgotten."""
-    token = _memo.set({})
+def sharing() -> Iterator[Memo]:
+    """Inside, a `shared` step is computed once per set of arguments; the outermost block forgets all."""
+    if (memo := _memo.get()) is not None:
+        yield memo
+        return
+    token = _memo.set(memo := Memo())
     try:
-        yield
+        yield memo
     finally:
         _memo.reset(token)
 
@@ -34,17 +67,6 @@ def shared(step: Callable[P, R]) -> Callable[P, R]:
     @wraps(step)
     def once(*arguments: P.args, **options: P.kwargs) -> R:
         memo = _memo.get()
-        if memo is None:
-            return step(*arguments, **options)
-        values = (*arguments, *(value for _, value in sorted(options.items())))
-        key = (
-            step,
-            *sorted(options),
-            *(id(value) if isinstance(value, Tensor) else value for value in values),
-        )
-        if key not in memo:
-            # The arguments are kept, so that no other tensor gets their identity.
-            memo[key] = (values, step(*arguments, **options))
-        return memo[key][1]
+        return step(*arguments, **options) if memo is None else memo.get(step, arguments, options)
 
     return once

@@ -1,0 +1,69 @@
+"""Scores of several methods as a table of text: the one way they are printed."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from statistics import fmean, stdev
+
+from clipfuse.metrics.protocols import UNCHECKED, Protocol
+
+MARK = "*"
+
+
+def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Return one line per metric and one column per method, with the protocol's name and version.
+
+    A cell holds mean and sample standard deviation over images; with several methods also the rank of
+    the mean, 1 the best, ties sharing the better one. Arrows say which way is better.
+
+    Args:
+        protocol: the protocol of all scores.
+        scores: method -> metric -> one score per image; a score that is not finite says that the metric
+            is not defined for this image, and is left out and counted below the table.
+    """
+    methods = list(scores)
+    metrics = [name for name in protocol.metrics if any(name in each for each in scores.values())]
+    defined = {
+        (method, name): [score for score in scores[method].get(name, ()) if isfinite(score)]
+        for method in methods
+        for name in metrics
+    }
+    ranks = {name: _ranks({m: defined[m, name] for m in methods}, protocol, name) for name in metrics}
+    lines = [["metric", *methods]]
+    for name in metrics:
+        better = "↑" if protocol.definition(name).higher_is_better else "↓"
+        mark = "" if name in protocol.checked else MARK
+        ranked = ranks[name] if len(methods) > 1 else {}
+        cells = [_cell(defined[method, name], ranked.get(method)) for method in methods]
+        lines.append([f"{name} {better}{mark}", *cells])
+    if len(methods) > 1:
+        averages = [fmean(ranks[name][m] for name in metrics if m in ranks[name]) for m in methods]
+        lines.append(["mean rank ↓", *(f"{average:.2f}" for average in averages)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    rows.insert(1, "  ".join("-" * width for width in widths))
+    notes = [f"protocol {protocol}: {protocol.summary}"]
+    if unchecked := [name for name in metrics if name not in protocol.checked]:
+        notes.append(f"{MARK} {UNCHECKED}: {', '.join(unchecked)}")
+    for method in methods:
+        for name in metrics:
+            images = len(scores[method].get(name, ()))
+            if missing := images - len(defined[method, name]):
+                notes.append(f"{name} is not defined for {missing} of {images} images of {method}")
+    return "\n".join(row.rstrip() for row in [*rows, *notes])
+
+
+def _cell(scores: Sequence[float], rank: int | None) -> str:
+    if not scores:
+        return "-"
+    spread = f" ± {_number(stdev(scores))}" if len(scores) > 1 else ""
+    return f"{_number(fmean(scores))}{spread}" + (f" ({rank})" if rank else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) >= 1000 else f"{value:.{3 if abs(value) < 10 else 2}f}"
+
+
+def _ranks(scores: Mapping[str, Sequence[float]], protocol: Protocol, name: str) -> dict[str, int]:
+    sign = -1 if protocol.definition(name).higher_is_better else 1
+    means = {method: sign * fmean(values) for method, values in scores.items() if values}
+    return {method: 1 + sum(other < mean for other in means.values()) for method, mean in means.items()}

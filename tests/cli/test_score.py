@@ -1,0 +1,155 @@
+"""`clipfuse score`, as a user runs it."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipfuse.metrics.protocols import STRICT
+
+Run = Callable[..., tuple[int, str, str]]
+CHEAP = "EN,SD,CC,SSIM"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Three pairs, gray infrared and colour visible, and two methods: "ours" in colour, "theirs" in gray."""
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "c10"):
+        infrared = generator.integers(0, 256, (48, 50))
+        visible = generator.integers(0, 256, (48, 50, 3))
+        fused = (infrared[..., None] + visible) // 2
+        for folder, image, suffix in (
+            ("ir", infrared, "png"),
+            ("vi", visible, "bmp"),
+            ("ours", fused, "png"),
+            ("theirs", np.maximum(infrared, visible.mean(-1)), "tif"),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / folder / f"{name}.{suffix}")
+    return tmp_path
+
+
+def sources(folder: Path) -> list[str]:
+    return ["--infrared", str(folder / "ir"), "--visible", str(folder / "vi")]
+
+
+def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
+    out, means = folders / "scores" / "out.csv", folders / "means.json"
+    both = ["--fused", str(folders / "ours"), "--fused", f"maximum={folders / 'theirs'}"]
+    code, text, errors = clipfuse(
+        "score",
+        *both,
+        *sources(folders),
+        "--metrics",
+        f"{CHEAP},PSNR,Qcv",
+        "--out",
+        str(out),
+        "--json",
+        str(means),
+    )
+    assert code == 0, errors
+    assert "protocol strict-1" in text
+    assert "Qcv ↓*" in text
+    assert "* from the description, not checked against the published code: Qcv" in text
+    header = text.splitlines()[0].split()
+    baselines = [f"baseline:{name}" for name in ("infrared", "visible", "average", "maximum")]
+    assert header == ["metric", "ours", "maximum", *baselines]
+    rows = list(csv.DictReader(out.open()))
+    assert list(rows[0]) == ["method", "name", "EN", "SD", "CC", "PSNR", "SSIM", "Qcv", "protocol"]
+    assert {row["protocol"] for row in rows} == {"strict-1"}
+    assert [row["name"] for row in rows[:3]] == ["a", "b", "c10"]
+    assert len(rows) == 6 * 3
+    record = json.loads(means.read_text())
+    assert record["protocol"] == "strict-1"
+    for method, values in record["methods"].items():
+        for name, mean in values.items():
+            scores = [float(row[name]) for row in rows if row["method"] == method]
+            assert mean == pytest.approx(np.mean(scores), rel=1e-12)
+    assert record["unchecked"] == [name for name in STRICT.metrics if name not in STRICT.checked]
+    assert record["methods"]["baseline:infrared"]["SSIM"] > 1  # it equals one of its sources
+
+
+def test_the_ranks_of_the_table(clipfuse: Run, folders: Path) -> None:
+    both = ["--fused", str(folders / "ours"), "--fused", f"again={folders / 'ours'}"]
+    _, text, _ = clipfuse("score", *both, *sources(folders), "--metrics", "EN,MSE", "--no-baselines")
+    lines = text.splitlines()
+    assert lines[2].count("(1)") == 2  # equal means share their rank
+    assert lines[4].split() == ["mean", "rank", "↓", "1.00", "1.00"]
+    _, text, _ = clipfuse("score", *both[:2], *sources(folders), "--metrics", "MSE")
+    ranks = text.splitlines()[2].split("MSE ↓")[1]
+    assert "baseline" in text
+    assert "(1)" in ranks
+    assert "(5)" in ranks
+
+
+def test_a_protocol_changes_numbers(clipfuse: Run, folders: Path) -> None:
+    command = ["score", "--fused", str(folders / "ours"), *sources(folders), "--metrics", "MI,EN", "--json"]
+    values = []
+    for protocol in ("strict", "cddfuse"):
+        code, text, _ = clipfuse(*command, str(folders / f"{protocol}.json"), "--protocol", protocol)
+        assert code == 0
+        assert f"protocol {protocol}-1" in text
+        values.append(json.loads((folders / f"{protocol}.json").read_text())["methods"]["ours"])
+    assert values[0]["EN"] == values[1]["EN"]
+    assert values[0]["MI"] * np.log(2) == pytest.approx(values[1]["MI"])
+
+
+def test_target_masks(clipfuse: Run, folders: Path) -> None:
+    (folders / "masks").mkdir()
+    for number, name in enumerate(("a", "b", "c10")):
+        mask = np.zeros((48, 50), dtype=np.uint8)
+        mask[20:25, 20:25] = 255 * (number > 0)
+        Image.fromarray(mask).save(folders / "masks" / f"{name}.png")
+    command = [
+        "score",
+        "--fused",
+        str(folders / "ours"),
+        *sources(folders),
+        "--metrics",
+        "target-contrast,SD",
+    ]
+    code, text, _ = clipfuse(*command, "--masks", str(folders / "masks"))
+    assert code == 0
+    assert "target-contrast is not defined for 1 of 3 images of ours" in text
+    _, text, _ = clipfuse(*command)
+    assert "target-contrast" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        (lambda f: (f / "ours/b.png").unlink(), [], "1 of 3 images have no ours file of the same name: b;"),
+        (lambda f: (f / "vi/a.bmp").unlink(), [], "1 of 3 images have no visible file of the same name: a;"),
+        (
+            lambda f: Image.new("L", (50, 47)).save(f / "ours/b.png"),
+            [],
+            "1 of 3 images differ in size from their partners",
+        ),
+        (lambda f: (f / "ours/b.png").write_bytes(b"no"), [], "ours/b.png: cannot be read"),
+        (None, ["--protocol", "cdfuse"], "unknown protocol 'cdfuse'. Did you mean 'cddfuse'?"),
+        (None, ["--metrics", "SSMI"], "metric 'SSMI' is unknown to protocol strict-1. Did you mean 'SSIM'?"),
+        (None, ["--metrics", "MS-SSIM"], "a: MS-SSIM: fused is 48x50 px; expected sides of at least"),
+        (None, ["--fused", "{folder}/other/ours"], "are both called 'ours'; label them, as in LABEL="),
+        (None, ["--fused", "baseline:average={folder}/ours"], "the label 'baseline:average' is taken"),
+        (None, ["--fused", "{folder}/nowhere"], "nowhere: no such folder"),
+        (None, ["--out", "{folder}/ours/a.png"], "is there already; choose another file or add --overwrite"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else None,
+)
+def test_mistakes_are_one_line(clipfuse: Run, folders: Path, change, words, message) -> None:
+    if change:
+        change(folders)
+    words = [word.format(folder=folders) for word in words]
+    metrics = [] if "--metrics" in words else ["--metrics", CHEAP]
+    command = ["score", "--fused", str(folders / "ours"), *sources(folders), *metrics, *words]
+    code, _, errors = clipfuse(*command, "--json", str(folders / "m.json"))
+    assert code == 2
+    assert message in errors
+    assert len([line for line in errors.splitlines() if line.startswith("clipfuse: error")]) == 1
+    assert "Traceback" not in errors
+    assert not (folders / "m.json").exists()

@@ -1,0 +1,174 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, distributed
+from torchmetrics import MetricCollection
+
+from clipfuse.metrics.base import FusionMetric, FusionMetrics, RunMetrics
+from clipfuse.metrics.definition import DEFINITIONS
+from clipfuse.metrics.protocols import PROTOCOLS, STRICT
+from clipfuse.ops.depth import to_bytes
+from clipfuse.testing.ranks import Ranks
+
+SIZES = [(176, 170), (180, 240), (163, 200)]
+
+
+def triple(seed: int, size: tuple[int, int] = (176, 170), count: int = 1) -> list[Tensor]:
+    """Smooth sources with some noise, their average with a little more; in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(2, count, 1, 12, 12, generator=generator)
+    sources = [torch.nn.functional.interpolate(plane, size, mode="bicubic") for plane in coarse]
+    noise = 0.05 * torch.randn(3, count, 1, *size, generator=generator)
+    infrared, visible = (source + extra for source, extra in zip(sources, noise, strict=False))
+    return [plane.clamp(0, 1) for plane in ((infrared + visible) / 2 + noise[2] / 2, infrared, visible)]
+
+
+def mask(size: tuple[int, int], count: int = 1) -> Tensor:
+    regions = torch.zeros(count, 1, *size, dtype=torch.bool)
+    regions[..., 20:40, 30:42] = True
+    regions[..., 100:110, 90:120] = True
+    return regions
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+def test_every_metric_of_every_protocol_is_a_mean_over_images(protocol) -> None:
+    metrics = FusionMetrics(protocol)
+    pairs = [(triple(seed, size), mask(size)) for seed, size in enumerate(SIZES)]
+    rows = [metrics(*planes, target_mask=regions) for planes, regions in pairs]
+    means = metrics.compute()
+    assert list(means) == list(protocol.metrics)
+    for name, mean in means.items():
+        assert mean.dtype == torch.float64
+        assert mean.item() == pytest.approx(np.mean([row[name].item() for row in rows]), rel=1e-12)
+        low, high = DEFINITIONS[name].bounds
+        assert all(low <= row[name] <= high for row in rows), name
+
+
+@pytest.mark.parametrize("name", STRICT.metrics)
+def test_a_batch_scores_like_its_images(name: str) -> None:
+    planes, regions = triple(0, count=3), mask((176, 170), 3)
+    regions[1, ..., 20:40, :] = False
+    definition = DEFINITIONS[name]
+
+    def score(part: slice) -> Tensor:
+        extra = {"target_mask": regions[part]} if definition.takes_mask else {}
+        return definition.score(*(to_bytes(plane[part]).double() for plane in planes), **extra)
+
+    each = torch.cat([score(slice(k, k + 1)) for k in range(3)])
+    assert score(slice(None)).shape == (3,)
+    torch.testing.assert_close(score(slice(None)), each, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", STRICT.metrics)
+def test_bad_input_names_metric_and_tensor(name: str) -> None:
+    score = DEFINITIONS[name].score
+    extra = {"target_mask": mask((176, 170))} if DEFINITIONS[name].takes_mask else {}
+    fused, infrared, visible = (255 * plane.double() for plane in triple(0))
+    nan = fused.clone()
+    nan[0, 0, 3, 3] = torch.nan
+    for bad, message in {
+        fused.expand(1, 3, -1, -1): r"fused has shape \(1, 3, 176, 170\)",
+        to_bytes(fused / 255): "fused has type torch.uint8",
+        fused * 2: r"fused has values from .* expected 0\.\.255",
+        nan: "fused holds NaN",
+        fused[..., :1, :1]: "fused is 1x1 px; expected sides of at least|infrared has shape",
+    }.items():
+        if name == "SD" and bad.shape[-1] == 1:
+            continue  # even one pixel has a standard deviation
+        with pytest.raises(ValueError, match=f"^{name}: ({message})"):
+            score(bad, infrared, visible, **extra) if bad.shape[-1] > 1 else score(bad, bad, bad, **extra)
+
+
+def test_planes_outside_of_the_unit_range_are_refused() -> None:
+    planes = triple(0)
+    with pytest.raises(ValueError, match=r"EN: infrared has values from .* to 255; expected \[0, 1\]"):
+        FusionMetrics(names="EN").update(planes[0], planes[1] / planes[1].max() * 255, planes[2])
+    with pytest.raises(ValueError, match="EN: visible holds NaN"):
+        FusionMetrics(names="EN").update(planes[0], planes[1], planes[2] * torch.nan)
+
+
+def test_undefined_images_are_counted_and_not_averaged() -> None:
+    metrics = FusionMetrics(names=["PSNR", "SD"])
+    fused, infrared, visible = triple(0)
+    scores = metrics(fused, infrared, visible)
+    assert metrics(fused, fused, fused)["PSNR"].isnan()  # no error: infinitely many decibels
+    assert metrics.compute()["PSNR"] == scores["PSNR"]
+    assert metrics.undefined() == {"PSNR": 1}
+
+
+def test_without_masks_metrics_that_need_them_are_left_out() -> None:
+    metrics = FusionMetrics(names=["target-contrast", "local-detail"])
+    assert list(metrics(*triple(0))) == ["local-detail"]
+    assert list(metrics.compute()) == ["local-detail"]
+
+
+def test_equal_sums_are_not_merged() -> None:
+    metrics = FusionMetrics(names=["CC", "SSIM", "EN"])
+    plane = triple(0)[0]
+    metrics.update(plane, plane, plane)
+    metrics.update(*triple(1))
+    assert len(metrics.compute_groups) == 3
+
+
+def test_names_are_resolved_and_refused() -> None:
+    assert list(FusionMetrics("cddfuse", ["SSIM", "EN", "SSIM"]).keys()) == ["EN", "SSIM"]
+    run = RunMetrics("strict", validation=["fast", "VIF"])
+    assert "VIF" in run.validation
+    assert "Qcv" not in run.validation
+    assert list(run.test.keys()) == list(STRICT.metrics)
+    with pytest.raises(
+        ValueError, match=r"metric 'SSM' is unknown to protocol strict-1\. Did you mean 'SSIM'"
+    ):
+        FusionMetrics("strict", ["SSM"])
+    with pytest.raises(ValueError, match="metric 'Qcv' is not in protocol cddfuse-1"):
+        FusionMetric("Qcv", "cddfuse")
+    with pytest.raises(ValueError, match=r"unknown protocol 'cdfuse'\. Did you mean 'cddfuse'"):
+        FusionMetrics("cdfuse")
+    with pytest.raises(ValueError, match="no metrics are chosen"):
+        FusionMetrics("strict", [])
+
+
+def test_a_clone_keeps_its_protocol() -> None:
+    copy = FusionMetrics("cddfuse", ["EN"]).clone(prefix="test/")
+    assert isinstance(copy, FusionMetrics)
+    assert list(copy(*triple(0))) == ["test/EN"]
+    assert str(copy.protocol) == "cddfuse-1"
+
+
+def _share(rank: int) -> list[tuple[int, tuple[int, int]]]:
+    """Rank 0 has all images but one; every rank has other sizes."""
+    images = list(enumerate([*SIZES, (200, 161)]))
+    return images[:3] if rank == 0 else images[3:]
+
+
+def score_share(empty: bool) -> dict[str, float]:
+    metrics = FusionMetrics("strict")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty rank is warned of
+        for seed, size in [] if empty and distributed.get_rank() == 1 else _share(distributed.get_rank()):
+            metrics.update(*triple(seed, size), target_mask=mask(size))
+        return {name: float(mean) for name, mean in metrics.compute().items()}
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["uneven", "empty rank"])
+def test_two_ranks_give_the_value_of_one(ranks: Ranks, empty: bool) -> None:
+    single = FusionMetrics("strict")
+    for seed, size in _share(0) + ([] if empty else _share(1)):
+        single.update(*triple(seed, size), target_mask=mask(size))
+    expected = {name: float(mean) for name, mean in single.compute().items()}
+    for values in ranks.run(score_share, empty):
+        assert list(values) == list(expected)
+        for name, value in values.items():
+            # Four numbers are added in another order.
+            assert value == pytest.approx(expected[name], rel=1e-12), name
+
+
+def test_a_metric_in_any_collection(tmp_path: Path) -> None:
+    metrics = MetricCollection({"qabf": FusionMetric("Qabf"), "en": FusionMetric("EN", "ivif_zoo")})
+    metrics.update(*triple(0))
+    torch.save(metrics.state_dict(), tmp_path / "state.pt")
+    assert set(metrics.compute()) == {"qabf", "en"}
+    assert metrics["qabf"].higher_is_better
