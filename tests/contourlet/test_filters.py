@@ -94,12 +94,14 @@ def test_taps_have_the_responses(published: bool) -> None:
 
 
 @pytest.mark.parametrize("dual", [False, True])
-def test_a_dft_of_the_taps_is_the_response(dual: bool) -> None:
+@pytest.mark.parametrize(("u", "v"), [((2, -1), (1, 3)), ((1, 0), (0, 1)), ((8, -14), (-8, 30))])
+def test_factors_of_the_kernel_give_the_response(u: tuple[int, int], v: tuple[int, int], dual: bool) -> None:
     bank, size = FilterBank(), (12, 100)  # shorter and longer than the filters
     w_row, w_column = (2 * math.pi / side * torch.arange(side, dtype=torch.float64) for side in size)
-    w_row, w_column = w_row[:, None], w_column[None]
-    found = bank.fan_pair(size, (2, -1), (1, 3), dual)
-    expected = bank.fans(2 * w_row - w_column, w_row + 3 * w_column)[2 * dual :][:2]
+    left, right = bank.kernel_factors(size, u, v)
+    found = bank.fan_pair(left @ right, dual)
+    frequencies = [c[0] * w_row[:, None] + c[1] * w_column for c in (u, v)]
+    expected = bank.fans(*frequencies)[2 * dual :][:2]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from threading import Lock
+from threading import RLock
 from typing import Generic, TypeVar
 
 import torch
@@ -31,7 +31,7 @@ class SpectraCache(Generic[Entry]):
         self.measure = measure
         self.limit = limit
         self.entries: OrderedDict[Key, Entry] = OrderedDict()
-        self.lock = Lock()
+        self.lock = RLock()  # an entry may be built from another
 
     def get(self, key: Key) -> Entry:
         """The entry of `key`, built at its first use."""

@@ -13,7 +13,7 @@ da Cunha, Zhou and Do, "The nonsubsampled contourlet transform", IEEE TIP 15(10)
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,11 +83,30 @@ def _taps_of(powers: Sequence[float]) -> Taps:
 
 
 def cosine_polynomial(taps: Taps, cosine: Tensor) -> Tensor:
-    """Sum of taps[0] + 2 taps[k] cos(kw) at cos w = `cosine`, by Clenshaw's recursion."""
-    later, latest = torch.zeros_like(cosine), torch.zeros_like(cosine)
-    for tap in reversed(taps[1:]):
-        later, latest = latest, 2 * tap + 2 * cosine * latest - later
-    return taps[0] + cosine * latest - later
+    """Sum of taps[0] + 2 taps[k] cos(kw) at cos w = `cosine`, in powers of it, by Horner's rule."""
+    lowest, *others, highest = _powers_of(taps)
+    total = cosine * highest
+    for power in reversed(others):
+        total = total.add_(power).mul_(cosine)
+    return total.add_(lowest)
+
+
+def _powers_of(taps: Taps) -> list[float]:
+    """Coefficients over powers of c = cos w, since cos((k + 1)w) = 2c cos(kw) - cos((k - 1)w)."""
+    total = [0.0] * len(taps)
+    before, now = [0.0, 1.0], [1.0]  # cos(-w) and cos(0w)
+    for k, tap in enumerate(taps):
+        for power, factor in enumerate(now):
+            total[power] += (2 * tap if k else tap) * factor
+        doubled = [0.0, *(2 * factor for factor in now)]
+        before += [0.0] * (len(doubled) - len(before))
+        before, now = now, [x - y for x, y in zip(doubled, before, strict=True)]
+    return total
+
+
+def alternate(taps: Taps) -> Taps:
+    """Taps times (-1)^n: `cosine_polynomial` of them is the first one's at -cosine."""
+    return tuple(-tap if n % 2 else tap for n, tap in enumerate(taps))
 
 
 def diamond_kernel(order: int, u: Tensor, v: Tensor) -> Tensor:
@@ -144,52 +163,59 @@ class FilterBank:
         """Degree N of the diamond kernel."""
         return int(self.directional.removeprefix("dmaxflat"))
 
-    def fans(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Responses of the fan filters: analysis 0 and 1, synthesis 0 and 1.
+    def fans(self, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        """Responses of the fan filters at frequencies u, v: analysis 0 and 1, synthesis 0 and 1."""
+        kernel = self.kernel(u, v)
+        return *self.fan_pair(kernel, dual=False), *self.fan_pair(kernel, dual=True)
 
-        Filter 0 passes |v| > |u|, filter 1 the rest: the diamond pair shifted by pi along v. With
-        t = T(u, v + pi), channel 1 is the other filter of the pair modulated by (-1)^(i+j): -t.
+    def kernel(self, u: Tensor, v: Tensor) -> Tensor:
+        """What replaces cos w in the fan filters: the diamond kernel shifted by pi along v, T(u, v + pi)."""
+        return diamond_kernel(self.order, u, v if self.published else v + math.pi)
+
+    def fan_pair(self, kernel: Tensor, dual: bool) -> tuple[Tensor, Tensor]:
+        """Responses of fan filters 0 and 1 where `kernel` has these values.
+
+        Filter 0 passes |v| > |u|, filter 1 the rest: it is the other filter of the maxflat pair
+        modulated by (-1)^(i+j), which takes the kernel to its negative.
+
+        Args:
+            kernel: values of `kernel`, of any shape.
+            dual: the synthesis pair instead of the analysis pair; zeros for the published defect.
         """
         h, g = maxflat_pair()
         if self.published:
-            t = diamond_kernel(self.order, u, v)
-            low, high = cosine_polynomial(h, t), cosine_polynomial(g, t)
-            return -low, high, torch.zeros_like(t), torch.zeros_like(t)
-        t = diamond_kernel(self.order, u, v + math.pi)
-        return (
-            cosine_polynomial(h, t),
-            cosine_polynomial(g, -t),
-            cosine_polynomial(g, t),
-            cosine_polynomial(h, -t),
-        )
+            scale = 0.0 if dual else 1.0
+            return -scale * cosine_polynomial(h, kernel), scale * cosine_polynomial(g, kernel)
+        zero, one = (g, h) if dual else (h, g)
+        return cosine_polynomial(zero, kernel), cosine_polynomial(alternate(one), kernel)
 
-    def fan_pair(
-        self, size: tuple[int, int], u: tuple[int, int], v: tuple[int, int], dual: bool
+    def kernel_factors(
+        self, size: tuple[int, int], u: tuple[int, int], v: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Responses (H, W) of two fan filters on a torus of `size`, with u and v for (1, 0) and (0, 1).
+        """Matrices (H, K) and (K, W) whose product is `kernel` at all frequencies of a torus of `size`.
 
-        `u` and `v` are the integer combinations of (w_row, w_column) that replace the filter's own
-        frequencies, so that tap (m, n) lies at m u + n v. A DFT of the wrapped taps is `fans` to rounding,
-        and much faster.
+        The kernel is a cosine polynomial of degree N: K is some 4N for small `u` and `v`. The product is much
+        faster than a DFT or `kernel` itself, also for some rows or columns alone.
 
         Args:
             size: (H, W), of any relation to the filters'.
-            u: coefficients of the first frequency.
+            u: coefficients of the kernel's first frequency on (w_row, w_column), so that tap (m, n)
+                lies at m u + n v.
             v: coefficients of the second one.
-            dual: the synthesis pair instead of the analysis pair.
         """
-        pair = self.fan_taps()[2:] if dual else self.fan_taps()[:2]
-        responses = []
-        for taps in pair:
-            half = len(taps) // 2
-            m, n = torch.meshgrid(*[torch.arange(-half, half + 1)] * 2, indexing="ij")
-            rows, columns = ((m * u[axis] + n * v[axis]).remainder(size[axis]) for axis in (0, 1))
-            wrapped = torch.zeros(size, dtype=torch.float64)
-            wrapped.index_put_((rows, columns), taps, accumulate=True)
-            responses.append(torch.fft.fft2(wrapped).real)
-        return responses[0], responses[1]
+        taps = _kernel_taps(self)
+        m, n = torch.meshgrid(*[torch.arange(-self.order, self.order + 1)] * 2, indexing="ij")
+        (rows, at_row), (columns, at_column) = (
+            torch.unique(m * u[axis] + n * v[axis], return_inverse=True) for axis in (0, 1)
+        )
+        table = taps.new_zeros(len(rows), len(columns))
+        table.index_put_((at_row, at_column), taps, accumulate=True)
+        # The taps are even: those in row -p are the conjugate of those in row p.
+        left = _waves(size[0], rows[rows >= 0]) * (2.0 - (rows[rows >= 0, None] == 0).double())
+        right = table[rows >= 0].to(left.dtype) @ _waves(size[1], columns)
+        return torch.cat([left.real, -left.imag]).T.contiguous(), torch.cat([right.real, right.imag])
 
-    def fan_taps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def fan_taps(self) -> tuple[Tensor, ...]:
         """Taps of `fans`, square, odd, centred, float64: (29, 43, 43, 29) wide for dmaxflat7.
 
         The responses are cosine polynomials of degree 2N and 3N, so that an inverse DFT on a grid of
@@ -205,18 +231,36 @@ def plain_tensors() -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=16)
-@plain_tensors()
-def _fan_taps(bank: FilterBank) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _waves(side: int, multiples: Tensor) -> Tensor:
+    """exp(i m w), (multiples, side), at the frequencies w of a torus; whole turns are left out exactly."""
+    angle = 2 * math.pi / side * (multiples[:, None] * torch.arange(side)).remainder(side).double()
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def _grid_taps(
+    response: Callable[[Tensor, Tensor], tuple[Tensor, ...]], halves: Sequence[int]
+) -> tuple[Tensor, ...]:
+    """Taps, (2 half + 1) square, of cosine polynomials, by an inverse DFT on a grid that holds them."""
     size = 64
     angle = 2 * math.pi / size * torch.arange(size, dtype=torch.float64)
     taps = []
-    for response, degree in zip(bank.fans(angle[:, None], angle[None]), (2, 3, 3, 2), strict=True):
-        half = degree * bank.order
-        grid = torch.fft.fftshift(torch.fft.ifft2(response).real)
+    for values, half in zip(response(angle[:, None], angle[None]), halves, strict=True):
+        grid = torch.fft.fftshift(torch.fft.ifft2(values).real)
         middle = slice(size // 2 - half, size // 2 + half + 1)
         taps.append(grid[middle, middle].clone())
-    return taps[0], taps[1], taps[2], taps[3]
+    return tuple(taps)
+
+
+@lru_cache(maxsize=16)
+@plain_tensors()
+def _kernel_taps(bank: FilterBank) -> Tensor:
+    return _grid_taps(lambda u, v: (bank.kernel(u, v),), (bank.order,))[0]
+
+
+@lru_cache(maxsize=16)
+@plain_tensors()
+def _fan_taps(bank: FilterBank) -> tuple[Tensor, ...]:
+    return _grid_taps(bank.fans, [degree * bank.order for degree in (2, 3, 3, 2)])
 
 
 def check_choice(what: str, name: str, choices: Sequence[str]) -> None:

@@ -1,12 +1,12 @@
 """Analysis and synthesis in the frequency domain, as two operators with exact adjoints.
 
 Planes travel in pairs, one as real, one as imaginary part: all filters have real impulse responses, so
-no step mixes the two and the last inverse FFTs return them apart. A chunk of pairs small enough for the
-cache goes through all levels before the next one starts. The backward of each operator is the other one
-with the adjoint matrices, so that gradients of any order exist.
+no step mixes the two and the last inverse FFTs return them apart; a last odd plane travels alone. A
+chunk of pairs small enough for the cache goes through all levels before the next one starts. The
+backward of each operator is the other one with the adjoint matrices, so that gradients of any order exist.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,8 +26,13 @@ CHUNK_VALUES = 2**18
 def _build(key: Key) -> tuple[LevelSpectra, ...]:
     """The matrices of all levels, fine to coarse."""
     levels, bank, (rows, columns), kind, dtype, device = key
+    forward = kind.removesuffix("_adjoint")
+    if forward != kind:
+        gain = 2.0 if forward == "analysis" else 0.5
+        own = CACHE.get((levels, bank, (rows, columns), forward, dtype, device))
+        return tuple(level.adjoint(gain) for level in own)
     return tuple(
-        level_spectra(depth, bank, (rows >> place, columns >> place), kind, dtype, device)
+        level_spectra(depth, bank, (rows >> place, columns >> place), kind == "synthesis", dtype, device)
         for place, depth in enumerate(reversed(levels))
     )
 
@@ -50,31 +55,61 @@ def band_shapes(levels: Sequence[int], size: tuple[int, int]) -> list[tuple[int,
     return shapes
 
 
-def _chunk(pairs: int, image: Tensor, pixels: int) -> int:
-    limit = CHUNK_VALUES if image.device.type == "cpu" else 64 * CHUNK_VALUES
-    return max(1, min(pairs, limit // pixels))
+def _chunks(planes: Tensor, pixels: int) -> Iterator[slice]:
+    """Slices of whole pairs; an odd last plane comes alone."""
+    limit = CHUNK_VALUES if planes.device.type == "cpu" else 64 * CHUNK_VALUES
+    paired, step = len(planes) // 2 * 2, 2 * max(1, limit // pixels)
+    yield from (slice(start, min(start + step, paired)) for start in range(0, paired, step))
+    if paired < len(planes):
+        yield slice(paired, len(planes))
 
 
-def _even(planes: Tensor) -> Tensor:
-    """Add a plane of zeros where their number is odd."""
-    return torch.cat([planes, torch.zeros_like(planes[:1])]) if len(planes) % 2 else planes
+def _transform(images: Sequence[Tensor]) -> Tensor:
+    """Equal images, (2B, h, w) each or (1, h, w) -> their spectra (images, B or 1, h, w)."""
+    count, height, width = images[0].shape
+    if count == 1:
+        return torch.fft.fft2(torch.stack(list(images)))
+    pairs = images[0].new_empty(len(images), count // 2, height, width, 2)
+    for pair, image in zip(pairs.unbind(), images, strict=True):
+        pair.copy_(image.view(-1, 2, height, width).movedim(1, -1))
+    return torch.fft.fft2(torch.view_as_complex(pairs))
+
+
+def _restore(spectra: Tensor, images: Sequence[Tensor]) -> None:
+    """The mirror of `_transform`, into `images`."""
+    values = torch.view_as_real(torch.fft.ifft2(spectra)).movedim(-1, 2)
+    if len(images[0]) == 1:
+        values = values[:, :, :1]
+    for image, own in zip(images, values.unbind(), strict=True):
+        image.view(own.shape).copy_(own)
+
+
+def _aliases(array: Tensor, dim: int) -> list[Tensor]:
+    """The four parts of (..., 2, H/2, 2, W/2) whose frequencies decimation folds; the first 2 is `dim`."""
+    return [alias for rows in array.unbind(dim) for alias in rows.unbind(dim + 1)]
 
 
 def _fold_first(spectrum: Tensor, matrix: Tensor) -> Tensor:
     """Stage 1: (B, H, W) complex -> (outputs, B, H/2, W/2) complex."""
-    half = torch.view_as_real(spectrum).flatten(-2) if not matrix.is_complex() else spectrum
-    parts = half.unflatten(-1, (2, -1)).unflatten(1, (2, -1))
-    result = matrix[:, None, 0, :, 0] * parts[None, :, 0, :, 0]
-    for down, right in ((0, 1), (1, 0), (1, 1)):
-        result.addcmul_(matrix[:, None, down, :, right], parts[None, :, down, :, right])
-    return result if result.is_complex() else torch.view_as_complex(result.unflatten(-1, (-1, 2)))
+    real = not matrix.is_complex()
+    half = torch.view_as_real(spectrum).flatten(-2) if real else spectrum
+    parts = zip(
+        _aliases(matrix.unsqueeze(1), 2),
+        _aliases(half.unflatten(-1, (2, -1)).unflatten(1, (2, -1)), 1),
+        strict=True,
+    )
+    weights, values = next(parts)
+    result = weights * values
+    for weights, values in parts:
+        result.addcmul_(weights, values)
+    return torch.view_as_complex(result.unflatten(-1, (-1, 2))) if real else result
 
 
 def _unfold_first(outputs: Sequence[Tensor], matrix: Tensor) -> Tensor:
     """The mirror of `_fold_first`: (B, H/2, W/2) complex each -> (B, H, W) complex."""
     real = not matrix.is_complex()
     result = None
-    for output, weights in zip(outputs, matrix, strict=True):
+    for output, weights in zip(outputs, matrix.unbind(), strict=True):
         values = torch.view_as_real(output).flatten(-2) if real else output
         values = values[:, None, :, None]
         result = weights * values if result is None else result.addcmul_(weights, values)
@@ -100,88 +135,64 @@ def _unfold_split(children: Tensor, matrix: Tensor, axis: int) -> Tensor:
 def _analyse(planes: Tensor, levels: Sequence[int], *names: str) -> list[Tensor]:
     count, rows, columns = planes.shape
     spectra = _spectra(planes, (rows, columns), levels, *names)
-    planes = _even(planes)
-    pairs = len(planes) // 2
-    shapes = band_shapes(levels, (rows, columns))
-    bands = [planes.new_empty(2 * pairs, *shape) for shape in shapes]
-    step = _chunk(pairs, planes, rows * columns)
-    for start in range(0, pairs, step):
-        stop = min(start + step, pairs)
-        chunk = planes[2 * start : 2 * stop]
-        spectrum = torch.fft.fft2(torch.complex(chunk[0::2], chunk[1::2]))
-        last = len(bands)
+    bands = [planes.new_empty(count, *shape) for shape in band_shapes(levels, (rows, columns))]
+    for chunk in _chunks(planes, rows * columns):
+        own = [band[chunk] for band in bands]
+        spectrum = _transform([planes[chunk]])[0]
+        last = len(own)
         for level in spectra:
             outputs = _fold_first(spectrum, level.first)
-            spectrum, nodes = outputs[0], outputs[1:]
             first = last - band_count(level.depth)
-            for band, values in zip(bands[first:last], _bands_of(nodes, level), strict=True):
-                _store(band[2 * start : 2 * stop], values)
-            last = first
-        _store(bands[0][2 * start : 2 * stop], torch.fft.ifft2(spectrum))
-    return [band[:count] for band in bands]
+            _restore_bands(outputs[1:], level, own[first:last])
+            spectrum, last = outputs[0], first
+        _restore(spectrum[None], own[:1])
+    return bands
 
 
-def _bands_of(nodes: Tensor, level: LevelSpectra) -> list[Tensor]:
-    """Bands of a level, pairs as complex images, in their order, from the outputs of stage 1."""
-    if level.depth == 1:
-        zero, one, two, three = torch.fft.ifft2(nodes).unbind()
-        return [torch.stack([zero, one], -1).flatten(-2), torch.stack([two, three], -2).flatten(-3, -2)]
-    if level.depth in (0, 2):
-        return list(torch.fft.ifft2(nodes).unbind())
+def _restore_bands(nodes: Tensor, level: LevelSpectra, bands: Sequence[Tensor]) -> None:
+    """Write the bands of a level, from the directional outputs of stage 1."""
+    if level.depth < 3:
+        _restore(nodes, _sublattices(bands) if level.depth == 1 else bands)
+        return
     wide, tall = nodes[:2], nodes[2:]
     for matrix_wide, matrix_tall in zip(level.wide, level.tall, strict=True):
         wide, tall = _fold_split(wide, matrix_wide, -2), _fold_split(tall, matrix_tall, -1)
-    return [*torch.fft.ifft2(wide).unbind(), *reversed(torch.fft.ifft2(tall).unbind())]
+    half = len(bands) // 2
+    _restore(wide, bands[:half])
+    _restore(tall, bands[: half - 1 : -1])
 
 
-def _store(band: Tensor, values: Tensor) -> None:
-    band.unflatten(0, (-1, 2)).copy_(torch.view_as_real(values).movedim(-1, 1))
+def _sublattices(bands: Sequence[Tensor]) -> list[Tensor]:
+    """Views of the two bands of depth 1 as four rectangular lattices."""
+    wide, tall = bands
+    return [wide[..., 0::2], wide[..., 1::2], tall[..., 0::2, :], tall[..., 1::2, :]]
 
 
 def _synthesise(bands: Sequence[Tensor], levels: Sequence[int], *names: str) -> Tensor:
-    count = len(bands[0])
     rows, columns = _whole(levels, (bands[0].shape[1], bands[0].shape[2]))
     spectra = _spectra(bands[0], (rows, columns), levels, *names)
-    bands = [_even(band) for band in bands]
-    pairs = len(bands[0]) // 2
-    planes = bands[0].new_empty(2 * pairs, rows, columns)
-    step = _chunk(pairs, planes, rows * columns)
-    for start in range(0, pairs, step):
-        stop = min(start + step, pairs)
-        chunks = [band[2 * start : 2 * stop] for band in bands]
-        spectrum = _spectra_of(chunks[:1])[0]
+    planes = bands[0].new_empty(len(bands[0]), rows, columns)
+    for chunk in _chunks(planes, rows * columns):
+        own = [band[chunk] for band in bands]
+        spectrum = _transform(own[:1])[0]
         first = 1
         for level in reversed(spectra):
             last = first + band_count(level.depth)
-            nodes = _nodes_of(chunks[first:last], level)
-            spectrum = _unfold_first([spectrum, *nodes], level.first)
+            spectrum = _unfold_first([spectrum, *_nodes_of(own[first:last], level)], level.first)
             first = last
-        _store(planes[2 * start : 2 * stop], torch.fft.ifft2(spectrum))
-    return planes[:count]
+        _restore(spectrum[None], [planes[chunk]])
+    return planes
 
 
 def _nodes_of(bands: Sequence[Tensor], level: LevelSpectra) -> Sequence[Tensor]:
-    """The mirror of `_bands_of`, from pairs of planes."""
-    if level.depth == 1:
-        wide, tall = bands
-        return _spectra_of(
-            [wide[..., 0::2], wide[..., 1::2], tall[..., 0::2, :], tall[..., 1::2, :]]
-        ).unbind()
-    if level.depth in (0, 2):
-        return _spectra_of(bands).unbind()
+    """The mirror of `_restore_bands`."""
+    if level.depth < 3:
+        return _transform(_sublattices(bands) if level.depth == 1 else bands).unbind()
     half = len(bands) // 2
-    wide, tall = _spectra_of(bands[:half]), _spectra_of(bands[: half - 1 : -1])
+    wide, tall = _transform(bands[:half]), _transform(bands[: half - 1 : -1])
     for matrix_wide, matrix_tall in zip(reversed(level.wide), reversed(level.tall), strict=True):
         wide, tall = _unfold_split(wide, matrix_wide, -2), _unfold_split(tall, matrix_tall, -1)
     return [*wide.unbind(), *tall.unbind()]
-
-
-def _spectra_of(bands: Sequence[Tensor]) -> Tensor:
-    """Pairs of equal bands (2B, h, w) each -> their spectra (bands, B, h, w)."""
-    pairs = bands[0].new_empty(len(bands), len(bands[0]) // 2, *bands[0].shape[1:], 2)
-    for pair, band in zip(pairs, bands, strict=True):
-        pair.copy_(band.unflatten(0, (-1, 2)).movedim(1, -1))
-    return torch.fft.fft2(torch.view_as_complex(pairs))
 
 
 def _spectra(

@@ -58,8 +58,9 @@ def _wedges(depth: int, bank: FilterBank, size: tuple[int, int], spread: int, du
         children = []
         for parent, node in enumerate(nodes):
             u, v = (tuple(spread * c for c in coefficients) for coefficients in tree.combination(d, parent))
-            fans = bank.fan_pair(size, (u[0], u[1]), (v[0], v[1]), dual)
-            children += [node * fan[:, : node.shape[1]] / math.sqrt(2) for fan in fans]
+            left, right = bank.kernel_factors(size, (u[0], u[1]), (v[0], v[1]))
+            fans = bank.fan_pair(left @ right[:, : node.shape[1]], dual)
+            children += [node * fan / math.sqrt(2) for fan in fans]
         nodes = children
     return [nodes[n] for n in tree.band_order(depth)]
 

@@ -11,9 +11,13 @@ are left to the next stage, where they are complex anyway; stage 1 stays real fo
 
 Synthesis mirrors it with the dual filters and the dual frame operator of the pyramid, D + g (C -
 fold(h D)): Do and Vetterli, "Framing pyramids", IEEE TSP 51(9), 2003, equation (17).
+
+All is computed in float64, a few rows at a time: intermediate arrays of full size would take longer to
+allocate than to compute.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +26,8 @@ from torch import Tensor
 from clipfuse.contourlet import tree
 from clipfuse.contourlet.filters import FilterBank, cosine_polynomial
 
-KINDS = ("analysis", "synthesis", "analysis_adjoint", "synthesis_adjoint")
+BLOCK_VALUES = 2**16
+"""Frequencies that are worked on at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,45 +51,74 @@ class LevelSpectra:
         """Memory of all matrices."""
         return sum(m.numel() * m.element_size() for m in (self.first, *self.wide, *self.tall))
 
+    def adjoint(self, gain: float) -> "LevelSpectra":
+        """The conjugate matrices, times the decimation (or its inverse) of each stage, `gain`."""
+        first = (gain * gain * self.first.conj()).resolve_conj()
+        wide, tall = (
+            tuple((gain * matrix.conj()).resolve_conj() for matrix in half) for half in (self.wide, self.tall)
+        )
+        return LevelSpectra(self.depth, first, wide, tall)
+
 
 def level_spectra(
-    depth: int, bank: FilterBank, size: tuple[int, int], kind: str, dtype: torch.dtype, device: torch.device
+    depth: int, bank: FilterBank, size: tuple[int, int], dual: bool, dtype: torch.dtype, device: torch.device
 ) -> LevelSpectra:
-    """Build the matrices of one level for images of `size` in `dtype` (real), computed in float64."""
-    dual = kind.startswith("synthesis")
-    rows, columns = _angles(size)
-    if depth == 0:
-        first = _wavelet(bank, rows, columns, dual)
-    else:
-        first = _pyramid(bank, rows, columns, _nodes(depth, bank, rows, columns, dual), dual)
-    first = first.unflatten(-1, (2, -1)).unflatten(1, (2, -1))
-    later = [_split(d, bank, rows, columns, dual) for d in range(3, depth + 1)]
-    # An adjoint has the conjugate matrix, times the decimation (or its inverse) of each stage.
-    gain = {"analysis_adjoint": 2.0, "synthesis_adjoint": 0.5}.get(kind)
-    if gain is not None:
-        first = gain * gain * first.conj()
-        later = [(gain * wide.conj(), gain * tall.conj()) for wide, tall in later]
+    """Build the matrices of one level of analysis, or synthesis (`dual`), for images of `size` and `dtype`."""
+    height, width = size
     complex_dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
-    if first.is_complex():
-        first = first.resolve_conj().to(device, complex_dtype)
-    else:
-        first = first.to(device, dtype).repeat_interleave(2, dim=-1)
-    later = [
-        (w.resolve_conj().to(device, complex_dtype), t.resolve_conj().to(device, complex_dtype))
-        for w, t in later
-    ]
-    return LevelSpectra(depth, first, tuple(w for w, _ in later), tuple(t for _, t in later))
+    first = torch.empty(5 if depth else 4, 2, height // 2, 2, width // 2, dtype=complex_dtype)
+    for rows, values in _first_stage(depth, bank, size, dual):
+        first[:, :, rows] = values if depth < 3 else torch.complex(values, values)
+    if depth >= 3:
+        first = torch.view_as_real(first).flatten(-2)
+    wide, tall = (
+        [_split(d, half, bank, size, dual, complex_dtype).to(device) for d in range(3, depth + 1)]
+        for half in (0, 1)
+    )
+    return LevelSpectra(
+        depth,
+        first.to(device),
+        tuple(matrix.unflatten(2, (2, -1)) for matrix in wide),
+        tuple(matrix.unflatten(3, (2, -1)) for matrix in tall),
+    )
 
 
 def _angles(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     rows, columns = (2 * math.pi / side * torch.arange(side, dtype=torch.float64) for side in size)
-    return rows[:, None], columns[None]
+    return rows, columns
 
 
-def _fold(spectrum: Tensor) -> Tensor:
-    """Mean over the four aliases, repeated over them: what decimation and zero filling by (2, 2) keep."""
-    parts = spectrum.unflatten(-1, (2, -1)).unflatten(-3, (2, -1))
-    return parts.mean((-4, -2), keepdim=True).expand_as(parts).flatten(-2).flatten(-3, -2)
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, BLOCK_VALUES // columns)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _phase(rows: Tensor, columns: Tensor, shift: tuple[int, int]) -> Tensor:
+    """exp(i w.shift) at frequencies w = (rows, columns), which broadcast, for a shift in pixels."""
+    down, right = (
+        torch.polar(torch.ones_like(angle), pixels * angle)
+        for pixels, angle in zip(shift, (rows, columns), strict=True)
+    )
+    return down * right
+
+
+def _first_stage(
+    depth: int, bank: FilterBank, size: tuple[int, int], dual: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    """Stage 1, (outputs, 2, rows, 2, W/2), for slices of the H/2 rows."""
+    angles = _angles(size)
+    rows, columns = angles[0].view(2, -1, 1, 1), angles[1].view(2, -1)
+    kernels = [bank.kernel_factors(size, *tree.combination(d, 0)) for d in (1, 2)[:depth]]
+    for block in _blocks(size[0] // 2, 2 * size[1]):
+        own = rows[:, block]
+        if depth == 0:
+            yield block, _wavelet(bank, own, columns, dual)
+            continue
+        fans = []
+        for left, right in kernels:
+            kernel = left.unflatten(0, (2, -1))[:, block] @ right
+            fans.append(bank.fan_pair(kernel.unflatten(-1, (2, -1)), dual))
+        yield block, _pyramid(bank, own, columns, _nodes(depth, fans, own, columns, dual), dual)
 
 
 def _wavelet(bank: FilterBank, rows: Tensor, columns: Tensor, dual: bool) -> Tensor:
@@ -101,30 +135,24 @@ def _wavelet(bank: FilterBank, rows: Tensor, columns: Tensor, dual: bool) -> Ten
     return scale * torch.stack([bands[0][v] * bands[1][u] for v, u in ((0, 0), (1, 0), (0, 1), (1, 1))])
 
 
-def _nodes(depth: int, bank: FilterBank, rows: Tensor, columns: Tensor, dual: bool) -> Tensor:
+def _nodes(
+    depth: int, fans: list[tuple[Tensor, Tensor]], rows: Tensor, columns: Tensor, dual: bool
+) -> Tensor:
     """Responses of the first stage's four directional outputs with the phases of their aliases."""
-    size = rows.numel(), columns.numel()
-    halves, quarters = (bank.fan_pair(size, *tree.combination(d, 0), dual) for d in (1, 2))
     if depth == 1:
         # The quincunx lattice is two lattices of steps (2, 2), (1, 1) apart.
-        nodes = [(halves[a], (a + b, b)) for a in (0, 1) for b in (0, 1)]
+        nodes = [(fans[0][a], (a + b, b)) for a in (0, 1) for b in (0, 1)]
     else:
-        nodes = [
-            (halves[n // 2] * quarters[n % 2], tree.offset(2, n))
-            for n in (tree.band_order(2) if depth == 2 else range(4))
-        ]
-    if depth <= 2:
-        sign = -1 if dual else 1
-        return torch.stack([e * _phase(rows, columns, sign * a, sign * b) for e, (a, b) in nodes])
-    height, width = rows.numel() // 2, columns.numel() // 2
-    down = torch.arange(2 * height)[:, None] // height
-    right = torch.arange(2 * width)[None] // width
-    return torch.stack([e * (1.0 - 2.0 * ((a * down + b * right) % 2)) for e, (a, b) in nodes])
-
-
-def _phase(rows: Tensor, columns: Tensor, down: int, right: int) -> Tensor:
-    angle = down * rows + right * columns
-    return torch.polar(torch.ones_like(angle), angle)
+        order = tree.band_order(2) if depth == 2 else range(4)
+        nodes = [(fans[0][n // 2] * fans[1][n % 2], tree.offset(2, n)) for n in order]
+    sign = -1 if dual else 1
+    if depth >= 3:  # the aliases' part of the phases alone, which are signs
+        aliases = math.pi * torch.arange(2, dtype=torch.float64)
+        rows, columns = aliases.view(2, 1, 1, 1), aliases.view(2, 1)
+    phases = [_phase(rows, columns, (sign * a, sign * b)) for _, (a, b) in nodes]
+    if depth >= 3:
+        phases = [phase.real for phase in phases]
+    return torch.stack([node * phase for (node, _), phase in zip(nodes, phases, strict=True)])
 
 
 def _pyramid(bank: FilterBank, rows: Tensor, columns: Tensor, nodes: Tensor, dual: bool) -> Tensor:
@@ -133,32 +161,36 @@ def _pyramid(bank: FilterBank, rows: Tensor, columns: Tensor, nodes: Tensor, dua
         cosine_polynomial(taps, torch.cos(rows)) * cosine_polynomial(taps, torch.cos(columns))
         for taps in bank.pyramid_pair
     )
-    lowpass = g if dual else 0.25 * h
-    corrected = nodes - g * _fold(h * nodes) if dual else 0.25 * (nodes - _fold(nodes * g) * h)
-    return torch.cat([lowpass.to(corrected.dtype)[None], corrected])
+    inner, outer, scale = (h, g, 1.0) if dual else (g, h, 0.25)
+    first, second = (nodes * inner).unbind(1)
+    # Decimation and zero filling by (2, 2) keep the mean over the four aliases.
+    kept = (first + second).sum(-2, keepdim=True).unsqueeze(1)
+    corrected = torch.addcmul(nodes, kept, outer.to(nodes.dtype), value=-0.25)
+    return scale * torch.cat([outer.to(nodes.dtype)[None], corrected])
 
 
-def _split(depth: int, bank: FilterBank, rows: Tensor, columns: Tensor, dual: bool) -> tuple[Tensor, Tensor]:
-    """Matrices that split the nodes of depth - 1: (wide half, tall half)."""
-    nodes = 2 ** (depth - 2)
+def _split(
+    depth: int, half: int, bank: FilterBank, size: tuple[int, int], dual: bool, dtype: torch.dtype
+) -> Tensor:
+    """Matrices (parents, 2 children, h, w) that split the nodes of depth - 1 of one half, on their torus."""
+    count = 2 ** (depth - 2)
     sign, scale = (-1, 1.0) if dual else (1, 0.5)
-    halves = []
-    for second in (0, 1):
-        # Frequencies of the parent's torus are the first of the image's.
-        row, column = tree.lattice(depth - 1, second * nodes)
-        own_size = rows.numel() // row, columns.numel() // column
-        own_rows, own_columns = rows[: own_size[0]], columns[:, : own_size[1]]
-        parents = []
-        for parent in range(second * nodes, (second + 1) * nodes):
-            fans = bank.fan_pair(own_size, *tree.own_combination(depth, parent), dual)
-            children = []
-            for child in (0, 1):
-                # Phases before depth 3 were left out of stage 1; later stages bring their own.
-                base = tree.offset(2, parent) if depth == 3 else (0, 0)
-                down, right = tree.stagger(depth, parent) if child else (0, 0)
-                phase = _phase(own_rows, own_columns, sign * (base[0] + down), sign * (base[1] + right))
-                children.append(scale * fans[child] * phase)
-            parents.append(torch.stack(children))
-        halves.append(torch.stack(parents))
-    wide, tall = halves
-    return wide.unflatten(2, (2, -1)), tall.unflatten(3, (2, -1))
+    # Frequencies of the parents' torus are the first of the image's.
+    row, column = tree.lattice(depth - 1, half * count)
+    height, width = size[0] // row, size[1] // column
+    angles = _angles(size)
+    rows, columns = angles[0][:height, None], angles[1][:width]
+    result = torch.empty(count, 2, height, width, dtype=dtype)
+    for index, matrix in enumerate(result):
+        parent = half * count + index
+        left, right = bank.kernel_factors((height, width), *tree.own_combination(depth, parent))
+        # Phases before depth 3 were left out of stage 1; later stages bring their own.
+        start = tree.offset(2, parent) if depth == 3 else (0, 0)
+        further = tree.stagger(depth, parent)
+        shifts = start, (start[0] + further[0], start[1] + further[1])
+        for block in _blocks(height, width):
+            fans = bank.fan_pair(left[block] @ right, dual)
+            for child, fan, (down, across) in zip(matrix, fans, shifts, strict=True):
+                phase = _phase(rows[block], columns, (sign * down, sign * across))
+                child[block] = phase.mul_(fan.mul_(scale))
+    return result

@@ -43,11 +43,15 @@ class FusionMetric(Metric):
         super().__init__(**kwargs)
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
-        self.higher_is_better = self.definition.higher_is_better
         self.images = self.undefined = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("missing", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def higher_is_better(self) -> bool:  # type: ignore[override]
+        """Whether a better fused image should score higher."""
+        return self.definition.higher_is_better
 
     def update(
         self, fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None
@@ -61,6 +65,9 @@ class FusionMetric(Metric):
             target_mask: (N, 1, H, W) bool, True on targets. Without it a metric that needs one is
                 not computed, and the images are not counted.
 
+        Images too small for the metric are counted as undefined: a run must not fail at its end for
+        one of them.
+
         Raises:
             ValueError: a tensor that the metric cannot take; names both and what was expected.
         """
@@ -70,6 +77,9 @@ class FusionMetric(Metric):
         planes = {"fused": fused, "infrared": infrared, "visible": visible}
         try:
             check_planes(**planes)
+            if min(fused.shape[2:]) < self.definition.smallest:
+                self.missing += len(fused)
+                return
             rounded = [_eight_bit(key, plane) for key, plane in planes.items()]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
@@ -127,14 +137,13 @@ class FusionMetrics(MetricCollection):
         return score_table(self.protocol, rows)
 
     def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
+        # A collection is sorted by name; tables are not.
+        prefix = self.prefix or ""
         seen = {name for name, metric in self._metrics() if metric.images or metric.undefined}
-        return {name: mean for name, mean in means.items() if self._plain(name) in seen}
+        return {prefix + name: means[prefix + name] for name in self.protocol.metrics if name in seen}
 
     def _metrics(self) -> Iterable[tuple[str, FusionMetric]]:
         return self.items(keep_base=True, copy_state=False)
-
-    def _plain(self, name: str) -> str:
-        return name.removeprefix(self.prefix or "")
 
 
 @shared

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from clipfuse.metrics.definition import metric
 
@@ -66,8 +65,7 @@ def average_gradient(
 
 def _central_difference(plane: Tensor, dim: int) -> Tensor:
     steps = plane.diff(dim=dim)
-    ends = (1, 1) if dim == 3 else (0, 0, 1, 1)
-    # Repeating the outermost steps makes the mean of two neighbours one-sided there.
-    steps = pad(steps, ends, mode="replicate")
-    length = steps.shape[dim] - 1
-    return (steps.narrow(dim, 0, length) + steps.narrow(dim, 1, length)) / 2
+    # With the outermost steps repeated, the mean of two neighbours is one-sided there.
+    before = torch.cat([steps.narrow(dim, 0, 1), steps], dim)
+    after = torch.cat([steps, steps.narrow(dim, -1, 1)], dim)
+    return (before + after) / 2

@@ -25,6 +25,7 @@ class Definition:
         score: (fused, infrared, visible, ...) -> (N,), one score per image; see `metric`.
         higher_is_better: whether a better fused image should score higher.
         bounds: least and largest value the score can have; infinite where there is none.
+        smallest: shortest side in pixels it is defined for.
         takes_mask: `score` takes a keyword `target_mask`, (N, 1, H, W) bool.
         needs_mask: without `target_mask` there is no score at all.
     """
@@ -33,6 +34,7 @@ class Definition:
     score: Score
     higher_is_better: bool
     bounds: tuple[float, float]
+    smallest: int
     takes_mask: bool
     needs_mask: bool
 
@@ -79,7 +81,9 @@ def metric(
             return function(fused, infrared, visible, **options)
 
         needs_mask = takes_mask and parameters["target_mask"].default is not None
-        DEFINITIONS[name] = Definition(name, score, higher_is_better, bounds, takes_mask, needs_mask)
+        DEFINITIONS[name] = Definition(
+            name, score, higher_is_better, bounds, smallest, takes_mask, needs_mask
+        )
         return score
 
     return decorate

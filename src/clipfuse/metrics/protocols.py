@@ -148,8 +148,8 @@ IVIF_ZOO = Protocol(
         "SSIM": {"data_range": 1.0},
         "VIF": {"border": "zero", "centred": False},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
-        "Qcv": {"blocks": "padded", "stretch": True},
-        "Qcb": {"frequency": "fftfreq", "scale": 1 / 255},
+        "Qcv": {"blocks": "padded", "stretch": "rounded", "border": "zero", "csf_slope": 0.144},
+        "Qcb": {"frequency": "fftfreq", "normalise": False},
     },
 )
 VIFB = Protocol(
@@ -160,8 +160,8 @@ VIFB = Protocol(
     options={
         "MI": {"base": e, "stretch": True},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
-        "Qcv": {"blocks": "floor", "stretch": True},
-        "Qcb": {"frequency": "freqspace"},
+        "Qcv": {"blocks": "floor", "stretch": "rounded", "border": "zero", "csf_slope": 0.144},
+        "Qcb": {"stretch": "rounded", "normalise": False},
     },
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (STRICT, CDDFUSE, TANG, IVIF_ZOO, VIFB)}

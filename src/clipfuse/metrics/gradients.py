@@ -1,0 +1,195 @@
+"""Metrics of edges: how much of the sources' the fused image keeps (Qabf), how much it invents (Nabf)."""
+
+from math import pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from clipfuse.metrics.definition import metric
+from clipfuse.metrics.sharing import shared
+
+PADDING = {"zero": "constant", "mirror": "reflect"}
+
+
+@metric("Qabf", higher_is_better=True, bounds=(0, 1), smallest=1)
+def edge_preservation(
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    *,
+    equal_gradient: str = "one",
+    wrap_angle: bool = True,
+) -> Tensor:
+    """Qabf: share of the sources' Sobel edges kept in strength and orientation (Xydeas and Petrovic, 2000).
+
+    At each pixel, for each source S, let G be the smaller over the larger of the gradients g_S and
+    g_F, and A = 1 - 2 |angle between the two edges| / pi. Kept is
+
+        Q_S = 0.9994 / (1 + exp(-15 (G - 0.5))) * 0.9879 / (1 + exp(-22 (A - 0.8))),
+
+    and the score is sum(Q_I g_I + Q_V g_V) / sum(g_I + g_V). The image is framed by zeros, so that the
+    frame of a bright image counts as an edge; an edge without a slope along x has the angle pi/2.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255.
+        infrared: the same shape.
+        visible: the same shape.
+        equal_gradient: G where both gradients are equal: "one", or, as in the published code, the
+            fused "gradient" itself.
+        wrap_angle: edges have no direction, so that angles are equal modulo pi and A is in [0, 1].
+            The published code compares arctangents as they are, and two nearly vertical edges may
+            differ by nearly pi.
+
+    Returns:
+        (N,) in [0, 1]; higher is better. Three equal images score 0.9748, the constants' largest
+        value (0.9753 with "gradient"). Where both sources are black there is no gradient at all,
+        0/0: all pixels weigh the same, and a black fused image scores 0.9748 ("gradient": G = 0, 0.0005).
+
+    Raises:
+        ValueError: an unknown option.
+    """
+    one_of("equal_gradient", equal_gradient, ("one", "gradient"))
+    strength = edge_strength(fused)
+    kept, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
+    for source in (infrared, visible):
+        weight = edge_strength(source)
+        ratio = torch.minimum(weight, strength) / torch.maximum(weight, strength)
+        if equal_gradient == "gradient":
+            ratio = torch.where(weight == strength, strength, ratio)
+        if wrap_angle:
+            alike = _alike(edge_angle(source), edge_angle(fused))
+        else:
+            alike = 1 - (_arctangent(source) - _arctangent(fused)).abs() * (2 / pi)
+        preserved = _sigmoid(ratio, 15, 0.5) * _sigmoid(alike, 22, 0.8)
+        kept = kept + _sum(preserved, weight)
+        total = total + weight.sum((1, 2, 3))
+    return 0.9994 * 0.9879 * kept / total
+
+
+@metric("Nabf", higher_is_better=False, bounds=(0, 1))
+def fusion_artifacts(
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    *,
+    order: str = "fused_first",
+    least_weight: float = 0.001,
+    border: str = "mirror",
+) -> Tensor:
+    """Nabf: weight of the edges that fusion invents (Petrovic and Xydeas, 2005; Shreyamsha Kumar, 2013).
+
+    An artifact is a pixel whose fused gradient is larger than both sources'. Sobel's kernels are
+    divided by 8. With G and A as in `edge_preservation`,
+
+        Q_S = sqrt(0.9999 / (1 + exp(-19 (G - 0.5))) * 0.9995 / (1 + exp(-22 (A - 0.5)))),
+        w_S = g_S^1.5 where g_S >= 2, else `least_weight`,
+
+    and the score is the sum over artifacts of (1 - Q_I) w_I + (1 - Q_V) w_V, over the sum of all
+    w_I + w_V. Kumar's change is to weigh each source's loss by its own weight; before, their sum was
+    weighed by the sum of the weights, and the score could exceed 1. Constants and least weight are
+    those of the code by Kumar that toolkits carry; they are not checked against the papers.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
+        infrared: the same shape.
+        visible: the same shape.
+        order: "fused_first", or "swapped": the infrared image is scored as the fused one, against
+            the visible and the fused image, which is what a toolkit computes that hands (infrared,
+            visible, fused) to a function of (fused, infrared, visible).
+        least_weight: weight of the pixels of a source without edges; some ports have 0.
+        border: what lies around the image: a "mirror" without the outermost pixels, or "zero".
+
+    Returns:
+        (N,) in [0, 1]; lower is better. 0 if the fused image is one of the sources, or constant: what
+        is lost does not count, so that it says little on its own. Without a weight, as with constant
+        sources and a least weight of 0, all pixels weigh the same.
+
+    Raises:
+        ValueError: an unknown option.
+    """
+    one_of("order", order, ("fused_first", "swapped"))
+    if order == "swapped":
+        fused, infrared, visible = infrared, visible, fused
+    strength, angle = edge_strength(fused, border), edge_angle(fused, border)
+    new = strength > torch.maximum(edge_strength(infrared, border), edge_strength(visible, border))
+    lost, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
+    for source in (infrared, visible):
+        gradient = edge_strength(source, border)
+        # Elsewhere than at artifacts the ratio does not matter.
+        preserved = _sigmoid(gradient / strength, 19, 0.5) * _sigmoid(
+            _alike(edge_angle(source, border), angle), 22, 0.5
+        )
+        eighth = gradient / 8
+        weight = torch.where(eighth >= 2, eighth * eighth.sqrt(), max(least_weight, 1e-30))
+        lost = lost + _sum(1 - (0.9999 * 0.9995 * preserved).sqrt(), weight * new)
+        total = total + weight.sum((1, 2, 3))
+    return lost / total
+
+
+@shared
+def edge_strength(plane: Tensor, border: str = "zero") -> Tensor:
+    """Return the magnitude of Sobel's gradient, (N, 1, H, W), at most 1020 sqrt(2).
+
+    Where it vanishes it is some 1e-154 (float64) and not 0: ratios and derivatives stay finite.
+    """
+    x, y = sobel(plane, border)
+    return (x * x + y * y).clamp(min=torch.finfo(plane.dtype).tiny).sqrt()
+
+
+@shared
+def edge_angle(plane: Tensor, border: str = "zero") -> Tensor:
+    """Return the direction of Sobel's gradient in (-pi, pi], (N, 1, H, W); pi/2 wherever its x is 0."""
+    x, y = sobel(plane, border)
+    return torch.atan2(torch.where(x == 0, 1, y), x)
+
+
+@shared
+def _arctangent(plane: Tensor) -> Tensor:
+    """Return arctan(y / x) of Sobel's gradient in (-pi/2, pi/2]; pi/2 where x is 0."""
+    angle = edge_angle(plane)
+    return torch.where(angle > pi / 2, angle - pi, torch.where(angle < -pi / 2, angle + pi, angle))
+
+
+@shared
+def sobel(plane: Tensor, border: str = "zero") -> tuple[Tensor, Tensor]:
+    """Return Sobel's slopes: to the left (x) and down (y), as a convolution with the usual kernels gives.
+
+    Args:
+        plane: (N, 1, H, W), any floating type.
+        border: "zero", or "mirror" without the outermost pixels.
+
+    Returns:
+        Two of (N, 1, H, W), not scaled: in -1020..1020 for a plane in 0..255.
+
+    Raises:
+        ValueError: an unknown border.
+    """
+    one_of("border", border, tuple(PADDING))
+    plane = pad(plane, (1, 1, 1, 1), PADDING[border])
+    smooth = plane[:, :, :-2] + plane[:, :, 2:] + 2 * plane[:, :, 1:-1]
+    steps = plane[:, :, 2:] - plane[:, :, :-2]
+    return smooth[..., :-2] - smooth[..., 2:], steps[..., :-2] + steps[..., 2:] + 2 * steps[..., 1:-1]
+
+
+def _alike(one: Tensor, other: Tensor) -> Tensor:
+    # 1 at a turn of 0, pi and 2 pi, 0 at a quarter more.
+    return (((one - other).abs() - pi).abs() - pi / 2).abs() * (2 / pi)
+
+
+def _sigmoid(values: Tensor, slope: float, middle: float) -> Tensor:
+    return (slope * (values - middle)).sigmoid()
+
+
+def _sum(values: Tensor, weights: Tensor) -> Tensor:
+    return torch.linalg.vecdot(values.flatten(1), weights.flatten(1))
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Check the value of an option.
+
+    Raises:
+        ValueError: it is not a known one; names option and value.
+    """
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")

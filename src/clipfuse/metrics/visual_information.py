@@ -1,0 +1,173 @@
+"""Metrics of the visual information that the fused image keeps of its sources."""
+
+from math import log
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, threshold
+
+from clipfuse.metrics.definition import metric
+from clipfuse.metrics.sharing import shared
+from clipfuse.metrics.windows import Taps, filter_valid, gaussian_taps
+
+Border = Literal["valid", "zero"]
+
+WINDOWS = (17, 9, 5, 3)  # one per scale; the deviation is a fifth of it
+SMALLEST = 41  # below it the last window does not fit into the last scale
+FLAT = 1e-10  # a local variance below this counts as 0
+
+
+class Moments(NamedTuple):
+    """Local moments of one plane at one scale."""
+
+    centred: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+class Channel(NamedTuple):
+    """A source seen through the fused image at one scale: fused = gain * source + noise."""
+
+    gain: Tensor
+    signal: Tensor  # variance of gain * source
+    noise: Tensor  # variance of the noise
+
+
+@metric("VIF", higher_is_better=True, bounds=(0, float("inf")), smallest=SMALLEST)
+def visual_information_fidelity(
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    *,
+    border: Border = "valid",
+    centred: bool = True,
+    visual_noise: float = 2.0,
+) -> Tensor:
+    """VIF: VIFp(I, F) + VIFp(V, F), pixel-domain visual information fidelity with a source as reference.
+
+    Sheikh and Bovik, IEEE TIP 2006, in the authors' pixel-domain variant: four scales, Gaussian
+    windows of 17, 9, 5 and 3 pixels with a fifth of that as deviation. In each window the fused image
+    is modelled as gain times source plus noise; VIFp is the information of the source that passes
+    this channel and visual noise, over the information that passes visual noise alone. Much of the
+    literature prints this sum as "VIFF", which is another metric: see `fusion_information_fidelity`.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
+        infrared: the same shape.
+        visible: the same shape.
+        border: "valid" keeps to windows inside the image; "zero" pads with black, as IVIF_ZOO does.
+        centred: False puts the windows' peak beside the centre, as IVIF_ZOO does: its samples lie at
+            linspace(-(n + 1) / 2, (n - 1) / 2, n).
+        visual_noise: variance of the visual noise on the scale of 0..255.
+
+    Returns:
+        (N,) from 0, 2 for three equal images; higher is better. Above 1 per source where the fused
+        image has more contrast. A source without any information, such as a constant, counts as 1.
+    """
+    return sum(
+        (_fidelity(source, fused, border, centred, visual_noise) for source in (infrared, visible)),
+        fused.new_zeros(()),
+    )
+
+
+@metric("VIFF", higher_is_better=True, bounds=(0, float("inf")), smallest=SMALLEST)
+def fusion_information_fidelity(
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    *,
+    weights: tuple[float, ...] = (1 / 2.15, 0.0, 0.15 / 2.15, 1 / 2.15),
+    visual_noise: float = 0.005 * 255**2,
+) -> Tensor:
+    """VIFF: visual information fidelity for fusion, one reference chosen per window (Han et al., 2013).
+
+    Han, Cai, Cao and Xu, Information Fusion 14(2). From the paper: images are filtered into
+    sub-bands and cut into windows; the information is taken with and without distortion in each; its
+    ratio over a sub-band is that band's VIFF; the bands are weighted. What the paper leaves open
+    follows the description of the authors' public program: the scales, windows and channel model of
+    `visual_information_fidelity`, windows at every pixel, visual noise 0.005 * 255^2, 1e-7 decimal
+    digits added to every window, the given weights, and as reference the source with the smaller
+    gain (an equal gain: the visible one). A smaller gain means more contrast than the fused image
+    shows, so the more salient source is asked for.
+
+    Args:
+        fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
+        infrared: the same shape.
+        visible: the same shape.
+        weights: one per sub-band, finest first.
+        visual_noise: variance of the visual noise on the scale of 0..255.
+
+    Returns:
+        (N,) from 0, 1 for three equal images; higher is better. A window in which one source is flat
+        has gain 0 there and is left out, whatever the other shows: with one constant source the
+        score is 1 for every fused image.
+    """
+    score = fused.new_zeros(fused.shape[0])
+    channels = zip(*(_channels(source, fused, "valid", True) for source in (infrared, visible)), strict=True)
+    variances = zip(*(_variances(source, "valid", True) for source in (infrared, visible)), strict=True)
+    for weight, (ours, theirs), (our_variance, their_variance) in zip(
+        weights, channels, variances, strict=True
+    ):
+        if weight == 0:
+            continue
+        chosen = ours.gain < theirs.gain
+        ratios = [channel.signal / (channel.noise + visual_noise) for channel in (ours, theirs)]
+        kept = torch.where(chosen, *ratios).log1p().sum((1, 2, 3))
+        whole = torch.where(chosen, our_variance, their_variance).div(visual_noise).log1p().sum((1, 2, 3))
+        small = 1e-7 * log(10) * chosen[0].numel()
+        score = score + weight * (kept + small) / (whole + small)
+    return score
+
+
+def _fidelity(source: Tensor, fused: Tensor, border: Border, centred: bool, visual_noise: float) -> Tensor:
+    kept = whole = fused.new_zeros(fused.shape[0])
+    for channel in _channels(source, fused, border, centred):
+        kept = kept + (channel.signal / (channel.noise + visual_noise)).log1p().sum((1, 2, 3))
+    for variance in _variances(source, border, centred):
+        whole = whole + (variance / visual_noise).log1p().sum((1, 2, 3))
+    some = whole > 0
+    return torch.where(some, kept / torch.where(some, whole, 1), 1)
+
+
+@shared
+def _channels(source: Tensor, fused: Tensor, border: Border, centred: bool) -> tuple[Channel, ...]:
+    channels = []
+    moments = zip(_moments(source, border, centred), _moments(fused, border, centred), strict=True)
+    for size, (x, y) in zip(WINDOWS, moments, strict=True):
+        covariance = filter_valid(x.centred * y.centred, _taps(size, centred)) - x.mean * y.mean
+        # A flat window has no gain; neither has one in which the fused image is inverted.
+        gain = covariance.relu() * (x.variance.sign() * y.variance.sign()) / (x.variance + FLAT)
+        noise = (y.variance - gain * covariance).clamp(min=FLAT)
+        channels.append(Channel(gain, gain.square() * x.variance, noise))
+    return tuple(channels)
+
+
+def _variances(plane: Tensor, border: Border, centred: bool) -> tuple[Tensor, ...]:
+    return tuple(moments.variance for moments in _moments(plane, border, centred))
+
+
+@shared
+def _moments(plane: Tensor, border: Border, centred: bool) -> tuple[Moments, ...]:
+    moments = []
+    for index, size in enumerate(WINDOWS):
+        taps = _taps(size, centred)
+        if index:
+            plane = filter_valid(_bordered(plane, size, border), taps, stride=2)
+        # Variances are differences of squares: without the mean they lose fewer digits, and those
+        # of a constant plane are 0.
+        around = _bordered(plane, size, border) - plane.detach().mean((2, 3), keepdim=True)
+        mean = filter_valid(around, taps)
+        variance = threshold(filter_valid(around.square(), taps) - mean.square(), FLAT, 0.0)
+        moments.append(Moments(around, mean, variance))
+    return tuple(moments)
+
+
+def _bordered(plane: Tensor, size: int, border: Border) -> Tensor:
+    return pad(plane, (size // 2,) * 4) if border == "zero" else plane
+
+
+def _taps(size: int, centred: bool) -> Taps:
+    if centred:
+        return gaussian_taps(size, size / 5)
+    return gaussian_taps(size, size / 5, first=-(size + 1) / 2, step=size / (size - 1))
