@@ -1,0 +1,165 @@
+"""What the micro CLIP tells apart by text alone, on scenes it never saw: prints markdown tables.
+
+    python -m experiments.micro_clip.evaluate [folder of a model]
+
+Nothing is fitted here: a picture goes to the text with the greatest cosine.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from experiments.micro_clip import recipe
+from experiments.micro_clip.recipe import Floats
+from experiments.micro_clip.scenes import Scene, crop, real_scenes, resize, synthetic_scenes
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipfuse.clip.micro_files import load_micro
+
+CLEAR = "a clear image with detailed background and salient objects"
+BANDS = {"infrared": "an infrared image", "visible": "a visible gray image"}
+DEFECTS = {
+    "clean": "a clear image",
+    "blur": "a blurry image",
+    "noise": "a noisy image",
+    "low contrast": "a low contrast image",
+}
+FUSIONS = {"ideal": CLEAR, "average": "the plain average of infrared and visible"}
+KINDS = {
+    **FUSIONS,
+    "maximum": "the pixelwise maximum of both bands",
+    "detail": "a fused image with detailed background but weak targets",
+    "target": "a fused image with salient targets but a poor background",
+}
+Planes = dict[str, Floats]
+
+
+class Judge:
+    """The model with its preprocessing: pictures and texts to unit vectors."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.model, self.config = load_micro(folder)
+        self.model.requires_grad_(False)
+        pre = self.config["preprocess"]
+        self.size, self.mean, self.std = pre["size"], pre["mean"][0], pre["std"][0]
+        self.tokenize = open_clip.get_tokenizer("ViT-B-32")
+
+    def images(self, pictures: Tensor) -> Tensor:
+        """Encode (N, 1, S, S) pictures in [0, 1], differentiably."""
+        encode: nn.Module = self.model.get_submodule("visual")
+        return F.normalize(encode(((pictures - self.mean) / self.std).expand(-1, 3, -1, -1)), dim=-1)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Encode texts."""
+        encode: Callable[[Tensor], Tensor] = self.model.encode_text  # type: ignore[assignment]
+        with torch.no_grad():
+            return F.normalize(encode(self.tokenize(list(texts))), dim=-1)
+
+    def choose(self, pictures: Sequence[Floats], texts: Sequence[str]) -> np.ndarray:
+        """Return for each picture the index of the nearest text."""
+        words, found = self.texts(texts), list[Tensor]()
+        for chunk in torch.from_numpy(np.stack(pictures)[:, None]).split(64):
+            with torch.no_grad():
+                found.append((self.images(chunk) @ words.T).argmax(1))
+        return torch.cat(found).numpy()
+
+
+def views(scenes: Sequence[Scene], size: int, crops: int, seed: int = 0) -> list[Planes]:
+    """Return of each scene the whole, squeezed to a square, and some random crops, at the model's size."""
+    found = []
+    for index, scene in enumerate(scenes):
+        rng = np.random.default_rng([seed, index])
+        known = {name: getattr(scene, name) for name in ("infrared", "visible", "mask", "reference")}
+        cuts = [{name: plane.astype(np.float32) / 255 for name, plane in known.items() if plane is not None}]
+        cuts += [crop(scene, rng, size, 0.5)[0] for _ in range(crops)]
+        found += [{name: resize(plane, size) for name, plane in planes.items()} for planes in cuts]
+    return found
+
+
+def steady_ideal(planes: Planes) -> Floats:
+    """Return the reference where there is one, else the recipe's fusion with the same draws for all."""
+    if "reference" in planes:
+        return planes["reference"]
+    mask = recipe.hot(planes["infrared"], 1)
+    made = recipe.ideal(planes["infrared"], planes["visible"], mask, np.random.default_rng(1), 1)
+    return np.clip(made, 0, 1)
+
+
+def fusions(planes: Planes) -> Planes:
+    """Return one fusion of each kind."""
+    infrared, visible = planes["infrared"], planes["visible"]
+    mask = planes["mask"] if "mask" in planes else recipe.hot(infrared, 1)
+    made = {"ideal": steady_ideal(planes), "average": (infrared + visible) / 2}
+    for kind in ("maximum", "detail", "target"):
+        made[kind] = recipe.fuse(kind, infrared, visible, mask, np.random.default_rng(1), 1).clip(0, 1)
+    return made
+
+
+def defects(image: Floats, rng: np.random.Generator) -> Planes:
+    """Return a picture clean and with three plain defects, not drawn as in training."""
+    grain = rng.standard_normal(image.shape).astype(np.float32)
+    flat = (image - image.mean()) * np.float32(rng.uniform(0.15, 0.3)) + np.float32(rng.uniform(0.3, 0.6))
+    noisy = np.clip(image + np.float32(rng.uniform(0.07, 0.15)) * grain, 0, 1)
+    return {
+        "clean": image,
+        "blur": recipe.soften(image, rng.uniform(1.5, 3)),
+        "noise": noisy,
+        "low contrast": flat,
+    }
+
+
+def confusion(title: str, counts: Mapping[str, np.ndarray], columns: Sequence[str]) -> float:
+    """Print a table of counts by truth (rows) and answer (columns); return the mean of the rows' shares."""
+    print(f"\n{title}\n\n| truth | {' | '.join(columns)} | right |\n|---|{'---|' * (len(columns) + 1)}")
+    shares = []
+    for name, answers in counts.items():
+        row = np.bincount(answers, minlength=len(columns))
+        shares.append(row[columns.index(name)] / row.sum())
+        print(f"| {name} | {' | '.join(map(str, row))} | {100 * shares[-1]:.1f} % |")
+    print(f"\nmean {100 * np.mean(shares):.1f} %")
+    return float(np.mean(shares))
+
+
+def ordinary(image: Floats) -> bool:
+    """Return whether a picture as it comes is neither very dark, very bright nor nearly flat."""
+    return image.std() > 0.11 and 0.14 < image.mean() < 0.8
+
+
+def report(judge: Judge, domain: str, found: Sequence[Planes]) -> dict[str, float]:
+    """Print the tables of one domain; return the bars."""
+    bands = {name: judge.choose([v[name] for v in found], [*BANDS.values()]) for name in BANDS}
+    figures = {"band": confusion(f"**{domain}, band**", bands, [*BANDS])}
+    rng = np.random.default_rng(0)
+    seen = [[recipe.camera(v[name], rng, 1) for v in found] for name in BANDS]
+    other = {name: judge.choose(images, [*BANDS.values()]) for name, images in zip(BANDS, seen, strict=True)}
+    figures["band, other camera"] = confusion(f"**{domain}, band, through random cameras**", other, [*BANDS])
+    whole = [image for v in found for image in (v["infrared"], v["visible"], steady_ideal(v))]
+    for title, images in (("", [i for i in whole if ordinary(i)]), (" (all pictures)", whole)):
+        rng = np.random.default_rng(0)
+        spoilt = [defects(image, rng) for image in images]
+        answers = {name: judge.choose([v[name] for v in spoilt], [*DEFECTS.values()]) for name in DEFECTS}
+        figures[f"defect{title}"] = confusion(f"**{domain}, defect{title}**", answers, [*DEFECTS])
+    made = [fusions(v) for v in found]
+    two = {name: judge.choose([v[name] for v in made], [*FUSIONS.values()]) for name in FUSIONS}
+    figures["ideal or average"] = confusion(f"**{domain}, ideal or average**", two, [*FUSIONS])
+    all_kinds = {name: judge.choose([v[name] for v in made], [*KINDS.values()]) for name in KINDS}
+    figures["fusion of five"] = confusion(f"**{domain}, kind of fusion**", all_kinds, [*KINDS])
+    return figures
+
+
+def main(folder: Path | None) -> None:
+    torch.set_num_threads(1)
+    judge = Judge(folder)
+    real = report(judge, "RoadScene, held out", views(real_scenes(["val", "test"]), judge.size, 3))
+    made = report(judge, "synthetic, test part", views(synthetic_scenes("test", 60), judge.size, 1))
+    print("\n| | real | synthetic |\n|---|---|---|")
+    for name, value in real.items():
+        print(f"| {name} | {100 * value:.1f} % | {100 * made[name]:.1f} % |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

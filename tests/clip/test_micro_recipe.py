@@ -1,0 +1,152 @@
+"""The recipe of the bundled CLIP: captions say what is true, defects do what they claim."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[2]))
+from experiments.micro_clip import recipe
+from experiments.micro_clip.captions import DEFAULTS, Caption, draw, truth
+from experiments.micro_clip.scenes import Batches, Scene
+from experiments.micro_clip.train import SeenTokens, contrastive, encode_text, read_config, targets
+
+CLEAN = {"band": "fused", "kind": "ideal", "quality": "clean"}
+TEXTS = [
+    "a clear image with detailed background and salient objects",
+    "a vivid image with clear background and obvious objects",
+    "a visible gray image",
+    "a visible light gray image",
+    "an infrared image",
+    "This image's fusion is very harmonious, the texture is very clear, the target is very striking.",
+    "This image's fusion is not well integrated, the texture is weak, and then the target is fuzzy, not "
+    "prominent, and the features are relatively smooth and flat.",
+]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    rng = np.random.default_rng(0)
+    planes = [recipe.soften(rng.random((150, 150), np.float32), 2) for _ in range(2)]
+    planes = [(plane - plane.min()) / (plane.max() - plane.min()) for plane in planes]
+    mask = np.zeros((150, 150), np.uint8)
+    mask[40:90, 60:90] = 255
+    infrared, visible = ((255 * plane).astype(np.uint8) for plane in planes)
+    return Scene(np.maximum(infrared, mask // 2), visible, mask, visible, "day")
+
+
+@pytest.fixture(scope="module")
+def batches(scene: Scene) -> Batches:
+    return Batches([scene], [Scene(scene.infrared, scene.visible)], read_config(["train.scenes=4"]))
+
+
+def test_default_texts_are_captions_and_their_tokens_are_seen():
+    assert [caption.text for caption in DEFAULTS] == TEXTS
+    drawn = {draw(CLEAN, np.random.default_rng(seed)).text for seed in range(300)}
+    assert {TEXTS[0], TEXTS[1], TEXTS[5]} <= drawn
+    import open_clip
+
+    SeenTokens().place(open_clip.get_tokenizer("ViT-B-32")(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        {"band": "infrared", "kind": "none", "quality": "clean", "polarity": "hot"},
+        {"band": "visible", "kind": "none"},
+        {"band": "visible", "kind": "none", "quality": "noise"},
+        {"band": "fused", "kind": "average"},
+        {"band": "fused", "kind": "maximum", "quality": "harsh"},
+    ],
+)
+def test_the_clear_image_is_an_ideal_fusion_alone(picture):
+    clear = [DEFAULTS[0], DEFAULTS[1], DEFAULTS[5]]
+    assert [caption.holds(CLEAN) for caption in clear] == [1, 1, 1]
+    assert [caption.holds(picture) for caption in clear] == [0, 0, 0]
+
+
+def test_what_is_not_known_is_undecided():
+    caption = Caption("a foggy image", ({"weather": ("fog",)},))
+    assert [caption.holds(p) for p in ({}, {"weather": "fog"}, {"weather": "day"})] == [-1, 1, 0]
+
+
+def test_drawn_captions_are_true_and_their_tokens_are_seen(batches):
+    seen = SeenTokens()
+    for seed in range(60):
+        for _, said in batches.variants(np.random.default_rng(seed)):
+            caption = draw(said, np.random.default_rng(seed))
+            assert caption.holds(said) == 1, (said, caption)
+            seen.place(batches.tokenize([caption.text]))
+
+
+def test_batches_depend_on_seed_and_step_alone(batches, scene):
+    first, second = (list(b) for _, b in zip(range(2), iter(batches), strict=False))
+    later = Batches(batches.synthetic, batches.real, read_config(["train.scenes=4"]), start=1)
+    again = next(iter(later))
+    assert all(torch.equal(a, b) for a, b in zip(second, again, strict=True))
+    assert not torch.equal(first[0], second[0])
+    pictures, tokens, facts, values = first
+    assert values.shape == (16, 6)
+    assert pictures.shape == (16, 1, 112, 112)
+    assert facts.shape == (16, len(tokens))
+    assert (facts == 1).any(0)[:-2].all()  # each caption but the two defaults was drawn for a picture
+
+
+def test_defects_change_what_they_claim(scene):
+    image = (scene.visible / 255).astype(np.float32)
+    sharp = np.abs(np.diff(image)).mean()
+    for seed in range(8):
+        made = {q: recipe.spoil(q, image, np.random.default_rng(seed), 1) for q in recipe.QUALITIES}
+        assert all(m.dtype == np.float32 and m.min() >= 0 and m.max() <= 1 for m in made.values())
+        assert np.abs(np.diff(made["blur"])).mean() < 0.8 * sharp
+        assert np.abs(np.diff(made["noise"])).mean() > 1.3 * sharp
+        assert made["low contrast"].std() < 0.06 < image.std()
+        assert made["over"].mean() > image.mean() + 0.1
+        assert made["under"].mean() < 0.12
+        assert np.abs(np.diff(made["harsh"])).mean() > 1.05 * sharp
+
+
+def test_fusions_are_what_they_are_called(scene):
+    rng = np.random.default_rng(0)
+    infrared, visible, mask = (
+        (p / 255).astype(np.float32) for p in (scene.infrared, scene.visible, scene.mask)
+    )
+    made = {
+        k: recipe.fuse(k, infrared, visible, mask, rng, 1) for k in ("ideal", "average", "maximum", "target")
+    }
+    inside = mask > 0.5
+    assert made["ideal"].std() > made["average"].std()
+    assert made["ideal"][inside].mean() > made["average"][inside].mean() + 0.1
+    assert np.array_equal(made["maximum"], np.maximum(infrared, visible))
+    assert made["target"][~inside].std() < visible[~inside].std()
+    bands = recipe.laplacian(visible)
+    np.testing.assert_allclose(recipe.collapse(bands), visible, atol=1e-5)
+
+
+def test_targets_share_one_among_the_positives():
+    facts = torch.tensor([[1, 1, 0], [0, -1, 1], [0, 0, 0]])
+    rows, wanted = targets(facts)
+    assert rows.tolist() == [True, True, False]
+    assert wanted.sum(1).tolist() == [1, 1]
+    assert wanted[0].tolist() == [0.5, 0.5, 0]
+    logits = torch.zeros(3, 3)
+    moved = logits.clone()
+    moved[1, 1] = 5  # undecided: its logit changes nothing
+    assert contrastive(logits, facts) == contrastive(moved, facts)
+
+
+def test_cut_texts_encode_as_whole_ones():
+    from clipfuse.clip.micro_files import build_micro
+
+    model = build_micro(read_config([])).eval()
+    import open_clip
+
+    tokens = open_clip.get_tokenizer("ViT-B-32")(TEXTS[:3])
+    with torch.no_grad():
+        torch.testing.assert_close(encode_text(model, tokens[:, :16]), model.encode_text(tokens))
+
+
+def test_truth_is_a_table():
+    assert truth([CLEAN, {"band": "visible"}], DEFAULTS[:3]).tolist() == [[1, 1, 0], [0, 0, 1]]
