@@ -59,7 +59,7 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
     except UserWarning as error:
         raise UserError(
             f"the weights {pretrained} of {model} were trained with another activation ({error}); "
-            f"use the model whose name {'lacks' if quick_gelu else 'has'} '-quickgelu'"
+            f"{'leave quick_gelu out' if quick_gelu else f'use {model}-quickgelu, or quick_gelu=true'}"
         ) from error
     except Exception as error:  # a wrong or broken file can raise anything
         raise UserError(_why_not(model, path, error)) from error
@@ -123,7 +123,7 @@ def _check_local(place: str) -> None:
     folder = Path(place)
     if not (folder / "open_clip_config.json").is_file():
         raise UserError(f"local-dir:{place} must be a folder with open_clip_config.json and a weights file")
-    if not any(folder.glob(f"*{suffix}") for suffix in (".safetensors", ".bin", ".pth")):
+    if not any(any(folder.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin", ".pth")):
         raise UserError(
             f"{folder} has no weights file (*.safetensors, *.bin or *.pth) beside its configuration"
         )

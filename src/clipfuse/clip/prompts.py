@@ -1,0 +1,180 @@
+"""Prompts that learn: the words around a fixed text, as vectors (CoOp, Zhou et al., arXiv 2109.01134)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.ops.seeding import derived_seed
+
+POSITIONS = ("end", "middle", "front")
+
+
+class LearnablePrompts(nn.Module):
+    """Text features of `[start][context ...][words].[end]` with the context as trainable vectors.
+
+    Start, words and end keep the model's own embeddings; CLIP-LIT makes all 77 slots trainable instead, most
+    of which cannot matter. A fresh prompt whose context comes from a description has exactly the features
+    of description and words as one text. The module's parameters and state are its contexts alone: CLIP
+    is no part of it.
+
+    Args:
+        clip: its text tower must take token embeddings.
+        words: the fixed words of each prompt by name, such as `{"positive": "", "negative": ""}`; may be
+            empty. The order is that of the rows of `forward`.
+        descriptions: what a context starts from: one text for all, or one by name. A prompt without one
+            starts from N(0, 0.02^2).
+        length: number of context vectors. None: as many as the description has tokens, 16 without one. Where
+            the description is shorter, the rest starts from N(0, 0.02^2).
+        position: where the words stand: `end` (after the context), `middle` (in it) or `front`.
+        shared: one context for all prompts; then `descriptions` is one text or None.
+        seed: of the random numbers.
+        truncate: cut a description that is longer than `length`, or a prompt longer than the model takes,
+            instead of refusing it; the context is what is cut.
+
+    Raises:
+        ValueError: a text tower that takes no embeddings; a prompt or description that is too long; an
+            unknown name, position or length.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        words: Mapping[str, str],
+        descriptions: str | Mapping[str, str] | None = None,
+        length: int | None = None,
+        position: str = "end",
+        shared: bool = False,
+        seed: int = 0,
+        truncate: bool = False,
+    ) -> None:
+        super().__init__()
+        described = _check(words, descriptions, length, position, shared)
+        self.clip, self.names, self.shared = clip, tuple(words), shared
+        table = clip.token_table
+        fixed = {name: clip.tokens.split(text) for name, text in words.items()}
+        rooms = {name: clip.tokens.limit - sum(map(len, parts)) for name, parts in fixed.items()}
+        contexts = []
+        for name in self.names[:1] if shared else self.names:
+            ids = clip.tokens.split(described[name])[1] if name in described else []
+            wanted = length or len(ids) or 16
+            room = min(rooms.values()) if shared else rooms[name]
+            if wanted > room and truncate:
+                wanted = max(room, 0)
+            if wanted > room or wanted == 0:
+                raise ValueError(
+                    f"the prompt '{name}' has {wanted} context vectors; beside its words and marks the model "
+                    f"takes {max(room, 0)}. Shorten it, or cut it with truncate=True"
+                )
+            if len(ids) > wanted and not truncate:
+                raise ValueError(
+                    f"the description of '{name}' has {len(ids)} tokens, more than length={wanted}; make "
+                    "length larger, or cut it with truncate=True"
+                )
+            generator = torch.Generator("cpu").manual_seed(derived_seed(seed, "prompt", name))
+            start = torch.randn(wanted, table.shape[1], generator=generator) * 0.02
+            start[: len(ids)] = table[ids[:wanted]].detach().float().cpu()
+            contexts.append(nn.Parameter(start))
+        self.contexts = nn.ParameterList(contexts)
+        self._lay_out(fixed, position)
+
+    def _lay_out(self, fixed: Mapping[str, tuple[list[int], list[int], list[int]]], position: str) -> None:
+        """Keep the ids of all that is fixed, and where in it each context vector goes."""
+        rows, places = [], []
+        for index, (start, words, end) in enumerate(fixed.values()):
+            count = len(self.contexts[0 if self.shared else index])
+            before = {"end": count, "middle": count // 2, "front": 0}[position]
+            hole = -1  # a context vector
+            row = [*start, *[hole] * before, *words, *[hole] * (count - before), *end]
+            rows.append(row)
+            places.append([place for place, token in enumerate(row) if token == hole])
+        # In a causal tower nothing behind the end is read, so the rows stop with the longest.
+        limit = self.clip.tokens.limit
+        width = limit if self.clip.reads_padding else max(map(len, rows))
+        pad = self.clip.tokens.pad
+        ids = torch.tensor([[max(token, 0) for token in row] + [pad] * (width - len(row)) for row in rows])
+        self.register_buffer("ids", ids, persistent=False)
+        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
+        for index, place in enumerate(places):
+            self.register_buffer(f"place{index}", torch.tensor(place), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Return (P, D), not normalised: one row per prompt, with gradients to the contexts."""
+        return self.features(tuple(self.contexts))
+
+    def features(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Return (P, D) at given contexts: a pure function, so that a solver can try other values.
+
+        Args:
+            contexts: tensors of the shapes of `contexts`, (M, W) each; one if `shared`, else one per prompt.
+
+        Raises:
+            ValueError: wrong number or shape.
+        """
+        shapes, wanted = [tuple(c.shape) for c in contexts], [tuple(c.shape) for c in self.contexts]
+        if shapes != wanted:
+            raise ValueError(f"contexts have shapes {shapes}; expected {wanted}")
+        ids, ends = self.get_buffer("ids"), self.get_buffer("ends")
+        if contexts[0].device != self.clip.device:
+            self.clip.to(contexts[0].device)
+        embeddings = self.clip.token_table[ids.to(self.clip.device)]
+        rows = []
+        for index, row in enumerate(embeddings):
+            context = contexts[0 if self.shared else index].to(row.dtype)
+            rows.append(row.index_copy(0, self.get_buffer(f"place{index}").to(row.device), context))
+        return self.clip.encode_embeddings(torch.stack(rows), ends)
+
+    @torch.no_grad()
+    def nearest_tokens(
+        self, k: int = 1, among: Sequence[int] | None = None
+    ) -> dict[str, list[list[tuple[str, float]]]]:
+        """Read the contexts out for a log: the tokens nearest to each vector, by Euclidean distance as CoOp.
+
+        Args:
+            k: tokens per vector, from the nearest on.
+            among: ids to search; else those the model has seen in training (all, for most models).
+
+        Returns:
+            For each prompt (one name, `shared`, if the context is), for each vector, k (token, distance).
+        """
+        among = self.clip.seen_tokens if among is None else among
+        table = self.clip.token_table
+        ids = torch.arange(len(table)) if among is None else torch.tensor(sorted(among))
+        rows = table[ids.to(table.device)].float()
+        found = {}
+        for name, context in zip(("shared",) if self.shared else self.names, self.contexts, strict=True):
+            distances = torch.cdist(context.float().to(rows.device), rows)
+            nearest, which = distances.topk(min(k, len(ids)), largest=False)
+            found[name] = [
+                [(self.clip.tokens.word(int(ids[i])), float(d)) for i, d in zip(indices, values, strict=True)]
+                for indices, values in zip(which.cpu(), nearest.cpu(), strict=True)
+            ]
+        return found
+
+
+def _check(
+    words: Mapping[str, str],
+    descriptions: str | Mapping[str, str] | None,
+    length: int | None,
+    position: str,
+    shared: bool,
+) -> dict[str, str]:
+    """Return the descriptions by name."""
+    if not words:
+        raise ValueError(
+            "words names no prompt; expected one or more, such as {'positive': '', 'negative': ''}"
+        )
+    if position not in POSITIONS:
+        raise ValueError(f"position is {position!r}; expected one of {', '.join(POSITIONS)}")
+    if length is not None and length < 1:
+        raise ValueError(f"length is {length}; expected 1 or more")
+    if descriptions is None:
+        return {}
+    if isinstance(descriptions, str):
+        return dict.fromkeys(words, descriptions)
+    if shared:
+        raise ValueError("a shared context starts from one description, not from one per prompt")
+    if unknown := [name for name in descriptions if name not in words]:
+        raise ValueError(f"descriptions names the prompt '{unknown[0]}', which words does not")
+    return dict(descriptions)

@@ -1,0 +1,180 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from clipfuse.clip import loading
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.errors import UserError
+
+
+def refused(model: str, pretrained: str | None = None, **more: bool) -> str:
+    with pytest.raises(UserError) as caught:
+        FrozenClip.load(model, pretrained, **more)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+def test_unknown_models_and_tags() -> None:
+    assert "no CLIP named 'ViT-B-32-quikgelu'. Did you mean 'ViT-B-32-quickgelu'?" in refused(
+        "ViT-B-32-quikgelu"
+    )
+    assert "Did you mean 'micro'?" in refused("mikro")
+    assert "no weights named 'openay'. Did you mean 'openai'?" in refused("ViT-B-32-quickgelu", "openay")
+    assert "Tags: openai, laion400m_e31" in refused("ViT-B-32-quickgelu", "zzz")
+    assert "pretrained=TAG with TAG one of openai, laion400m_e31" in refused("ViT-B-32-quickgelu")
+
+
+def test_weights_that_are_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "no.pt"
+    assert f"no weights file {missing}" in refused("ViT-B-32", str(missing))
+    assert f"{tmp_path} is a folder" in refused("ViT-B-32", str(tmp_path))
+    assert "folder with open_clip_config.json" in refused(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    assert "has no weights file" in refused(f"local-dir:{tmp_path}")
+    assert "leave pretrained out" in refused(f"local-dir:{tmp_path}", "openai")
+    assert "the micro CLIP lacks" in refused("micro", str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("model", ["ViT-B-32-quickgelu", "hf-hub:someone/something"])
+def test_no_network(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    def offline(*_: object, **__: object) -> str:
+        raise FileNotFoundError("Failed to download file")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_hf", offline)
+    tag = None if model.startswith("hf-hub") else "openai"
+    message = refused(model, tag)
+    for part in (
+        model,
+        "clip=micro",
+        "clip.pretrained=/",
+        f"clipfuse doctor --download {model} {tag or '-'}",
+    ):
+        assert part in message
+    if tag:
+        assert "'openai'" in message
+
+
+def test_an_activation_that_does_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import open_clip
+
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda *_, **__: str(tmp_path / "x.pt"))
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(tmp_path / "x.pt"))
+    message = refused("ViT-B-32", "openai")
+    assert "another activation (QuickGELU mismatch" in message
+    assert "use ViT-B-32-quickgelu, or quick_gelu=true" in message
+    assert "leave quick_gelu out" in refused("ViT-B-32", "laion2b_s34b_b79k", quick_gelu=True)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "other architecture", "no tensors", "pickle"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_files_that_cannot_be(
+    tmp_path: Path, kind: str, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    small = open_clip.get_model_config("ViT-B-32")
+    small["vision_cfg"].update(width=64, layers=1)
+    small["text_cfg"].update(width=64, layers=1, vocab_size=100)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", small)
+    file = tmp_path / f"weights{suffix}"
+    other = {"visual.proj": torch.zeros(3, 4), "logit_scale": torch.zeros(())}
+
+    def write(weights: dict[str, torch.Tensor]) -> None:
+        if suffix == ".pt":
+            torch.save(weights, file)
+        else:
+            save_file(weights, file)
+
+    if kind == "truncated":
+        write(other)
+        file.write_bytes(file.read_bytes()[:-40])
+    elif kind in ("other architecture", "no tensors"):
+        write(other if kind == "other architecture" else {})
+    elif kind == "pickle":
+        torch.save({"weights": Path("anything")}, file)  # runs code when it is read
+    else:
+        file.write_text("" if kind == "empty" else "<html>not found</html>")
+    message = refused("ViT-B-32", str(file))
+    assert str(file) in message
+    if kind == "other architecture":
+        assert "another architecture than ViT-B-32" in message
+    elif kind != "no tensors":
+        assert "no weights file, or a truncated one" in message
+
+
+class Scripted(nn.Module):
+    """A state dict in TorchScript, as OpenAI's own files are."""
+
+    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for name, value in weights.items():
+            where: nn.Module = self
+            *path, leaf = name.split(".")
+            for part in path:
+                if not hasattr(where, part):
+                    where.add_module(part, nn.Module())
+                where = getattr(where, part)
+            where.register_buffer(leaf, value)
+
+    def forward(self) -> int:
+        return 1
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_openai_s_own_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    small = open_clip.get_model_config("ViT-B-32-quickgelu")
+    small["vision_cfg"].update(width=64, layers=1)
+    small["text_cfg"].update(width=64, layers=1, vocab_size=100)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32-quickgelu", small)
+    weights = open_clip.create_model("ViT-B-32-quickgelu").state_dict()
+    file = tmp_path / "ViT-B-32.pt"
+    torch.jit.script(Scripted(weights)).save(str(file))
+    loaded = FrozenClip.load("ViT-B-32-quickgelu", str(file))
+    for name, value in loaded.model.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])
+def test_a_local_folder(tmp_path: Path, tiny_folder: Path, name: str) -> None:
+    from clipfuse.clip.micro_files import load_micro
+
+    model, config = load_micro(tiny_folder)
+    described = {**config["open_clip"], "quick_gelu": True}
+    preprocess = {**config["preprocess"], "mean": [0.5, 0.5, 0.5], "resize_mode": "squash"}
+    content = {"model_cfg": described, "preprocess_cfg": preprocess}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
+    if name.endswith(".bin"):
+        torch.save(model.state_dict(), tmp_path / name)
+    else:
+        save_file(model.state_dict(), tmp_path / name)
+    clip = FrozenClip.load(f"local-dir:{tmp_path}")
+    assert clip.identity["quick_gelu"] is True
+    assert clip.identity["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+    assert clip.preprocess.resize == "squash"
+    assert clip.encode_text(["an infrared image"]).shape == (1, 24)
+    assert clip.identity["weights_sha256"] == loading.weights_hash(model)  # in any format
+
+
+def test_loading_leaves_the_log_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    root = logging.getLogger()
+    kept, root.handlers = root.handlers, []
+    try:
+        shutil.copytree(tiny_folder, tmp_path / "m")
+        refused("local-dir:" + str(tmp_path / "m"))
+        FrozenClip.load("micro", str(tmp_path / "m")).encode_text(["an infrared image"])
+        assert root.handlers == []
+    finally:
+        root.handlers = kept
