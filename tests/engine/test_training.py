@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,11 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     assert scores["images"] == 2
     with (folder / "test/per_image.csv").open(newline="") as file:
         per_image = list(csv.DictReader(file))
+    assert {row["protocol"] for row in per_image} == {"strict-1"}
+    assert scores["undefined"] == {"MS-SSIM": 2}  # 64x48 pixels are too few
     for name, mean in scores["mean"].items():
-        assert sum(float(row[name]) for row in per_image) / 2 == pytest.approx(mean, rel=1e-12)
+        values = [float(row[name]) for row in per_image]
+        assert isnan(sum(values)) if mean is None else sum(values) / 2 == pytest.approx(mean, rel=1e-12)
     assert [int(row["step"]) for row in rows(folder) if row["train/loss/total"]] == list(range(1, 7))
     assert [float(row["trainer/samples_seen"]) for row in rows(folder)] == [2, 4, 6, 8, 10, 12]
 
@@ -363,11 +367,22 @@ class _NeedsReference(_Watching):
             raise ValueError("needs_reference: the data has no reference; take data=synthetic")
 
 
-def test_images_below_the_size_of_a_metric_are_named(tiny_config: Config, tmp_path: Path) -> None:
+def test_images_below_the_size_of_a_metric_are_counted(tiny_config: Config, tmp_path: Path) -> None:
     for band in ("ir", "vi"):
         for index in range(3):
             path = tmp_path / "small" / band / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (30, 9), 50 * index).save(path)
-    with pytest.raises(UserError, match=r"^\d: SSIM needs images of at least 11x11 px, fused is 9x30; leave"):
-        train(tiny_config(f"data.root={tmp_path / 'small'}", "loader.crop_size=16"))
+            Image.new("L", (30, 16), 50 * index).save(path)
+    config = tiny_config(f"data.root={tmp_path / 'small'}", "loader.crop_size=16")
+    train(config)
+    scores = json.loads((Path(config.run_dir) / "test/metrics.json").read_text())
+    assert scores["images"] == scores["undefined"]["VIF"] == 1
+    assert scores["mean"]["VIF"] is None
+    assert scores["mean"]["EN"] >= 0
+
+
+def test_watching_a_score_that_is_not_computed_is_refused_at_once(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match=r"callbacks watches val/metric/SSIM, but SSIM is not"):
+        train(tiny_config("metrics.validation=[EN,CC]"))
+    with pytest.raises(UserError, match=r"objective watches test/VFI, but VFI is not in metrics\.test \("):
+        train(tiny_config("objective=test/VFI"))

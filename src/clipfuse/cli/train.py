@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-GROUPS = ("backbone", "loss", "data", "loader", "metrics", "optimizer", "scheduler", "trainer")
+GROUPS = ("backbone", "loss", "clip", "data", "loader", "metrics", "optimizer", "scheduler", "trainer")
 
 
 def main(arguments: Sequence[str]) -> None:

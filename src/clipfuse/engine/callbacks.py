@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping
-from math import nan
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,11 @@ class TestWriter(Callback):
             writer = csv.DictWriter(file, ["name", *columns, "protocol"])
             writer.writeheader()
             writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
+        means = {name: float(trainer.callback_metrics[f"test/{name}"]) for name in columns}
         record = {
             "protocol": str(protocol),
             "images": len(self.scores),
-            "mean": {name: float(trainer.callback_metrics[f"test/{name}"]) for name in columns},
+            "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
             "undefined": metrics.undefined(),
             "unchecked": [name for name in columns if name not in protocol.checked],
         }

@@ -143,7 +143,7 @@ def _check_names(config: DictConfig, metrics: Any, callbacks: Sequence[L.Callbac
     watched = {getattr(callback, "monitor", None): "callbacks" for callback in callbacks}
     watched |= {config.objective: "objective"} if config.test else {}
     for prefix, part in {"val/metric/": "validation", "test/": "test"}.items():
-        known = list(getattr(metrics, part).keys(keep_base=True))
+        known = getattr(metrics, part).names
         for key, where in watched.items():
             if key is not None and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
                 raise UserError(

@@ -103,6 +103,9 @@ class FusionMetrics(MetricCollection):
         protocol: name of a protocol, or one.
         names: of metrics, of the sets "fast" and "full", or of both; "full" by default.
 
+    Attributes:
+        names: of the metrics, in the order of the tables.
+
     Raises:
         ValueError: an unknown protocol, or a metric that it does not have.
     """
@@ -113,6 +116,7 @@ class FusionMetrics(MetricCollection):
         # Compute groups would merge two metrics whose sums agree after the first image.
         super().__init__({name: FusionMetric(name, protocol) for name in chosen}, compute_groups=False)
         self.protocol = protocol
+        self.names = chosen
 
     def update(self, *planes: Tensor, **named: Any) -> None:
         """Add a batch to every metric; what they have in common is computed once."""

@@ -138,7 +138,7 @@ IVIF_ZOO = Protocol(
     summary="kit of the IVIF_ZOO survey: PSNR 48.13 dB too high, SSIM of range 1, off-centre VIF",
     metrics=(
         *("EN", "SD", "SF", "AG", "MI", "NMI", "CC", "SCD", "PSNR", "MSE"),
-        *("SSIM", "MS-SSIM", "VIF", "Qabf", "Nabf", "Qcv", "Qcb"),
+        *("SSIM", "MS-SSIM", "VIF", "Qabf", "Nabf", "Qcb"),
     ),
     options={
         "EN": {"log_offset": 1e-7},
@@ -148,8 +148,8 @@ IVIF_ZOO = Protocol(
         "SSIM": {"data_range": 1.0},
         "VIF": {"border": "zero", "centred": False},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
-        "Qcv": {"blocks": "padded", "stretch": "rounded", "border": "zero", "csf_slope": 0.144},
-        "Qcb": {"frequency": "fftfreq", "normalise": False},
+        "Nabf": {"least_weight": 0.0},
+        "Qcb": {"stretch": "exact", "frequency": "fftfreq", "normalise": False},
     },
 )
 VIFB = Protocol(
@@ -160,7 +160,7 @@ VIFB = Protocol(
     options={
         "MI": {"base": e, "stretch": True},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
-        "Qcv": {"blocks": "floor", "stretch": "rounded", "border": "zero", "csf_slope": 0.144},
+        "Qcv": {"blocks": "padded", "stretch": "rounded", "border": "zero", "csf_slope": 0.144},
         "Qcb": {"stretch": "rounded", "normalise": False},
     },
 )
