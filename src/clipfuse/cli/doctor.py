@@ -26,14 +26,26 @@ _OPTIONAL = {"onnx": "export", "onnxruntime": "export", "hydra-optuna-sweeper": 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one line per check.
+    """Print one line per check; or fetch the weights of a CLIP, for a machine without network.
 
     Returns:
         0 if training can run here, 2 if something it needs is missing.
+
+    Raises:
+        UserError: the weights cannot be fetched.
     """
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="clipfuse doctor", description="Tell what works on this machine and what is missing."
-    ).parse_args(arguments)
+    )
+    parser.add_argument(
+        "--download",
+        nargs=2,
+        metavar=("MODEL", "TAG"),
+        help="fetch the weights of an open_clip model, such as ViT-B-32-quickgelu openai; TAG is - for "
+        "hf-hub:organisation/repository",
+    )
+    if download := parser.parse_args(arguments).download:
+        return _download(*download)
     print(f"clipfuse {__version__}, Python {platform.python_version()}, {platform.platform()}")
     checks: dict[str, Callable[[], str]] = {
         "configuration": _configuration,
@@ -41,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         "compute": _compute,
         "current folder": _folder,
         "data": _data,
+        "clip=micro": _micro,
         "wandb login": _wandb_login,
     }
     failed = False
@@ -105,3 +118,20 @@ def _wandb_login() -> str:
     if login_mode() == "online":
         return "found: logger=wandb uploads while it trains"
     return "none: logger=wandb keeps runs here and names the command that uploads them"
+
+
+def _micro() -> str:
+    micro_files = importlib.import_module("clipfuse.clip.micro_files")
+    if not micro_files.bundled():
+        return "not in this installation: name another model with clip="
+    _, config = micro_files.load_micro()
+    return f"version {config['version']}, {len(config['seen'])} known tokens; a stand-in for OpenAI's CLIP"
+
+
+def _download(model: str, tag: str) -> int:
+    find_weights = importlib.import_module("clipfuse.clip.loading").find_weights
+    path = find_weights(model, None if tag == "-" else tag)
+    print(
+        f"{path}\n{model} {tag} is ready for this user; elsewhere, copy the file: clip.pretrained=/path/to/it"
+    )
+    return 0

@@ -77,6 +77,8 @@ def find_weights(model: str, pretrained: str | None) -> Path | None:
     """
     import open_clip
 
+    if model == MICRO:
+        raise UserError("micro is bundled; there is nothing to fetch")
     scheme, _, place = model.partition(":")
     if scheme in ("local-dir", "hf-hub") and place:
         if pretrained is not None:

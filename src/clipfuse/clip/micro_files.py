@@ -22,6 +22,14 @@ TABLE = "token_embedding.weight"
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
 
 
+BUNDLED = Path(__file__).parent / "micro"
+
+
+def bundled() -> bool:
+    """Whether this installation holds the micro CLIP at all."""
+    return (BUNDLED / "model.safetensors").is_file()
+
+
 def initial_rows(count: int, width: int, seed: int) -> Tensor:
     """Return the (count, width) float32 token table that training starts from: N(0, 0.02^2)."""
     generator = torch.Generator("cpu").manual_seed(seed)
@@ -93,7 +101,7 @@ def load_micro(folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         UserError: a file is missing, broken or does not fit the other; names it and what to do.
     """
-    folder = folder or Path(__file__).parent / "micro"
+    folder = folder or BUNDLED
     path = folder / "model.safetensors"
     remedy = "install clipfuse again, or name another model with clip=custom"
     try:
