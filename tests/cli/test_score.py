@@ -162,3 +162,34 @@ def test_mistakes_are_one_line(clipfuse: Run, folders: Path, change, words, mess
     assert len([line for line in errors.splitlines() if line.startswith("clipfuse: error")]) == 1
     assert "Traceback" not in errors
     assert not (folders / "m.json").exists()
+
+
+@pytest.mark.parametrize("data", ["folder", "synthetic"])
+def test_equals_what_evaluate_writes(
+    clipfuse: Run, trained: Path, pairs_folder: Path, tmp_path: Path, data: str
+) -> None:
+    run = tmp_path / "run"
+    chosen = (f"data.root={pairs_folder}",) if data == "folder" else ("data.test=2", "save_sources=true")
+    code, text, errors = clipfuse(
+        *("evaluate", f"checkpoint={trained}/checkpoints/last.ckpt", f"run_dir={run}", "trainer=cpu"),
+        *(f"data={data}", *chosen),
+    )
+    assert code == 0, errors
+    assert "protocol strict-1" in text
+    folder = pairs_folder / "test" if data == "folder" else run / "test"
+    names = ("ir", "vi") if data == "folder" else ("infrared", "visible")
+    words = ["--infrared", str(folder / names[0]), "--visible", str(folder / names[1])]
+    words += ["--masks", str(folder / "masks")] if data == "synthetic" else []
+    out = tmp_path / "scores.csv"
+    code, _, errors = clipfuse("score", "--fused", str(run / "test/fused"), *words, "--out", str(out))
+    assert code == 0, errors
+    written = list(csv.DictReader((run / "test/per_image.csv").open()))
+    scored = [row for row in csv.DictReader(out.open()) if row["method"] == "fused"]
+    assert len(written) == len(scored) == 2
+    for one, other in zip(written, scored, strict=True):
+        assert one.keys() == other.keys() - {"method"}
+        assert one.pop("name") == other["name"]
+        assert one.pop("protocol") == other["protocol"]
+        for name, value in one.items():
+            assert float(value) == pytest.approx(float(other[name]), rel=1e-12, nan_ok=True), name
+    assert ("target-contrast" in written[0]) == (data == "synthetic")
