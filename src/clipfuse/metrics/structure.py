@@ -11,6 +11,7 @@ from clipfuse.metrics.sharing import shared
 from clipfuse.metrics.windows import Taps, filter_valid, gaussian_taps, uniform_taps
 
 Window = Literal["uniform", "gaussian"]
+Border = Literal["valid", "repeat"]
 
 # Taps, and the factor that makes a variance the sample variance.
 WINDOWS: dict[str, tuple[Taps, float]] = {
@@ -21,11 +22,10 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class Moments(NamedTuple):
-    """Local moments of one plane; `centred` and `offset` add up to it."""
+    """Local moments of a plane, `centred` on its own mean, the `offset`."""
 
     centred: Tensor
     offset: Tensor
-    centred_mean: Tensor
     mean: Tensor
     variance: Tensor
 
@@ -38,9 +38,10 @@ def structural_similarity(
     *,
     window: Window = "uniform",
     data_range: float = 255.0,
+    border: Border = "valid",
     average: bool = False,
 ) -> Tensor:
-    """SSIM: SSIM(F, I) + SSIM(F, V) (Wang et al., IEEE TIP 2004), over windows inside the image.
+    """SSIM: SSIM(F, I) + SSIM(F, V) (Wang et al., IEEE TIP 2004), mean over windows.
 
     The default is scikit-image's: a uniform 7x7 window and sample covariances, as the published
     fusion tables are computed. "gaussian" is the paper's window, 11x11 of deviation 1.5; its value is
@@ -53,6 +54,8 @@ def structural_similarity(
         window: "uniform" or "gaussian".
         data_range: what the two constants are fractions of. 255 is right for these images; toolkits
             that hand float images to a library whose default is 1 or 2 print far lower values.
+        border: "valid" keeps to windows inside the image; "repeat" repeats its edge, so that every
+            pixel has a window, as MATLAB's `ssim` does.
         average: the mean of the two sources instead of their sum.
 
     Returns:
@@ -68,11 +71,9 @@ def structural_similarity(
             f"SSIM: fused is {height}x{width} px; expected sides of at least {len(taps)} px "
             f"for the {window} window"
         )
-    total = sum(
-        (_similarity(fused, source, window, data_range)[0] for source in (infrared, visible)),
-        fused.new_zeros(()),
-    )
-    return total / 2 if average else total
+    of_infrared, _ = _similarity(fused, infrared, window, data_range, border)
+    of_visible, _ = _similarity(fused, visible, window, data_range, border)
+    return (of_infrared + of_visible) / (2 if average else 1)
 
 
 @metric("MS-SSIM", higher_is_better=True, bounds=(0, 2), smallest=161)
@@ -103,10 +104,8 @@ def multi_scale_structural_similarity(
     Returns:
         (N,) in [0, 2]; higher is better, 2 if all three are equal.
     """
-    return sum(
-        (_multi_scale(fused, source, data_range, odd_sides) for source in (infrared, visible)),
-        fused.new_zeros(()),
-    )
+    of_infrared = _multi_scale(fused, infrared, data_range, odd_sides)
+    return of_infrared + _multi_scale(fused, visible, data_range, odd_sides)
 
 
 def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: str) -> Tensor:
@@ -114,7 +113,7 @@ def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: st
     for index, weight in enumerate(WEIGHTS):
         if index:
             fused, source = _halved(fused, odd_sides), _halved(source, odd_sides)
-        similarity, contrast = _similarity(fused, source, "gaussian", data_range)
+        similarity, contrast = _similarity(fused, source, "gaussian", data_range, "valid")
         mean = similarity if index == len(WEIGHTS) - 1 else contrast
         positive = mean > 0
         # The inner `where` keeps the infinite slope of a power at 0 out of the gradient.
@@ -123,26 +122,33 @@ def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: st
 
 
 @shared
-def _similarity(fused: Tensor, source: Tensor, window: Window, data_range: float) -> tuple[Tensor, Tensor]:
+def _similarity(
+    fused: Tensor, source: Tensor, window: Window, data_range: float, border: Border
+) -> tuple[Tensor, Tensor]:
     """Return the means over the image of SSIM and of its contrast and structure factor, each (N,)."""
+    # Planes of this size cost more to allocate than to compute: where it can be, it is done in place.
     taps, correction = WINDOWS[window]
-    x, y = _moments(fused, window), _moments(source, window)
+    x, y = _moments(fused, window, border), _moments(source, window, border)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    covariance = filter_valid(x.centred * y.centred, taps) - x.centred_mean * y.centred_mean
-    contrast = (2 * correction * covariance + c2) / (x.variance + y.variance + c2)
-    luminance = (2 * x.mean * y.mean + c1) / (x.mean.square() + y.mean.square() + c1)
-    return (luminance * contrast).mean((1, 2, 3)), contrast.mean((1, 2, 3))
+    covariance = filter_valid(x.centred * y.centred, taps).addcmul_(x.mean, y.mean, value=-1)
+    contrast = covariance.mul_(2 * correction).add_(c2) / (x.variance + y.variance).add_(c2)
+    x_mean, y_mean = x.mean + x.offset, y.mean + y.offset
+    product = (x_mean * y_mean).mul_(2).add_(c1)
+    squares = x_mean.square().addcmul_(y_mean, y_mean).add_(c1)
+    return (product / squares * contrast).mean((1, 2, 3)), contrast.mean((1, 2, 3))
 
 
 @shared
-def _moments(plane: Tensor, window: Window) -> Moments:
+def _moments(plane: Tensor, window: Window, border: Border) -> Moments:
     taps, correction = WINDOWS[window]
-    # Variances are differences of squares: without the image's mean they lose fewer digits.
+    # Variances are differences of squares: without the plane's mean they lose fewer digits.
     offset = plane.detach().mean((2, 3), keepdim=True)
     centred = plane - offset
+    if border == "repeat":
+        centred = pad(centred, (len(taps) // 2,) * 4, mode="replicate")
     mean = filter_valid(centred, taps)
-    variance = correction * (filter_valid(centred.square(), taps) - mean.square())
-    return Moments(centred, offset, mean, mean + offset, variance)
+    variance = filter_valid(centred.square(), taps).addcmul_(mean, mean, value=-1).mul_(correction)
+    return Moments(centred, offset, mean, variance)
 
 
 @shared

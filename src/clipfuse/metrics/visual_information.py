@@ -29,6 +29,7 @@ class Moments(NamedTuple):
 class Channel(NamedTuple):
     """A source seen through the fused image at one scale: fused = gain * source + noise."""
 
+    source: Tensor  # variance of the source
     gain: Tensor
     signal: Tensor  # variance of gain * source
     noise: Tensor  # variance of the noise
@@ -65,10 +66,10 @@ def visual_information_fidelity(
         (N,) from 0, 2 for three equal images; higher is better. Above 1 per source where the fused
         image has more contrast. A source without any information, such as a constant, counts as 1.
     """
-    return sum(
-        (_fidelity(source, fused, border, centred, visual_noise) for source in (infrared, visible)),
-        fused.new_zeros(()),
+    of_infrared, of_visible = (
+        _fidelity(source, fused, border, centred, visual_noise) for source in (infrared, visible)
     )
+    return of_infrared + of_visible
 
 
 @metric("VIFF", higher_is_better=True, bounds=(0, float("inf")), smallest=SMALLEST)
@@ -82,14 +83,13 @@ def fusion_information_fidelity(
 ) -> Tensor:
     """VIFF: visual information fidelity for fusion, one reference chosen per window (Han et al., 2013).
 
-    Han, Cai, Cao and Xu, Information Fusion 14(2). From the paper: images are filtered into
-    sub-bands and cut into windows; the information is taken with and without distortion in each; its
-    ratio over a sub-band is that band's VIFF; the bands are weighted. What the paper leaves open
-    follows the description of the authors' public program: the scales, windows and channel model of
-    `visual_information_fidelity`, windows at every pixel, visual noise 0.005 * 255^2, 1e-7 decimal
+    Han, Cai, Cao and Xu, Information Fusion 14(2). The stages are the paper's: images are filtered
+    into sub-bands and cut into windows; the information in each is taken with and without
+    distortion; its ratio over a sub-band is that band's score; the bands are weighted. The details
+    follow what the authors' public program does: scales, windows and channel model of
+    `visual_information_fidelity`, a window at every pixel, visual noise 0.005 * 255^2, 1e-7 decimal
     digits added to every window, the given weights, and as reference the source with the smaller
-    gain (an equal gain: the visible one). A smaller gain means more contrast than the fused image
-    shows, so the more salient source is asked for.
+    gain (the visible one where they are equal), as more contrast in the source makes a smaller gain.
 
     Args:
         fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
@@ -99,22 +99,20 @@ def fusion_information_fidelity(
         visual_noise: variance of the visual noise on the scale of 0..255.
 
     Returns:
-        (N,) from 0, 1 for three equal images; higher is better. A window in which one source is flat
-        has gain 0 there and is left out, whatever the other shows: with one constant source the
-        score is 1 for every fused image.
+        (N,) from 0, 1 for three equal images; higher is better. A flaw of the definition is kept: a
+        window that is flat in one source has gain 0 there, so it is left out whatever the other
+        source shows, unless that is lost or inverted. With a constant source the score is 1.
     """
     score = fused.new_zeros(fused.shape[0])
-    channels = zip(*(_channels(source, fused, "valid", True) for source in (infrared, visible)), strict=True)
-    variances = zip(*(_variances(source, "valid", True) for source in (infrared, visible)), strict=True)
-    for weight, (ours, theirs), (our_variance, their_variance) in zip(
-        weights, channels, variances, strict=True
-    ):
+    sides = [_channels(source, fused, "valid", True) for source in (infrared, visible)]
+    for weight, ours, theirs in zip(weights, *sides, strict=True):
         if weight == 0:
             continue
         chosen = ours.gain < theirs.gain
+        source = torch.where(chosen, ours.source, theirs.source)
         ratios = [channel.signal / (channel.noise + visual_noise) for channel in (ours, theirs)]
-        kept = torch.where(chosen, *ratios).log1p().sum((1, 2, 3))
-        whole = torch.where(chosen, our_variance, their_variance).div(visual_noise).log1p().sum((1, 2, 3))
+        kept = torch.where(chosen, ratios[0], ratios[1]).log1p().sum((1, 2, 3))
+        whole = source.div(visual_noise).log1p().sum((1, 2, 3))
         small = 1e-7 * log(10) * chosen[0].numel()
         score = score + weight * (kept + small) / (whole + small)
     return score
@@ -124,8 +122,7 @@ def _fidelity(source: Tensor, fused: Tensor, border: Border, centred: bool, visu
     kept = whole = fused.new_zeros(fused.shape[0])
     for channel in _channels(source, fused, border, centred):
         kept = kept + (channel.signal / (channel.noise + visual_noise)).log1p().sum((1, 2, 3))
-    for variance in _variances(source, border, centred):
-        whole = whole + (variance / visual_noise).log1p().sum((1, 2, 3))
+        whole = whole + (channel.source / visual_noise).log1p().sum((1, 2, 3))
     some = whole > 0
     return torch.where(some, kept / torch.where(some, whole, 1), 1)
 
@@ -135,16 +132,14 @@ def _channels(source: Tensor, fused: Tensor, border: Border, centred: bool) -> t
     channels = []
     moments = zip(_moments(source, border, centred), _moments(fused, border, centred), strict=True)
     for size, (x, y) in zip(WINDOWS, moments, strict=True):
-        covariance = filter_valid(x.centred * y.centred, _taps(size, centred)) - x.mean * y.mean
+        covariance = filter_valid(x.centred * y.centred, _taps(size, centred))
+        covariance = covariance.addcmul_(x.mean, y.mean, value=-1)
         # A flat window has no gain; neither has one in which the fused image is inverted.
-        gain = covariance.relu() * (x.variance.sign() * y.variance.sign()) / (x.variance + FLAT)
-        noise = (y.variance - gain * covariance).clamp(min=FLAT)
-        channels.append(Channel(gain, gain.square() * x.variance, noise))
+        textured = (x.variance.detach() * y.variance.detach()).sign_()
+        gain = covariance.clamp(min=0).mul_(textured) / (x.variance + FLAT)
+        noise = torch.addcmul(y.variance, gain, covariance, value=-1).clamp(min=FLAT)
+        channels.append(Channel(x.variance, gain, gain.square() * x.variance, noise))
     return tuple(channels)
-
-
-def _variances(plane: Tensor, border: Border, centred: bool) -> tuple[Tensor, ...]:
-    return tuple(moments.variance for moments in _moments(plane, border, centred))
 
 
 @shared
@@ -158,7 +153,8 @@ def _moments(plane: Tensor, border: Border, centred: bool) -> tuple[Moments, ...
         # of a constant plane are 0.
         around = _bordered(plane, size, border) - plane.detach().mean((2, 3), keepdim=True)
         mean = filter_valid(around, taps)
-        variance = threshold(filter_valid(around.square(), taps) - mean.square(), FLAT, 0.0)
+        variance = filter_valid(around.square(), taps).addcmul_(mean, mean, value=-1)
+        variance = threshold(variance, FLAT, 0.0)
         moments.append(Moments(around, mean, variance))
     return tuple(moments)
 

@@ -2,9 +2,11 @@
 
 from functools import lru_cache
 from math import exp
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Taps = tuple[float, ...]
 
@@ -49,25 +51,42 @@ def filter_valid(plane: Tensor, down: Taps, across: Taps | None = None, *, strid
         (N, C, (H - len(down)) // stride + 1, (W - len(across)) // stride + 1), contiguous.
     """
     across = down if across is None else across
-    return _filter_down(_filter_down(plane.mT, across, stride).mT, down, stride)
+    narrowed: Tensor = _FilterDown.apply(plane.mT, across, stride).mT
+    return _FilterDown.apply(narrowed, down, stride)
 
 
-def _filter_down(plane: Tensor, taps: Taps, stride: int) -> Tensor:
-    count, channels, height, width = plane.shape
-    rows = (height - len(taps)) // stride + 1
-    blocks, rest = divmod(rows, BLOCK)
-    band = _band(taps, stride, plane.dtype, plane.device)
-    parts = []
-    if blocks:
-        # (N, C, blocks, W, rows of a block) -> (N C blocks, rows of a block, W); a view if N C is 1.
-        windows = plane.unfold(2, band.shape[1], BLOCK * stride).mT.flatten(0, 2)
-        product = torch.bmm(band.expand(windows.shape[0], -1, -1), windows)
-        parts.append(product.view(count, channels, blocks * BLOCK, width))
-    if rest:
-        band = band[:rest, : (rest - 1) * stride + len(taps)]
-        top = blocks * BLOCK * stride
-        parts.append(band @ plane[:, :, top : top + band.shape[1]])
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+class _FilterDown(torch.autograd.Function):
+    """The filter along H. By hand, so that each block is written where it belongs, without a copy."""
+
+    @staticmethod
+    def forward(ctx: Any, plane: Tensor, taps: Taps, stride: int) -> Tensor:
+        ctx.height, ctx.taps, ctx.stride = plane.shape[2], taps, stride
+        rows = (plane.shape[2] - len(taps)) // stride + 1
+        band = _band(taps, stride, plane.dtype, plane.device)
+        result = plane.new_empty(*plane.shape[:2], rows, plane.shape[3])
+        for image, filtered in zip(plane.flatten(0, 1), result.flatten(0, 1), strict=True):
+            whole = rows // BLOCK
+            if whole:
+                windows = image.unfold(0, band.shape[1], BLOCK * stride).mT
+                blocks = filtered[: whole * BLOCK].unflatten(0, (whole, BLOCK))
+                torch.bmm(band.expand(whole, -1, -1), windows, out=blocks)
+            rest = rows % BLOCK
+            if rest:
+                last = band[:rest, : (rest - 1) * stride + len(taps)]
+                torch.mm(last, image.narrow(0, whole * BLOCK * stride, last.shape[1]), out=filtered[-rest:])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        if ctx.stride > 1:
+            spread = gradient.new_zeros(*gradient.shape[:3], ctx.stride, gradient.shape[3])
+            spread[:, :, :, 0] = gradient
+            gradient = spread.flatten(2, 3)
+        margin = len(ctx.taps) - 1
+        below = ctx.height - gradient.shape[2]
+        padded = pad(gradient, (0, 0, margin, below))
+        return _FilterDown.apply(padded, ctx.taps[::-1], 1), None, None
 
 
 @lru_cache(maxsize=64)
