@@ -16,6 +16,8 @@ from torch import nn
 from clipfuse.cli.config import conf_dir
 from clipfuse.clip import encoder
 from clipfuse.clip.encoder import FrozenClip
+from clipfuse.clip.loading import weights_hash
+from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
 from clipfuse.engine.build import build
 from clipfuse.errors import UserError
 
@@ -204,6 +206,32 @@ def test_nothing_behind_the_last_layer_is_computed(tiny_clip: Clips, tower: str)
     clip.image_features(
         torch.rand(1, 1, 32, 32), ["block2", "block1"] if tower == "vit" else ["layer1", "stem"]
     )
+
+
+def test_a_resnet_is_made_faster_and_stays_the_same(
+    tiny_config: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    config = tiny_config("resnet")
+    model = build_micro(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.visual.state_dict().items():
+            if ("bn" in name or "downsample.1" in name) and value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+    save_micro(model, [0], config, tmp_path)
+    plain, _ = load_micro(tmp_path)
+    clip = FrozenClip.load("micro", str(tmp_path))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in clip.model.modules())
+    assert not any(p.requires_grad for p in clip.model.parameters())
+    images = torch.rand(3, 1, 40, 40, requires_grad=True)
+    ready = clip.preprocess(images, torch.float32)
+    expected, ours = plain.encode_image(ready), clip.encode_image(images)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    gradients = [
+        torch.autograd.grad(x.square().sum(), images, retain_graph=True)[0] for x in (ours, expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))
+    assert clip.identity["weights_sha256"] == weights_hash(plain)
 
 
 def test_other_layers_and_towers_are_refused(tiny_clip: Clips) -> None:

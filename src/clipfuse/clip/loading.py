@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.clip.micro_files import load_micro
+from clipfuse.clip.towers import speed_up
 from clipfuse.errors import UserError, did_you_mean
 
 MICRO = "micro"
@@ -66,7 +67,9 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
     _freeze(loaded)
     is_tag = pretrained is not None and open_clip.is_pretrained_cfg(model, pretrained)
     identity = {"model": model, "pretrained": pretrained if is_tag or path is None else path.name}
-    return Source(loaded, loaded.visual.preprocess_cfg, model, {**identity, **_facts(loaded)})
+    identity |= _facts(loaded)
+    speed_up(loaded)
+    return Source(loaded, loaded.visual.preprocess_cfg, model, identity)
 
 
 def find_weights(model: str, pretrained: str | None) -> Path | None:
@@ -176,9 +179,9 @@ def _load_micro(folder: str | None) -> Source:
     model, config = load_micro(None if folder is None else Path(folder))
     _freeze(model)
     identity = {"model": MICRO, "pretrained": folder and Path(folder).name, "version": config["version"]}
-    return Source(
-        model, config["preprocess"], None, {**identity, **_facts(model)}, seen=tuple(config["seen"])
-    )
+    identity |= _facts(model)
+    speed_up(model)
+    return Source(model, config["preprocess"], None, identity, seen=tuple(config["seen"]))
 
 
 def make_tokenizer(source: Source) -> Any:
