@@ -2,7 +2,8 @@
 
 The plain alternative is the same network with zeros in place of every subband, timed in turns with it.
 A step is forward, backward and Adam, on crops of 96x96 (8 at a time; the full width: one of 128x128).
-Memory is the peak above what the imports need; a part of it is kept by the allocator, less with
+Memory is the peak above what the imports need, PyTorch's compiler (150 MB) among them, which Adam, Lightning
+and checkpointing import at their first use. A part is kept by the allocator, less with
 MALLOC_MMAP_THRESHOLD_=1000000. The last rows are the full encoder alone on one image, forward and backward,
 for comparison with the published one: 1.67 s and 0.97 GB on two threads.
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch._dynamo  # or Adam and checkpointing would, in the middle of a measurement
 import yaml
 from torch import Tensor
 

@@ -70,19 +70,23 @@ def halves(transform: nn.Module, image: Tensor) -> Tensor:
 
 
 def test_a_quarter_turn_swaps_the_halves() -> None:
-    """Channels 0 and 1 of a biorthogonal pair differ in gain, so that white noise has 10 % more energy in
-    tall bands (also in the published numbers). Against that gain, turning swaps the halves within 5 %;
-    8 % on noise that is not white, whose spectrum weighs the gains anew.
+    """A quarter turn swaps the energies of wide and tall bands within 5 %, up to the halves' own gains.
+
+    Channels 0 and 1 of a biorthogonal pair are not mirror images. Behind the pyramid's aliases white noise
+    has 10 % more energy in tall bands (also in the published numbers), and a spectrum that is not white
+    weighs the gains anew: 5.5 % remain of horizontal differences, however large the draw. Without decimation
+    nothing is aliased, and the bare energies swap, to 2 %.
     """
-    gain = halves(ContourletTransform(), noise(2, 1, 160, 160, seed=1))
-    assert float(gain[0] / gain[1]) == pytest.approx(0.906, abs=0.02)
-    white = noise(2, 1, 160, 160)
-    for picture, bar in ((white, 0.05), (white - white.roll(1, 3), 0.08)):
+    decimated, undecimated = ContourletTransform(), NonsubsampledContourlet()
+    gain = halves(decimated, noise(8, 1, 160, 160, seed=1))
+    assert float(gain[0] / gain[1]) == pytest.approx(0.906, abs=0.01)
+    white = noise(8, 1, 160, 160)
+    for picture, bar in ((white, 0.01), (white - white.roll(1, 3), 0.06)):
         turns = picture, picture.rot90(1, (2, 3))
-        still, turned = (halves(ContourletTransform(), p) / gain for p in turns)
+        still, turned = (halves(decimated, p) / gain for p in turns)
         torch.testing.assert_close(still, turned.flip(0), rtol=bar, atol=0)
-        still, turned = (halves(NonsubsampledContourlet(), p) for p in turns)
-        torch.testing.assert_close(still, turned.flip(0), rtol=0.05, atol=0)
+        still, turned = (halves(undecimated, p) for p in turns)
+        torch.testing.assert_close(still, turned.flip(0), rtol=0.03, atol=0)
     assert still[0] > 2 * still[1]
 
 

@@ -63,7 +63,7 @@ class LevelSpectra:
 def level_spectra(
     depth: int, bank: FilterBank, size: tuple[int, int], dual: bool, dtype: torch.dtype, device: torch.device
 ) -> LevelSpectra:
-    """Build the matrices of one level of analysis, or synthesis (`dual`), for images of `size` and `dtype`."""
+    """Build the matrices of one level, of analysis or synthesis (`dual`), for real images of `dtype`."""
     height, width = size
     complex_dtype = torch.complex64 if dtype == torch.float32 else torch.complex128
     first = torch.empty(5 if depth else 4, 2, height // 2, 2, width // 2, dtype=complex_dtype)
