@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from clipfuse.metrics.base import FusionMetrics
     from clipfuse.metrics.protocols import Protocol
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
@@ -102,7 +103,7 @@ def _score(
     files: Mapping[str, tuple[Path, ...]],
     sources: Sequence[str],
     fused: Sequence[str],
-    metrics: "FusionMetrics",  # noqa: F821
+    metrics: "FusionMetrics",
     with_baselines: bool,
 ) -> Scores:
     from tqdm import tqdm

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class FusionMetrics(MetricCollection):
         self.protocol = protocol
         self.names = chosen
 
-    def update(self, *planes: Tensor, **named: Any) -> None:
+    def update(self, *planes: Tensor, **named: Any) -> None:  # type: ignore[override]
         """Add a batch to every metric; what they have in common is computed once."""
         with sharing():
             super().update(*planes, **named)
@@ -134,7 +134,7 @@ class FusionMetrics(MetricCollection):
 
     def undefined(self) -> dict[str, int]:
         """Return, of the means last computed, how many images each leaves out; zeros are left out."""
-        return {name: metric.undefined for name, metric in self._metrics() if metric.undefined}
+        return {name: metric.undefined for name, metric in self._metrics().items() if metric.undefined}
 
     def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         """Return the scores per image, {method: {metric: scores}}, as a table of text; see `score_table`."""
@@ -143,11 +143,11 @@ class FusionMetrics(MetricCollection):
     def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
         # A collection is sorted by name; tables are not.
         prefix = self.prefix or ""
-        seen = {name for name, metric in self._metrics() if metric.images or metric.undefined}
+        seen = {name for name, metric in self._metrics().items() if metric.images or metric.undefined}
         return {prefix + name: means[prefix + name] for name in self.protocol.metrics if name in seen}
 
-    def _metrics(self) -> Iterable[tuple[str, FusionMetric]]:
-        return self.items(keep_base=True, copy_state=False)
+    def _metrics(self) -> dict[str, FusionMetric]:
+        return cast(dict[str, FusionMetric], dict(self.items(keep_base=True, copy_state=False)))
 
 
 @shared

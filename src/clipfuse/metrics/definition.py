@@ -90,11 +90,11 @@ def metric(
 
 
 def _check(smallest: int, planes: Mapping[str, Tensor | None]) -> None:
-    for name, plane in planes.items():
-        if plane is None:
-            raise ValueError(f"{name} is None; expected a luma plane, (N, 1, H, W) in 0..255")
-    check_planes(**planes)
-    for name, plane in planes.items():
+    given = {name: plane for name, plane in planes.items() if plane is not None}
+    if missing := planes.keys() - given.keys():
+        raise ValueError(f"{min(missing)} is None; expected a luma plane, (N, 1, H, W) in 0..255")
+    check_planes(**given)
+    for name, plane in given.items():
         if min(plane.shape[2:]) < smallest:
             height, width = plane.shape[2:]
             raise ValueError(f"{name} is {height}x{width} px; expected sides of at least {smallest} px")

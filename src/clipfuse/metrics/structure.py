@@ -44,8 +44,9 @@ def structural_similarity(
     """SSIM: SSIM(F, I) + SSIM(F, V) (Wang et al., IEEE TIP 2004), mean over windows.
 
     The default is scikit-image's: a uniform 7x7 window and sample covariances, as the published
-    fusion tables are computed. "gaussian" is the paper's window, 11x11 of deviation 1.5; its value is
-    torchmetrics', in a small part of the time in float64.
+    fusion tables are computed. "gaussian" is the paper's window, 11x11 of deviation 1.5, and equals
+    kornia's value (torchmetrics' mean covers a reflected border too); both take many times as long
+    in float64, and filter the fused image once per source.
 
     Args:
         fused: (N, 1, H, W) in 0..255, sides of at least 7 px, 11 px for the Gaussian window.
@@ -90,8 +91,8 @@ def multi_scale_structural_similarity(
     Five scales, halved by 2x2 means; at each the mean of contrast times structure, at the last the
     mean SSIM, all with the Gaussian window 11 of deviation 1.5 inside the image; each to the power of
     its weight, multiplied. A negative mean has no such power: it counts as 0, and so does the
-    source's term. Equal to torchmetrics' `normalize="relu"` where both sides are multiples of 16;
-    elsewhere that drops odd rows and columns.
+    source's term. torchmetrics with `normalize="relu"` differs in the last scale, where its mean
+    covers a reflected border, and in odd sides, of which it drops a row or column.
 
     Args:
         fused: (N, 1, H, W) in 0..255, sides of at least 161 px: 11 px are left at the fifth scale.
