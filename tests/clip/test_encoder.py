@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from clipfuse.cli.config import conf_dir
-from clipfuse.clip import encoder
+from clipfuse.clip import encoder, support
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import weights_hash
 from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
@@ -167,7 +167,12 @@ def test_the_type_of_the_weights_can_be_chosen(tiny_clip: Clips) -> None:
     assert clip.dtype == torch.float64
     assert clip.encode_text(TEXTS).dtype == torch.float64
     torch.testing.assert_close(clip.encode_text(TEXTS).float(), before)
-    assert clip.encode_image(torch.rand(1, 1, 32, 32)).dtype == torch.float64
+    image = torch.rand(1, 1, 40, 40)
+    exact = clip.encode_image(image)
+    assert exact.dtype == torch.float64
+    half = clip.to(dtype=torch.bfloat16).encode_image(image)
+    assert half.dtype == clip.encode_text(TEXTS).dtype == torch.bfloat16
+    assert F.cosine_similarity(half.double(), exact) > 0.999
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
@@ -266,7 +271,7 @@ def test_texts_that_are_too_long(tiny_clip: Clips) -> None:
 def test_micro_says_what_it_is_and_what_it_never_saw(
     tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoder, "_announced", set())
+    monkeypatch.setattr(support, "_announced", set())
     clip = FrozenClip.load("micro", str(tiny_folder))
     FrozenClip.load("micro", str(tiny_folder))
     said = capsys.readouterr().err

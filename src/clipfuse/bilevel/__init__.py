@@ -1,6 +1,20 @@
 """Bi-level optimisation in plain torch; knows nothing of images."""
 
+from clipfuse.bilevel.alternate import Alternate
+from clipfuse.bilevel.descent import LowerOptimizer
+from clipfuse.bilevel.gauss_newton import GaussNewton
 from clipfuse.bilevel.joint import Joint
 from clipfuse.bilevel.problem import Backward, BilevelProblem, Solver, UpperOptimizer
+from clipfuse.bilevel.value_penalty import ValuePenalty
 
-__all__ = ["Backward", "BilevelProblem", "Joint", "Solver", "UpperOptimizer"]
+__all__ = [
+    "Alternate",
+    "Backward",
+    "BilevelProblem",
+    "GaussNewton",
+    "Joint",
+    "LowerOptimizer",
+    "Solver",
+    "UpperOptimizer",
+    "ValuePenalty",
+]

@@ -26,7 +26,11 @@ class BilevelProblem(Protocol):
 
 
 class UpperOptimizer(Protocol):
-    """The part of `torch.optim.Optimizer` a solver uses on x."""
+    """The part of `torch.optim.Optimizer` a solver uses on x.
+
+    One that accumulates gradients over micro-batches also has an integer `micro_batch`, which is 0 in the
+    first of each update; solvers then move the lower level once per update.
+    """
 
     def zero_grad(self) -> None:
         """Forget the gradients of x."""

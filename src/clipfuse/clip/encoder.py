@@ -1,14 +1,11 @@
 """The frozen CLIP that judges fused images: any open_clip model, or the bundled `micro`."""
 
-import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from os import environ
-from pathlib import Path
+from os.path import expanduser
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -17,13 +14,13 @@ from torch import Tensor
 
 from clipfuse.clip.loading import MICRO, Source, load_source, make_tokenizer
 from clipfuse.clip.preprocess import Preprocess
+from clipfuse.clip.support import announce, plain_tensors, stamp, usable_device
 from clipfuse.clip.tokens import Tokens
 from clipfuse.clip.towers import feature_layers, image_pass, reads_padding, text_pass, text_tower
 from clipfuse.errors import UserError
 
 _loaded: "WeakValueDictionary[tuple[Any, ...], FrozenClip]" = WeakValueDictionary()
 _lock = threading.Lock()
-_announced: set[str] = set()
 
 
 class FrozenClip:
@@ -85,6 +82,7 @@ class FrozenClip:
                 file; weights that are not here and cannot be downloaded. Names what to do.
             ValueError: a wrong mean, std, resize or device.
         """
+        pretrained = None if pretrained is None else expanduser(pretrained)
         arguments = {
             "model": model,
             "pretrained": pretrained,
@@ -94,8 +92,8 @@ class FrozenClip:
             "resize": resize,
             "device": device,
         }
-        key = (*arguments.values(), _stamp(model, pretrained))
-        with _lock, _plain_tensors():
+        key = (*arguments.values(), stamp(model, pretrained))
+        with _lock, plain_tensors():
             clip = _loaded.get(key)
             if clip is None:
                 source = load_source(model, pretrained, quick_gelu)
@@ -103,10 +101,10 @@ class FrozenClip:
                 clip = cls(replace(source, preprocess={**source.preprocess, **given}), resize)
                 clip._arguments = arguments
                 if device is not None:
-                    clip.to(_device(device))
+                    clip.to(usable_device(device))
                 _loaded[key] = clip
         if model == MICRO:
-            _announce()
+            announce()
         return clip
 
     @property
@@ -140,7 +138,7 @@ class FrozenClip:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FrozenClip":
         """Move the weights, for all who share them. Images on another device do this by themselves."""
         # Validation may run in inference mode; weights made there could not serve in training.
-        with _plain_tensors():
+        with plain_tensors():
             self.model.to(device=device, dtype=dtype)
             if dtype is not None:
                 self._texts.clear()
@@ -222,7 +220,7 @@ class FrozenClip:
         new = [text for text in dict.fromkeys(texts) if (text, truncate) not in self._texts]
         if new:
             ids = self.tokens.ids(new, truncate)
-            with _plain_tensors(), torch.autocast(self.device.type, enabled=False):
+            with plain_tensors(), torch.autocast(self.device.type, enabled=False):
                 features = self.model.encode_text(ids.to(self.device), normalize=False).to(self.dtype)
             for text, feature in zip(new, features, strict=True):
                 self._warn_of_unseen(text)
@@ -304,36 +302,3 @@ def _load_again(arguments: Mapping[str, Any], weights_sha256: str) -> FrozenClip
     if clip.identity["weights_sha256"] != weights_sha256:
         raise UserError(f"the weights of {clip} are others than those that were pickled; load them by hand")
     return clip
-
-
-def _stamp(model: str, pretrained: str | None) -> tuple[Any, ...]:
-    """What tells that a file has changed since it was loaded."""
-    place = model.partition(":")[2] if model.startswith("local-dir:") else pretrained
-    if place is None or not (path := Path(place)).exists():
-        return ()
-    files = [path] if path.is_file() else sorted(child for child in path.iterdir() if child.is_file())
-    return (path.resolve(), *((file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise ValueError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
-
-
-def _announce() -> None:
-    if MICRO not in _announced and environ.get("LOCAL_RANK", "0") == "0":
-        _announced.add(MICRO)
-        print(
-            "clip=micro is a small stand-in made for this domain, not OpenAI's CLIP: use it to try things, "
-            "not for the numbers of a paper",
-            file=sys.stderr,
-        )
-
-
-@contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Make tensors that training can use, whatever mode surrounds their first use."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield

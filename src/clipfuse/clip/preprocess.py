@@ -59,7 +59,7 @@ class Preprocess:
         Args:
             images: (N, 1 or 3, H, W) in [0, 1], any H and W from 1 on. Values are not checked, since that
                 would make a GPU wait; what lies outside is clamped where the image is resized.
-            dtype: of the result; the steps are done in it.
+            dtype: of the result; the steps are done in it, or in float32 if it has fewer bits.
             resize: instead of the model's own.
 
         Raises:
@@ -68,12 +68,13 @@ class Preprocess:
         _check_images(images)
         resize = _check_resize(resize or self.resize)
         with torch.autocast(images.device.type, enabled=False):
-            images = images.to(dtype)
+            exact = torch.promote_types(dtype, torch.float32)
+            images = images.to(exact)
             shape = tuple(images.shape[-2:])
             if shape != self.size:
                 scaled = self.size if resize == "squash" else _shortest(shape, self.size)
                 rows, columns = (
-                    _weights(old, new, cut, self.interpolation, dtype, images.device)
+                    _weights(old, new, cut, self.interpolation, exact, images.device)
                     for old, new, cut in zip(shape, scaled, self.size, strict=True)
                 )
                 # The side that shrinks more comes first, which is cheaper; Pillow 13 chooses alike.
@@ -81,8 +82,8 @@ class Preprocess:
                     images = ((rows @ images).clamp(0, 1) @ columns.T).clamp(0, 1)
                 else:
                     images = (rows @ (images @ columns.T).clamp(0, 1)).clamp(0, 1)
-            mean, std = (_constant(values, dtype, images.device) for values in (self.mean, self.std))
-            return (images - mean) / std
+            mean, std = (_constant(values, exact, images.device) for values in (self.mean, self.std))
+            return ((images - mean) / std).to(dtype)
 
 
 def _check_images(images: Tensor) -> None:
