@@ -269,9 +269,9 @@ def test_texts_that_are_too_long(tiny_clip: Clips) -> None:
 
 
 def test_micro_says_what_it_is_and_what_it_never_saw(
-    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(support, "_announced", set())
+    support.announce.cache_clear()
     clip = FrozenClip.load("micro", str(tiny_folder))
     FrozenClip.load("micro", str(tiny_folder))
     said = capsys.readouterr().err
