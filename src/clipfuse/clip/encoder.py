@@ -35,7 +35,7 @@ class FrozenClip:
     `encode_text` never do. Results are float32, or what `to` chose.
 
     Args:
-        source: a loaded model. Most callers want `FrozenClip.load`.
+        source: a loaded model, which is frozen here. Most callers want `FrozenClip.load`.
         resize: `shortest` or `squash` in place of the model's own way.
     """
 
