@@ -60,7 +60,7 @@ DEFAULTS = (
 # The attributes that are told apart on the way, and their values; see `labels`.
 VALUES = {
     "band": ("infrared", "visible", "fused"),
-    "kind": ("none", "ideal", "average", "maximum", "detail", "target"),
+    "kind": ("none", "ideal", "average", "maximum", "detail", "target", "odd"),
     "quality": ("clean", "blur", "noise", "low contrast", "over", "under", "ghost", "harsh", "artifact"),
     "polarity": ("hot", "cold"),
     "salience": ("high", "low", "none"),

@@ -129,10 +129,12 @@ def ordinary(image: Floats) -> bool:
     return image.std() > 0.11 and 0.14 < image.mean() < 0.8
 
 
-def report(judge: Judge, domain: str, found: Sequence[Planes]) -> dict[str, float]:
-    """Print the tables of one domain; return the bars."""
+def report(judge: Judge, domain: str, found: Sequence[Planes], each: int) -> dict[str, float]:
+    """Print the tables of one domain, of whose views every `each`-th is a whole picture; return the bars."""
     bands = {name: judge.choose([v[name] for v in found], [*BANDS.values()]) for name in BANDS}
-    figures = {"band": confusion(f"**{domain}, band**", bands, [*BANDS])}
+    entire = {name: answers[::each] for name, answers in bands.items()}
+    figures = {"band, whole pictures": confusion(f"**{domain}, band, whole pictures**", entire, [*BANDS])}
+    figures["band, with crops"] = confusion(f"**{domain}, band, with crops**", bands, [*BANDS])
     rng = np.random.default_rng(0)
     seen = [[recipe.camera(v[name], rng, 1) for v in found] for name in BANDS]
     other = {name: judge.choose(images, [*BANDS.values()]) for name, images in zip(BANDS, seen, strict=True)}
@@ -154,8 +156,8 @@ def report(judge: Judge, domain: str, found: Sequence[Planes]) -> dict[str, floa
 def main(folder: Path | None) -> None:
     torch.set_num_threads(1)
     judge = Judge(folder)
-    real = report(judge, "RoadScene, held out", views(real_scenes(["val", "test"]), judge.size, 3))
-    made = report(judge, "synthetic, test part", views(synthetic_scenes("test", 60), judge.size, 1))
+    real = report(judge, "RoadScene, held out", views(real_scenes(["val", "test"]), judge.size, 3), 4)
+    made = report(judge, "synthetic, test part", views(synthetic_scenes("test", 60), judge.size, 1), 2)
     print("\n| | real | synthetic |\n|---|---|---|")
     for name, value in real.items():
         print(f"| {name} | {100 * value:.1f} % | {100 * made[name]:.1f} % |")

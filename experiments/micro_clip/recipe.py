@@ -114,6 +114,13 @@ def fuse(kind: str, infrared: Floats, visible: Floats, mask: Floats, rng: Draw, 
     if kind == "maximum":
         return np.maximum(infrared, visible)
     thermal, color = laplacian(infrared), laplacian(visible)
+    if kind == "odd":  # weights that no one would choose: some details inverted, some exaggerated
+        gains = rng.uniform(0.4, 1.3, 2 * LEVELS)
+        wrong = rng.permutation(2 * LEVELS)[: rng.integers(3, 7)]
+        gains[wrong] = np.where(rng.random(len(wrong)) < 0.5, rng.uniform(-1, 0.1), rng.uniform(1.8, 3))
+        weight = rng.uniform(0.1, 0.9)
+        details = [a * thermal[i] + b * color[i] for i, (a, b) in enumerate(gains.reshape(-1, 2))]
+        return collapse([*details, weight * thermal[-1] + (1 - weight) * color[-1]]).astype(np.float32)
     if kind == "detail":  # all texture, but the targets are left as the visible camera sees them
         keep = 1 - mask
         details = [

@@ -26,7 +26,16 @@ from clipfuse.ops.seeding import derived_seed
 
 PARTS = {"train": 0, "val": 1, "test": 2}
 # How often each picture of a scene is drawn; several of one scene in a batch differ in nothing else.
-PICTURES = {"infrared": 5, "visible": 5, "ideal": 6, "average": 4, "maximum": 2, "detail": 1.5, "target": 1.5}
+PICTURES = {
+    "infrared": 6,
+    "visible": 6,
+    "ideal": 8,
+    "average": 4,
+    "maximum": 2.5,
+    "detail": 1.5,
+    "target": 1.5,
+    "odd": 2,
+}
 Picture = tuple[Floats, dict[str, str]]
 
 
@@ -138,7 +147,7 @@ def picture(
         said["kind"] = "none"
         image = visible if name == "visible" else infrared
         if name == "infrared":
-            said["polarity"] = "cold" if rng.random() < 0.15 else "hot"
+            said["polarity"] = "cold" if rng.random() < 0.04 else "hot"
             image = 1 - image if said["polarity"] == "cold" else image
             if rng.random() < 0.1:  # cameras that equalise
                 flat = cv2.createCLAHE(rng.uniform(1, 3), (4, 4)).apply((image * 255).astype(np.uint8))
@@ -149,12 +158,12 @@ def picture(
         said["kind"] = name
         if quality == "clean" and rng.random() < 0.12:
             quality, infrared = "ghost", recipe.shift(infrared, rng, scale)
-        if name == "ideal" and "reference" in planes and quality != "ghost" and rng.random() < 0.5:
+        if name == "ideal" and "reference" in planes and quality != "ghost" and rng.random() < 0.75:
             image = planes["reference"]
         else:
             infrared, visible = (recipe.camera(band, rng, scale, 0.5) for band in (infrared, visible))
             image = recipe.fuse(name, infrared, visible, mask, rng, scale)
-    image = recipe.camera(image, rng, scale, 0.6 if said["band"] == "fused" else 1)
+    image = recipe.camera(image, rng, scale, 0.4 if said["band"] == "fused" else 1)
     if quality not in ("clean", "ghost"):
         image = recipe.spoil(quality, image, rng, scale)
         if rng.random() < 0.3:

@@ -85,6 +85,23 @@ def contrastive(logits: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def direction(image: Tensor, text: Tensor, truth: Tensor, variants: int) -> Tensor:
+    """Mean of 1 - cos(E_i - E_j, T_a - T_b) over the pairs i, j of pictures of one scene.
+
+    a is a random caption that is true of i and false of j, b the reverse. What separates two pictures of a
+    scene shall be what separates their captions: this is the difference that direction losses descend.
+    """
+    place = torch.arange(len(image)).view(-1, variants)
+    first, second = torch.combinations(torch.arange(variants)).T
+    i, j = place[:, first].flatten(), place[:, second].flatten()
+    ours, theirs = ((truth[p] == 1) & (truth[q] == 0) for p, q in ((i, j), (j, i)))
+    told = ours.any(1) & theirs.any(1)
+    if not told.any():
+        return image.sum() * 0
+    a, b = (torch.multinomial(chosen[told].float(), 1)[:, 0] for chosen in (ours, theirs))
+    return 1 - F.cosine_similarity(image[i[told]] - image[j[told]], text[a] - text[b], eps=0.1).mean()
+
+
 class Heads(nn.Module):
     """Classifiers of the attributes on the image vectors: they teach the image tower, and are thrown away.
 
@@ -154,9 +171,9 @@ def train(config: Mapping[str, Any]) -> None:
             text = encode_texts(model, seen.place(tokens), settings["embedding_noise"])
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
         loss = contrastive(model.logit_scale.exp() * image @ text.T, truth)
-        extra = heads(image, labels)
+        turn, extra = direction(image, text, truth, settings["variants"]), heads(image, labels)
         optimizer.zero_grad()
-        (loss + settings["heads"] * extra).backward()
+        (loss + settings["direction"] * turn + settings["heads"] * extra).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -165,7 +182,8 @@ def train(config: Mapping[str, Any]) -> None:
         if step % 50 == 0 or step == settings["steps"]:
             scale, rate = model.logit_scale.exp().item(), (step - start) / (time.time() - begin)
             print(
-                f"step {step} loss {loss:.3f} heads {extra:.3f} scale {scale:.1f} steps/s {rate:.2f}",
+                f"step {step} loss {loss:.3f} direction {turn:.3f} heads {extra:.3f} "
+                f"scale {scale:.1f} steps/s {rate:.2f}",
                 flush=True,
             )
         if step % settings["checkpoint_every"] == 0 or step == settings["steps"]:

@@ -11,7 +11,14 @@ sys.path.append(str(Path(__file__).parents[2]))
 from experiments.micro_clip import recipe
 from experiments.micro_clip.captions import DEFAULTS, Caption, draw, truth
 from experiments.micro_clip.scenes import Batches, Scene
-from experiments.micro_clip.train import SeenTokens, contrastive, encode_text, read_config, targets
+from experiments.micro_clip.train import (
+    SeenTokens,
+    contrastive,
+    direction,
+    encode_text,
+    read_config,
+    targets,
+)
 
 CLEAN = {"band": "fused", "kind": "ideal", "quality": "clean"}
 TEXTS = [
@@ -114,13 +121,19 @@ def test_fusions_are_what_they_are_called(scene):
         (p / 255).astype(np.float32) for p in (scene.infrared, scene.visible, scene.mask)
     )
     made = {
-        k: recipe.fuse(k, infrared, visible, mask, rng, 1) for k in ("ideal", "average", "maximum", "target")
+        k: recipe.fuse(k, infrared, visible, mask, rng, 1)
+        for k in ("ideal", "average", "maximum", "target", "odd")
     }
     inside = mask > 0.5
     assert made["ideal"].std() > made["average"].std()
     assert made["ideal"][inside].mean() > made["average"][inside].mean() + 0.1
     assert np.array_equal(made["maximum"], np.maximum(infrared, visible))
     assert made["target"][~inside].std() < visible[~inside].std()
+    texture = recipe.laplacian(infrared)[1] + recipe.laplacian(visible)[1]
+    agree = [
+        np.corrcoef(recipe.laplacian(made[k])[1].ravel(), texture.ravel())[0, 1] for k in ("ideal", "odd")
+    ]
+    assert agree[0] > max(0.9, agree[1])
     bands = recipe.laplacian(visible)
     np.testing.assert_allclose(recipe.collapse(bands), visible, atol=1e-5)
 
@@ -135,6 +148,13 @@ def test_targets_share_one_among_the_positives():
     moved = logits.clone()
     moved[1, 1] = 5  # undecided: its logit changes nothing
     assert contrastive(logits, facts) == contrastive(moved, facts)
+
+
+def test_the_direction_term_is_zero_where_differences_agree_and_two_where_they_oppose():
+    text, facts = torch.eye(2), torch.tensor([[1, 0], [0, 1]])
+    assert direction(text, text, facts, 2) == pytest.approx(0, abs=1e-6)
+    assert direction(-text, text, facts, 2) == pytest.approx(2, abs=1e-6)
+    assert direction(text, text, torch.tensor([[1, -1], [1, -1]]), 2) == 0  # nothing tells the two apart
 
 
 def test_cut_texts_encode_as_whole_ones():
