@@ -1,5 +1,7 @@
 """Metrics of linear correlation between the fused image and its sources."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ def correlation_coefficient(fused: Tensor, infrared: Tensor, visible: Tensor) ->
         (N,) in [-1, 1]; higher is better. A correlation with a constant image, 0/0, counts as 0: a
         constant explains nothing.
     """
-    return (pearson(infrared, fused) + pearson(visible, fused)) / 2
+    f, i, v = _centred(fused), _centred(infrared), _centred(visible)
+    return (_pearson(i, f) + _pearson(v, f)) / 2
 
 
 @metric("SCD", higher_is_better=True, bounds=(-2, 2))
@@ -36,20 +39,47 @@ def sum_of_correlations_of_differences(fused: Tensor, infrared: Tensor, visible:
         (N,) in [-2, 2]; higher is better. A correlation with a constant, as where the fused image
         equals a source, counts as 0.
     """
-    return pearson(infrared, fused - visible) + pearson(visible, fused - infrared)
+    f, i, v = _centred(fused), _centred(infrared), _centred(visible)
+    return _pearson(i, _difference(f, v)) + _pearson(v, _difference(f, i))
 
 
-def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Return the Pearson correlation of each pair of planes, (N,); 0 where one of them is constant."""
-    (x, x_square), (y, y_square) = _centred(x), _centred(y)
-    norm = (x_square * y_square).sqrt()
-    return torch.where(norm > 0, (x * y).sum(1) / torch.where(norm > 0, norm, 1), 0)
+class _Centred(NamedTuple):
+    """Deviations from the mean, (N, H W), and the sum of their squares, (N,)."""
+
+    values: Tensor
+    energy: Tensor
+
+
+# Rounding leaves this share of an image's squares in the deviations of a constant, or less.
+_ROUNDING = 1e-20
 
 
 @shared
-def _centred(plane: Tensor) -> tuple[Tensor, Tensor]:
+def _centred(plane: Tensor) -> _Centred:
     flat = plane.flatten(1)
-    # A constant's mean may be off by a rounding: its deviations are set to what they are.
-    low, high = flat.detach().aminmax(dim=1, keepdim=True)
-    flat = torch.where(low == high, 0, flat - flat.mean(1, keepdim=True))
-    return flat, flat.square().sum(1)
+    mean = flat.mean(1, keepdim=True)
+    values = flat - mean
+    return _Centred(values, _energy(values, mean[:, 0].square() * flat.shape[1]))
+
+
+def _difference(one: _Centred, other: _Centred) -> _Centred:
+    values = one.values - other.values
+    return _Centred(values, _energy(values, one.energy + other.energy))
+
+
+def _energy(values: Tensor, scale: Tensor) -> Tensor:
+    """Return the sums of squares, with 0 for what is but rounding beside `scale`."""
+    energy = _dot(values, values)
+    return torch.where(energy > _ROUNDING * scale, energy, 0)
+
+
+def _pearson(x: _Centred, y: _Centred) -> Tensor:
+    """Return the correlation of each pair of planes, (N,); 0 where one of them is constant."""
+    norm = x.energy * y.energy
+    positive = norm > 0
+    # The inner `where` keeps the infinite slope of the root at 0 out of the gradient.
+    return torch.where(positive, _dot(x.values, y.values) / torch.where(positive, norm, 1).sqrt(), 0)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return torch.bmm(x[:, None], y[:, :, None])[:, 0, 0]

@@ -23,6 +23,7 @@ class Definition:
     Attributes:
         name: its usual short name, as "Qabf".
         score: (fused, infrared, visible, ...) -> (N,), one score per image; see `metric`.
+        unchecked: the same without its checks, for arguments that have passed them.
         higher_is_better: whether a better fused image should score higher.
         bounds: least and largest value the score can have; infinite where there is none.
         smallest: shortest side in pixels it is defined for.
@@ -32,6 +33,7 @@ class Definition:
 
     name: str
     score: Score
+    unchecked: Score
     higher_is_better: bool
     bounds: tuple[float, float]
     smallest: int
@@ -82,7 +84,7 @@ def metric(
 
         needs_mask = takes_mask and parameters["target_mask"].default is not None
         DEFINITIONS[name] = Definition(
-            name, score, higher_is_better, bounds, smallest, takes_mask, needs_mask
+            name, score, function, higher_is_better, bounds, smallest, takes_mask, needs_mask
         )
         return score
 

@@ -54,13 +54,13 @@ def edge_preservation(
     kept, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
     for source in (infrared, visible):
         weight = edge_strength(source)
-        ratio = torch.minimum(weight, strength) / torch.maximum(weight, strength)
+        ratio = torch.minimum(weight, strength).div_(torch.maximum(weight, strength))
         if equal_gradient == "gradient":
             ratio = torch.where(weight == strength, strength, ratio)
         if wrap_angle:
             alike = _alike(edge_angle(source), edge_angle(fused))
         else:
-            alike = 1 - (_arctangent(source) - _arctangent(fused)).abs() * (2 / pi)
+            alike = 1 - (_arctangent(source) - _arctangent(fused)).abs_().mul_(2 / pi)
         preserved = _sigmoid(ratio, 15, 0.5) * _sigmoid(alike, 22, 0.8)
         kept = kept + _sum(preserved, weight)
         total = total + weight.sum((1, 2, 3))
@@ -134,7 +134,7 @@ def edge_strength(plane: Tensor, border: str = "zero") -> Tensor:
     Where it vanishes it is some 1e-154 (float64) and not 0: ratios and derivatives stay finite.
     """
     x, y = sobel(plane, border)
-    return (x * x + y * y).clamp(min=torch.finfo(plane.dtype).tiny).sqrt()
+    return (x * x).addcmul_(y, y).clamp_(min=torch.finfo(plane.dtype).tiny).sqrt_()
 
 
 @shared
@@ -147,8 +147,9 @@ def edge_angle(plane: Tensor, border: str = "zero") -> Tensor:
 @shared
 def _arctangent(plane: Tensor) -> Tensor:
     """Return arctan(y / x) of Sobel's gradient in (-pi/2, pi/2]; pi/2 where x is 0."""
-    angle = edge_angle(plane)
-    return torch.where(angle > pi / 2, angle - pi, torch.where(angle < -pi / 2, angle + pi, angle))
+    x, y = sobel(plane)
+    flat = x == 0
+    return (y / x.masked_fill(flat, 1)).atan().masked_fill_(flat, pi / 2)
 
 
 @shared
@@ -174,15 +175,16 @@ def sobel(plane: Tensor, border: str = "zero") -> tuple[Tensor, Tensor]:
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
     # 1 at a turn of 0, pi and 2 pi, 0 at a quarter more.
-    return (((one - other).abs() - pi).abs() - pi / 2).abs() * (2 / pi)
+    return (one - other).abs_().sub_(pi).abs_().sub_(pi / 2).abs_().mul_(2 / pi)
 
 
 def _sigmoid(values: Tensor, slope: float, middle: float) -> Tensor:
-    return (slope * (values - middle)).sigmoid()
+    # In place: the values are always fresh.
+    return values.sub_(middle).mul_(slope).sigmoid_()
 
 
 def _sum(values: Tensor, weights: Tensor) -> Tensor:
-    return torch.linalg.vecdot(values.flatten(1), weights.flatten(1))
+    return torch.bmm(values.flatten(1)[:, None], weights.flatten(1)[..., None])[:, 0, 0]
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:

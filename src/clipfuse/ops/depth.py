@@ -16,12 +16,21 @@ def from_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype.is_floating_point:
         return image.to(dtype)
-    return (image.double().clamp(0, 1) * _full_scale(dtype) + 0.5).floor().to(dtype)
+    return _rounded(image, _full_scale(dtype)).to(dtype)
 
 
 def to_bytes(image: Tensor) -> Tensor:
     """Return an image in [0, 1] as uint8: what is written, and what metrics see."""
     return from_unit(image, torch.uint8)
+
+
+def to_levels(image: Tensor) -> Tensor:
+    """Return an image in [0, 1] as the whole numbers 0..255 of `to_bytes`, in float64, to compute with."""
+    return _rounded(image, 255.0)
+
+
+def _rounded(image: Tensor, scale: float) -> Tensor:
+    return image.double().mul(scale).add_(0.5).floor_().clamp_(0, scale)
 
 
 def _full_scale(dtype: torch.dtype) -> float:
