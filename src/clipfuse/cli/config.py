@@ -161,8 +161,20 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
         else:
             read |= _check_node(str(key), value, plain.keys() - {key})
     for path, value in read.items():
-        if isinstance(value, bool | int | float | str):
+        if isinstance(value, bool | int | float | str) and not _is_shared(config, path):
             OmegaConf.update(config, path, value)
+
+
+def _is_shared(config: "DictConfig", path: str) -> bool:
+    """Whether `path` leads through a node that stands for another, as loss.clip does for clip."""
+    from omegaconf import OmegaConf
+
+    node: Any = config
+    for word in path.split(".")[:-1]:
+        if OmegaConf.is_interpolation(node, word):
+            return True
+        node = node[word]
+    return False
 
 
 def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> dict[str, Any]:
