@@ -1,0 +1,105 @@
+"""The larger feature of both sources as the goal of the fused image, in a frozen CLIP or VGG19."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.ops.vgg import LAYERS, FrozenVgg
+
+
+class MaximumFeatures:
+    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over three layers of a frozen network.
+
+    The rule of LDFusion's release (arXiv 2402.16267) for VGG19. Features of CLIP, for which there is no
+    release, are taken in units of the root mean square of the goal, so that one weight serves any CLIP.
+
+    Args:
+        clip: the judge, which may lend its image tower.
+        network: `vgg19` (features after the activation) or `clip`.
+        layers: three names; None: conv2_1, conv3_1, conv4_2 of vgg19, layer1 to layer3 of a ResNet, at a
+            quarter, a half and three quarters of a ViT.
+        weights: v_l, three, 0 or more.
+        vgg_weights: a file of torchvision's vgg19; None downloads.
+
+    Raises:
+        ValueError: weights or layers that cannot be meant, a CLIP without features, no weights of vgg19.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        network: Literal["clip", "vgg19"],
+        layers: Sequence[str] | None,
+        weights: Sequence[float],
+        vgg_weights: str | None = None,
+    ) -> None:
+        known = clip.feature_layers if network == "clip" else tuple(LAYERS)
+        if not known:
+            raise ValueError(
+                f"{clip} gives no features of its image tower; set loss.perceptual=vgg19 or "
+                "loss.perceptual_weight=0"
+            )
+        self.layers = tuple(layers) if layers is not None else _usual(known, network)
+        if len(self.layers) != 3 or not set(self.layers) <= set(known):
+            raise ValueError(
+                f"perceptual_layers are {', '.join(self.layers)}; expected three of {', '.join(known)}"
+            )
+        if len(weights) != 3 or not min(weights) >= 0:
+            raise ValueError(f"layer_weights are {list(weights)}; expected three, 0 or more")
+        self.weights = tuple(weights)
+        self.vgg = FrozenVgg(vgg_weights) if network == "vgg19" else None
+
+    @property
+    def of_clip(self) -> tuple[str, ...]:
+        """The layers that a pass of CLIP must give; none with VGG19."""
+        return self.layers if self.vgg is None else ()
+
+    def __call__(self, fused: dict[str, Tensor], sources: dict[str, Tensor], *images: Tensor) -> Tensor:
+        """Return the loss.
+
+        Args:
+            fused: the features `of_clip` of N fused images.
+            sources: those of the 2N source images, first all of one band; without graph.
+            *images: the images themselves, (N, 1, H, W) and (2N, 1, H, W), for VGG19.
+        """
+        if self.vgg is not None:
+            fused = self.vgg(images[0], self.layers)
+            with torch.no_grad():
+                sources = self.vgg(images[1], self.layers)
+        pairs = [(fused[name], sources[name]) for name in self.layers]
+        return maximum_feature_loss(pairs, self.weights, relative=self.vgg is None)
+
+
+def maximum_feature_loss(
+    pairs: Sequence[tuple[Tensor, Tensor]], weights: Sequence[float], relative: bool = False
+) -> Tensor:
+    """Return the weighted sum over layers of MSE(fused, the larger feature of the two sources).
+
+    Args:
+        pairs: per layer the fused images' features (N, C, h, w) and the sources' (2N, C, h, w).
+        weights: per layer.
+        relative: divide each image's error by the mean square of what is to be reached.
+    """
+    terms = []
+    for (feature, both), weight in zip(pairs, weights, strict=True):
+        first, second = both.chunk(2)
+        larger = first.maximum(second)
+        if relative:
+            error = (feature - larger).square().flatten(1).mean(dim=1)
+            scale = larger.square().flatten(1).mean(dim=1).clamp(min=1e-12)
+            terms.append(weight * (error / scale).mean())
+        else:
+            terms.append(weight * F.mse_loss(feature, larger))
+    return torch.stack(terms).sum()
+
+
+def _usual(known: tuple[str, ...], network: str) -> tuple[str, ...]:
+    if network == "vgg19":
+        return ("conv2_1", "conv3_1", "conv4_2")
+    if known[0] == "stem":
+        return known[1:4]
+    return tuple(known[max(0, len(known) * part // 4 - 1)] for part in (1, 2, 3))

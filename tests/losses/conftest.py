@@ -1,0 +1,59 @@
+"""A tiny random CLIP in the files of a micro one, so that no test needs weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.clip.micro_files import build_micro, save_micro
+from clipfuse.losses.ldfusion import RELEASES
+
+TOWERS: Mapping[str, Mapping[str, Any]] = {
+    "vit": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 4},
+    "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder per kind of image tower; the texts of the published losses are known words."""
+    import open_clip
+
+    texts = [
+        str(text)
+        for release in RELEASES.values()
+        for text in (release.text, release.visible_text, release.infrared_text)
+    ]
+    folders = {}
+    for name, tower in TOWERS.items():
+        text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+        config = {
+            "open_clip": {"embed_dim": 24, "vision_cfg": tower, "text_cfg": text},
+            "preprocess": {"size": 32, "mean": [0.45] * 3, "std": [0.25] * 3, "interpolation": "bicubic"},
+            "version": 0,
+            "seed": 5,
+        }
+        torch.manual_seed(0)
+        model = build_micro(config)
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                if key.endswith(("token_embedding.weight", "positional_embedding")):
+                    value.mul_(20)  # so that texts differ
+                if key.endswith("bn3.weight"):
+                    value.fill_(0.5)
+        folders[name] = tmp_path_factory.mktemp(name)
+        save_micro(model, sorted({0, *open_clip.tokenize(texts).flatten().tolist()}), config, folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def micro_clip(micro_folders: dict[str, Path]) -> FrozenClip:
+    return FrozenClip.load("micro", str(micro_folders["vit"]))
+
+
+@pytest.fixture(scope="session")
+def resnet_clip(micro_folders: dict[str, Path]) -> FrozenClip:
+    return FrozenClip.load("micro", str(micro_folders["resnet"]))
