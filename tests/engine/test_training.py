@@ -158,7 +158,38 @@ def test_bf16_stays_in_the_backbone(tiny_config: Config) -> None:
     assert weights(checkpoint).dtype == torch.float32
 
 
-@pytest.mark.parametrize("options", [(), ("ema=0.9", "accumulate=2", "loader.workers=1")])
+class _Keeping(FusionLoss):
+    """Keeps what it is given."""
+
+    given: list[LossInputs] = []  # noqa: RUF012
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        self.given.append(inputs)
+        return LossOutput(inputs.fused.mean(), {})
+
+
+def test_input_noise_reaches_the_network_in_training_alone(tiny_config: Config, tmp_path: Path) -> None:
+    given = {}
+    for noise in (0, 0.05):
+        _Keeping.given.clear()
+        folder = f"run_dir={tmp_path / str(noise)}"
+        config = tiny_config(f"input_noise={noise}", "steps=1", "optimizer.lr=1e-12", "test=false", folder)
+        config.loss = {"_target_": f"{__name__}._Keeping"}
+        train(config)
+        given[noise] = list(_Keeping.given)
+    for clean, noisy in zip(*given.values(), strict=True):
+        assert torch.equal(clean.infrared, noisy.infrared)
+        assert torch.equal(clean.visible, noisy.visible)
+    moved = [
+        float((clean.fused - noisy.fused).detach().abs().mean())
+        for clean, noisy in zip(*given.values(), strict=True)
+    ]
+    assert len(moved) == 3  # a training crop; two images of validation
+    assert 0.01 < moved[0] < 0.1
+    assert max(moved[1:]) < 1e-6  # the rate of 1e-12
+
+
+@pytest.mark.parametrize("options", [(), ("ema=0.9", "accumulate=2", "loader.workers=1", "input_noise=0.1")])
 def test_resumed_run_is_bit_equal(tiny_config: Config, tmp_path: Path, options: tuple[str, ...]) -> None:
     straight = run(tiny_config(*options, f"run_dir={tmp_path / 'straight'}"))
     stop = f"+callbacks.stop={{_target_: {__name__}._stop_after_updates, updates: 4}}"

@@ -17,6 +17,7 @@ from clipfuse.engine.scoring import ScoringModule, naming
 from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss
+from clipfuse.ops.noise import seeded_noise
 from clipfuse.types import FusionBatch, LossInputs
 
 SAMPLES_SEEN = "trainer/samples_seen"
@@ -35,11 +36,13 @@ class FusionModule(ScoringModule):
         seed: seeds every draw of the loss.
         accumulate: micro-batches per update, 1 or more.
         gradient_clip: largest L2 norm of the gradient; None leaves it alone.
+        input_noise: standard deviation of what is added to the network's inputs in training, in [0, 1];
+            the loss sees the images without it.
         solver: moves backbone and loss; one joint step by default.
         config: the run's whole configuration in plain types, kept in the checkpoint.
 
     Raises:
-        ValueError: `accumulate` below 1 or `gradient_clip` not positive.
+        ValueError: `accumulate` below 1, `gradient_clip` not positive or `input_noise` outside [0, 1].
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class FusionModule(ScoringModule):
         seed: int = 0,
         accumulate: int = 1,
         gradient_clip: float | None = None,
+        input_noise: float = 0.0,
         solver: Solver | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -61,12 +65,15 @@ class FusionModule(ScoringModule):
             raise ValueError(f"accumulate is {accumulate}; expected 1 or more micro-batches per update")
         if gradient_clip is not None and gradient_clip <= 0:
             raise ValueError(f"gradient_clip is {gradient_clip}; expected a norm above 0, or null for none")
+        if not 0 <= input_noise <= 1:
+            raise ValueError(f"input_noise is {input_noise}; expected a standard deviation from 0 to 1")
         self.automatic_optimization = False
         self.loss = loss
         self.solver = solver or Joint()
         self.seed = seed
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
+        self.input_noise = input_noise
         self.config = dict(config or {})
         self.samples_seen = 0
         self._micro_batches: list[dict[str, Tensor]] = []
@@ -74,9 +81,14 @@ class FusionModule(ScoringModule):
         self._scheduler = scheduler
         self.val_metrics = validation_metrics.clone(prefix="val/metric/")
 
-    def loss_inputs(self, batch: FusionBatch) -> LossInputs:
+    def loss_inputs(self, batch: FusionBatch, noise: float = 0.0) -> LossInputs:
         """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
-        output = self(batch.infrared, batch.visible)
+        infrared, visible = batch.infrared, batch.visible
+        if noise:
+            bands = torch.cat([infrared, visible], dim=1)
+            bands = seeded_noise(bands, noise, self.seed, self.global_step, batch.sample_ids)
+            infrared, visible = bands.split(1, dim=1)
+        output = self(infrared, visible)
         return LossInputs(
             fused=output.fused.to(batch.visible.dtype),
             infrared=batch.infrared,
@@ -119,7 +131,7 @@ class FusionModule(ScoringModule):
 
     def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
         """Make the batch's problem and let the solver take one step."""
-        inputs = self.loss_inputs(batch)
+        inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
             problem = LossProblem(self.loss, inputs)
             solved = self.solver.step(problem, self._stepper, backward=self._backward)

@@ -42,6 +42,7 @@ class TrainSettings:
     validate_every: Annotated[int, Field(ge=1)]
     accumulate: Annotated[int, Field(ge=1)]
     gradient_clip: Annotated[float, Field(gt=0)] | None
+    input_noise: Annotated[float, Field(ge=0, le=1)]
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     objective: str
     checkpoint: str | None
@@ -189,6 +190,7 @@ def train(config: DictConfig) -> float | None:
         seed=config.seed,
         accumulate=config.accumulate,
         gradient_clip=config.gradient_clip,
+        input_noise=config.input_noise,
         config=record,
     )
     callbacks = build_all(config.get("callbacks"), "callbacks")
