@@ -24,7 +24,7 @@ ALLOWED = {
     "data": {"errors", "types", "ops", "images", "data"},
     "testing": {"errors", "types", "losses.base", "testing"},
     "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
-    "cli": {"errors", "cli", "engine", "data", "images", "metrics", "ops"},
+    "cli": {"errors", "cli", "engine", "data", "images", "clip", "metrics", "ops"},
 }
 # Package of others -> where it may be imported at all.
 PLACES = {

@@ -121,15 +121,15 @@ def _wandb_login() -> str:
 
 
 def _micro() -> str:
-    micro_files = importlib.import_module("clipfuse.clip.micro_files")
-    if not micro_files.bundled():
-        return "not in this installation: name another model with clip="
-    _, config = micro_files.load_micro()
+    from clipfuse.clip.micro_files import load_micro
+
+    _, config = load_micro()
     return f"version {config['version']}, {len(config['seen'])} known tokens; a stand-in for OpenAI's CLIP"
 
 
 def _download(model: str, tag: str) -> int:
-    find_weights = importlib.import_module("clipfuse.clip.loading").find_weights
+    from clipfuse.clip.loading import find_weights
+
     path = find_weights(model, None if tag == "-" else tag)
     print(
         f"{path}\n{model} {tag} is ready for this user; elsewhere, copy the file: clip.pretrained=/path/to/it"

@@ -25,11 +25,6 @@ ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
 BUNDLED = Path(__file__).parent / "micro"
 
 
-def bundled() -> bool:
-    """Whether this installation holds the micro CLIP at all."""
-    return (BUNDLED / "model.safetensors").is_file()
-
-
 def initial_rows(count: int, width: int, seed: int) -> Tensor:
     """Return the (count, width) float32 token table that training starts from: N(0, 0.02^2)."""
     generator = torch.Generator("cpu").manual_seed(seed)

@@ -94,13 +94,16 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", f".*{text}.*")
 
 
-def _record(config: DictConfig, fingerprint: str) -> dict[str, Any]:
+def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None) -> dict[str, Any]:
+    """Return what a run keeps of itself: its configuration, and what that does not tell."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     versions = {name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")}
     return {
         **{str(key): value for key, value in plain.items()},
         "split_sha256": fingerprint,
+        "protocol": str(metrics.test.protocol),
+        "clip_identity": getattr(getattr(loss, "clip", None), "identity", None),
         "versions": versions,
     }
 
@@ -177,7 +180,7 @@ def train(config: DictConfig) -> float | None:
     optimizer = build(config.optimizer, "optimizer")
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
-    record = _record(config, source.fingerprint())
+    record = _record(config, source.fingerprint(), metrics, loss)
     if config.checkpoint is not None:
         check_resumable(config.checkpoint, record)
     module = FusionModule(
@@ -258,7 +261,7 @@ def evaluate(config: DictConfig) -> None:
     metrics = build(config.metrics, "metrics")
     data = build(config.loader, "loader", source=source)
     data.check_parts("test")
-    record = _record(config, source.fingerprint())
+    record = _record(config, source.fingerprint(), metrics)
     module = ScoringModule(backbone, metrics.test)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
     loggers = build_all(config.get("logger"), "logger")

@@ -19,7 +19,8 @@ class FusionLoss(nn.Module, ABC):
 
     Learnable parameters and buffers belong to the module. Every random draw is seeded by
     (`inputs.seed`, `inputs.step`, sample id), so that it depends on neither ranks, workers nor resume.
-    Every rank runs the same number of forwards, backwards and collectives.
+    Every rank runs the same number of forwards, backwards and collectives. A loss that asks a CLIP
+    keeps it as `clip`: its identity becomes part of the run's record.
     """
 
     @property
