@@ -77,6 +77,8 @@ def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
     checkpoint = read_checkpoint(path)
     node = checkpoint["clipfuse"]["config"]["backbone"]
     _check_targets(node, ("clipfuse", *trusted), path)
+    # The files it started from may be gone; their weights are in the checkpoint.
+    node = {key: None if str(key).endswith("_weights") else value for key, value in node.items()}
     backbone = build(node, f"the backbone of {path}")
     if not isinstance(backbone, nn.Module):
         raise UserError(f"{path} names '{node['_target_']}', which is no network; do not use it")
