@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import Source
-from clipfuse.clip.micro_files import bundled, load_micro
+from clipfuse.clip.micro_files import load_micro
 from clipfuse.clip.prompts import LearnablePrompts
 
 TEXTS = ["a clear image with detailed background and salient objects", "a visible gray image"]
@@ -50,11 +50,8 @@ def models() -> dict[str, tuple[FrozenClip, nn.Module]]:
     vit = open_clip.create_model("ViT-B-32-quickgelu").eval().requires_grad_(False)
     identity = {"model": "ViT-B-32-quickgelu", "pretrained": None}
     source = Source(copy.deepcopy(vit), vit.visual.preprocess_cfg, "ViT-B-32-quickgelu", identity)
-    found: dict[str, tuple[FrozenClip, nn.Module]] = {}
-    if bundled():
-        found["micro"] = FrozenClip.load("micro"), load_micro()[0].requires_grad_(False)
-    found["ViT-B-32"] = FrozenClip(source), vit
-    return found
+    micro = FrozenClip.load("micro"), load_micro()[0].requires_grad_(False)
+    return {"micro": micro, "ViT-B-32": (FrozenClip(source), vit)}
 
 
 def plain_encoder(clip: FrozenClip, model: Any) -> Callable[[Tensor], Tensor]:

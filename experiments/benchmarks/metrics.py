@@ -2,8 +2,9 @@
 
 The twelve metrics of the `cddfuse` protocol on a rendered 640x480 pair and its average, against numpy, scipy,
 scikit-image and scikit-learn as one would write them down: one metric at a time, two-dimensional windows.
-Ours are timed alone and together, where what they share is computed once. Each round times both in turns;
-medians, in milliseconds. Then all metrics of `strict`, and a batch of 50 pairs.
+Ours are timed alone, as pure functions of the same float64 planes, and together from images in [0, 1],
+where what they share is computed once. Each round times both in turns; medians, in milliseconds. Then all
+metrics of `strict`, and a batch of 50 pairs.
 
     OMP_NUM_THREADS=2 python experiments/benchmarks/metrics.py [--rounds 7]
 """
@@ -11,6 +12,7 @@ medians, in milliseconds. Then all metrics of `strict`, and a batch of 50 pairs.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -22,10 +24,10 @@ from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 from clipfuse.data.synthetic import render
-from clipfuse.metrics.base import FusionMetrics
+from clipfuse.metrics import FusionMetrics, sharing
 from clipfuse.metrics.protocols import CDDFUSE, STRICT
 from clipfuse.ops.color import rgb_to_luma_chroma
-from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.ops.depth import to_bytes, to_levels, to_unit
 
 Plain = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 
@@ -163,23 +165,30 @@ def scene() -> list[Tensor]:
     return [to_unit(to_bytes((sources[0] + sources[1]) / 2)), *sources]
 
 
+def alone_score(name: str, levels: list[Tensor]) -> Tensor:
+    """Return one of our metrics, nothing shared with others."""
+    with sharing():
+        return CDDFUSE.definition(name).score(*levels, **CDDFUSE.options.get(name, {}))
+
+
 def compare(rounds: int) -> None:
     """Time the twelve, each and together, against their plain twins; the values must agree."""
     planes = scene()
-    arrays = [to_bytes(plane)[0, 0].numpy().astype(float) for plane in planes]
+    levels = [to_levels(plane) for plane in planes]
+    arrays = [plane[0, 0].numpy() for plane in levels]
     together = FusionMetrics(CDDFUSE)
-    alone = {name: FusionMetrics(CDDFUSE, name) for name in PLAIN}
-    for name, metric in alone.items():
-        value, expected = metric(*planes)[name].item(), PLAIN[name](*arrays)
+    alone = {name: partial(alone_score, name, levels) for name in PLAIN}
+    for name, score in alone.items():
+        value, expected = score().item(), PLAIN[name](*arrays)
         assert abs(value - expected) <= 1e-6 * abs(expected), (name, value, expected)
     ours: dict[str, list[float]] = {name: [] for name in PLAIN}
     plain: dict[str, list[float]] = {name: [] for name in PLAIN}
     whole = []
     together.update(*planes)
     for _ in range(rounds):
-        for name, metric in alone.items():
-            ours[name].append(timed(lambda metric=metric: metric.update(*planes)))  # type: ignore[misc]
-            plain[name].append(timed(lambda name=name: PLAIN[name](*arrays)))  # type: ignore[misc]
+        for name, score in alone.items():
+            ours[name].append(timed(score))
+            plain[name].append(timed(partial(PLAIN[name], *arrays)))
         whole.append(timed(lambda: together.update(*planes)))
     print(f"\n{'640x480, cddfuse':<22}{'plain ms':>10}{'ours ms':>10}{'ratio':>8}")
     for name in PLAIN:
@@ -198,8 +207,9 @@ def list_all(rounds: int) -> None:
 
     def milliseconds(names: str, planes: list[Tensor], mask: Tensor, rounds: int) -> float:
         metrics = FusionMetrics(STRICT, names)
-        metrics.update(*planes, target_mask=mask)
-        return median(timed(lambda: metrics.update(*planes, target_mask=mask)) for _ in range(rounds))
+        update = partial(metrics.update, planes[0], planes[1], planes[2], mask)
+        update()
+        return median(timed(update) for _ in range(rounds))
 
     print("\n640x480, strict, ms each:")
     each = {name: milliseconds(name, planes, mask, rounds) for name in STRICT.metrics}

@@ -147,9 +147,8 @@ def edge_angle(plane: Tensor, border: str = "zero") -> Tensor:
 @shared
 def _arctangent(plane: Tensor) -> Tensor:
     """Return arctan(y / x) of Sobel's gradient in (-pi/2, pi/2]; pi/2 where x is 0."""
-    x, y = sobel(plane)
-    flat = x == 0
-    return (y / x.masked_fill(flat, 1)).atan().masked_fill_(flat, pi / 2)
+    angle = edge_angle(plane)
+    return angle - (angle / pi).round_().mul_(pi)  # torch's atan takes twice the time of atan2
 
 
 @shared
