@@ -1,3 +1,4 @@
+import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -415,3 +416,18 @@ def test_a_wrong_option_is_named(with_micro: Callable[..., DictConfig]) -> None:
         )
     with pytest.raises(UserError, match=r"ldfusion loss: the smallest patches of 16x16 .* loader.crop_size"):
         train(with_micro("loader.crop_size=16", "loss.patch_side=[0.4,0.8]"))
+
+
+def test_the_release_s_schedule_falls(with_micro: Callable[..., DictConfig]) -> None:
+    """All that experiment=ldfusion sets, on a small network."""
+    config = with_micro(
+        "experiment=ldfusion", "steps=10", "loader.batch_size=2", "loader.crop_size=32", "test=false"
+    )
+    assert (config.input_noise, config.gradient_clip) == (0.03, None)
+    train(config)
+    with (Path(config.run_dir) / "metrics.csv").open(newline="") as file:
+        rates = [
+            float(row["train/learning_rate"]) for row in csv.DictReader(file) if row["train/learning_rate"]
+        ]
+    halves = [5e-4 * 0.5**k for k in (1, 2, 3, 4, 5, 5)]
+    assert rates == pytest.approx([5e-4] * 4 + halves)

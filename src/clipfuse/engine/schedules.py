@@ -1,7 +1,7 @@
 """Learning-rate schedules: functions of the update counter alone, so that a resumed run continues them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -67,3 +67,36 @@ def halving(
         return max(final, 0.5 ** (halvings * step // steps))
 
     return _after_warmup(optimizer, steps, warmup, final, shape)
+
+
+def milestones(
+    optimizer: Optimizer,
+    steps: int,
+    warmup: float = 0.01,
+    at: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+    factor: float = 0.5,
+) -> LambdaLR:
+    """Warm up linearly, keep the rate, and multiply it at each milestone.
+
+    The defaults are what LDFusion's release asks for: one of 100 epochs to warm up, halved at epochs 50, 60,
+    70, 80 and 90. Its own code steps both schedules in the first epoch alone, so its rate never falls.
+
+    Args:
+        optimizer: what to schedule.
+        steps: number of updates in the whole run.
+        warmup: share of `steps` spent rising from 0, in [0, 1].
+        at: milestones as shares of `steps`, in [0, 1].
+        factor: in (0, 1].
+
+    Raises:
+        ValueError: a share is outside [0, 1], or `factor` outside (0, 1].
+    """
+    if not all(0 <= share <= 1 for share in at):
+        raise ValueError(f"scheduler.at is {list(at)}; expected shares of the run from 0 to 1")
+    if not 0 < factor <= 1:
+        raise ValueError(f"scheduler.factor is {factor}; expected above 0, at most 1")
+
+    def shape(step: int, rising: int) -> float:
+        return float(factor ** sum(step >= round(share * steps) for share in at))
+
+    return _after_warmup(optimizer, steps, warmup, 1.0, shape)
