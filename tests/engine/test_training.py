@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from clipfuse.clip.support import announce
 from clipfuse.engine.build import load_backbone
 from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.engine.run import evaluate, train
@@ -417,3 +418,29 @@ def test_watching_a_score_that_is_not_computed_is_refused_at_once(tiny_config: C
         train(tiny_config("metrics.validation=[EN,CC]"))
     with pytest.raises(UserError, match=r"objective watches test/VFI, but VFI is not in metrics\.test \("):
         train(tiny_config("objective=test/VFI"))
+
+
+class _AsksClip(FusionLoss):
+    def __init__(self, clip: Any) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        fused, infrared = (self.clip.encode_image(plane) for plane in (inputs.fused, inputs.infrared))
+        return LossOutput((fused - infrared).square().mean(), {})
+
+
+def test_a_clip_is_recorded_and_not_saved(tiny_config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    announce.cache_clear()
+    config = tiny_config("test=false")
+    config.loss = {"_target_": f"{__name__}._AsksClip", "clip": "${clip}"}
+    train(config)
+    folder = Path(config.run_dir)
+    identity = OmegaConf.load(folder / "config.yaml").clip_identity
+    assert identity.model == "micro"
+    assert len(identity.weights_sha256) == 64
+    assert (folder / "checkpoints/last.ckpt").stat().st_size < 200_000  # the CLIP has 11 MB
+    assert "stand-in" in "".join(capsys.readouterr())
+    config = tiny_config("test=false", "overwrite=true")
+    train(config)
+    assert OmegaConf.load(folder / "config.yaml").clip_identity is None
