@@ -1,0 +1,106 @@
+"""Descending in the lower level: copies of y, their own optimiser, the same on all ranks."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+LowerOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+Objective = Callable[[Sequence[Tensor]], Tensor]
+
+
+def many_ranks() -> bool:
+    """Whether there is another rank to agree with."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def mean_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the mean of each tensor over the ranks, with the same bits on all of them; one collective."""
+    if not many_ranks():
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = (flat / distributed.get_world_size()).split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def gradients(loss: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
+    """Return d loss / d value for each value, zero where the loss ignores it; touches no `.grad`."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(value) for value in values]
+    found = torch.autograd.grad(loss, values, allow_unused=True)
+    return [
+        torch.zeros_like(value) if gradient is None else gradient
+        for gradient, value in zip(found, values, strict=True)
+    ]
+
+
+def squared_distance(values: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Return the scalar |values - others|^2 over all tensors together."""
+    return torch.stack([(a - b).square().sum() for a, b in zip(values, others, strict=True)]).sum()
+
+
+class Descent:
+    """A value of the lower level and the optimiser that moves it.
+
+    It works on copies: the parameters of the problem keep their `requires_grad` and `.grad`, and only
+    gradients with respect to the copies are computed, so that nothing is left on the upper level.
+    Moments of the optimiser live on from one solve to the next.
+
+    Args:
+        optimizer: copies -> optimiser, such as `partial(torch.optim.SGD, lr=0.5)`; its step must need
+            no closure.
+
+    Attributes:
+        values: the copies; empty before the first `move_to`.
+    """
+
+    def __init__(self, optimizer: LowerOptimizer) -> None:
+        self.values: list[Tensor] = []
+        self._make = optimizer
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._loaded: dict[str, Any] | None = None
+
+    def move_to(self, values: Sequence[Tensor]) -> None:
+        """Be at these values; the first call fixes shapes, type and device.
+
+        Raises:
+            ValueError: the shapes differ from those of the first call.
+        """
+        if self._optimizer is None:
+            self.values = [value.detach().clone().requires_grad_() for value in values]
+            self._optimizer = self._make(self.values)
+            if self._loaded is not None:
+                self._optimizer.load_state_dict(self._loaded)
+            return
+        mine, given = ([tuple(value.shape) for value in each] for each in (self.values, values))
+        if mine != given:
+            raise ValueError(f"the lower parameters have shapes {given}; this solver began with {mine}")
+        copy_into(self.values, values)
+
+    def minimise(self, objective: Objective, steps: int) -> None:
+        """Take `steps` steps down the mean of `objective` over the ranks."""
+        assert self._optimizer is not None
+        for _ in range(steps):
+            slopes = mean_over_ranks(gradients(objective(self.values), self.values))
+            for value, slope in zip(self.values, slopes, strict=True):
+                value.grad = slope
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return a copy of the optimiser's state; None before the first `move_to`."""
+        return copy.deepcopy(self._loaded if self._optimizer is None else self._optimizer.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Start anew with this state at the next `move_to`, when type and device are known."""
+        self.values, self._optimizer, self._loaded = [], None, copy.deepcopy(state)
+
+
+@torch.no_grad()
+def copy_into(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Overwrite the targets in place; their `requires_grad` stays."""
+    for target, value in zip(targets, values, strict=True):
+        target.copy_(value)

@@ -1,0 +1,71 @@
+"""A hypergradient from first derivatives alone: the Hessian of f taken as an outer product."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from clipfuse.bilevel.descent import LowerOptimizer, gradients, mean_over_ranks
+from clipfuse.bilevel.nested import NestedSolver, named, require_steps, require_weights
+from clipfuse.bilevel.problem import BilevelProblem
+
+
+class GaussNewton(NestedSolver):
+    """y takes steps down f, then x one step along dF/dx - eta <F_y, f_y> / (|f_y|^2 + damping) df/dx.
+
+    After the released code of BDLFusion (Liu et al., IJCAI 2023). The exact hypergradient is
+    F_x - f_xy f_yy^-1 F_y; with f_yy ~ f_y f_y^T and f_xy ~ f_x f_y^T the inverse becomes a quotient of
+    scalar products. What follows from that:
+
+    - Exact, up to the damping, where y is one number and f = h (y - g(x))^2 / 2 with constant h.
+    - Beyond that only the part of F_y along f_y counts: f = |y - g(x)|^2_H / 2 gives
+      F_x + g_x^T P F_y, P the projection along f_y, in place of F_x + g_x^T F_y. If f_y stands at random
+      to F_y, the part kept is 1 / dim(y) of it in the mean.
+    - At the minimum of f the quotient is 0 / 0: y must not be solved to the end, and the correction
+      fades where |f_y|^2 falls to `damping`. One step per update is the published setting.
+    - y descends f alone and stays in the basin it starts in; F never helps to choose among minima.
+
+    Logged: F, f, slope (the number before df/dx), lower_gradient (|f_y|).
+
+    Args:
+        optimizer: makes the optimiser of y; used on copies, its state lives on.
+        steps: steps of y per solve, 1 or more.
+        every: updates per solve, 1 or more.
+        eta: share of the correction, 0 or more.
+        damping: added to |f_y|^2, 0 or more.
+
+    Raises:
+        ValueError: an argument outside its range.
+    """
+
+    def __init__(
+        self,
+        optimizer: LowerOptimizer,
+        *,
+        steps: int = 1,
+        every: int = 1,
+        eta: float = 1.0,
+        damping: float = 1e-12,
+    ) -> None:
+        super().__init__(optimizer, every)
+        require_steps(steps=steps)
+        require_weights(eta=eta, damping=damping)
+        self.steps, self.eta, self.damping = steps, eta, damping
+
+    def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
+        self._descend(lower, problem.lower_loss, self.steps)
+
+    def _upper(
+        self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        leaves = [value.detach().requires_grad_() for value in y]
+        both = gradients(problem.lower_loss(leaves), leaves) + gradients(problem.upper_loss(leaves), leaves)
+        flat = [gradient.flatten() for gradient in mean_over_ranks(both)]
+        lower_slope, upper_slope = torch.cat(flat[: len(y)]), torch.cat(flat[len(y) :])
+        squared = lower_slope.square().sum()
+        share = self.eta * (upper_slope @ lower_slope) / (squared + self.damping)
+        share = torch.where(squared > 0, share, torch.zeros_like(share))
+        f, upper = problem.lower_loss(y), problem.upper_loss(y)
+        means = mean_over_ranks([upper.detach(), f.detach()])
+        log = named(("F", "f", "slope", "lower_gradient"), [*means, -share, squared.sqrt()])
+        return upper - share * f, log

@@ -1,0 +1,129 @@
+"""What all solvers with a lower level share: when it moves, and what x is stepped by."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from clipfuse.bilevel.descent import Descent, LowerOptimizer, Objective, copy_into, many_ranks
+from clipfuse.bilevel.problem import Backward, BilevelProblem, UpperOptimizer
+
+
+def _backward(loss: Tensor) -> None:
+    loss.backward()
+
+
+class NestedSolver(ABC):
+    """One update: the lower level is solved, then x takes one step with y held constant.
+
+    Updates are counted from 0 in k, on which alone all schedules depend. The lower level moves in the
+    updates with k divisible by `every`. Where the upper optimiser accumulates gradients (it has an
+    attribute `micro_batch`, 0 at the first of an update), it moves with the first micro-batch and the
+    others use what that one found: the accumulated gradient of x belongs to one y, and k counts updates
+    whatever their size (own design). Save and resume between updates only.
+
+    Under `torch.distributed` gradients of the lower level are averaged over the ranks, and y starts as
+    it is on rank 0: y has the same bits on all ranks. The gradient of x is for the caller to average.
+
+    Args:
+        optimizer: makes the optimiser of y, as in `Descent`.
+        every: updates per solve of the lower level, 1 or more.
+
+    Raises:
+        ValueError: `every` below 1.
+    """
+
+    def __init__(self, optimizer: LowerOptimizer, every: int) -> None:
+        require_steps(every=every)
+        self.every = every
+        self._updates = 0
+        self._started = False
+        self._y = Descent(optimizer)
+
+    def step(
+        self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = _backward
+    ) -> dict[str, float]:
+        """Take one step and return what is worth logging, means over the ranks.
+
+        Raises:
+            ValueError: the problem has no lower level.
+        """
+        lower = problem.lower_parameters()
+        if not lower:
+            raise ValueError(
+                f"{type(self).__name__} needs a lower level, and this problem has no lower parameters; "
+                "take Joint for it"
+            )
+        first = getattr(upper_optimizer, "micro_batch", 0) == 0
+        self._updates += first
+        k = max(self._updates - 1, 0)
+        if not self._started:
+            self._start(lower)
+            self._started = True
+        solved = first and k % self.every == 0
+        if solved:
+            self._solve(problem, lower, k)
+        upper_optimizer.zero_grad()
+        total, log = self._upper(problem, [value.detach() for value in lower], k, solved)
+        backward(total)
+        upper_optimizer.step()
+        return log
+
+    def _start(self, lower: Sequence[Tensor]) -> None:
+        if many_ranks():
+            for value in lower:
+                distributed.broadcast(value.detach(), 0)
+
+    def _descend(self, lower: Sequence[Tensor], objective: Objective, steps: int) -> None:
+        self._y.move_to(lower)
+        self._y.minimise(objective, steps)
+        copy_into(lower, self._y.values)
+
+    @abstractmethod
+    def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
+        """Move `lower` in place."""
+
+    @abstractmethod
+    def _upper(
+        self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the scalar whose gradient moves x, and the log; the last upper loss evaluated is at y."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs, in plain types and copies of tensors; y is not ours."""
+        return {"updates": self._updates, "y": self._y.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; y is restored by whom it belongs to."""
+        self._updates = state["updates"]
+        self._started = False
+        self._y.load_state_dict(state["y"])
+
+
+def require_steps(**values: int) -> None:
+    """Refuse, by name, a number of steps below 1.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected 1 or more")
+
+
+def require_weights(**values: float) -> None:
+    """Refuse, by name, a weight that is negative or not a number.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    for name, value in values.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; expected 0 or more")
+
+
+def named(names: Sequence[str], scalars: Sequence[Tensor]) -> dict[str, float]:
+    """Return floats by name, brought over in one copy."""
+    return dict(zip(names, torch.stack([scalar.detach() for scalar in scalars]).tolist(), strict=True))

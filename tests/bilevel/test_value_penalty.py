@@ -1,0 +1,107 @@
+"""The value function's own rules: schedules, penalties, anchor, and what z and y may take from whom."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipfuse.bilevel import ValuePenalty
+
+ADAM = partial(torch.optim.Adam, lr=0.05)
+
+
+class _TwoWells:
+    """f = (y^2 - 1)^2 - y / 2 + x: the better well is at y > 0; F = (y - 1)^2 + x^2 pulls there."""
+
+    def __init__(self, y0: float) -> None:
+        self.x = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        self.y = torch.tensor(y0, dtype=torch.float64)
+        self.upper_calls = 0
+
+    def lower_parameters(self) -> Sequence[Tensor]:
+        return [self.y]
+
+    def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        self.upper_calls += 1
+        return (lower[0] - 1) ** 2 + self.x**2
+
+    def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
+        return (lower[0] ** 2 - 1) ** 2 - lower[0] / 2 + self.x
+
+
+def test_schedules_and_log() -> None:
+    problem = _TwoWells(0.5)
+    optimizer = torch.optim.SGD([problem.x], lr=0.1)
+    solver = ValuePenalty(ADAM, w0=0.5, power=2, w_max=6, mu0=0.1, theta0=0.2)
+    logs = [solver.step(problem, optimizer) for _ in range(5)]
+    assert [log["w"] for log in logs] == [0.5, 2, 4.5, 6, 6]
+    assert [log["mu"] for log in logs] == [0.1 * (1 + k) ** -1.1 for k in range(5)]
+    assert [log["theta"] for log in logs] == [0.2 * (1 + k) ** -1.1 for k in range(5)]
+    for log in logs:
+        assert set(log) == {"F", "f", "f_z", "residual", "slope", "w", "mu", "theta"}
+        assert log["residual"] == log["f"] - log["f_z"] >= 0
+        assert log["slope"] == log["w"]
+
+
+@pytest.mark.parametrize("penalty", ["linear", "quadratic", "log"])
+def test_penalty_slopes(penalty: str) -> None:
+    solver = ValuePenalty(ADAM, penalty=penalty)
+    residuals = torch.tensor([-1.0, 0.0, 0.1, 0.2, 5.0], dtype=torch.float64)
+    expected = {
+        "linear": [4.0] * 5,
+        "quadratic": [0.0, 0.0, 0.4, 0.8, 20.0],
+        "log": [4.0, 4.0, 4 / 0.6, 4 / 0.2, 40.0],
+    }
+    assert solver._slope(4.0, residuals).tolist() == pytest.approx(expected[penalty])
+
+
+@pytest.mark.parametrize("optimistic", [True, False])
+def test_z_takes_over_a_better_y(optimistic: bool) -> None:
+    problem = _TwoWells(-1.0)
+    solver = ValuePenalty(
+        partial(torch.optim.SGD, lr=0.05), z_steps=50, y_steps=200, w0=0.1, w_max=0.1, optimistic=optimistic
+    )
+    log = solver.step(problem, torch.optim.SGD([problem.x], lr=0.1))
+    (z,) = solver.state_dict()["z"]
+    if optimistic:  # F leads y over the hill, and z follows
+        assert torch.equal(z, problem.y)
+        assert float(z) > 0.9
+        assert log["residual"] == 0
+    else:  # without F in its step y stays in the well that z is in
+        assert float(problem.y) < -0.8
+        assert float(z) < -0.8
+
+
+def test_upper_loss_may_be_left_out_of_the_lower_step() -> None:
+    for optimistic, calls in {True: 5, False: 1}.items():
+        problem = _TwoWells(-1.0)
+        solver = ValuePenalty(ADAM, y_steps=4, optimistic=optimistic)
+        solver.step(problem, torch.optim.SGD([problem.x], lr=0.1))
+        assert problem.upper_calls == calls
+
+
+def test_anchor_pulls_z() -> None:
+    # y stays in the worse well, z is drawn to the anchor in the better one.
+    for anchor, z_expected in {None: -0.9, 1.0: 1.0}.items():
+        problem = _TwoWells(-1.0)
+        solver = ValuePenalty(
+            ADAM,
+            z_steps=300,
+            mu0=0.0 if anchor is None else 100.0,
+            theta0=0,
+            optimistic=False,
+            anchor=None if anchor is None else [torch.tensor(anchor)],
+        )
+        solver.step(problem, torch.optim.SGD([problem.x], lr=0.0))
+        state = solver.state_dict()
+        assert float(state["anchor"][0]) == (anchor or -1.0)
+        assert float(state["z"][0]) == pytest.approx(z_expected, abs=0.05)
+        assert float(problem.y) < -0.8
+
+
+def test_refuses_an_anchor_of_another_shape() -> None:
+    problem, solver = _TwoWells(1.0), ValuePenalty(ADAM, anchor=[torch.zeros(2)])
+    with pytest.raises(ValueError, match=r"anchor has shapes \[\(2,\)\].*\[\(\)\]"):
+        solver.step(problem, torch.optim.SGD([problem.x], lr=0.0))
