@@ -36,6 +36,7 @@ PICTURES = {
     "target": 1.5,
     "odd": 2,
 }
+LATER = PICTURES | {"maximum": 6, "detail": 2.5}  # after the restart: more of what is hard to tell from ideal
 Picture = tuple[Floats, dict[str, str]]
 
 
@@ -206,7 +207,8 @@ class Batches(IterableDataset):
         torch.set_num_threads(1)
         for step in range(self.start, self.train["steps"]):
             rng = np.random.default_rng(derived_seed(self.seed, "batch", step))
-            pairs = [pair for _ in range(self.train["scenes"]) for pair in self.variants(rng)]
+            shares = PICTURES if step < self.train["restart"] else LATER
+            pairs = [pair for _ in range(self.train["scenes"]) for pair in self.variants(rng, shares)]
             images, said = [image for image, _ in pairs], [facts for _, facts in pairs]
             chosen = rng.permutation(len(said))[: self.train["captions"] - 2]
             captions = [draw(said[i], rng) for i in chosen]
@@ -219,11 +221,11 @@ class Batches(IterableDataset):
                 torch.from_numpy(labels(said)),
             )
 
-    def variants(self, rng: Draw) -> list[Picture]:
+    def variants(self, rng: Draw, shares: Mapping[str, float] = PICTURES) -> list[Picture]:
         """Return several pictures of one crop of a random scene."""
         scenes = self.real if rng.random() < self.real_share else self.synthetic
         scene = scenes[int(rng.integers(len(scenes)))]
         planes, scale = crop(scene, rng, self.final)
-        weights = np.array([*PICTURES.values()]) / sum(PICTURES.values())
-        names = rng.choice([*PICTURES], self.train["variants"], replace=False, p=weights)
+        weights = np.array([*shares.values()]) / sum(shares.values())
+        names = rng.choice([*shares], self.train["variants"], replace=False, p=weights)
         return [picture(str(name), planes, scale, scene.weather, rng, self.final) for name in names]

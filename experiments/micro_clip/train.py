@@ -7,6 +7,7 @@ Interrupted, it goes on from its last checkpoint. The same machine and number of
 weights.
 """
 
+import math
 import os
 import sys
 import time
@@ -130,6 +131,23 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def build_schedule(
+    optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Warm up and fall to 0 as a cosine until `restart`; then fall again, from `restart_share` of it."""
+    warmup, restart, steps = settings["warmup"], settings["restart"], settings["steps"]
+
+    def second(step: int) -> float:
+        return float(settings["restart_share"] * (1 + math.cos(math.pi * step / max(steps - restart, 1))) / 2)
+
+    parts: list[torch.optim.lr_scheduler.LRScheduler] = [
+        torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, min(restart, steps) - warmup),
+        torch.optim.lr_scheduler.LambdaLR(optimizer, second),
+    ]
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [warmup, restart])
+
+
 def train(config: Mapping[str, Any]) -> None:
     settings, data, pre = config["train"], config["data"], config["preprocess"]
     torch.set_num_threads(settings["threads"])
@@ -143,9 +161,7 @@ def train(config: Mapping[str, Any]) -> None:
     heads = Heads(config["open_clip"]["embed_dim"])
     groups = parameter_groups(nn.ModuleList([model, heads]), settings["weight_decay"])
     optimizer = torch.optim.AdamW(groups, settings["learning_rate"], (0.9, 0.98))
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=settings["warmup"])
-    rest = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings["steps"] - settings["warmup"])
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, rest], [settings["warmup"]])
+    schedule = build_schedule(optimizer, settings)
     out = Path(config["out"])
     checkpoint = Path(data["cache"]) / f"{out.name}.pt"
     start, parts = 0, {"model": model, "heads": heads, "optimizer": optimizer, "schedule": schedule}
