@@ -22,7 +22,7 @@ ALLOWED = {
     "losses": {"types", "ops", "clip", "losses.base"},
     "metrics": {"errors", "ops", "metrics"},
     "data": {"errors", "types", "ops", "images", "data"},
-    "testing": {"errors", "types", "losses.base", "testing"},
+    "testing": {"errors", "types", "losses.base", "engine.build", "testing"},
     "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
     "cli": {"errors", "cli", "engine", "data", "images", "clip", "metrics", "ops"},
 }

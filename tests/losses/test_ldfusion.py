@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, distributed
 
+from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.perceptual import maximum_feature_loss
 from clipfuse.engine.checkpoints import read_checkpoint
@@ -18,6 +19,7 @@ from clipfuse.errors import UserError
 from clipfuse.losses.ldfusion import LDFusionLoss, language_loss, similarity_loss
 from clipfuse.ops.entropy import entropy
 from clipfuse.ops.patches import cut_patches
+from clipfuse.testing.loss_contract import LossContract
 from clipfuse.testing.ranks import Ranks
 from clipfuse.types import LossInputs
 
@@ -431,3 +433,17 @@ def test_the_release_s_schedule_falls(with_micro: Callable[..., DictConfig]) -> 
         ]
     halves = [5e-4 * 0.5**k for k in (1, 2, 3, 4, 5, 5)]
     assert rates == pytest.approx([5e-4] * 4 + halves)
+
+
+@pytest.mark.parametrize("variant", [2025, 2024], scope="class")
+class TestContract(LossContract):
+    @pytest.fixture
+    def node(self, variant: int, micro_folders: dict[str, Path]) -> dict[str, Any]:
+        clip = OmegaConf.load(conf_dir() / "clip/micro.yaml")
+        node = OmegaConf.load(conf_dir() / "loss/ldfusion.yaml")
+        assert isinstance(node, DictConfig)
+        node.clip = {**clip, "pretrained": str(micro_folders["vit"])}
+        node.variant = variant
+        plain = OmegaConf.to_container(node)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}

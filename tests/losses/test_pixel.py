@@ -3,9 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
+from clipfuse.cli.config import conf_dir
 from clipfuse.losses.pixel import PixelLoss, correlation
+from clipfuse.testing.loss_contract import LossContract
 from clipfuse.types import LossInputs, LossOutput
 
 # Published values are float64 sums over 6144 pixels: 1e-9 leaves four digits for the order of summing.
@@ -105,3 +108,9 @@ def test_setup_refuses_crops_smaller_than_the_window() -> None:
     image = torch.zeros(1, 1, 8, 32)
     with pytest.raises(ValueError, match="SSIM needs crops of 11 px or more, got 8x32"):
         PixelLoss(ssim_weight=1.0).setup(loss_inputs(image, image, image))
+
+
+class TestContract(LossContract):
+    @pytest.fixture
+    def node(self) -> dict[str, object]:
+        return {**OmegaConf.load(conf_dir() / "loss/pixel.yaml"), "ssim_weight": 1.0}  # type: ignore[dict-item]
