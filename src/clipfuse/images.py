@@ -97,7 +97,7 @@ def _size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         read_image(path)  # says what is wrong with it
         raise
 

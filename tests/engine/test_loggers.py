@@ -84,7 +84,8 @@ def test_offline_run_holds_config_scores_and_panel(
     scores = json.loads((tmp_path / "run/test/metrics.json").read_text())["mean"]
     for name, mean in scores.items():
         if mean is None:
-            assert found["summary"][f"test/{name}"] == "NaN"
+            assert f"test/{name}" not in found["summary"]
+            assert found["summary"][f"test/undefined/{name}"] == 2
             continue
         assert found["summary"][f"test/{name}"] == pytest.approx(mean)
     assert found["summary"][SAMPLES_SEEN] == 12

@@ -1,4 +1,6 @@
+import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,58 @@ def test_undefined_images_are_counted_and_not_averaged() -> None:
     assert metrics.undefined() == {"PSNR": 1}
 
 
+def test_masks_are_checked() -> None:
+    planes, regions = triple(0), mask((176, 170))
+    for name in ("target-contrast", "local-detail"):
+        metrics = FusionMetrics(names=name)
+        for bad, message in {
+            regions.byte(): r"target_mask has type torch\.uint8; expected torch\.bool",
+            regions[..., :9]: r"target_mask has shape \(1, 1, 176, 9\); fused has \(1, 1, 176, 170\)",
+        }.items():
+            with pytest.raises(ValueError, match=f"^{name}: {message}"):
+                metrics.update(*planes, target_mask=bad)
+            with pytest.raises(ValueError, match=f"^{name}: {message}"):
+                DEFINITIONS[name].score(*planes, target_mask=bad)
+    with pytest.raises(ValueError, match="target-contrast: target_mask is missing"):
+        DEFINITIONS["target-contrast"].score(*planes)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_small_images_never_stop_a_run(protocol: str) -> None:
+    metrics = FusionMetrics(protocol)
+    metrics.update(*(plane[..., :8, :9] for plane in triple(0)))
+    metrics.update(*triple(1))
+    means = metrics.compute()
+    assert all(mean.isfinite() for mean in means.values())
+    assert metrics.undefined().get("VIF", 1) == 1
+    assert metrics.undefined().get("SSIM", 0) == (protocol in ("tang", "ivif_zoo", "vifb"))
+
+
+def test_misspelt_options_are_refused() -> None:
+    planes = [255 * plane for plane in triple(0)]
+    for name, options in {
+        "SSIM": {"window": "gauss"},
+        "AG": {"divisor": "cels"},
+        "PSNR": {"peak": "max"},
+    }.items():
+        ((key, value),) = options.items()
+        with pytest.raises(ValueError, match=f"^{name}: {key} is '{value}'; expected one of '"):
+            DEFINITIONS[name].score(*planes, **options)
+        wrong = replace(STRICT, options={name: options})
+        with pytest.raises(ValueError, match=f"^{name}: {key} is '{value}'; expected one of '"):
+            FusionMetric(name, wrong)
+    with pytest.raises(ValueError, match="EN has no option 'base'"):
+        DEFINITIONS["EN"].score(planes[0], base=2)
+
+
+def test_metrics_can_be_pickled() -> None:
+    metrics = FusionMetrics("cddfuse", ["EN", "SSIM"])
+    metrics.update(*triple(0))
+    copy = pickle.loads(pickle.dumps(metrics))
+    assert copy.compute() == metrics.compute()
+    assert str(copy.protocol) == "cddfuse-1"
+
+
 def test_without_masks_metrics_that_need_them_are_left_out() -> None:
     metrics = FusionMetrics(names=["target-contrast", "local-detail"])
     assert list(metrics(*triple(0))) == ["local-detail"]
@@ -140,6 +194,7 @@ def test_a_clone_keeps_its_protocol() -> None:
     copy = FusionMetrics("cddfuse", ["EN"]).clone(prefix="test/")
     assert isinstance(copy, FusionMetrics)
     assert list(copy(*triple(0))) == ["test/EN"]
+    assert list(FusionMetrics("cddfuse", ["EN"]).clone(postfix="_x")(*triple(0))) == ["EN_x"]
     assert str(copy.protocol) == "cddfuse-1"
 
 

@@ -188,7 +188,7 @@ def test_errors_and_definitions() -> None:
     with pytest.raises(ValueError, match=r"FMI-gradient: window is 9 px; expected 2 to 8"):
         feature_mutual_information_gradient(*planes, window=9)
     with pytest.raises(
-        ValueError, match=r"FMI-pixel: feature is 'dct'; expected one of pixel, gradient, edge"
+        ValueError, match=r"FMI-pixel: feature is 'dct'; expected one of 'pixel', 'gradient', 'edge'"
     ):
         feature_mutual_information_pixel(*planes, feature="dct")
     with pytest.raises(ValueError, match=r"FMI-pixel: fused is 2x9 px"):

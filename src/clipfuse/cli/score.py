@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -23,35 +22,32 @@ def main(arguments: Sequence[str]) -> None:
     options = _parse(arguments)
     fused = _folders(options.fused)
     outputs = [Path(name) for name in (options.out, options.json) if name]
-    for path in outputs:
-        if path.exists() and not options.overwrite:
-            raise UserError(f"{path} is there already; choose another file or add --overwrite")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
+    from clipfuse.engine.folder import check_output
     from clipfuse.images import check_sizes, match_stems
-    from clipfuse.metrics.base import FusionMetrics
-    from clipfuse.metrics.protocols import protocol_named
 
-    try:
-        protocol = protocol_named(options.protocol)
-        metrics = FusionMetrics(protocol, options.metrics.split(","))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    metrics = _metrics(options.protocol, options.metrics, has_masks=bool(options.masks))
     folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
     folders |= {"masks": Path(options.masks)} if options.masks else {}
     files = match_stems(**folders, **fused)
     check_sizes(files)
+    for path in outputs:
+        check_output(path, options.overwrite)
     methods = _score(files, list(folders), list(fused), metrics, options.baselines)
+    names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
-        method: {name: [row[name] for row in images.values()] for name in next(iter(images.values()))}
+        method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
     print(metrics.table(columns))
     print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
     if options.out:
-        _write_csv(Path(options.out), methods, protocol)
+        _write_csv(Path(options.out), methods, names, metrics.protocol)
     if options.json:
-        _write_json(Path(options.json), columns, protocol, len(files))
+        _write_json(Path(options.json), columns, names, metrics.protocol)
     for path in outputs:
         print(f"written: {path}")
 
@@ -70,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--infrared", required=True, help="folder")
     parser.add_argument("--visible", required=True, help="folder")
-    parser.add_argument("--masks", help="folder of target masks, white on targets, for target-contrast")
+    parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
     parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
     parser.add_argument("--out", help="CSV file for the scores per image")
@@ -86,17 +82,33 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for word in words:
         label, equals, folder = word.partition("=")
-        path = Path(folder if equals else word)
-        label = label if equals else path.resolve().name
+        if not equals or Path(word).is_dir():
+            label, folder = Path(word).resolve().name, word
+        if not label or not folder:
+            raise UserError(f"--fused {word}: expected a folder, or LABEL=folder")
         if label in ("infrared", "visible", "masks") or label.startswith("baseline:"):
-            raise UserError(f"--fused {word}: the label '{label}' is taken; give another, as in LABEL={path}")
+            raise UserError(f"--fused {word}: the label '{label}' is taken; give another, as LABEL={folder}")
         if label in folders:
             raise UserError(
-                f"--fused {folders[label]} and {path} are both called '{label}'; "
-                f"label them, as in LABEL={path}"
+                f"--fused {folders[label]} and {folder} are both called '{label}'; "
+                f"label them, as in LABEL={folder}"
             )
-        folders[label] = path
+        folders[label] = Path(folder)
     return folders
+
+
+def _metrics(protocol: str, chosen: str, has_masks: bool) -> "FusionMetrics":
+    from clipfuse.metrics import DEFINITIONS, FusionMetrics
+
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    try:
+        metrics = FusionMetrics(protocol, names)
+    except ValueError as error:
+        raise UserError(f"--protocol or --metrics: {error}") from None
+    for name in names:
+        if name in DEFINITIONS and DEFINITIONS[name].needs_mask and not has_masks:
+            raise UserError(f"--metrics {name} needs target masks; add --masks, or leave it out")
+    return metrics
 
 
 def _score(
@@ -109,8 +121,7 @@ def _score(
     from tqdm import tqdm
 
     from clipfuse.images import read_image
-    from clipfuse.metrics.baselines import baselines
-    from clipfuse.metrics.sharing import sharing
+    from clipfuse.metrics import baselines, sharing
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
@@ -121,7 +132,7 @@ def _score(
             for word, path in zip((*sources, *fused), paths, strict=True)
         }
         infrared, visible = planes["infrared"], planes["visible"]
-        mask = planes["masks"] > 0.5 if "masks" in planes else None
+        mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
         candidates = {label: planes[label] for label in fused}
         if with_baselines:
             candidates |= baselines(infrared, visible)
@@ -136,38 +147,38 @@ def _score(
     return scores
 
 
-def _write_csv(path: Path, methods: Scores, protocol: "Protocol") -> None:
+def _write_csv(path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol") -> None:
     from clipfuse.engine.folder import write_atomically
 
     with write_atomically(path) as file:
         writer = csv.writer(file)
-        for number, (method, images) in enumerate(methods.items()):
-            for name, row in images.items():
-                if number == 0 and name == next(iter(images)):
-                    writer.writerow(["method", "name", *row, "protocol"])
-                writer.writerow([method, name, *row.values(), str(protocol)])
+        writer.writerow(["method", "name", *names, "protocol"])
+        for method, images in methods.items():
+            for image, row in images.items():
+                writer.writerow([method, image, *(row[name] for name in names), str(protocol)])
 
 
 def _write_json(
-    path: Path, columns: Mapping[str, Mapping[str, Sequence[float]]], protocol: "Protocol", images: int
+    path: Path,
+    columns: Mapping[str, Mapping[str, Sequence[float]]],
+    names: Sequence[str],
+    protocol: "Protocol",
 ) -> None:
-    from clipfuse.engine.folder import write_atomically
+    from clipfuse.engine.folder import write_json
 
     means: dict[str, dict[str, float | None]] = {}
     undefined: dict[str, dict[str, int]] = {}
     for method, metrics in columns.items():
-        for metric, scores in metrics.items():
+        for name, scores in metrics.items():
             defined = [score for score in scores if isfinite(score)]
-            means.setdefault(method, {})[metric] = fmean(defined) if defined else None
+            means.setdefault(method, {})[name] = fmean(defined) if defined else None
             if len(defined) < len(scores):
-                undefined.setdefault(method, {})[metric] = len(scores) - len(defined)
+                undefined.setdefault(method, {})[name] = len(scores) - len(defined)
     record = {
         "protocol": str(protocol),
-        "images": images,
-        "unchecked": [name for name in protocol.metrics if name not in protocol.checked],
+        "images": max(len(scores) for metrics in columns.values() for scores in metrics.values()),
+        "unchecked": [name for name in names if name not in protocol.checked],
         "methods": means,
         "undefined": undefined,
     }
-    with write_atomically(path) as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
+    write_json(path, record)

@@ -90,7 +90,7 @@ class TestWriter(Callback):
             writer = csv.DictWriter(file, ["name", *columns, "protocol"])
             writer.writeheader()
             writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
-        means = {name: float(trainer.callback_metrics[f"test/{name}"]) for name in columns}
+        means = {name: float(trainer.callback_metrics.get(f"test/{name}", nan)) for name in columns}
         record = {
             "protocol": str(protocol),
             "images": len(self.scores),

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,15 +16,38 @@ LOG = "log.txt"  # a sweep has already opened it when the job starts
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[TextIO]:
-    """Open a text file that appears at `path` whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Open a text file that appears at `path` whole, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", newline="", encoding="utf-8") as file:
             yield file
         temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose a writable place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Find out before the work whether a file can be written after it; makes its folder.
+
+    Raises:
+        UserError: it exists and `overwrite` is False, or it cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already; choose another file or add --overwrite")
+    with write_atomically(path.with_name(f"{path.name}.probe")):
+        pass
+    path.with_name(f"{path.name}.probe").unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -178,8 +178,7 @@ class FusionModule(ScoringModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""
-        self.log_dict(self.val_metrics.compute())
-        self.val_metrics.reset()
+        self.log_means(self.val_metrics, "val")
         # "step" names the row for the loggers.
         self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
 

@@ -18,7 +18,9 @@ def naming(sample_ids: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(f"{', '.join(sample_ids)}: {error}; leave these images out") from error
+        ours = ": fused " in str(error)
+        advice = "the network's output is broken; lower optimizer.lr" if ours else "leave these images out"
+        raise UserError(f"{', '.join(sample_ids)}: {error}; {advice}") from error
 
 
 class ScoringModule(L.LightningModule):
@@ -48,5 +50,13 @@ class ScoringModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the means; "step" names the row for the loggers."""
-        self.log_dict({**self.test_metrics.compute(), "step": float(self.trainer.global_step)})
-        self.test_metrics.reset()
+        self.log_means(self.test_metrics, "test")
+        self.log_dict({"step": float(self.trainer.global_step)})
+
+    def log_means(self, metrics: MetricCollection, split: str) -> None:
+        """Log the means, and beside them how many images a metric was not defined for; then start anew."""
+        means = metrics.compute()
+        self.log_dict({name: mean for name, mean in means.items() if mean.isfinite()})
+        missing = cast(Any, metrics).undefined()
+        self.log_dict({f"{split}/undefined/{name}": float(count) for name, count in missing.items()})
+        metrics.reset()

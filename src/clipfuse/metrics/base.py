@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from math import isnan
+from math import isnan, nan
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
+from clipfuse.metrics.definition import TooSmall, check_mask, check_side
 from clipfuse.metrics.protocols import Protocol, protocol_named
 from clipfuse.metrics.sharing import shared, sharing
 from clipfuse.metrics.table import score_table
@@ -37,6 +38,7 @@ class FusionMetric(Metric):
     """
 
     full_state_update = False
+    is_differentiable = False  # images are rounded first; the pure functions are, where it makes sense
     total: Tensor
     defined: Tensor
     missing: Tensor
@@ -46,6 +48,8 @@ class FusionMetric(Metric):
         _keep_freed_memory()
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
+        self.options = self.protocol.options.get(name, {})
+        self.definition.check_options(self.options)
         self.images = self.undefined = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -76,22 +80,30 @@ class FusionMetric(Metric):
         """
         if target_mask is None and self.definition.needs_mask:
             return
-        name = self.definition.name
         planes = {"fused": fused, "infrared": infrared, "visible": visible}
         try:
             check_planes(**planes)
-            if min(fused.shape[2:]) < self.definition.smallest:
-                self.missing += len(fused)
-                return
+            check_mask(target_mask, fused, needed=False)
             rounded = [_eight_bit(key, plane) for key, plane in planes.items()]
+            scores = self._scores(*rounded, target_mask=target_mask)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
-        scores = self.definition.unchecked(*rounded, **extra, **self.protocol.options.get(name, {}))
+            raise ValueError(f"{self.definition.name}: {error}") from None
         finite = scores.isfinite()
         self.total += torch.where(finite, scores, 0).sum()
         self.defined += finite.sum()
         self.missing += (~finite).sum()
+
+    def _scores(self, *planes: Tensor, target_mask: Tensor | None) -> Tensor:
+        extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
+        try:
+            check_side(planes[0], self.definition.smallest)
+            return self.definition.unchecked(*planes, **extra, **self.options)
+        except TooSmall:
+            return planes[0].new_full((len(planes[0]),), nan)
+
+    def __repr__(self) -> str:
+        """Return name and protocol."""
+        return f"FusionMetric({self.definition.name!r}, {str(self.protocol)!r})"
 
     def compute(self) -> Tensor:
         """Return the mean over all images it is defined for, a float64 scalar; NaN if there are none."""
@@ -127,7 +139,7 @@ class FusionMetrics(MetricCollection):
         """Add a batch to every metric; what they have in common is computed once. See `FusionMetric`."""
         planes = {"fused": fused, "infrared": infrared, "visible": visible, "target_mask": target_mask}
         # A part of a few images stays in the cache; one of fifty takes eight times as long per image.
-        images = max(1, PART // max(1, fused.shape[2:].numel()))
+        images = min(64, max(1, PART // max(1, fused.shape[2:].numel())))
         for start in range(0, max(1, len(fused)), images):
             part = slice(start, start + images)
             with sharing():
@@ -143,7 +155,7 @@ class FusionMetrics(MetricCollection):
         return self._computed(super().compute())
 
     def undefined(self) -> dict[str, int]:
-        """Return, of the means last computed, how many images each leaves out; zeros are left out."""
+        """Return how many images each mean last computed leaves out, even after `reset`; no zeros."""
         return {name: metric.undefined for name, metric in self._metrics().items() if metric.undefined}
 
     def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -152,9 +164,9 @@ class FusionMetrics(MetricCollection):
 
     def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
         # A collection is sorted by name; tables are not.
-        prefix = self.prefix or ""
         seen = {name for name, metric in self._metrics().items() if metric.images or metric.undefined}
-        return {prefix + name: means[prefix + name] for name in self.protocol.metrics if name in seen}
+        names = [self._set_name(name) for name in self.protocol.metrics if name in seen]
+        return {name: means[name] for name in names}
 
     def _metrics(self) -> dict[str, FusionMetric]:
         return cast(dict[str, FusionMetric], dict(self.items(keep_base=True, copy_state=False)))

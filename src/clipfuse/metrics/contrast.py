@@ -1,5 +1,7 @@
 """Metrics of contrast and sharpness, of the fused image alone."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,11 @@ def spatial_frequency(fused: Tensor, infrared: Tensor | None = None, visible: Te
 
 @metric("AG", higher_is_better=True, bounds=(0, 255))
 def average_gradient(
-    fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None, *, divisor: str = "pixels"
+    fused: Tensor,
+    infrared: Tensor | None = None,
+    visible: Tensor | None = None,
+    *,
+    divisor: Literal["pixels", "cells"] = "pixels",
 ) -> Tensor:
     """AG: mean of sqrt((gx^2 + gy^2) / 2), central differences, one-sided at the border (Cui et al., 2015).
 

@@ -1,11 +1,13 @@
 """Metrics of information theory: entropy and mutual information of the grey levels."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from clipfuse.metrics.definition import metric
+from clipfuse.metrics.safe import ratio
 from clipfuse.metrics.sharing import shared
 
 _LEVELS = 256
@@ -59,7 +61,11 @@ def mutual_information(
 
 @metric("NMI", higher_is_better=True, bounds=(0, 2), smallest=1)
 def normalized_mutual_information(
-    fused: Tensor, infrared: Tensor, visible: Tensor, *, denominator: str = "with_fused"
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    *,
+    denominator: Literal["with_fused", "of_sources"] = "with_fused",
 ) -> Tensor:
     """NMI: mutual information over the mean entropy of the pair, summed over both (Hossny et al., 2008).
 
@@ -83,14 +89,12 @@ def normalized_mutual_information(
     informations = [grey_information(fused, source) for source in sources]
     if denominator == "with_fused":
         terms = [
-            _ratio(i, grey_entropy(fused) + grey_entropy(s))
+            ratio(i, grey_entropy(fused) + grey_entropy(s))
             for i, s in zip(informations, sources, strict=True)
         ]
         halves = terms[0] + terms[1]
-    elif denominator == "of_sources":
-        halves = _ratio(informations[0] + informations[1], grey_entropy(infrared) + grey_entropy(visible))
     else:
-        raise ValueError(f"NMI: denominator is {denominator!r}; expected 'with_fused' or 'of_sources'")
+        halves = ratio(informations[0] + informations[1], grey_entropy(infrared) + grey_entropy(visible))
     return (2 * halves).to(fused.dtype)
 
 
@@ -146,7 +150,3 @@ def _counts(indices: Tensor, bins: int) -> Tensor:
 
 def _entropy(counts: Tensor, pixels: int) -> Tensor:
     return torch.special.entr(counts.double() / pixels).sum(1)
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1), 0)

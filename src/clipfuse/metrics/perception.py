@@ -1,15 +1,18 @@
 """Metrics modelled on the eye: visible difference (Qcv) and kept contrast (Qcb)."""
 
 from math import exp, inf, pi
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from clipfuse.metrics.definition import metric
-from clipfuse.metrics.gradients import edge_strength, one_of
+from clipfuse.metrics.gradients import Border, edge_strength
 from clipfuse.metrics.sharing import shared
 from clipfuse.metrics.windows import Taps, filter_valid
+
+Stretch = Literal["none", "exact", "rounded"]
 
 BLOCK = 16
 REACH = 15
@@ -21,9 +24,9 @@ def visible_difference(
     infrared: Tensor,
     visible: Tensor,
     *,
-    stretch: str = "none",
-    border: str = "mirror",
-    blocks: str = "partial",
+    stretch: Stretch = "none",
+    border: Border = "mirror",
+    blocks: Literal["partial", "floor", "padded"] = "partial",
     csf_slope: float = 0.114,
     frequency_scale: float = 8.0,
 ) -> Tensor:
@@ -60,7 +63,6 @@ def visible_difference(
     Raises:
         ValueError: an unknown option.
     """
-    one_of("blocks", blocks, ("partial", "floor", "padded"))
     fused, infrared, visible = (_stretched(plane, stretch) for plane in (fused, infrared, visible))
     radius = _radius(fused, frequency_scale / 2)
     csf = 2.6 * (0.0192 + csf_slope * radius) * torch.exp(-((csf_slope * radius) ** 1.1))
@@ -81,8 +83,8 @@ def contrast_preservation(
     infrared: Tensor,
     visible: Tensor,
     *,
-    stretch: str = "none",
-    frequency: str = "freqspace",
+    stretch: Stretch = "none",
+    frequency: Literal["freqspace", "fftfreq"] = "freqspace",
     normalise: bool = True,
 ) -> Tensor:
     """Qcb: how well the local contrast that the eye sees in the sources is kept (Chen and Blum, 2009).
@@ -113,7 +115,6 @@ def contrast_preservation(
     Raises:
         ValueError: an unknown option.
     """
-    one_of("frequency", frequency, ("freqspace", "fftfreq"))
     degrees = 15.0 if frequency == "freqspace" else 30.0
     f, i, v = (
         _masked_contrast(_stretched(plane, stretch), degrees, normalise)
@@ -156,7 +157,7 @@ def _gaussian_taps(sigma: float) -> Taps:
 
 
 @shared
-def _saliency(plane: Tensor, border: str, partial: bool) -> Tensor:
+def _saliency(plane: Tensor, border: Border, partial: bool) -> Tensor:
     gradient = edge_strength(plane, border)
     fifth = gradient.square().square() * gradient
     # The addend makes flat sources weigh the same everywhere, and is lost in any other weight.
@@ -177,8 +178,7 @@ def _radius(plane: Tensor, degrees: float) -> Tensor:
 
 
 @shared
-def _stretched(plane: Tensor, how: str) -> Tensor:
-    one_of("stretch", how, ("none", "exact", "rounded"))
+def _stretched(plane: Tensor, how: Stretch) -> Tensor:
     if how == "none":
         return plane
     low, high = plane.amin((2, 3), keepdim=True), plane.amax((2, 3), keepdim=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from clipfuse.metrics.definition import metric
+from clipfuse.metrics.definition import check_side, metric
 from clipfuse.metrics.sharing import shared
 from clipfuse.metrics.windows import Taps, filter_valid, gaussian_taps, uniform_taps
 
@@ -63,15 +63,10 @@ def structural_similarity(
         (N,) in [-2, 2], with `average` [-1, 1]; higher is better, 2 if all three are equal.
 
     Raises:
-        ValueError: see `metric`; also sides below 11 px with the Gaussian window.
+        ValueError: see `metric`; sides below 11 px with the Gaussian window are too small as well.
     """
     taps, _ = WINDOWS[window]
-    if min(fused.shape[2:]) < len(taps):
-        height, width = fused.shape[2:]
-        raise ValueError(
-            f"SSIM: fused is {height}x{width} px; expected sides of at least {len(taps)} px "
-            f"for the {window} window"
-        )
+    check_side(fused, len(taps), f" for the {window} window")
     of_infrared, _ = _similarity(fused, infrared, window, data_range, border)
     of_visible, _ = _similarity(fused, visible, window, data_range, border)
     return (of_infrared + of_visible) / (2 if average else 1)

@@ -1,7 +1,7 @@
 """Scores of several methods as a table of text: the one way they are printed."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isclose, isfinite
 from statistics import fmean, stdev
 
 from clipfuse.metrics.protocols import UNCHECKED, Protocol
@@ -36,8 +36,8 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
         cells = [_cell(defined[method, name], ranked.get(method)) for method in methods]
         lines.append([f"{name} {better}{mark}", *cells])
     if len(methods) > 1:
-        averages = [fmean(ranks[name][m] for name in metrics if m in ranks[name]) for m in methods]
-        lines.append(["mean rank ↓", *(f"{average:.2f}" for average in averages)])
+        each = [[ranks[name][method] for name in metrics if method in ranks[name]] for method in methods]
+        lines.append(["mean rank ↓", *(f"{fmean(places):.2f}" if places else "-" for places in each)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, "  ".join("-" * width for width in widths))
@@ -46,9 +46,10 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
         notes.append(f"{MARK} {UNCHECKED}: {', '.join(unchecked)}")
     for method in methods:
         for name in metrics:
-            images = len(scores[method].get(name, ()))
+            images, side = len(scores[method].get(name, ())), protocol.definition(name).smallest
             if missing := images - len(defined[method, name]):
-                notes.append(f"{name} is not defined for {missing} of {images} images of {method}")
+                need = f" (it needs sides of {side} px)" if side > 16 else ""
+                notes.append(f"{name} is not defined for {missing} of {images} images of {method}{need}")
     return "\n".join(row.rstrip() for row in [*rows, *notes])
 
 
@@ -66,4 +67,11 @@ def _number(value: float) -> str:
 def _ranks(scores: Mapping[str, Sequence[float]], protocol: Protocol, name: str) -> dict[str, int]:
     sign = -1 if protocol.definition(name).higher_is_better else 1
     means = {method: sign * fmean(values) for method, values in scores.items() if values}
-    return {method: 1 + sum(other < mean for other in means.values()) for method, mean in means.items()}
+    # What rounding alone tells apart is a tie.
+    better = {
+        method: [
+            other for other in means.values() if other < mean and not isclose(other, mean, abs_tol=1e-12)
+        ]
+        for method, mean in means.items()
+    }
+    return {method: 1 + len(others) for method, others in better.items()}

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d, pad
 
 from clipfuse.metrics.definition import metric
+from clipfuse.metrics.safe import ratio
 from clipfuse.metrics.sharing import shared
 
 RING = 7
@@ -119,18 +120,13 @@ def noise_score(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     swap = vv > ii
     strong, weak = torch.where(swap, vv, ii), torch.where(swap, ii, vv)
     with_strong, with_weak = torch.where(swap, fv, fi), torch.where(swap, fi, fv)
-    rest = weak - _ratio(iv.square(), strong)
-    with_rest = with_weak - _ratio(with_strong * iv, strong)
-    explained = _ratio(with_strong.square(), strong)
-    explained = explained + torch.where(rest > 1e-9 * weak, _ratio(with_rest.square(), rest), 0)
+    rest = weak - ratio(iv.square(), strong)
+    with_rest = with_weak - ratio(with_strong * iv, strong)
+    explained = ratio(with_strong.square(), strong)
+    explained = explained + torch.where(rest > 1e-9 * weak, ratio(with_rest.square(), rest), 0)
     residual = (energy - explained).clamp_min(0).sum((1, 2, 3))
     whole = energy.sum((1, 2, 3))
-    return _ratio(residual, whole)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    positive = denominator > 0
-    return torch.where(positive, numerator / torch.where(positive, denominator, 1), 0)
+    return ratio(residual, whole)
 
 
 @shared

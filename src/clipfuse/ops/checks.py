@@ -9,14 +9,15 @@ def check_planes(**planes: Tensor) -> None:
     Raises:
         ValueError: names the tensor, its shape or type, and what was expected.
     """
-    shape = None
+    first = None
     for name, plane in planes.items():
         if plane.ndim != 4 or plane.shape[1] != 1:
             raise ValueError(f"{name} has shape {tuple(plane.shape)}; expected one luma plane, (N, 1, H, W)")
         if not plane.is_floating_point():
             raise ValueError(f"{name} has type {plane.dtype}; expected a floating-point plane in [0, 1]")
-        if shape is not None and plane.shape != shape:
+        if first is not None and plane.shape != planes[first].shape:
             raise ValueError(
-                f"{name} has shape {tuple(plane.shape)}; expected {tuple(shape)} like the others"
+                f"{first} has shape {tuple(planes[first].shape)} and {name} {tuple(plane.shape)}; "
+                "expected one shape for all"
             )
-        shape = plane.shape
+        first = first or name
