@@ -64,7 +64,7 @@ class Direction:
         return self(fused)
 
 
-def descend_rule(loss: Direction, parts: Tensor, rate: float = 0.02) -> tuple[Tensor, Tensor]:
+def descend_rule(loss: Direction, parts: Tensor, rate: float = 0.025) -> tuple[Tensor, Tensor]:
     """Return the pictures and gains (N, 10) after the descent from the plain average."""
     gains = torch.full(parts.shape[:2], 0.5, requires_grad=True)
     optimizer = torch.optim.Adam([gains], rate)
