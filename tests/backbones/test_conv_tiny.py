@@ -65,7 +65,7 @@ def test_every_parameter_has_a_gradient(network: ConvTiny) -> None:
     ("infrared", "visible", "message"),
     [
         (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), r"infrared has shape \(1, 3, 8, 8\)"),
-        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9), r"visible has shape .*expected \(1, 1, 8, 8\)"),
+        (torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9), r"visible \(1, 1, 8, 9\); expected one shape"),
         (torch.zeros(1, 1, 8, 8).byte(), torch.zeros(1, 1, 8, 8), "infrared has type torch.uint8"),
         (torch.zeros(8, 8), torch.zeros(8, 8), "expected one luma plane"),
     ],
