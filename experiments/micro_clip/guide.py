@@ -196,7 +196,7 @@ def draw(shown: dict[str, Tensor], path: Path, rows: int = 5) -> None:
     for index, name in enumerate(columns):
         place = (index * sheet.shape[1] // len(columns) + 4, 14)
         cv2.putText(head, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0, 1, cv2.LINE_AA)
-    cv2.imwrite(str(path), np.vstack([head, sheet]), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    cv2.imwrite(str(path), np.vstack([head, sheet]), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 def main(folder: Path | None, pictures: Path) -> None:
@@ -208,7 +208,7 @@ def main(folder: Path | None, pictures: Path) -> None:
     }
     for title, load in worlds.items():
         shown = study(judge, title, load(), pixels=8)
-        name = "guidance.png" if title.startswith("synthetic") else "real.png"
+        name = "guidance.jpg" if title.startswith("synthetic") else "real.jpg"
         if title.startswith("synthetic") or pictures != Path(__file__).parent:
             draw(shown, pictures / name)  # real pictures are not ours to publish
 
