@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -7,10 +8,10 @@ from clipfuse.bilevel import BilevelProblem, Joint, Solver
 
 
 class _Quadratic:
-    """F(x, y) = (x - 3)^2 + (x y - 1)^2; f is never to be looked at."""
+    """F(x, y) = (x - 3)^2 + (x y - 1)^2, f(x, y) = (y - x)^2; without a weight f is never to be looked at."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y = x, y
+    def __init__(self, x: Tensor, y: Tensor, weighted: bool = False) -> None:
+        self.x, self.y, self.weighted = x, y, weighted
 
     def lower_parameters(self) -> Sequence[Tensor]:
         return [self.y]
@@ -19,7 +20,8 @@ class _Quadratic:
         return (self.x - 3) ** 2 + (self.x * lower[0] - 1) ** 2
 
     def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        raise AssertionError("the joint solver looked at the lower level")
+        assert self.weighted, "the joint solver looked at the lower level"
+        return (lower[0] - self.x) ** 2
 
 
 def test_one_step_is_one_step_of_gradient_descent() -> None:
@@ -42,3 +44,18 @@ def test_descends_to_the_joint_minimum() -> None:
     torch.testing.assert_close(
         torch.stack([x, y]).detach(), torch.tensor([3, 1 / 3]).double(), rtol=0, atol=1e-7
     )
+
+
+def test_both_losses_in_one_step() -> None:
+    x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 0.5))
+    log = Joint(lower_weight=2.0).step(_Quadratic(x, y, weighted=True), torch.optim.SGD([x, y], lr=0.1))
+    assert log == {"F": 1.0, "f": 2.25}
+    # The weight times df/dx = -2 (y - x) = 3 and df/dy = -3 are added.
+    torch.testing.assert_close(
+        torch.stack([x, y]).detach(), torch.tensor([1.6, 1.1], dtype=torch.float64), rtol=0, atol=1e-14
+    )
+
+
+def test_refuses_a_negative_weight() -> None:
+    with pytest.raises(ValueError, match="lower_weight is -1; expected 0 or more"):
+        Joint(-1)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.micro_files import build_micro, save_micro
 from clipfuse.losses.ldfusion import RELEASES
@@ -27,6 +29,10 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for release in RELEASES.values()
         for text in (release.text, release.visible_text, release.infrared_text)
     ]
+    prompts = OmegaConf.load(conf_dir() / "loss/promptfusion.yaml").pairs.values()
+    texts += [text for pair in prompts for text in (pair.positive, pair.negative)]
+    ratio = OmegaConf.load(conf_dir() / "loss/clip_ratio.yaml")
+    texts += [ratio.positive, ratio.negative]
     folders = {}
     for name, tower in TOWERS.items():
         text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

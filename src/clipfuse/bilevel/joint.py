@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from clipfuse.bilevel.descent import mean_over_ranks
+from clipfuse.bilevel.nested import named, require_weights
 from clipfuse.bilevel.problem import Backward, BilevelProblem, UpperOptimizer
 
 
@@ -12,20 +14,36 @@ def _backward(loss: Tensor) -> None:
 
 
 class Joint:
-    """Minimises F(x, y) over all that `upper_optimizer` holds, in one gradient step.
+    """Minimises F(x, y) + lower_weight f(x, y) over all that `upper_optimizer` holds, in one gradient step.
 
-    With an empty lower level this is ordinary training. With one, y moves along F like x does if the
-    optimiser holds it, and f is never looked at: the baseline that true bi-level solvers must beat.
+    With an empty lower level this is ordinary training, of F alone. With one, x and y descend the same sum
+    if the optimiser holds both: the baseline that true bi-level solvers must beat.
+
+    Args:
+        lower_weight: of f, 0 or more.
+
+    Raises:
+        ValueError: `lower_weight` is negative or not a number.
     """
+
+    def __init__(self, lower_weight: float = 0.0) -> None:
+        require_weights(lower_weight=lower_weight)
+        self.lower_weight = lower_weight
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = _backward
     ) -> dict[str, float]:
-        """Take one step; there is nothing to log beside the loss itself."""
+        """Take one step; log F and f where both are in it, else nothing beside the loss itself."""
         upper_optimizer.zero_grad()
-        backward(problem.upper_loss(problem.lower_parameters()))
+        lower, log = problem.lower_parameters(), {}
+        total = problem.upper_loss(lower)
+        if self.lower_weight and lower:
+            f = problem.lower_loss(lower)
+            log = named(("F", "f"), mean_over_ranks([total.detach(), f.detach()]))
+            total = total + self.lower_weight * f
+        backward(total)
         upper_optimizer.step()
-        return {}
+        return log
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: this solver has no state."""

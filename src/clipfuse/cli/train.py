@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-GROUPS = ("backbone", "loss", "clip", "data", "loader", "metrics", "optimizer", "scheduler", "trainer")
+GROUPS = (
+    "backbone",
+    "solver",
+    "loss",
+    "clip",
+    "data",
+    "loader",
+    "metrics",
+    "optimizer",
+    "scheduler",
+    "trainer",
+)
 
 
 def main(arguments: Sequence[str]) -> None:

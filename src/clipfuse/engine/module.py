@@ -14,9 +14,9 @@ from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.engine.scoring import ScoringModule, naming
-from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem
+from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
 from clipfuse.errors import UserError
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import FusionLoss, Notes
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.types import FusionBatch, LossInputs
 
@@ -70,6 +70,10 @@ class FusionModule(ScoringModule):
         self.automatic_optimization = False
         self.loss = loss
         self.solver = solver or Joint()
+        if not isinstance(self.solver, Joint):
+            # The solver moves the lower level by itself; the optimiser and DDP must not wait for it.
+            for parameter in lower_parameters(loss):
+                parameter.requires_grad_(False)
         self.seed = seed
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
@@ -175,6 +179,13 @@ class FusionModule(ScoringModule):
             )
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
+
+    def notes(self, batch: FusionBatch) -> Notes | None:
+        """Return what the loss has to say of a validation batch beside numbers."""
+        with torch.no_grad():
+            inputs = self.loss_inputs(batch)
+            with self._full_precision():
+                return self.loss.notes(inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""

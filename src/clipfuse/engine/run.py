@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 from torch import nn
 
+from clipfuse.bilevel import Joint, Solver
 from clipfuse.engine.build import build, build_all, load_backbone
 from clipfuse.engine.callbacks import TestWriter
 from clipfuse.engine.checkpoints import check_resumable
@@ -26,8 +27,9 @@ from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
 from clipfuse.engine.progress import RunProgress
 from clipfuse.engine.scoring import ScoringModule
+from clipfuse.engine.stepping import lower_parameters
 from clipfuse.errors import UserError
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import BilevelLoss, FusionLoss
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +173,7 @@ def train(config: DictConfig) -> float | None:
     loss = build(config.loss, "loss")
     if not isinstance(loss, FusionLoss):
         raise UserError(f"loss._target_ is {config.loss._target_}; expected a subclass of FusionLoss")
+    solver = _solver(config, loss)
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
     for key in {"source", "accumulate", "seed"} & config.loader.keys():
@@ -194,6 +197,7 @@ def train(config: DictConfig) -> float | None:
         accumulate=config.accumulate,
         gradient_clip=config.gradient_clip,
         input_noise=config.input_noise,
+        solver=solver,
         config=record,
     )
     callbacks = build_all(config.get("callbacks"), "callbacks")
@@ -227,6 +231,19 @@ def train(config: DictConfig) -> float | None:
             known = ", ".join(sorted(trainer.callback_metrics))
             log.warning("the objective '%s' was not logged; logged were %s", config.objective, known)
     return status["objective"]
+
+
+def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
+    """Build the solver; a lower level that the configuration left empty needs none but `Joint`."""
+    solver: Solver = build(config.solver, "solver")
+    if isinstance(solver, Joint) or lower_parameters(loss):
+        return solver
+    if isinstance(loss, BilevelLoss):
+        return Joint()
+    raise UserError(
+        f"solver._target_ is {config.solver._target_}, and the loss '{loss.name}' has no lower level; take "
+        "solver=joint, or a loss with prompts that learn, such as loss=promptfusion"
+    )
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:

@@ -13,6 +13,11 @@ from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.types import LossInputs, LossOutput
 
 
+def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
+    """Return the parameters of the loss's own lower level; none for a plain loss."""
+    return loss.lower_parameters() if isinstance(loss, BilevelLoss) else ()
+
+
 class LossProblem:
     """One batch under one loss as a `BilevelProblem`; a plain loss has an empty lower level.
 
@@ -29,7 +34,7 @@ class LossProblem:
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return the loss's own lower level."""
-        return self.loss.lower_parameters() if isinstance(self.loss, BilevelLoss) else ()
+        return lower_parameters(self.loss)
 
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
         """Return F and keep its terms."""

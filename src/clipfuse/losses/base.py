@@ -6,12 +6,26 @@ in one way for every loss, and that is what keeps a comparison of losses fair.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from clipfuse.types import LossInputs, LossOutput
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a loss has to say beside numbers.
+
+    Attributes:
+        texts: short ones by name, such as the words nearest to a prompt.
+        pictures: captions and (1 or 3, H, W) images in [0, 1] of one size, in the order to be shown.
+    """
+
+    texts: Mapping[str, str]
+    pictures: Sequence[tuple[str, Tensor]]
 
 
 class FusionLoss(nn.Module, ABC):
@@ -37,6 +51,14 @@ class FusionLoss(nn.Module, ABC):
         Raises:
             ValueError: names the plugin, what it needs and the remedy.
         """
+
+    def notes(self, inputs: LossInputs) -> Notes | None:
+        """Return what is worth keeping at each validation, of the first pair; None: nothing.
+
+        Args:
+            inputs: a validation batch, without gradient.
+        """
+        return None
 
     @abstractmethod
     def forward(self, inputs: LossInputs) -> LossOutput:

@@ -66,7 +66,7 @@ class PixelLoss(FusionLoss):
         if self.weights["decomposition"] and missing:
             raise ValueError(
                 f"pixel loss: the backbone gives no feature {', '.join(missing)}; take a contourlet "
-                "backbone, or set loss.decomposition_weight=0"
+                "backbone, or set decomposition_weight=0"
             )
 
     def forward(self, inputs: LossInputs) -> LossOutput:

@@ -1,0 +1,63 @@
+"""What a loss has to say beside numbers: words and pictures, at each validation."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from clipfuse.engine.folder import write_atomically
+from clipfuse.engine.loggers import RunWandbLogger
+from clipfuse.engine.module import FusionModule
+from clipfuse.engine.pictures import draw_panel
+from clipfuse.types import FusionBatch
+
+
+class LossNotes(Callback):
+    """Writes `notes/`: words.csv (update, name, text) and a panel per validation, of the first pair.
+
+    Nothing is written for a loss without notes.
+
+    Args:
+        run_dir: the run folder.
+    """
+
+    def __init__(self, run_dir: str) -> None:
+        self.folder = Path(run_dir) / "notes"
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: FusionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first batch, and ask the loss while it is in eval mode."""
+        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, FusionModule)
+        notes = pl_module.notes(batch)
+        if notes is None:
+            return
+        update = pl_module.global_step
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in self._rows() if int(row[0]) < update]
+        words = [[str(update), name, text] for name, text in notes.texts.items()]
+        with write_atomically(self.folder / "words.csv") as file:
+            csv.writer(file).writerows([["update", "name", "text"], *kept, *words])
+        path = self.folder / f"{update:06d}.png"
+        captions, images = zip(*notes.pictures, strict=True)
+        draw_panel(captions, [images], cell_height=160).save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger):
+                logger.log_pictures("notes", {"; ".join(f"{row[1]}: {row[2]}" for row in words): path})
+
+    def _rows(self) -> list[list[str]]:
+        path = self.folder / "words.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.reader(file))[1:]

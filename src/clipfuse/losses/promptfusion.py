@@ -1,0 +1,297 @@
+"""PromptFusion's loss as a bi-level problem: prompts learn what is good, the network what they say."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.clip.prompts import LearnablePrompts
+from clipfuse.clip.similarity import cosine
+from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
+from clipfuse.ops.defects import MAKERS, bad_pictures
+from clipfuse.ops.pyramid import detail_maximum
+from clipfuse.ops.seeding import derived_seed
+from clipfuse.types import LossInputs, LossOutput
+
+
+@dataclass(frozen=True)
+class _State:
+    """What both levels share in one update.
+
+    Attributes:
+        fidelity: of the fused image, with graph.
+        fused: (N, D) embeddings, with graph.
+        pictures: (1 + K, N, D): the good picture of each sample, and a bad one for each pair. None where
+            no level needs them.
+        guided: whether the second stage has begun.
+    """
+
+    fidelity: LossOutput
+    fused: Tensor
+    pictures: Tensor | None
+    guided: bool
+
+
+class PromptFusionLoss(BilevelLoss):
+    """Upper level: the network under fidelity and prompts. Lower level: pairs of prompts.
+
+    F = fidelity + w_g mean_ik -log p_ik(F)
+    f = mean_ik [(-log p_ik(P) - log(1 - p_ik(N_k))) / 2 + w_r (max(0, p_ik(F) - p_ik(P) + m)
+                                                             + max(0, p_ik(N_k) - p_ik(F) + m))]
+
+    p_ik is the probability of the positive prompt of pair k for a picture of sample i, P its good and N_k its
+    bad picture. The margin ranking puts the current fused image between the two, so that f depends on the
+    network and the value function has something to say.
+
+    Two stages in one run, switched by the update alone. In the first (`warmup` updates) the network learns
+    fidelity, and beside it the prompts learn to tell good from bad: F without guidance, f without ranking.
+
+    Source: PromptFusion (IEEE/CAA JAS 12(3), 2025) for positive and negative prompts, their texts and a
+    bi-level problem between prompts and fusion; CLIP-LIT (ICCV 2023) for the two stages and the ranking;
+    CoOp (IJCV 2022) for prompts as context vectors. The formulation is our own design: neither the paper's
+    abstract nor its release, which never optimises its prompts, tells pictures, losses, or which level is
+    upper. Prompts are the lower level since its solution is then cheap (two text passes instead of a second
+    network) and the value function needs many of those; the reverse nesting is not built.
+
+    Good pictures are made by rule from the batch at hand (`detail_maximum`), bad ones drawn from the kinds
+    each pair is against (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and
+    kept for `pictures_every` updates: the prompts, too, move only then. Each sample is ranked against its own
+    pictures; in an update between, against those of its place in the batch.
+
+    Args:
+        clip: the judge; its text tower must take token embeddings.
+        fidelity: another loss.
+        pairs: by name, each with `positive` and `negative`, the texts that prompts start from, and `against`,
+            kinds of `bad_pictures`.
+        guidance_weight: w_g, 0 or more.
+        ranking_weight: w_r, 0 or more.
+        margin: m, in [0, 1).
+        prompts: `learned`; or `fixed`, the texts as they stand and no lower level.
+        positives: `composite`, made by rule, or the data's own `reference`.
+        warmup: updates of the first stage, 0 or more.
+        pictures_every: updates for which good and bad pictures serve, 1 or more; the solver's `every`.
+        length: context vectors per prompt; None: the tokens of its text.
+        seed: of context vectors beyond the text.
+
+    Raises:
+        ValueError: an argument out of range, a text that is too long, a text tower without embeddings.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        fidelity: FusionLoss,
+        pairs: Mapping[str, Mapping[str, str | Sequence[str]]],
+        guidance_weight: float = 0.2,
+        ranking_weight: float = 1.0,
+        margin: float = 0.1,
+        prompts: Literal["learned", "fixed"] = "learned",
+        positives: Literal["composite", "reference"] = "composite",
+        warmup: int = 100,
+        pictures_every: int = 10,
+        length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.clip, self.fidelity = clip, fidelity
+        self.guidance_weight, self.ranking_weight = guidance_weight, ranking_weight
+        self.margin, self.positives = margin, positives
+        self.warmup, self.pictures_every = warmup, pictures_every
+        self._check_numbers()
+        texts, self.against = _read_pairs(pairs)
+        self.pair_names = tuple(self.against)
+        self.fixed_texts = list(texts.values())
+        self.prompts: LearnablePrompts | None = None
+        try:
+            clip.encode_text(self.fixed_texts)
+            if prompts == "learned":
+                self.prompts = LearnablePrompts(clip, dict.fromkeys(texts, ""), texts, length, seed=seed)
+        except ValueError as error:
+            raise ValueError(f"promptfusion loss: {error}") from error
+        contexts = () if self.prompts is None else self.prompts.contexts
+        for index, context in enumerate(contexts):
+            self.register_buffer(f"start{index}", context.detach().clone(), persistent=False)
+        self._pictures: Tensor | None = None
+        self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
+
+    def setup(self, sample: LossInputs) -> None:
+        """Refuse data without a reference where one is asked for; let the fidelity loss look."""
+        if self.positives == "reference" and sample.reference is None:
+            raise ValueError(
+                "promptfusion loss: positives=reference needs data with an ideal fused image, such as "
+                "data=synthetic; take loss.positives=composite"
+            )
+        self.fidelity.setup(sample)
+
+    def lower_parameters(self) -> Sequence[Tensor]:
+        """Return the contexts, positive and negative of each pair in turn; none where prompts are fixed."""
+        return () if self.prompts is None else tuple(self.prompts.contexts)
+
+    def prepare(self, inputs: LossInputs) -> _State:
+        """Embed the fused image and, where prompts learn and it is time, good and bad pictures."""
+        pictures = None
+        if self.training and self.prompts is not None:
+            stale = self._pictures is None or self._pictures.shape[1] != len(inputs.fused)
+            if stale or inputs.step % self.pictures_every == 0:
+                self._pictures = self._embed_pictures(inputs)
+            pictures = self._pictures
+            assert pictures is not None
+            pictures = pictures.to(inputs.fused.device)
+        return _State(
+            self.fidelity(inputs),
+            self.clip.encode_image(inputs.fused, resize="squash"),
+            pictures,
+            guided=inputs.step >= self.warmup,
+        )
+
+    def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
+        """Return F; `terms` has p of fused, good and bad pictures, and how far the prompts have gone."""
+        texts = self._texts(lower)
+        logits = self._logits(state.fused.unsqueeze(1), texts)
+        guidance = F.softplus(-logits).mean()
+        total = state.fidelity.total
+        if state.guided:
+            total = total + self.guidance_weight * guidance.to(total.dtype)
+        p = torch.sigmoid(logits.detach())
+        terms = dict(state.fidelity.terms) | {"guidance": guidance.detach()}
+        terms |= {f"p_fused_{name}": p[:, index].mean() for index, name in enumerate(self.pair_names)}
+        if state.pictures is not None:
+            with torch.no_grad():
+                good, bad = (torch.sigmoid(each) for each in self._judge(state.pictures, texts))
+                terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
+                terms["between"] = ((p < good) & (p > bad)).to(p.dtype).mean()
+                squares = [
+                    (now - then).square().mean() for now, then in zip(lower, self._starts(), strict=True)
+                ]
+                terms["prompt_drift"] = torch.stack(squares).mean().sqrt()
+        return LossOutput(total, terms)
+
+    def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
+        """Return f; `terms` has its two parts."""
+        if state.pictures is None:
+            raise ValueError("promptfusion loss: only learned prompts in training have a lower level")
+        texts = self._texts(lower)
+        good, bad = self._judge(state.pictures, texts)
+        total = (F.softplus(-good) + F.softplus(bad)).mean() / 2
+        terms = {"cross_entropy": total.detach()}
+        if state.guided and self.ranking_weight:
+            p = torch.sigmoid(self._logits(state.fused.unsqueeze(1), texts))
+            above, below = p - torch.sigmoid(good) + self.margin, torch.sigmoid(bad) - p + self.margin
+            ranking = (above.relu() + below.relu()).mean()
+            total = total + self.ranking_weight * ranking
+            terms["ranking"] = ranking.detach()
+        return LossOutput(total, terms)
+
+    @torch.no_grad()
+    def notes(self, inputs: LossInputs) -> Notes:
+        """Return the tokens nearest to each prompt, and how the prompts rank the pictures of one sample."""
+        shown = {"fused": inputs.fused, "infrared": inputs.infrared, "visible": inputs.visible}
+        shown["average"] = (inputs.infrared + inputs.visible) / 2
+        shown["maximum"] = inputs.infrared.maximum(inputs.visible)
+        shown["good"] = self._good(inputs)
+        if inputs.reference is not None:
+            shown["reference"] = inputs.reference
+        images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
+        p = torch.sigmoid(self._logits(images.unsqueeze(1), self._texts(self.lower_parameters())))
+        scores = p.mean(dim=1).tolist()
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        names = list(shown)
+        pictures = [(f"{names[index]} {scores[index]:.2f}", shown[names[index]][0]) for index in order]
+        if self.prompts is None:
+            return Notes({}, pictures)
+        nearest = self.prompts.nearest_tokens()
+        words = {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
+        return Notes(words, pictures)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the embeddings that still serve, so that a resumed run goes on exactly."""
+        return torch.empty(0) if self._pictures is None else self._pictures
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restore them."""
+        self._pictures = state if len(state) else None
+
+    def _texts(self, lower: Sequence[Tensor]) -> Tensor:
+        """Return (2 K, D), positive and negative in turn; those of values that stayed are not made again."""
+        if self.prompts is None:
+            return self.clip.encode_text(self.fixed_texts)
+        if not self.training or (torch.is_grad_enabled() and any(value.requires_grad for value in lower)):
+            return self.prompts.features(lower)
+        # A solver changes its values in place, which counts their version up.
+        key = tuple((value.data_ptr(), value._version) for value in lower)
+        if key not in self._known:
+            self._known = {old: kept for old, kept in self._known.items() if old[0][0] != key[0][0]}
+            # The values are kept too: memory that is not free cannot come back as another's.
+            self._known[key] = [value.detach() for value in lower], self.prompts.features(lower).detach()
+        return self._known[key][1]
+
+    def _starts(self) -> list[Tensor]:
+        return [self.get_buffer(f"start{index}") for index in range(len(self.lower_parameters()))]
+
+    def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
+        """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""
+        return self.clip.logit_scale * (cosine(images, texts[0::2]) - cosine(images, texts[1::2]))
+
+    def _judge(self, pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, K) of the good picture, and of the bad one of each pair."""
+        bad = pictures[1:].transpose(0, 1)
+        return self._logits(pictures[0].unsqueeze(1), texts), self._logits(bad, texts)
+
+    def _good(self, inputs: LossInputs) -> Tensor:
+        if self.positives == "reference":
+            assert inputs.reference is not None
+            return inputs.reference
+        return detail_maximum(inputs.infrared, inputs.visible)
+
+    @torch.no_grad()
+    def _embed_pictures(self, inputs: LossInputs) -> Tensor:
+        good = self._good(inputs)
+        pictures = [good]
+        for name, kinds in self.against.items():
+            seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
+            pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))
+        images = self.clip.encode_image(torch.cat(pictures), resize="squash")
+        return images.unflatten(0, (len(pictures), len(good)))
+
+    def _check_numbers(self) -> None:
+        for name in ("guidance_weight", "ranking_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"promptfusion loss: {name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"promptfusion loss: margin is {self.margin}; expected 0 or more, below 1")
+        for name, least in {"warmup": 0, "pictures_every": 1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"promptfusion loss: {name} is {getattr(self, name)}; expected {least} or more updates"
+                )
+
+
+def _read_pairs(
+    pairs: Mapping[str, Mapping[str, str | Sequence[str]]],
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the texts by prompt, positive and negative in turn, and the kinds of bad pictures by pair."""
+    texts: dict[str, str] = {}
+    against: dict[str, list[str]] = {}
+    if not pairs:
+        raise ValueError("promptfusion loss: pairs is empty; expected one or more")
+    for name, pair in pairs.items():
+        where = f"promptfusion loss: pairs.{name}"
+        if set(pair) != {"positive", "negative", "against"}:
+            raise ValueError(f"{where} has {', '.join(pair)}; expected positive, negative and against")
+        for side in ("positive", "negative"):
+            text = pair[side]
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{where}.{side} is {text!r}; expected words")
+            texts[f"{name} {side}"] = text
+        kinds = pair["against"]
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        if not kinds or (unknown := [kind for kind in kinds if kind not in MAKERS]):
+            found = unknown[0] if kinds else "nothing"
+            raise ValueError(f"{where}.against has {found}; expected some of {', '.join(MAKERS)}")
+        against[name] = kinds
+    return texts, against

@@ -1,0 +1,65 @@
+"""Pictures that a fusion should not look like: single bands, plain averages, spoilt good ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from clipfuse.ops.pyramid import soften
+
+Maker = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _low_contrast(good: Tensor, infrared: Tensor, visible: Tensor, strength: Tensor, grain: Tensor) -> Tensor:
+    mean = good.mean(dim=(2, 3), keepdim=True)
+    spread = good.std(dim=(2, 3), keepdim=True).clamp(min=0.03)
+    return mean + (good - mean) * ((0.055 - 0.035 * strength.view(-1, 1, 1, 1)) / spread).clamp(max=0.5)
+
+
+MAKERS: Mapping[str, Maker] = {
+    "infrared": lambda good, infrared, visible, strength, grain: infrared,
+    "visible": lambda good, infrared, visible, strength, grain: visible,
+    "average": lambda good, infrared, visible, strength, grain: (infrared + visible) / 2,
+    "blur": lambda good, infrared, visible, strength, grain: soften(good, (1.2 + 2.8 * strength) / 112),
+    "noise": lambda good, infrared, visible, strength, grain: (
+        good + grain * (0.05 + 0.15 * strength.view(-1, 1, 1, 1))
+    ),
+    "low_contrast": _low_contrast,
+}
+"""By name, what a bad picture is made of."""
+
+
+def bad_pictures(
+    kinds: Sequence[str], good: Tensor, infrared: Tensor, visible: Tensor, seeds: Sequence[int]
+) -> Tensor:
+    """Return one bad picture per sample, of a kind drawn for it.
+
+    Kinds: `infrared`, `visible` (a band alone), `average`; and of the good picture `blur` (a Gaussian of
+    1.2 to 4 px in 112), `noise` (0.05 to 0.2 of white) and `low_contrast` (a standard deviation of 0.02 to
+    0.055). Strengths are drawn evenly. Own design.
+
+    Args:
+        kinds: one or more of the names above.
+        good: (N, 1, H, W) in [0, 1].
+        infrared: the same shape.
+        visible: the same shape.
+        seeds: N; the same seed gives the same picture.
+
+    Returns:
+        (N, 1, H, W) in [0, 1].
+    """
+    chosen, strengths, grains = [], [], []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        chosen.append(kinds[int(torch.randint(len(kinds), (), generator=generator))])
+        strengths.append(torch.rand((), generator=generator))
+        grains.append(torch.randn(good.shape[1:], generator=generator))
+    strength, grain = torch.stack(strengths).to(good), torch.stack(grains).to(good)
+    made = torch.empty_like(good)
+    for kind in dict.fromkeys(chosen):
+        rows = torch.tensor(
+            [index for index, other in enumerate(chosen) if other == kind], device=good.device
+        )
+        parts = (value[rows] for value in (good, infrared, visible, strength, grain))
+        made[rows] = MAKERS[kind](*parts)
+    return made.clamp(0, 1)

@@ -1,0 +1,73 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from clipfuse.cli.config import conf_dir
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.losses.clip_ratio import ClipRatioLoss
+from clipfuse.losses.pixel import PixelLoss
+from clipfuse.testing.loss_contract import LossContract, example_inputs
+
+
+def test_equals_the_published_ratio_in_another_form(micro_clip: FrozenClip) -> None:
+    """p_neg / p_pos, as released, is exp(a) of the a of which this is log(1 + exp(a))."""
+    inputs = example_inputs()
+    loss = ClipRatioLoss(micro_clip, guidance_weight=2.0)
+    images = micro_clip.encode_image(inputs.fused, resize="squash")
+    texts = micro_clip.encode_text(loss.texts)
+    unit = [each / each.norm(dim=-1, keepdim=True) for each in (images, texts)]
+    p = (micro_clip.logit_scale * unit[0] @ unit[1].T).softmax(dim=-1)
+    ratio = p[:, 1] / p[:, 0]
+    expected = 2 * torch.log(1 + ratio).mean()
+    output = loss(inputs)
+    # float32 embeddings, normalised in two ways, times a scale of some 14
+    torch.testing.assert_close(output.total, expected, rtol=1e-5, atol=1e-5)
+    assert float(output.terms["p_fused"]) == pytest.approx(float(p[:, 0].mean().detach()), abs=1e-5)
+
+
+def test_adds_its_fidelity_loss(micro_clip: FrozenClip) -> None:
+    inputs = example_inputs()
+    alone, pixel = ClipRatioLoss(micro_clip), PixelLoss()
+    both = ClipRatioLoss(micro_clip, pixel)(inputs)
+    torch.testing.assert_close(both.total, alone(inputs).total + pixel(inputs).total)
+    assert set(both.terms) == {"intensity", "gradient", "guidance", "p_fused"}
+    lacking = ClipRatioLoss(micro_clip, PixelLoss(decomposition_weight=1.0))
+    with pytest.raises(ValueError, match="no feature base_infrared"):
+        lacking.setup(inputs)
+
+
+def test_equal_texts_say_nothing(micro_clip: FrozenClip) -> None:
+    """Of two equal texts p is 1/2 everywhere: value log 2, no gradient, nothing undefined."""
+    inputs = example_inputs()
+    output = ClipRatioLoss(micro_clip, positive="a clear image", negative="a clear image")(inputs)
+    assert float(output.terms["guidance"]) == pytest.approx(0.693147, abs=1e-6)
+    (gradient,) = torch.autograd.grad(output.total, inputs.fused)
+    assert gradient.abs().max() < 1e-9  # rounding
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_weight": 0.0}, "guidance_weight is 0.0; expected above 0"),
+        ({"positive": " "}, "positive is empty; expected words"),
+        ({"negative": "clear " * 100}, "77"),
+    ],
+)
+def test_refuses_what_cannot_be_meant(micro_clip: FrozenClip, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClipRatioLoss(micro_clip, **options)
+
+
+class TestContract(LossContract):
+    @pytest.fixture
+    def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
+        node = OmegaConf.load(conf_dir() / "loss/clip_ratio.yaml")
+        assert isinstance(node, DictConfig)
+        clip = OmegaConf.load(conf_dir() / "clip/micro.yaml")
+        node.clip = {**clip, "pretrained": str(micro_folders["vit"])}
+        plain = OmegaConf.to_container(node)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain.items()}

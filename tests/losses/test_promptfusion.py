@@ -1,0 +1,408 @@
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from clipfuse.cli.config import check_config, conf_dir
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.engine.build import build
+from clipfuse.engine.checkpoints import read_checkpoint
+from clipfuse.engine.run import TrainSettings, train
+from clipfuse.errors import UserError
+from clipfuse.losses.pixel import PixelLoss
+from clipfuse.losses.promptfusion import PromptFusionLoss
+from clipfuse.ops.defects import bad_pictures
+from clipfuse.ops.pyramid import detail_maximum
+from clipfuse.ops.seeding import derived_seed
+from clipfuse.testing.loss_contract import LossContract, example_inputs
+from clipfuse.types import LossInputs
+
+PAIRS = {
+    "targets": {
+        "positive": "the target is very striking",
+        "negative": "the target is fuzzy, not prominent",
+        "against": ["visible", "low_contrast"],
+    },
+    "texture": {
+        "positive": "the texture is very clear",
+        "negative": "the texture is weak",
+        "against": ["blur", "average"],
+    },
+}
+SOLVERS = ("value_penalty", "alternate", "joint", "gauss_newton")
+
+
+def make(clip: FrozenClip, **options: Any) -> PromptFusionLoss:
+    options = {"fidelity": PixelLoss(), "pairs": PAIRS, "warmup": 0, **options}
+    return PromptFusionLoss(clip, **options).train()
+
+
+def other_values(loss: PromptFusionLoss, seed: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (value + 0.3 * torch.randn(value.shape, generator=generator)).detach().requires_grad_()
+        for value in loss.lower_parameters()
+    ]
+
+
+def test_equals_a_plain_second_implementation(micro_clip: FrozenClip) -> None:
+    """One sample, one pair, one picture after another, by torch's own cross-entropy and cosine."""
+    loss = make(micro_clip, guidance_weight=0.7, ranking_weight=2.0, margin=0.15)
+    inputs, lower = replace(example_inputs(), step=4, seed=9), other_values(loss)
+    assert loss.prompts is not None
+    texts = loss.prompts.features(lower)
+    good = detail_maximum(inputs.infrared, inputs.visible)
+    guidance, lower_terms = [], []
+    for index, name in enumerate(inputs.sample_ids):
+        row = slice(index, index + 1)
+        bands = good[row], inputs.infrared[row], inputs.visible[row]
+        for k, (pair, described) in enumerate(PAIRS.items()):
+
+            def logits(image: Tensor, k: int = k) -> Tensor:
+                embedding = micro_clip.encode_image(image, resize="squash")
+                cosines = torch.nn.functional.cosine_similarity(embedding, texts[2 * k : 2 * k + 2])
+                return (micro_clip.logit_scale * cosines)[None]
+
+            seed = derived_seed(9, 4, "bad", pair, name)
+            bad = bad_pictures(described["against"], *bands, [seed])  # type: ignore[arg-type]
+            of = {"fused": logits(inputs.fused[row]), "good": logits(good[row]), "bad": logits(bad)}
+            p = {key: value.softmax(dim=1)[0, 0] for key, value in of.items()}
+            guidance.append(-p["fused"].log())
+            entropy = torch.nn.functional.cross_entropy
+            right = entropy(of["good"], torch.tensor([0])) + entropy(of["bad"], torch.tensor([1]))
+            above = torch.clamp(p["fused"] - p["good"] + 0.15, min=0)
+            below = torch.clamp(p["bad"] - p["fused"] + 0.15, min=0)
+            lower_terms.append(right / 2 + 2 * (above + below))
+    state = loss.prepare(inputs)
+    upper, f = loss.upper_loss(state, lower), loss.lower_loss(state, lower)
+    expected_upper = PixelLoss()(inputs).total + 0.7 * torch.stack(guidance).mean()
+    expected_f = torch.stack(lower_terms).mean()
+    # float32: a batch of a blur has a wider window than one sample
+    exact = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(upper.total, expected_upper, **exact)
+    torch.testing.assert_close(f.total, expected_f, **exact)
+    assert float(f.terms["ranking"]) > 0
+    for found, expected in ((upper.total, expected_upper), (f.total, expected_f)):
+        wanted = [inputs.fused, *lower]
+        theirs = torch.autograd.grad(expected, wanted, retain_graph=True)
+        ours = torch.autograd.grad(found, wanted, retain_graph=True)
+        for mine, plain in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, plain, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
+
+
+def test_the_first_stage_has_neither_guidance_nor_ranking(micro_clip: FrozenClip) -> None:
+    loss, pixel = make(micro_clip, warmup=5), PixelLoss()
+    for step, guided in ((0, False), (4, False), (5, True)):
+        inputs = replace(example_inputs(), step=step)
+        state, lower = loss.prepare(inputs), loss.lower_parameters()
+        plain = pixel(inputs)
+        total, f = loss.upper_loss(state, lower).total, loss.lower_loss(state, other_values(loss))
+        assert torch.equal(total, plain.total) is not guided
+        gradient = torch.autograd.grad(f.total, inputs.fused, allow_unused=True)[0]
+        assert (gradient is not None) is guided
+        assert ("ranking" in f.terms) is guided
+
+
+def test_pictures_serve_for_some_updates_and_survive_a_checkpoint(micro_clip: FrozenClip) -> None:
+    loss, inputs = make(micro_clip, pictures_every=3), example_inputs()
+    others = replace(inputs, infrared=inputs.visible, visible=inputs.infrared)
+    first = loss.prepare(replace(inputs, step=3)).pictures
+    assert first is not None
+    assert first.shape == (3, 4, 24)
+    for step in (4, 5):
+        assert loss.prepare(replace(others, step=step)).pictures is first
+    again = make(micro_clip, pictures_every=3)
+    again.load_state_dict(loss.state_dict())
+    kept = again.prepare(replace(others, step=5)).pictures
+    assert kept is not None
+    assert torch.equal(kept, first)
+    fresh = loss.prepare(replace(others, step=6)).pictures
+    assert fresh is not None
+    assert not torch.equal(fresh, first)
+    smaller = loss.prepare(replace(inputs, step=7, **{
+        name: getattr(inputs, name)[:2] for name in ("fused", "infrared", "visible")
+    }, sample_ids=inputs.sample_ids[:2])).pictures  # fmt: skip
+    assert smaller is not None
+    assert smaller.shape[1] == 2
+
+
+def test_validation_neither_needs_nor_changes_what_training_keeps(micro_clip: FrozenClip) -> None:
+    loss, inputs = make(micro_clip), example_inputs()
+    loss.prepare(inputs)
+    kept = loss.get_extra_state().clone()
+    with torch.no_grad():
+        output = loss.eval()(replace(inputs, infrared=inputs.visible, step=10))
+    assert torch.equal(loss.get_extra_state(), kept)
+    assert "p_fused_targets" in output.terms
+    assert "p_good" not in output.terms
+
+
+def test_texts_are_made_again_only_where_values_moved(
+    micro_clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, inputs = make(micro_clip), example_inputs()
+    assert loss.prompts is not None
+    made: list[int] = []
+    features = loss.prompts.features
+
+    def watch(contexts: Sequence[Tensor]) -> Tensor:
+        made.append(1)
+        return features(contexts)
+
+    monkeypatch.setattr(loss.prompts, "features", watch)
+    y, z = ([value.detach() for value in values] for values in (loss.lower_parameters(), other_values(loss)))
+    state = loss.prepare(inputs)
+    first = [float(loss.lower_loss(state, values).total.detach()) for values in (y, z)]
+    for _ in range(3):
+        again = [
+            float(loss.lower_loss(state, [v.detach() for v in values]).total.detach()) for values in (y, z)
+        ]
+        assert again == first
+    assert len(made) == 2
+    with torch.no_grad():
+        for value in y:
+            value.mul_(1.5)
+    moved = float(loss.lower_loss(state, y).total.detach())
+    assert len(made) == 3
+    assert moved != first[0]
+    expected = make(micro_clip)
+    expected._pictures = state.pictures
+    fresh = expected.lower_loss(state, [value.clone() for value in y]).total
+    assert float(fresh.detach()) == moved
+
+
+def test_learned_prompts_start_as_the_fixed_texts(micro_clip: FrozenClip) -> None:
+    inputs = example_inputs()
+    learned, fixed = make(micro_clip), make(micro_clip, prompts="fixed")
+    assert not list(fixed.lower_parameters())
+    assert len(learned.lower_parameters()) == 4
+    torch.testing.assert_close(fixed(inputs).total, learned(inputs).total, rtol=1e-5, atol=1e-6)
+    assert "prompt_drift" not in fixed(inputs).terms
+    with pytest.raises(ValueError, match="only learned prompts in training have a lower level"):
+        fixed.lower_loss(fixed.prepare(inputs), ())
+
+
+def test_positives_may_be_the_reference(micro_clip: FrozenClip) -> None:
+    inputs = example_inputs()
+    assert inputs.reference is not None
+    loss = make(micro_clip, positives="reference")
+    loss.setup(inputs)
+    pictures = loss.prepare(inputs).pictures
+    assert pictures is not None
+    expected = micro_clip.encode_image(inputs.reference, resize="squash")
+    torch.testing.assert_close(pictures[0], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"positives=reference needs data .* take loss.positives=composite"):
+        loss.setup(replace(inputs, reference=None))
+
+
+def test_notes_name_the_words_and_rank_the_pictures(micro_clip: FrozenClip) -> None:
+    loss = make(micro_clip).eval()
+    notes = loss.notes(replace(example_inputs(), fused=example_inputs().fused.detach()))
+    assert notes.texts["targets positive"] == "the target is very striking"
+    assert set(notes.texts) == {f"{k} {s}" for k in PAIRS for s in ("positive", "negative")}
+    names = [caption.rpartition(" ")[0] for caption, _ in notes.pictures]
+    scores = [float(caption.rpartition(" ")[2]) for caption, _ in notes.pictures]
+    assert set(names) == {"fused", "infrared", "visible", "average", "maximum", "good", "reference"}
+    assert scores == sorted(scores, reverse=True)
+    assert all(picture.shape == (1, 48, 48) for _, picture in notes.pictures)
+    assert not make(micro_clip, prompts="fixed").notes(example_inputs()).texts
+
+
+def test_stage_one_tells_good_from_bad_on_scenes_it_never_saw() -> None:
+    """With the bundled CLIP, 20 solves of 5 steps: the good picture of a scene scores above its bad ones."""
+    node = OmegaConf.load(conf_dir() / "loss/promptfusion.yaml")
+    pairs = OmegaConf.to_container(node.pairs)
+    loss = make(FrozenClip.load("micro"), pairs=pairs, warmup=1000, pictures_every=1)
+    source = build(OmegaConf.load(conf_dir() / "data/synthetic.yaml"), "data")
+
+    def batch(part: str, step: int) -> LossInputs:
+        samples = source.parts()[part][8 * step : 8 * step + 8]
+        loaded = [source.load(sample) for sample in samples]
+        infrared, visible = (
+            torch.stack([getattr(pair, band).float().mean(0, keepdim=True) / 255 for pair in loaded])
+            for band in ("infrared", "visible")
+        )
+        return replace(
+            example_inputs(2), fused=infrared, infrared=infrared, visible=visible, step=step,
+            sample_ids=tuple(f"{part}-{step}-{index}" for index in range(8)),
+        )  # fmt: skip
+
+    values = [value.detach().clone().requires_grad_() for value in loss.lower_parameters()]
+    optimizer = torch.optim.Adam(values, lr=3e-3)
+    for step in range(20):
+        state = loss.prepare(batch("train", step))
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss.lower_loss(state, values).total.backward()
+            optimizer.step()
+    right = []
+    with torch.no_grad():
+        texts = loss._texts(values)
+        for step in range(3):
+            pictures = loss.prepare(batch("test", step)).pictures
+            assert pictures is not None
+            good, bad = loss._judge(pictures, texts)
+            right.append((good > bad).float())
+    assert float(torch.cat(right).mean()) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance_weight": -1.0}, "guidance_weight is -1.0; expected 0 or more"),
+        ({"ranking_weight": float("nan")}, "ranking_weight is nan"),
+        ({"margin": 1.0}, "margin is 1.0; expected 0 or more, below 1"),
+        ({"warmup": -1}, "warmup is -1; expected 0 or more updates"),
+        ({"pictures_every": 0}, "pictures_every is 0; expected 1 or more updates"),
+        ({"pairs": {}}, "pairs is empty; expected one or more"),
+        ({"pairs": {"sky": {"positive": "a"}}}, "pairs.sky has positive; expected positive, negative and"),
+        (
+            {"pairs": {"sky": {**PAIRS["targets"], "positive": " "}}},
+            "pairs.sky.positive is ' '; expected words",
+        ),
+        (
+            {"pairs": {"sky": {**PAIRS["targets"], "against": ["fog"]}}},
+            "against has fog; expected some of inf",
+        ),
+        ({"pairs": {"sky": {**PAIRS["targets"], "against": []}}}, "against has nothing; expected some of"),
+        ({"pairs": {"sky": {**PAIRS["targets"], "negative": "weak " * 90}}}, "promptfusion loss: .*77"),
+        ({"length": 76}, "76 context vectors; beside its words and marks the model takes 75"),
+        ({"length": 3}, "more than length=3"),
+    ],
+)
+def test_refuses_what_cannot_be_meant(micro_clip: FrozenClip, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(micro_clip, **options)
+
+
+def test_refuses_a_text_tower_without_embeddings(
+    micro_clip: FrozenClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: FrozenClip) -> Tensor:
+        raise ValueError("the text tower HFTextEncoder takes no embeddings")
+
+    monkeypatch.setattr(FrozenClip, "token_table", property(refuse))
+    with pytest.raises(ValueError, match="promptfusion loss: the text tower HFTextEncoder takes no"):
+        make(micro_clip)
+    make(micro_clip, prompts="fixed")
+
+
+Config = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def with_micro(tiny_config: Config, micro_folders: dict[str, Path]) -> Config:
+    return lambda *overrides: tiny_config(
+        "loss=promptfusion", "loss.fidelity.decomposition_weight=0", "loss.warmup=2",
+        f"+clip.pretrained={micro_folders['vit']}", *overrides,
+    )  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+QUICK = ("solver.every=2", "solver.z_steps=2", "solver.y_steps=2", "solver.optimizer.lr=0.01")
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
+    config = with_micro(f"solver={solver}", "steps=4", "validate_every=2", "test=false")
+    check_config(config, TrainSettings, ("solver", "loss"))
+    train(config)
+    folder = Path(config.run_dir)
+    checkpoint = read_checkpoint(folder / "checkpoints/last.ckpt")
+    contexts = [name for name in checkpoint["state_dict"] if "contexts" in name]
+    assert len(contexts) == 6
+    assert sum(value.nbytes for name, value in checkpoint["state_dict"].items() if "loss" in name) < 20_000
+    moved = len(checkpoint["optimizer_states"][0]["state"])
+    network = sum(name.startswith("backbone.") for name in checkpoint["state_dict"])
+    # The optimiser of the network moves the prompts under the joint solver alone.
+    assert moved == network + (6 if solver == "joint" else 0)
+    keys = {key for row in rows(folder) for key, value in row.items() if value}
+    names = ("p_fused_targets", "p_fused_harmony", "p_good", "p_bad", "between", "prompt_drift", "guidance")
+    assert {f"train/loss/promptfusion/{name}" for name in names} <= keys
+    solved = {"train/solver/F", "train/solver/f"}
+    if solver == "value_penalty":
+        solved |= {f"train/solver/{name}" for name in ("f_z", "residual", "w")}
+    assert solved <= keys
+    words = (folder / "notes/words.csv").read_text().splitlines()
+    assert words[0] == "update,name,text"
+    assert words[1] == "2,targets positive,the target is very striking"
+    assert len(words) == 1 + 2 * 6
+    assert (folder / "notes/000004.png").stat().st_size > 1000
+
+
+class _PowerCut(Exception):
+    pass
+
+
+def _cut(updates: int) -> Any:
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    def stop(trainer: Any, *_: Any) -> None:
+        if trainer.global_step >= updates:
+            raise _PowerCut
+
+    return LambdaCallback(on_train_batch_end=stop)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("update", [1, 3])
+def test_resumed_in_either_stage_it_is_bit_equal(
+    with_micro: Config, tmp_path: Path, solver: str, update: int
+) -> None:
+    """Between two solves, too, where the pictures of an earlier batch serve."""
+    options = ["steps=5", "validate_every=1", "test=false", f"solver={solver}", *QUICK]
+    if solver != "value_penalty":
+        kept = {"joint": (), "alternate": QUICK[::3], "gauss_newton": QUICK[::3]}[solver]
+        options = [*options[:4], *kept]
+    if solver == "joint":
+        options.append("loss.pictures_every=2")
+    train(with_micro(*options, f"run_dir={tmp_path / 'straight'}"))
+    cut = f"+callbacks.cut={{_target_: {__name__}._cut, updates: {update + 1}}}"
+    with pytest.raises(_PowerCut):
+        train(with_micro(*options, cut, f"run_dir={tmp_path / 'broken'}"))
+    last = tmp_path / "broken/checkpoints/last.ckpt"
+    assert read_checkpoint(last)["global_step"] == update
+    train(with_micro(*options, f"run_dir={tmp_path / 'broken'}", f"checkpoint={last}"))
+    ends = [read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("straight", "broken")]
+    for key, value in ends[0]["state_dict"].items():
+        assert torch.equal(value, ends[1]["state_dict"][key]), key
+    assert rows(tmp_path / "straight") == rows(tmp_path / "broken")
+
+
+def test_fixed_prompts_need_no_solver_and_a_plain_loss_takes_none(
+    with_micro: Config, tiny_config: Config
+) -> None:
+    train(with_micro("loss.prompts=fixed", "steps=2", "test=false"))
+    with pytest.raises(
+        UserError, match=r"solver.*ValuePenalty, and the loss 'pixel' has no lower level; take"
+    ):
+        train(tiny_config("solver=value_penalty"))
+    with pytest.raises(UserError, match="solver: z_steps is 0; expected 1 or more"):
+        train(with_micro("solver.z_steps=0"))
+    with pytest.raises(UserError, match="no feature base_infrared"):
+        train(with_micro("loss.fidelity.decomposition_weight=2", "overwrite=true"))
+
+
+class TestContract(LossContract):
+    @pytest.fixture
+    def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
+        node = OmegaConf.load(conf_dir() / "loss/promptfusion.yaml")
+        assert isinstance(node, DictConfig)
+        del node["defaults"]
+        clip = OmegaConf.load(conf_dir() / "clip/micro.yaml")
+        node.clip = {**clip, "pretrained": str(micro_folders["vit"])}
+        node.fidelity.decomposition_weight = 0.0
+        node.warmup = 0
+        plain = OmegaConf.to_container(OmegaConf.create({"solver": {}, "loss": node}), resolve=True)
+        assert isinstance(plain, dict)
+        return {str(key): value for key, value in plain["loss"].items()}

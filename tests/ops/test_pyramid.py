@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import Tensor
+
+from clipfuse.ops.pyramid import (
+    collapse_pyramid,
+    detail_maximum,
+    laplacian_pyramid,
+    soften,
+    warm_targets,
+)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [(64, 48), (37, 53), (9, 9), (8, 200), (5, 6)])
+def test_a_pyramid_is_undone_exactly(size: tuple[int, int]) -> None:
+    images = noise(2, 1, *size)
+    details, base = laplacian_pyramid(images, 4)
+    assert len(details) == sum(min(size) >= 8 * 2**level for level in range(4))
+    # float64: a few subtractions and additions of numbers below 2
+    torch.testing.assert_close(collapse_pyramid(details, base), images, rtol=0, atol=1e-14)
+
+
+def test_blur_is_a_sum_over_gaussian_weights() -> None:
+    """Against the definition, pixel by pixel, in the middle where no border counts."""
+    image, sigma = noise(2, 1, 40, 40), torch.tensor([0.05, 0.1], dtype=torch.float64)
+    found = soften(image, sigma)
+    for index in range(2):
+        pixels = float(sigma[index]) * 40
+        reach = torch.arange(-12, 13, dtype=torch.float64)  # three of the largest sigma, 4 px
+        weights = torch.exp(-(reach**2) / (2 * pixels**2))
+        weights = weights / weights.sum()
+        around = image[index, 0, 8:33, 8:33]
+        assert float(found[index, 0, 20, 20]) == pytest.approx(float(weights @ around @ weights), abs=1e-12)
+
+
+def test_a_warm_spot_is_found_and_lifted() -> None:
+    infrared, visible = torch.full((1, 1, 96, 96), 0.3), 0.2 + 0.2 * noise(1, 1, 96, 96).float()
+    infrared[..., 40:52, 60:68] = 0.9
+    mask = warm_targets(infrared)
+    assert mask[..., 43:49, 62:66].min() > 0.9
+    assert mask[..., :30, :].max() < 0.01
+    fused = detail_maximum(infrared, visible)
+    assert fused[..., 43:49, 62:66].mean() > 0.65
+    assert fused[..., 43:49, 62:66].mean() > ((infrared + visible) / 2)[..., 43:49, 62:66].mean() + 0.05
+
+
+def test_it_keeps_the_texture_of_both_bands() -> None:
+    """Stripes of the infrared band above, of the visible one below."""
+    stripes = 0.5 + 0.2 * torch.sin(torch.arange(96) * 1.5).expand(1, 1, 96, 96)
+    upper = torch.arange(96).view(1, 1, 96, 1) < 48
+    flat = torch.full_like(stripes, 0.5)
+    infrared, visible = torch.where(upper, stripes, flat), torch.where(upper, flat, stripes)
+    fused, average = detail_maximum(infrared, visible), (infrared + visible) / 2
+    for rows in (slice(8, 40), slice(56, 88)):
+        assert fused[..., rows, :].std() > 1.5 * average[..., rows, :].std()
+
+
+def test_tiny_and_flat_images_are_finite() -> None:
+    for side in (1, 2, 7):
+        flat = torch.full((1, 1, side, side), 0.5)
+        assert detail_maximum(flat, flat).isfinite().all()
