@@ -53,7 +53,7 @@ def other_values(loss: PromptFusionLoss, seed: int = 3) -> list[Tensor]:
 
 def test_equals_a_plain_second_implementation(micro_clip: FrozenClip) -> None:
     """One sample, one pair, one picture after another, by torch's own cross-entropy and cosine."""
-    loss = make(micro_clip, guidance_weight=0.7, ranking_weight=2.0, margin=0.15)
+    loss = make(micro_clip, guidance_weight=0.7, ranking_weight=2.0, margin=0.15, view="whole")
     inputs, lower = replace(example_inputs(), step=4, seed=9), other_values(loss)
     assert loss.prompts is not None
     texts = loss.prompts.features(lower)
@@ -191,7 +191,7 @@ def test_learned_prompts_start_as_the_fixed_texts(micro_clip: FrozenClip) -> Non
 def test_positives_may_be_the_reference(micro_clip: FrozenClip) -> None:
     inputs = example_inputs()
     assert inputs.reference is not None
-    loss = make(micro_clip, positives="reference")
+    loss = make(micro_clip, positives="reference", view="whole")
     loss.setup(inputs)
     pictures = loss.prepare(inputs).pictures
     assert pictures is not None
@@ -199,6 +199,22 @@ def test_positives_may_be_the_reference(micro_clip: FrozenClip) -> None:
     torch.testing.assert_close(pictures[0], expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match=r"positives=reference needs data .* take loss.positives=composite"):
         loss.setup(replace(inputs, reference=None))
+
+
+def test_each_picture_has_a_view_of_its_own_in_training(micro_clip: FrozenClip) -> None:
+    """Drawn by seed, step, sample and picture; every pixel of it lies in the image."""
+    same = torch.rand(1, 1, 48, 48, generator=torch.Generator().manual_seed(0)).expand(4, 1, 48, 48)
+    inputs, loss = replace(example_inputs(), fused=same), make(micro_clip)
+    seen = loss.prepare(inputs).fused
+    assert torch.equal(loss.prepare(inputs).fused, seen)
+    assert (torch.cdist(seen, seen)[~torch.eye(4, dtype=torch.bool)] > 1e-3).all()
+    for change in ({"step": 1}, {"seed": 1}):
+        assert not torch.equal(loss.prepare(replace(inputs, **change)).fused, seen)
+    whole = micro_clip.encode_image(same, resize="squash")
+    assert torch.equal(loss.eval().prepare(inputs).fused, whole)
+    flat = torch.full_like(same, 0.5)
+    expected = micro_clip.encode_image(flat, resize="squash")
+    torch.testing.assert_close(loss.train()._see(flat, inputs, "fused"), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_notes_name_the_words_and_rank_the_pictures(micro_clip: FrozenClip) -> None:
@@ -244,10 +260,9 @@ def test_stage_one_tells_good_from_bad_on_scenes_it_never_saw() -> None:
     right = []
     with torch.no_grad():
         texts = loss._texts(values)
+        loss.eval()  # whole pictures
         for step in range(3):
-            pictures = loss.prepare(batch("test", step)).pictures
-            assert pictures is not None
-            good, bad = loss._judge(pictures, texts)
+            good, bad = loss._judge(loss._embed_pictures(batch("test", step)), texts)
             right.append((good > bad).float())
     assert float(torch.cat(right).mean()) >= 0.95
 

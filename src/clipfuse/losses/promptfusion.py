@@ -14,7 +14,8 @@ from clipfuse.clip.prompts import LearnablePrompts
 from clipfuse.clip.similarity import cosine
 from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
 from clipfuse.ops.defects import MAKERS, bad_pictures
-from clipfuse.ops.pyramid import detail_maximum
+from clipfuse.ops.patches import affine_places, cut_patches
+from clipfuse.ops.pyramid import detail_maximum, soften
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
@@ -63,6 +64,10 @@ class PromptFusionLoss(BilevelLoss):
     kept for `pictures_every` updates: the prompts, too, move only then. Each sample is ranked against its own
     pictures; in an update between, against those of its place in the batch.
 
+    In training CLIP sees each picture through a random view: a patch of 0.7 to 1 of its side, slightly
+    turned, sheared and blurred. Of whole images a network learns a fine regular pattern that pleases CLIP and nobody
+    else; that is own experience, and `view=whole` shows it.
+
     Args:
         clip: the judge; its text tower must take token embeddings.
         fidelity: another loss.
@@ -73,6 +78,7 @@ class PromptFusionLoss(BilevelLoss):
         margin: m, in [0, 1).
         prompts: `learned`; or `fixed`, the texts as they stand and no lower level.
         positives: `composite`, made by rule, or the data's own `reference`.
+        view: `random` or `whole`.
         warmup: updates of the first stage, 0 or more.
         pictures_every: updates for which good and bad pictures serve, 1 or more; the solver's `every`.
         length: context vectors per prompt; None: the tokens of its text.
@@ -92,6 +98,7 @@ class PromptFusionLoss(BilevelLoss):
         margin: float = 0.1,
         prompts: Literal["learned", "fixed"] = "learned",
         positives: Literal["composite", "reference"] = "composite",
+        view: Literal["random", "whole"] = "random",
         warmup: int = 100,
         pictures_every: int = 10,
         length: int | None = None,
@@ -100,7 +107,7 @@ class PromptFusionLoss(BilevelLoss):
         super().__init__()
         self.clip, self.fidelity = clip, fidelity
         self.guidance_weight, self.ranking_weight = guidance_weight, ranking_weight
-        self.margin, self.positives = margin, positives
+        self.margin, self.positives, self.view = margin, positives, view
         self.warmup, self.pictures_every = warmup, pictures_every
         self._check_numbers()
         texts, self.against = _read_pairs(pairs)
@@ -144,7 +151,7 @@ class PromptFusionLoss(BilevelLoss):
             pictures = pictures.to(inputs.fused.device)
         return _State(
             self.fidelity(inputs),
-            self.clip.encode_image(inputs.fused, resize="squash"),
+            self._see(inputs.fused, inputs, "fused"),
             pictures,
             guided=inputs.step >= self.warmup,
         )
@@ -255,8 +262,22 @@ class PromptFusionLoss(BilevelLoss):
         for name, kinds in self.against.items():
             seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
             pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))
-        images = self.clip.encode_image(torch.cat(pictures), resize="squash")
-        return images.unflatten(0, (len(pictures), len(good)))
+        names = ("good", *self.against)
+        return torch.stack(
+            [self._see(each, inputs, name) for each, name in zip(pictures, names, strict=True)]
+        )
+
+    def _see(self, images: Tensor, inputs: LossInputs, name: str) -> Tensor:
+        """Embed (N, 1, H, W) pictures; in training each through its own random view."""
+        if self.view == "whole" or not self.training:
+            return self.clip.encode_image(images, resize="squash")
+        seeds = [derived_seed(inputs.seed, inputs.step, "view", name, each) for each in inputs.sample_ids]
+        height, width = images.shape[-2:]
+        places = affine_places((height, width), seeds, 1, sides=(0.7, 1.0), zoom=1.0)
+        cut = cut_patches(images, places, self.clip.preprocess.size)
+        draws = [torch.rand((), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        sigma = (0.2 + 0.8 * torch.stack(draws)) / 112
+        return self.clip.encode_image(soften(cut, sigma.to(cut)))
 
     def _check_numbers(self) -> None:
         for name in ("guidance_weight", "ranking_weight"):
