@@ -3,7 +3,7 @@
     python -m experiments.micro_clip.guide [folder of a model] [folder for pictures]
 
 A fusion rule with ten free numbers (a Laplacian pyramid of four levels: one gain per band and level, and two
-base weights, all held in 0..2) starts at the plain average of a scene and descends the language direction loss
+base weights, all held in 0..2) starts at the plain average and descends the language direction loss
 for 120 steps.
 Then the same descent on the pixels themselves, with and without random crops and blur in the loop.
 """
