@@ -50,6 +50,18 @@ def test_untrained_it_is_its_residual(residual: str) -> None:
     torch.testing.assert_close(network(infrared, visible).fused, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("smooth", [False, True])
+def test_smooth_output_holds_no_pattern_of_every_other_pixel(smooth: bool) -> None:
+    network = ContourletAutoencoder(8, 2, 1, 1, 4, 2, smooth=smooth)
+    nn.init.normal_(network.render.weight)
+    network.refine = nn.Sequential(nn.Identity(), nn.Conv2d(8, 4, 1))
+    nn.init.zeros_(network.refine[1].weight)
+    flat = torch.full((1, 1, 32, 32), 0.5)
+    inside = network(flat, flat).fused[..., 4:-4, 4:-4]
+    # What has one value wherever there is one value to see; float32.
+    assert bool(inside.std() < 1e-6) is smooth
+
+
 def test_samples_do_not_touch_each_other() -> None:
     network, infrared, visible = small(), images(3, 1, 32, 64), images(3, 1, 32, 65)[..., :64]
     together = network(infrared, visible)
@@ -207,6 +219,7 @@ def test_the_faithful_network_is_as_published() -> None:
         ({"stride": 4}, "stride 4"),
         ({"residual": "infrared"}, "residual 'infrared'; expected 1 or 2, and one of average, visible"),
         ({"faithful": True, "stride": 2}, "faithful needs stride 1"),
+        ({"faithful": True, "smooth": True}, "faithful needs stride 1 and no smooth"),
         ({"faithful": True, "checkpointing": True}, "batch norm's statistics twice"),
     ],
 )

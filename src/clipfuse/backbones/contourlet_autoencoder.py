@@ -62,6 +62,9 @@ class ContourletAutoencoder(FusionBackbone):
         dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
             published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
         residual: the image the network adds to: `average` or `maximum` of both bands, or `visible`.
+        smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
+            stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
+            does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
         checkpointing: recompute the blocks and the U-Net in backward: less memory, more time.
         faithful: the published wiring (of the repairs above only the last), for those who need it;
             `residual` has no effect. Its batch norm couples samples, so that ranks disagree. Sides are
@@ -86,6 +89,7 @@ class ContourletAutoencoder(FusionBackbone):
         residual: str = "average",
         checkpointing: bool = False,
         faithful: bool = False,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2 or heads < 1 or dim % heads:
@@ -102,13 +106,13 @@ class ContourletAutoencoder(FusionBackbone):
                 f"contourlet: stride {stride} and residual '{residual}'; "
                 f"expected 1 or 2, and one of {', '.join(RESIDUALS)}"
             )
-        if faithful and (stride != 1 or checkpointing):
+        if faithful and (stride != 1 or checkpointing or smooth):
             raise ValueError(
-                "contourlet: faithful needs stride 1, as published, and no checkpointing, which would update "
-                "batch norm's statistics twice"
+                "contourlet: faithful needs stride 1 and no smooth, as published, and no checkpointing, "
+                "which would update batch norm's statistics twice"
             )
         self.stride, self.residual = stride, residual
-        self.checkpointing, self.faithful = checkpointing, faithful
+        self.checkpointing, self.faithful, self.smooth = checkpointing, faithful, smooth
         self.embed = nn.Conv2d(1, dim, 3, stride=stride, padding=1, bias=False)
         self.encoder = nn.ModuleList(RestormerBlock(dim, heads) for _ in range(encoder_blocks))
         self.base = RestormerBlock(dim, heads, expansion=1, dense=dense)
@@ -141,6 +145,8 @@ class ContourletAutoencoder(FusionBackbone):
         for block in self.decoder:
             features = self._run(block, features)
         change = F.pixel_shuffle(self.render(self.refine(features)), self.stride)
+        if self.smooth:
+            change = F.avg_pool2d(F.avg_pool2d(F.pad(change, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
         return FusionOutput(
             self._add_residual(change, infrared, visible),
             {
