@@ -1,0 +1,275 @@
+"""What LDFusion's loss makes of held-out scenes, by its own direction and by scores that asked no CLIP.
+
+    python -m experiments.ldfusion.report FOLDER [FOLDER ...] [--out experiments/ldfusion]
+
+Prints markdown tables of all finished runs in the folders, mean +- standard deviation over seeds, and draws
+`panel.jpg` (whole scenes), `close.jpg` (enlarged cut-outs) and `curves.png`. Runs of one variant differ in
+nothing but their seed.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, mode, stdev
+from typing import Any
+
+import torch
+import yaml
+from kornia.filters import gaussian_blur2d
+from lightning import seed_everything
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.data.transforms import whole
+from clipfuse.engine.build import build, load_backbone
+from clipfuse.engine.pictures import draw_panel
+from clipfuse.losses.ldfusion import RELEASES, language_loss
+from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.ops.depth import to_bytes, to_unit
+
+METRICS = ("target-contrast", "local-detail", "noise", "SSIM")
+DIRECTION, BLURRED, LATTICE = "direction", "direction, blurred", "lattice"
+COLUMNS = (*METRICS, DIRECTION, BLURRED, LATTICE)
+BETTER = {name: 1 for name in COLUMNS} | {"noise": -1, LATTICE: -1}
+SHOWN = (0, 1, 2, 3)  # scenes of the panel
+CLOSE = ((0, 40, 90), (1, 90, 110), (3, 40, 90))  # scene, top, left of the cut-outs
+SIDE = 96  # of a cut-out
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#444444")
+Scores = dict[str, list[float]]  # per image
+Scenes = dict[str, Tensor]
+
+
+def load_scenes(settings: Mapping[str, Any]) -> Scenes:
+    """Return the planes of the test part, (N, 1, S, S) each."""
+    source = SyntheticPairs(**{key: value for key, value in settings.items() if key != "_target_"})
+    samples = [whole(source.load(name)) for name in source.parts()["test"]]
+    names = ("infrared", "visible", "target_mask", "reference")
+    return {name: torch.stack([sample[name] for sample in samples]) for name in names}
+
+
+class Judge:
+    """Scores fused pictures of the test scenes, on their 8-bit luma."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+        self.clip = FrozenClip.load("micro")
+        texts = [str(getattr(RELEASES[2025], name)) for name in ("text", "visible_text", "infrared_text")]
+        self.texts = self.clip.encode_text(texts).unbind()
+        with torch.no_grad():
+            bands = [
+                self.clip.encode_image(scenes[name], resize="squash") for name in ("visible", "infrared")
+            ]
+        self.visible, self.infrared = bands
+
+    def __call__(self, fused: Tensor) -> Scores:
+        """Return a score per image by the names of `COLUMNS`."""
+        fused = to_unit(to_bytes(fused))
+        planes = {
+            "fused": fused,
+            **{name: self.scenes[name] for name in ("infrared", "visible", "target_mask")},
+        }
+        found: Scores = {name: [] for name in METRICS}
+        for index in range(len(fused)):
+            collection = FusionMetrics("strict", METRICS)
+            collection.update(**{name: plane[index : index + 1] for name, plane in planes.items()})
+            means = collection.compute()
+            for name in METRICS:
+                found[name].append(float(means[name]))
+        found[DIRECTION] = self.direction(fused)
+        found[BLURRED] = self.direction(gaussian_blur2d(fused, (5, 5), (0.8, 0.8)))
+        found[LATTICE] = lattice(fused)
+        return found
+
+    @torch.no_grad()
+    def direction(self, fused: Tensor) -> list[float]:
+        """Return the mean cosine, over both sources, of the way CLIP saw and the way the texts say."""
+        seen = self.clip.encode_image(fused, resize="squash")
+        return (1 - language_loss(seen, self.visible, self.infrared, *self.texts)).tolist()
+
+
+def lattice(fused: Tensor) -> list[float]:
+    """Return the amplitude of the pattern that repeats every two pixels, in levels of 255, per image.
+
+    Root mean square over 8 x 8 windows of the means of the picture times (-1)^x, (-1)^y and (-1)^(x + y).
+    """
+    sign = torch.tensor([1.0, -1.0]).repeat(fused.shape[-1] // 2)
+    rows, columns = sign[:, None], sign[None]
+    parts = [
+        torch.nn.functional.avg_pool2d(255 * fused * pattern, 8)
+        for pattern in (rows.expand(-1, len(sign)), columns.expand(len(sign), -1), rows * columns)
+    ]
+    energy = torch.stack(parts).square().sum(dim=0).flatten(1).mean(dim=1)
+    return energy.sqrt().tolist()
+
+
+def fuse(network: torch.nn.Module, scenes: Scenes) -> Tensor:
+    """Return the fused pictures of a network in eval mode."""
+    network.eval()
+    pairs = zip(scenes["infrared"].split(4), scenes["visible"].split(4), strict=True)
+    with torch.no_grad():
+        return torch.cat([network(infrared, visible).fused for infrared, visible in pairs])
+
+
+def find_runs(folders: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Return the finished runs as {variant: {seed: folder}}, named by what is unusual in network and loss."""
+    found: dict[str, dict[int, Path]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for status in sorted(path for folder in folders for path in folder.rglob("status.json")):
+        if json.loads(status.read_text())["status"] != "finished":
+            continue
+        config = yaml.safe_load((status.parent / "config.yaml").read_text())
+        own = {"smooth": False, **config["backbone"], **config["loss"]}
+        own = {key: value for key, value in own.items() if key not in ("_target_", "clip")}
+        own["patch_filter"] = own["patch_filter"] or RELEASES[2025].patch_filter
+        key = json.dumps(own, sort_keys=True)
+        if (previous := found.setdefault(key, {}).get(config["seed"])) is not None:
+            raise SystemExit(f"{previous} and {status.parent} are runs of one variant and seed; name one")
+        found[key][config["seed"]] = status.parent
+        settings[key] = own
+    if not found:
+        raise SystemExit(f"no finished run in {', '.join(map(str, folders))}")
+    usual = {name: mode(json.dumps(own.get(name)) for own in settings.values()) for name in own}
+    names = {
+        key: ", ".join(f"{name}={value}" for name, value in own.items() if json.dumps(value) != usual[name])
+        for key, own in settings.items()
+    }
+    named = {names[key] or "default": runs for key, runs in found.items()}
+    return dict(sorted(named.items(), key=lambda item: (item[0] != "default", item[0])))
+
+
+def cell(values: Sequence[float]) -> str:
+    """Return mean and, of several seeds, standard deviation."""
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Return the mean over the images for which a score is defined."""
+    return fmean(value for value in scores if value == value)
+
+
+def print_table(table: Mapping[str, Sequence[Scores]]) -> None:
+    """Print one row per method; several entries are seeds."""
+    print("| picture | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
+    for name, seeds in table.items():
+        cells = [cell([mean(scores[column]) for scores in seeds]) for column in COLUMNS]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def print_wins(table: Mapping[str, Sequence[Scores]], variants: Sequence[str], other: str) -> None:
+    """Print in how many scenes, of all seeds, each variant beats `other`."""
+    print(f"\nShare of scenes better than {other}:\n\n| variant | " + " | ".join(COLUMNS) + " |")
+    print("|" + "---|" * (len(COLUMNS) + 1))
+    for name in variants:
+        shares = []
+        for column in COLUMNS:
+            pairs = [
+                (BETTER[column] * own, BETTER[column] * theirs)
+                for scores in table[name]
+                for own, theirs in zip(scores[column], table[other][0][column], strict=True)
+                if own == own and theirs == theirs
+            ]
+            shares.append(f"{100 * fmean(own > theirs for own, theirs in pairs):.0f} %")
+        print(f"| {name} | " + " | ".join(shares) + " |")
+
+
+def read_curves(run: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return (samples seen, value) by the names of the curves of a run."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with (run / "metrics.csv").open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("step", "trainer/samples_seen"):
+                    curves.setdefault(name, []).append((float(row["trainer/samples_seen"]), float(value)))
+    return curves
+
+
+def draw_curves(runs: Mapping[str, Mapping[int, Path]], path: Path) -> None:
+    """Draw the terms of training, each a mean over seeds and over a window of a tenth of the run."""
+    terms = ("global", "patch", "similarity", "perceptual")
+    width, height, left, top = 400, 250, 46, 30
+    image = Image.new("RGB", (2 * width, 2 * height + 24), "white")
+    pen = ImageDraw.Draw(image)
+    for place, term in enumerate(terms):
+        lines = {}
+        for name, seeds in runs.items():
+            read = [read_curves(run).get(f"train/loss/ldfusion/{term}", []) for run in seeds.values()]
+            points = [(row[0][0], fmean(value for _, value in row)) for row in zip(*read, strict=False)]
+            window = max(1, len(points) // 10)
+            lines[name] = [
+                (points[i][0], fmean(value for _, value in points[max(0, i - window + 1) : i + 1]))
+                for i in range(window - 1, len(points))
+            ]
+        drawn = [point for line in lines.values() for point in line]
+        low, high = min(value for _, value in drawn), max(value for _, value in drawn)
+        most = max(seen for seen, _ in drawn)
+        x0, y0 = place % 2 * width + left, place // 2 * height + top
+        x1, y1 = x0 + width - left - 16, y0 + height - top - 24
+        pen.rectangle((x0, y0, x1, y1), outline="#999999")
+        pen.text((x0, y0 - 20), f"{term}, in training, by samples seen", fill="black", font_size=14)
+        for value in (low, high):
+            y = y1 - (y1 - y0) * (value - low) / (high - low)
+            pen.text((x0 - 38, y - 7), f"{value:.2f}", fill="black", font_size=12)
+        for seen in (0, most):
+            pen.text((x0 + (x1 - x0) * seen / most - 10, y1 + 4), f"{seen:.0f}", fill="black", font_size=12)
+        for colour, line in zip(COLOURS, lines.values(), strict=False):
+            line = [
+                (x0 + (x1 - x0) * seen / most, y1 - (y1 - y0) * (value - low) / (high - low))
+                for seen, value in line
+            ]
+            if line:
+                pen.line(line, fill=colour, width=2)
+    for index, (colour, name) in enumerate(zip(COLOURS, runs, strict=False)):
+        pen.text((left + 200 * index, 2 * height + 4), name, fill=colour, font_size=14)
+    image.quantize(32).save(path, optimize=True)
+
+
+def main(folders: Sequence[Path], out: Path) -> None:
+    torch.set_num_threads(1)
+    runs = find_runs(folders)
+    config = yaml.safe_load((next(iter(next(iter(runs.values())).values())) / "config.yaml").read_text())
+    scenes = load_scenes(config["data"])
+    judge = Judge(scenes)
+    pictures = {name.removeprefix("baseline:"): plane for name, plane in
+                baselines(scenes["infrared"], scenes["visible"]).items()}  # fmt: skip
+    pictures["ideal reference"] = scenes["reference"]
+    table: dict[str, list[Scores]] = {name: [judge(fused)] for name, fused in pictures.items()}
+    table["untrained network"] = []
+    seeds = sorted({seed for each in runs.values() for seed in each})
+    for seed in seeds:
+        seed_everything(seed, workers=True, verbose=False)
+        pictures["untrained network"] = fuse(build(config["backbone"], "backbone"), scenes)
+        table["untrained network"].append(judge(pictures["untrained network"]))
+    for name, each in runs.items():
+        table[name] = []
+        for seed, run in sorted(each.items(), reverse=True):
+            pictures[name] = fuse(load_backbone(run / "checkpoints/last.ckpt"), scenes)
+            table[name].insert(0, judge(pictures[name]))
+            print(f"{name}, seed {seed}: " + ", ".join(f"{c} {mean(table[name][0][c]):.3f}" for c in COLUMNS))
+    print(f"\n{len(scenes['infrared'])} scenes; seeds: "
+          + "; ".join(f"{name} {sorted(each)}" for name, each in runs.items()) + "\n")  # fmt: skip
+    print_table(table)
+    for other in ("average", "maximum"):
+        print_wins(table, list(runs), other)
+    columns = ["infrared", "visible", "average", "maximum", "ideal reference", *runs]
+    rows = [[pictures[name][index] for name in columns] for index in SHOWN]
+    draw_panel(columns, rows, 160).save(out / "panel.jpg", quality=85)
+    cuts = [
+        [pictures[name][index, :, top : top + SIDE, left : left + SIDE] for name in columns]
+        for index, top, left in CLOSE
+    ]
+    draw_panel(columns, cuts, 2 * SIDE).save(out / "close.jpg", quality=85)
+    draw_curves(runs, out / "curves.png")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the pictures")
+    options = parser.parse_args()
+    main(options.folders, options.out)
