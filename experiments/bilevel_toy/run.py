@@ -24,7 +24,7 @@ from experiments.bilevel_toy.toy import Case, Toy, branch_margin, optimum, rando
 from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, ValuePenalty
 
 STEPS = 400
-DESCENT = partial(torch.optim.SGD, lr=0.5)
+DESCENT = partial(torch.optim.SGD, lr=0.6)
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "value_penalty": partial(ValuePenalty, DESCENT, z_steps=5, y_steps=5),
     "alternate": partial(Alternate, DESCENT, steps=5),

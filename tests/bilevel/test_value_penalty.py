@@ -40,7 +40,7 @@ def test_schedules_and_log() -> None:
     assert [log["mu"] for log in logs] == [0.1 * (1 + k) ** -1.1 for k in range(5)]
     assert [log["theta"] for log in logs] == [0.2 * (1 + k) ** -1.1 for k in range(5)]
     for log in logs:
-        assert set(log) == {"F", "f", "f_z", "residual", "slope", "w", "mu", "theta"}
+        assert set(log) == {"F", "f", "f_z", "residual", "slope", "distance", "w", "mu", "theta"}
         assert log["residual"] == log["f"] - log["f_z"] >= 0
         assert log["slope"] == log["w"]
 

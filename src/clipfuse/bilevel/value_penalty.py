@@ -29,8 +29,12 @@ class ValuePenalty(NestedSolver):
     In updates without a solve (`every`, later micro-batches) only step 3 is done, on y and z as they are;
     there r may be negative, and is left so: it is noise of the batch, with mean zero.
 
-    Penalties, by their slope s (y sees the objective of step 2 over 1 + s, so that one learning rate
-    serves all weights; own design):
+    Both descents are scaled (own design): y sees its objective over 1 + s, so that one learning rate serves
+    all weights, and z its own times w_k / (1 + w_k). Under the linear penalty f then has the same share in
+    both, and on the same noisy batches y and z part by F alone: where z moved in other units than y, its
+    lead was lost in the noise and z had to become y at most solves, which leaves plain alternation.
+
+    Penalties, by their slope s:
 
     - `linear`: s = w_k, which is also what the published code comes to. The bias falls as 1 / w_k.
     - `quadratic`: s = w_k max(r, 0), of P = w_k r^2 / 2. The bias falls as w_k^(-1/3) only.
@@ -38,7 +42,8 @@ class ValuePenalty(NestedSolver):
       it goes on as a straight line of slope 10 w_k. Own design after the truncated log barrier of BVFSM,
       whose constants were not to be had.
 
-    Logged, means over the ranks: F, f, f_z, residual (f - f_z), w, mu, theta, slope (s).
+    Logged, means over the ranks: F, f, f_z, residual (f - f_z), w, mu, theta, slope (s), and distance, the
+    length of y - z, which is 0 where z had to become y at the last solve.
 
     Args:
         optimizer: makes the optimisers of y and of z; used on copies, their states live on.
@@ -116,7 +121,11 @@ class ValuePenalty(NestedSolver):
         w, mu, theta = self.weights(k)
         anchor = self._anchor
         assert anchor is not None
-        self._z.minimise(lambda z: problem.lower_loss(z) + mu * squared_distance(z, anchor), self.z_steps)
+
+        def value(z: Sequence[Tensor]) -> Tensor:
+            return w / (1 + w) * (problem.lower_loss(z) + mu * squared_distance(z, anchor))
+
+        self._z.minimise(value, self.z_steps)
         needs_residual = self.penalty != "linear"
         f_z = torch.zeros(())
         if needs_residual:
@@ -146,7 +155,8 @@ class ValuePenalty(NestedSolver):
             f_z, means[2] = f, means[1]
         residual = means[1] - means[2]
         slope = self._slope(w, residual)
-        log = named(("F", "f", "f_z", "residual", "slope"), [*means, residual, slope])
+        distance = squared_distance(y, [value.detach() for value in self._z.values]).sqrt()
+        log = named(("F", "f", "f_z", "residual", "slope", "distance"), [*means, residual, slope, distance])
         return upper + slope * (f - f_z), log | {"w": w, "mu": mu, "theta": theta}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""What does a bi-level step with learned prompts cost, against a step with fixed ones?
+
+A batch of 8 crops of 96 pixels, contourlet_tiny with Adam, loss and solver as configured. A cycle is
+`solver.every` updates: one embeds new pictures and solves the lower level, the others do not. Both kinds of
+training take their cycles in turns. ViT-B-32 has random weights, which cost as much as any.
+
+    OMP_NUM_THREADS=2 python -m experiments.benchmarks.promptfusion_step [--rounds 3] [--clip micro]
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import torch
+from experiments.benchmarks.ldfusion_step import make_backbone, make_clip, seconds
+from omegaconf import OmegaConf
+
+from clipfuse.bilevel import Joint, Solver, ValuePenalty
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.engine.stepping import LossProblem
+from clipfuse.losses.promptfusion import PromptFusionLoss
+from clipfuse.types import LossInputs
+
+CONF = Path(__file__).parents[2] / "conf"
+COUNT, SIDE = 8, 96
+
+
+def make_loss(clip: FrozenClip, prompts: str) -> tuple[PromptFusionLoss, Solver]:
+    """Return the configured loss, past its first stage, and its solver."""
+    node = OmegaConf.load(CONF / "loss/promptfusion.yaml")
+    solver = OmegaConf.load(CONF / "solver/value_penalty.yaml")
+    config = OmegaConf.create({"loss": node, "solver": solver})
+    del config.loss["defaults"], config.loss["clip"]
+    config.loss.update({"prompts": prompts, "warmup": 0})
+    loss = hydra.utils.instantiate(config.loss, clip=clip, _convert_="all").train()
+    return loss, Joint() if prompts == "fixed" else hydra.utils.instantiate(config.solver)
+
+
+def make_cycle(clip: FrozenClip, prompts: str, updates: int) -> Callable[[], None]:
+    """Return `updates` steps of training, the first of which solves the lower level."""
+    loss, solver = make_loss(clip, prompts)
+    network = make_backbone()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    infrared, visible = torch.rand(2, COUNT, 1, SIDE, SIDE)
+    names = tuple(map(str, range(COUNT)))
+
+    def cycle() -> None:
+        for step in range(updates):
+            output = network(infrared, visible)
+            inputs = LossInputs(output.fused, infrared, visible, visible, output.features, names, step, 0)
+            solver.step(LossProblem(loss, inputs), optimizer, backward=torch.Tensor.backward)
+
+    return cycle
+
+
+def parts(clip: FrozenClip) -> dict[str, Callable[[], object]]:
+    """Return each part of a cycle as work of its own."""
+    loss, solver = make_loss(clip, "learned")
+    network = make_backbone()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    fused, infrared, visible = torch.rand(3, COUNT, 1, SIDE, SIDE)
+    names = tuple(map(str, range(COUNT)))
+    features = {key: value.detach() for key, value in network(infrared, visible).features.items()}
+    inputs = LossInputs(fused.requires_grad_(), infrared, visible, visible, features, names, step=1, seed=0)
+    loss.prepare(inputs)
+    assert isinstance(solver, ValuePenalty)
+    problem = LossProblem(loss, inputs)
+    values = [value.detach().clone().requires_grad_() for value in loss.lower_parameters()]
+    solver._start(loss.lower_parameters())
+
+    def backbone() -> None:
+        optimizer.zero_grad()
+        network(infrared, visible).fused.mean().backward()
+        optimizer.step()
+
+    return {
+        "backbone and Adam": backbone,
+        "fidelity": lambda: torch.autograd.grad(loss.fidelity(inputs).total, fused),
+        "CLIP on the fused images, with backward": lambda: torch.autograd.grad(
+            loss._see(fused, inputs, "fused").sum(), fused
+        ),
+        "good and bad pictures, once a cycle": lambda: loss._embed_pictures(inputs),
+        "texts of all prompts, with backward": lambda: torch.autograd.grad(loss._texts(values).sum(), values),
+        "solving the lower level, once a cycle": lambda: solver._solve(problem, loss.lower_parameters(), 0),
+    }
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clip", action="append", choices=("micro", "ViT-B-32"))
+    options = parser.parse_args()
+    every = OmegaConf.load(CONF / "solver/value_penalty.yaml").every
+    print(f"{torch.get_num_threads()} threads, batch {COUNT}, {SIDE}x{SIDE}, a cycle of {every} updates")
+    for name in options.clip or ("micro", "ViT-B-32"):
+        torch.manual_seed(0)
+        clip = make_clip(name)
+        learned, fixed = seconds(
+            options.rounds, make_cycle(clip, "learned", every), make_cycle(clip, "fixed", every)
+        )
+        print(f"\n{name}: a step of the cycle {1e3 * learned / every:.0f} ms, with fixed prompts "
+              f"{1e3 * fixed / every:.0f} ms, ratio {learned / fixed:.2f}")  # fmt: skip
+        work = parts(clip)
+        for row, duration in zip(work, seconds(options.rounds, *work.values()), strict=True):
+            print(f"  {row:<42}{1e3 * duration:>8.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
