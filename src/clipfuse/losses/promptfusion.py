@@ -65,8 +65,8 @@ class PromptFusionLoss(BilevelLoss):
     pictures; in an update between, against those of its place in the batch.
 
     In training CLIP sees each picture through a random view: a patch of 0.7 to 1 of its side, slightly
-    turned, sheared and blurred. Of whole images a network learns a fine regular pattern that pleases CLIP and nobody
-    else; that is own experience, and `view=whole` shows it.
+    turned, sheared and blurred. Of whole images a network learns a fine regular pattern that pleases CLIP
+    and nobody else; `view=whole` shows it.
 
     Args:
         clip: the judge; its text tower must take token embeddings.
