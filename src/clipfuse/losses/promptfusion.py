@@ -93,7 +93,7 @@ class PromptFusionLoss(BilevelLoss):
         clip: FrozenClip,
         fidelity: FusionLoss,
         pairs: Mapping[str, Mapping[str, str | Sequence[str]]],
-        guidance_weight: float = 0.2,
+        guidance_weight: float = 1.0,
         ranking_weight: float = 1.0,
         margin: float = 0.1,
         prompts: Literal["learned", "fixed"] = "learned",
