@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -173,9 +174,10 @@ def train(config: Mapping[str, Any]) -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
     synthetic = synthetic_scenes("train", data["scenes"], data["scene_size"], cache=data["cache"])
-    batches = Batches(
-        synthetic if data["synthetic"] else [], real_scenes(["train"]) if data["real"] else [], config, start
-    )
+    if not data["references"]:
+        synthetic = [replace(scene, reference=None) for scene in synthetic]
+    real = real_scenes(data["real_parts"]) if data["real"] else []
+    batches = Batches(synthetic if data["synthetic"] else [], real, config, start)
     mean, std = (torch.tensor(pre[name]).view(3, 1, 1) for name in ("mean", "std"))
     begin = time.time()
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
