@@ -54,7 +54,7 @@ def test_train_help_lists_the_groups(clipfuse: Clipfuse, capsys: pytest.CaptureF
     assert stop.value.code == 0
     output = capsys.readouterr().out
     assert "clipfuse train is powered by Hydra" in output
-    assert "loss: custom," in output
+    assert "loss: clip_ratio, custom," in output
     assert "conv_tiny" in output
 
 
