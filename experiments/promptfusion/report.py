@@ -20,11 +20,13 @@ from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.similarity import pair_probability
-from clipfuse.engine.build import load_backbone
+from clipfuse.engine.build import build, load_backbone
 from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.engine.pictures import draw_panel
+from clipfuse.losses.promptfusion import PromptFusionLoss
 from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.types import LossInputs
 
 ORDER = ("pixel", "fixed", "joint", "alternate", "gauss_newton", "value_penalty")
 METRICS = ("target-contrast", "local-detail", "noise", "EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
@@ -91,10 +93,6 @@ def score(pictures: Tensor, scenes: Mapping[str, Tensor]) -> dict[str, float]:
 
 def separation(run: Path, scenes: Mapping[str, Tensor]) -> dict[str, float]:
     """Return in which share of cases a run's prompts score a scene's good picture above its bad one."""
-    from clipfuse.engine.build import build
-    from clipfuse.losses.promptfusion import PromptFusionLoss
-    from clipfuse.types import LossInputs
-
     checkpoint = read_checkpoint(run / "checkpoints/last.ckpt")
     loss = build(checkpoint["clipfuse"]["config"]["loss"], "loss")
     assert isinstance(loss, PromptFusionLoss)
