@@ -105,3 +105,11 @@ def test_refuses_an_anchor_of_another_shape() -> None:
     problem, solver = _TwoWells(1.0), ValuePenalty(ADAM, anchor=[torch.zeros(2)])
     with pytest.raises(ValueError, match=r"anchor has shapes \[\(2,\)\].*\[\(\)\]"):
         solver.step(problem, torch.optim.SGD([problem.x], lr=0.0))
+
+
+def test_schedules_begin_after_a_delay() -> None:
+    solver = ValuePenalty(ADAM, w0=0.5, power=2, w_max=6, mu0=0.1, theta0=0.2, delay=3)
+    at_once = ValuePenalty(ADAM, w0=0.5, power=2, w_max=6, mu0=0.1, theta0=0.2)
+    assert [solver.weights(k) for k in range(7)] == [at_once.weights(max(k - 3, 0)) for k in range(7)]
+    with pytest.raises(ValueError, match="delay is -1; expected 0 or more updates"):
+        ValuePenalty(ADAM, delay=-1)

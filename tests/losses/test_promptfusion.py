@@ -9,11 +9,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from clipfuse.bilevel import ValuePenalty
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.engine.build import build
 from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.engine.run import TrainSettings, train
+from clipfuse.engine.stepping import LossProblem
 from clipfuse.errors import UserError
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.losses.promptfusion import PromptFusionLoss
@@ -83,8 +85,8 @@ def test_equals_a_plain_second_implementation(micro_clip: FrozenClip) -> None:
     upper, f = loss.upper_loss(state, lower), loss.lower_loss(state, lower)
     expected_upper = PixelLoss()(inputs).total + 0.7 * torch.stack(guidance).mean()
     expected_f = torch.stack(lower_terms).mean()
-    # float32: a batch of a blur has a wider window than one sample
-    exact = {"rtol": 1e-4, "atol": 1e-4}
+    # float32, embeddings normalised in two ways, times a scale of some 14
+    exact = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(upper.total, expected_upper, **exact)
     torch.testing.assert_close(f.total, expected_f, **exact)
     assert float(f.terms["ranking"]) > 0
@@ -93,7 +95,7 @@ def test_equals_a_plain_second_implementation(micro_clip: FrozenClip) -> None:
         theirs = torch.autograd.grad(expected, wanted, retain_graph=True)
         ours = torch.autograd.grad(found, wanted, retain_graph=True)
         for mine, plain in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, plain, rtol=1e-2, atol=1e-3 * float(plain.abs().max()))
+            torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
 
 
 def test_the_first_stage_has_neither_guidance_nor_ranking(micro_clip: FrozenClip) -> None:
@@ -139,8 +141,8 @@ def test_validation_neither_needs_nor_changes_what_training_keeps(micro_clip: Fr
     with torch.no_grad():
         output = loss.eval()(replace(inputs, infrared=inputs.visible, step=10))
     assert torch.equal(loss.get_extra_state(), kept)
-    assert "p_fused_targets" in output.terms
-    assert "p_good" not in output.terms
+    names = {"infrared", "visible", "average", "maximum", "composite", "fused_targets", "fused_texture"}
+    assert {name for name in output.terms if name.startswith("p_")} == {f"p_{name}" for name in names}
 
 
 def test_texts_are_made_again_only_where_values_moved(
@@ -221,13 +223,16 @@ def test_notes_name_the_words_and_rank_the_pictures(micro_clip: FrozenClip) -> N
     loss = make(micro_clip).eval()
     notes = loss.notes(replace(example_inputs(), fused=example_inputs().fused.detach()))
     assert notes.texts["targets positive"] == "the target is very striking"
-    assert set(notes.texts) == {f"{k} {s}" for k in PAIRS for s in ("positive", "negative")}
     names = [caption.rpartition(" ")[0] for caption, _ in notes.pictures]
     scores = [float(caption.rpartition(" ")[2]) for caption, _ in notes.pictures]
-    assert set(names) == {"fused", "infrared", "visible", "average", "maximum", "good", "reference"}
+    assert set(names) == {"fused", "infrared", "visible", "average", "maximum", "composite", "reference"}
+    words = {f"{k} {s}" for k in PAIRS for s in ("positive", "negative")}
+    assert set(notes.texts) == words | {f"p of {name}" for name in names}
+    assert notes.texts["p of fused"].startswith("targets 0.")
     assert scores == sorted(scores, reverse=True)
     assert all(picture.shape == (1, 48, 48) for _, picture in notes.pictures)
-    assert not make(micro_clip, prompts="fixed").notes(example_inputs()).texts
+    fixed = make(micro_clip, prompts="fixed").eval().notes(example_inputs())
+    assert set(fixed.texts) == {f"p of {name}" for name in names}
 
 
 def test_stage_one_tells_good_from_bad_on_scenes_it_never_saw() -> None:
@@ -342,16 +347,27 @@ def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
     # The optimiser of the network moves the prompts under the joint solver alone.
     assert moved == network + (6 if solver == "joint" else 0)
     keys = {key for row in rows(folder) for key, value in row.items() if value}
-    names = ("p_fused_targets", "p_fused_harmony", "p_good", "p_bad", "between", "prompt_drift", "guidance")
+    names = (
+        "p_fused_targets",
+        "p_fused_harmony",
+        "p_good",
+        "p_bad",
+        "between",
+        "margin",
+        "prompt_drift",
+        "guidance",
+    )
     assert {f"train/loss/promptfusion/{name}" for name in names} <= keys
+    assert {f"val/loss/promptfusion/p_{name}" for name in ("infrared", "average", "composite")} <= keys
     solved = {"train/solver/F", "train/solver/f"}
     if solver == "value_penalty":
         solved |= {f"train/solver/{name}" for name in ("f_z", "residual", "w")}
     assert solved <= keys
     words = (folder / "notes/words.csv").read_text().splitlines()
     assert words[0] == "update,name,text"
-    assert words[1] == "2,targets positive,the target is very striking"
-    assert len(words) == 1 + 2 * 6
+    assert "0,targets positive,the target is very striking" in words
+    assert {word.partition(",")[0] for word in words[1:]} == {"0", "2", "4"}
+    assert len(words) == 1 + 3 * (6 + 6)  # prompts, pictures
     assert (folder / "notes/000004.png").stat().st_size > 1000
 
 
@@ -394,6 +410,44 @@ def test_resumed_in_either_stage_it_is_bit_equal(
     assert rows(tmp_path / "straight") == rows(tmp_path / "broken")
 
 
+def test_averaged_weights_leave_the_prompts_alone(with_micro: Config, tmp_path: Path) -> None:
+    """With both rates at nearly 0 averaging changes nothing: not the indices of tokens, either."""
+    still = ("optimizer.lr=1e-12", "solver.optimizer.lr=1e-12", "steps=3", "validate_every=3", "test=false")
+    options = ("accumulate=2", "trainer.precision=64-true", *still)
+    found = []
+    for ema in ("null", "0.9"):
+        folder = tmp_path / ema
+        train(with_micro(*options, f"ema={ema}", f"run_dir={folder}"))
+        found.append({k: v for row in rows(folder) for k, v in row.items() if k.startswith("val/loss") and v})
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert float(found[1][key]) == pytest.approx(float(value), abs=1e-5), key
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_solve_is_seen_whatever_the_optimiser(
+    micro_clip: FrozenClip, monkeypatch: pytest.MonkeyPatch, fused: bool
+) -> None:
+    """f of y and of z with texts that are kept, and with texts that are made anew at each call."""
+    logs = []
+    for keep in (True, False):
+        loss, inputs = make(micro_clip, pictures_every=2), example_inputs()
+        if not keep:
+            assert loss.prompts is not None
+            monkeypatch.setattr(loss, "_texts", loss.prompts.features)
+        solver = ValuePenalty(
+            lambda values: torch.optim.Adam(values, lr=0.02, fused=fused), z_steps=2, y_steps=2, every=2
+        )
+        for parameter in loss.lower_parameters():
+            parameter.requires_grad_(False)
+        optimizer = torch.optim.SGD([inputs.fused], lr=0.0)
+        steps = (LossProblem(loss, replace(inputs, step=step)) for step in range(5))
+        logs.append([solver.step(problem, optimizer) for problem in steps])
+    for kept, fresh in zip(*logs, strict=True):
+        assert kept == pytest.approx(fresh, rel=1e-5, abs=1e-6)
+    assert len({log["f_z"] for log in logs[0]}) > 2
+
+
 def test_fixed_prompts_need_no_solver_and_a_plain_loss_takes_none(
     with_micro: Config, tiny_config: Config
 ) -> None:
@@ -404,6 +458,14 @@ def test_fixed_prompts_need_no_solver_and_a_plain_loss_takes_none(
         train(tiny_config("solver=value_penalty"))
     with pytest.raises(UserError, match="solver: z_steps is 0; expected 1 or more"):
         train(with_micro("solver.z_steps=0"))
+    with pytest.raises(
+        UserError, match="solver: the optimiser of the lower level cannot be used: Invalid lear"
+    ):
+        train(with_micro("solver.optimizer.lr=-1"))
+    with pytest.raises(UserError, match="solver: the optimiser of the lower level cannot be used: .*closure"):
+        train(with_micro("solver.optimizer._target_=torch.optim.LBFGS"))
+    with pytest.raises(UserError, match="solver.lower_weight is 0: the lower level of 'promptfusion' would"):
+        train(with_micro("solver=joint", "solver.lower_weight=0"))
     with pytest.raises(UserError, match="no feature base_infrared"):
         train(with_micro("loss.fidelity.decomposition_weight=2", "overwrite=true"))
 

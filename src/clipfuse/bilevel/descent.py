@@ -55,9 +55,18 @@ class Descent:
 
     Attributes:
         values: the copies; empty before the first `move_to`.
+
+    Raises:
+        ValueError: the optimiser cannot be made, or takes no step by gradients alone.
     """
 
     def __init__(self, optimizer: LowerOptimizer) -> None:
+        probe = torch.zeros(1, requires_grad=True)
+        probe.grad = torch.zeros(1)
+        try:
+            optimizer([probe]).step()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the optimiser of the lower level cannot be used: {error}") from error
         self.values: list[Tensor] = []
         self._make = optimizer
         self._optimizer: torch.optim.Optimizer | None = None
@@ -88,6 +97,8 @@ class Descent:
             for value, slope in zip(self.values, slopes, strict=True):
                 value.grad = slope
             self._optimizer.step()
+            # Fused optimisers forget to, and who remembers what a value gave must see that it moved.
+            torch.autograd.graph.increment_version(self.values)
         self._optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ class ValuePenalty(NestedSolver):
        If f(x, z) > f(x, y) now, z becomes y: the residual r = f(x, y) - f(x, z) is not negative.
     3. x takes one step down F(x, y) + s (f(x, y) - f(x, z)) with s = P_k'(r); y, z and s are constant.
 
-    with w_k = min(w0 (1 + k)^power, w_max), and mu_k, theta_k = mu0, theta0 times (1 + k)^-decay.
+    with w_k = min(w0 (1 + k)^power, w_max), and mu_k, theta_k = mu0, theta0 times (1 + k)^-decay; in these
+    k counts from `delay` on.
     In updates without a solve (`every`, later micro-batches) only step 3 is done, on y and z as they are;
     there r may be negative, and is left so: it is noise of the batch, with mean zero.
 
@@ -49,6 +50,7 @@ class ValuePenalty(NestedSolver):
         optimizer: makes the optimisers of y and of z; used on copies, their states live on.
         z_steps, y_steps: steps per solve, 1 or more.
         every: updates per solve of the lower level, 1 or more.
+        delay: updates before the schedules begin, 0 or more; for a lower level that begins as a simpler one.
         w0, power, w_max: weights of the penalty; 0 <= w0 <= w_max, power at least 0.
         mu0, theta0, decay: pull of z and of y to the anchor; at least 0. The pull of z adds a bias of the
             order w_k mu_k |z - z0|, which must fade.
@@ -68,6 +70,7 @@ class ValuePenalty(NestedSolver):
         z_steps: int = 20,
         y_steps: int = 20,
         every: int = 1,
+        delay: int = 0,
         w0: float = 0.5,
         power: float = 1.0,
         w_max: float = 200.0,
@@ -86,6 +89,9 @@ class ValuePenalty(NestedSolver):
         if penalty not in PENALTIES:
             raise ValueError(f"penalty is {penalty!r}; expected one of {', '.join(PENALTIES)}")
         self.z_steps, self.y_steps = z_steps, y_steps
+        if delay < 0:
+            raise ValueError(f"delay is {delay}; expected 0 or more updates")
+        self.delay = delay
         self.w0, self.power, self.w_max = w0, power, w_max
         self.mu0, self.theta0, self.decay = mu0, theta0, decay
         self.penalty, self.optimistic = penalty, optimistic
@@ -95,8 +101,9 @@ class ValuePenalty(NestedSolver):
 
     def weights(self, k: int) -> tuple[float, float, float]:
         """Return (w_k, mu_k, theta_k) of update k, which is 0 or more."""
-        fade = (1 + k) ** -self.decay
-        return min(self.w0 * (1 + k) ** self.power, self.w_max), self.mu0 * fade, self.theta0 * fade
+        since = 1 + max(k - self.delay, 0)
+        fade = since**-self.decay
+        return min(self.w0 * since**self.power, self.w_max), self.mu0 * fade, self.theta0 * fade
 
     def _slope(self, w: float, residual: Tensor) -> Tensor:
         """Return P_k'(residual), constant for autograd."""

@@ -1,6 +1,7 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
@@ -181,9 +182,11 @@ class FusionModule(ScoringModule):
         self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
 
     def notes(self, batch: FusionBatch) -> Notes | None:
-        """Return what the loss has to say of a validation batch beside numbers."""
-        with torch.no_grad():
-            inputs = self.loss_inputs(batch)
+        """Return what the loss has to say beside numbers, of the first pair of a validation batch."""
+        parts: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        parts = {name: None if value is None else value[:1] for name, value in parts.items()}
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            inputs = self.loss_inputs(FusionBatch(**parts))
             with self._full_precision():
                 return self.loss.notes(inputs)
 

@@ -15,7 +15,9 @@ from clipfuse.types import FusionBatch
 
 
 class LossNotes(Callback):
-    """Writes `notes/`: words.csv (update, name, text) and a panel per validation, of the first pair.
+    """Writes `notes/`: words.csv (update, name, text) and a panel, of the first pair of validation.
+
+    At each validation, and before the first update, so that one sees what training has changed.
 
     Nothing is written for a loss without notes.
 
@@ -26,6 +28,17 @@ class LossNotes(Callback):
     def __init__(self, run_dir: str) -> None:
         self.folder = Path(run_dir) / "notes"
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write how it begins; a resumed run has that already."""
+        if pl_module.global_step or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batch = pl_module.transfer_batch_to_device(next(iter(data.val_dataloader())), pl_module.device, 0)
+        batch = trainer.precision_plugin.convert_input(batch)
+        pl_module.eval()
+        self._write(trainer, pl_module, data.on_after_batch_transfer(batch, 0))
+        pl_module.train()
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -35,9 +48,11 @@ class LossNotes(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first batch, and ask the loss while it is in eval mode."""
-        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
-            return
+        """Write after the first batch, while the loss is in eval mode."""
+        if batch_idx == 0 and not trainer.sanity_checking and trainer.is_global_zero:
+            self._write(trainer, pl_module, batch)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: FusionBatch) -> None:
         assert isinstance(pl_module, FusionModule)
         notes = pl_module.notes(batch)
         if notes is None:

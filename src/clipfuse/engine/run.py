@@ -236,7 +236,14 @@ def train(config: DictConfig) -> float | None:
 def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
     """Build the solver; a lower level that the configuration left empty needs none but `Joint`."""
     solver: Solver = build(config.solver, "solver")
-    if isinstance(solver, Joint) or lower_parameters(loss):
+    if lower_parameters(loss):
+        if isinstance(solver, Joint) and not solver.lower_weight:
+            raise UserError(
+                f"solver.lower_weight is 0: the lower level of '{loss.name}' would please the network and "
+                "learn nothing else; set it above 0"
+            )
+        return solver
+    if isinstance(solver, Joint):
         return solver
     if isinstance(loss, BilevelLoss):
         return Joint()
@@ -251,7 +258,8 @@ def _weight_averaging(decay: float | None) -> list[L.Callback]:
         return []
     from lightning.pytorch.callbacks import EMAWeightAveraging
 
-    return [EMAWeightAveraging(decay=decay)]
+    # Buffers are taken as they are: a mean of indices would be none.
+    return [EMAWeightAveraging(decay=decay, use_buffers=False)]
 
 
 def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], steps: int) -> None:

@@ -53,7 +53,10 @@ class ClipRatioLoss(FusionLoss):
         self.fidelity = fidelity
         self.guidance_weight = guidance_weight
         self.texts = [positive, negative]
-        clip.encode_text(self.texts)
+        try:
+            clip.encode_text(self.texts)
+        except ValueError as error:
+            raise ValueError(f"clip_ratio loss: {error}") from error
 
     def setup(self, sample: LossInputs) -> None:
         """Let the fidelity loss look."""
@@ -62,8 +65,8 @@ class ClipRatioLoss(FusionLoss):
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum; `terms` has `guidance`, `p_fused` and those of the fidelity loss."""
+        images = self.clip.encode_image(inputs.fused, resize="squash")  # first: it brings CLIP where they are
         positive, negative = self.clip.encode_text(self.texts)
-        images = self.clip.encode_image(inputs.fused, resize="squash")
         guidance = -pair_probability(images, positive, negative, self.clip.logit_scale, log=True)
         total = self.guidance_weight * guidance.mean().to(inputs.fused.dtype)
         terms: Mapping[str, Tensor] = {}

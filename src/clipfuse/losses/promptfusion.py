@@ -27,14 +27,16 @@ class _State:
     Attributes:
         fidelity: of the fused image, with graph.
         fused: (N, D) embeddings, with graph.
-        pictures: (1 + K, N, D): the good picture of each sample, and a bad one for each pair. None where
-            no level needs them.
+        pictures: (1 + K, N, D): the good picture of each sample, and a bad one for each pair; in training
+            with learned prompts.
+        plain: embeddings of plain fusions by name, for the log; in validation.
         guided: whether the second stage has begun.
     """
 
     fidelity: LossOutput
     fused: Tensor
     pictures: Tensor | None
+    plain: Mapping[str, Tensor]
     guided: bool
 
 
@@ -61,7 +63,7 @@ class PromptFusionLoss(BilevelLoss):
 
     Good pictures are made by rule from the batch at hand (`detail_maximum`), bad ones drawn from the kinds
     each pair is against (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and
-    kept for `pictures_every` updates: the prompts, too, move only then. Each sample is ranked against its own
+    kept for `pictures_every` updates; a nested solver moves the prompts only then, too. Each sample is ranked against its own
     pictures; in an update between, against those of its place in the batch.
 
     In training CLIP sees each picture through a random view: a patch of 0.7 to 1 of its side, slightly
@@ -141,7 +143,7 @@ class PromptFusionLoss(BilevelLoss):
 
     def prepare(self, inputs: LossInputs) -> _State:
         """Embed the fused image and, where prompts learn and it is time, good and bad pictures."""
-        pictures = None
+        pictures, guided = None, inputs.step >= self.warmup
         if self.training and self.prompts is not None:
             stale = self._pictures is None or self._pictures.shape[1] != len(inputs.fused)
             if stale or inputs.step % self.pictures_every == 0:
@@ -149,15 +151,18 @@ class PromptFusionLoss(BilevelLoss):
             pictures = self._pictures
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
-        return _State(
-            self.fidelity(inputs),
-            self._see(inputs.fused, inputs, "fused"),
-            pictures,
-            guided=inputs.step >= self.warmup,
-        )
+        fused = self._see(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
+        plain = {}
+        if not self.training:
+            plain = {name: self._see(each, inputs, name) for name, each in self._plain(inputs).items()}
+        return _State(self.fidelity(inputs), fused, pictures, plain, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
-        """Return F; `terms` has p of fused, good and bad pictures, and how far the prompts have gone."""
+        """Return F; `terms` has what the prompts say of pictures, and how far they have gone.
+
+        `p_fused_*` by pair; in training p_good and p_bad, the share of fused images `between` and their
+        `margin`, the lesser distance to p_good and p_bad; in validation p of the bands and plain fusions.
+        """
         texts = self._texts(lower)
         logits = self._logits(state.fused.unsqueeze(1), texts)
         guidance = F.softplus(-logits).mean()
@@ -167,11 +172,15 @@ class PromptFusionLoss(BilevelLoss):
         p = torch.sigmoid(logits.detach())
         terms = dict(state.fidelity.terms) | {"guidance": guidance.detach()}
         terms |= {f"p_fused_{name}": p[:, index].mean() for index, name in enumerate(self.pair_names)}
+        with torch.no_grad():
+            for name, images in state.plain.items():
+                terms[f"p_{name}"] = torch.sigmoid(self._logits(images.unsqueeze(1), texts)).mean()
         if state.pictures is not None:
             with torch.no_grad():
                 good, bad = (torch.sigmoid(each) for each in self._judge(state.pictures, texts))
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
-                terms["between"] = ((p < good) & (p > bad)).to(p.dtype).mean()
+                margin = torch.minimum(good - p, p - bad)
+                terms |= {"margin": margin.mean(), "between": (margin > 0).to(p.dtype).mean()}
                 squares = [
                     (now - then).square().mean() for now, then in zip(lower, self._starts(), strict=True)
                 ]
@@ -196,11 +205,11 @@ class PromptFusionLoss(BilevelLoss):
 
     @torch.no_grad()
     def notes(self, inputs: LossInputs) -> Notes:
-        """Return the tokens nearest to each prompt, and how the prompts rank the pictures of one sample."""
-        shown = {"fused": inputs.fused, "infrared": inputs.infrared, "visible": inputs.visible}
-        shown["average"] = (inputs.infrared + inputs.visible) / 2
-        shown["maximum"] = inputs.infrared.maximum(inputs.visible)
-        shown["good"] = self._good(inputs)
+        """Return the tokens nearest to each prompt, and how the prompts rank the pictures of one sample.
+
+        Captions have the mean over the pairs, `texts` the probability by each.
+        """
+        shown = {"fused": inputs.fused, **self._plain(inputs)}
         if inputs.reference is not None:
             shown["reference"] = inputs.reference
         images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
@@ -209,10 +218,15 @@ class PromptFusionLoss(BilevelLoss):
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         names = list(shown)
         pictures = [(f"{names[index]} {scores[index]:.2f}", shown[names[index]][0]) for index in order]
-        if self.prompts is None:
-            return Notes({}, pictures)
-        nearest = self.prompts.nearest_tokens()
-        words = {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
+        words = {
+            f"p of {name}": ", ".join(
+                f"{pair} {float(value):.3f}" for pair, value in zip(self.against, row, strict=True)
+            )
+            for name, row in zip(names, p, strict=True)
+        }
+        if self.prompts is not None:
+            nearest = self.prompts.nearest_tokens()
+            words |= {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
         return Notes(words, pictures)
 
     def get_extra_state(self) -> Tensor:
@@ -249,11 +263,22 @@ class PromptFusionLoss(BilevelLoss):
         bad = pictures[1:].transpose(0, 1)
         return self._logits(pictures[0].unsqueeze(1), texts), self._logits(bad, texts)
 
+    def _plain(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """Return what the fused image is to be better than, and the good picture made by rule."""
+        return {
+            "infrared": inputs.infrared,
+            "visible": inputs.visible,
+            "average": (inputs.infrared + inputs.visible) / 2,
+            "maximum": inputs.infrared.maximum(inputs.visible),
+            "composite": detail_maximum(inputs.infrared, inputs.visible),
+        }
+
     def _good(self, inputs: LossInputs) -> Tensor:
-        if self.positives == "reference":
-            assert inputs.reference is not None
-            return inputs.reference
-        return detail_maximum(inputs.infrared, inputs.visible)
+        if self.positives == "composite":
+            return detail_maximum(inputs.infrared, inputs.visible)
+        if inputs.reference is None:
+            raise ValueError("promptfusion loss: positives=reference, and a batch has no ideal fused image")
+        return inputs.reference
 
     @torch.no_grad()
     def _embed_pictures(self, inputs: LossInputs) -> Tensor:
@@ -277,7 +302,7 @@ class PromptFusionLoss(BilevelLoss):
         cut = cut_patches(images, places, self.clip.preprocess.size)
         draws = [torch.rand((), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         sigma = (0.2 + 0.8 * torch.stack(draws)) / 112
-        return self.clip.encode_image(soften(cut, sigma.to(cut)))
+        return self.clip.encode_image(soften(cut, sigma.to(cut), 1 / 112))
 
     def _check_numbers(self) -> None:
         for name in ("guidance_weight", "ranking_weight"):

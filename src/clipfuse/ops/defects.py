@@ -20,7 +20,9 @@ MAKERS: Mapping[str, Maker] = {
     "infrared": lambda good, infrared, visible, strength, grain: infrared,
     "visible": lambda good, infrared, visible, strength, grain: visible,
     "average": lambda good, infrared, visible, strength, grain: (infrared + visible) / 2,
-    "blur": lambda good, infrared, visible, strength, grain: soften(good, (1.2 + 2.8 * strength) / 112),
+    "blur": lambda good, infrared, visible, strength, grain: soften(
+        good, (1.2 + 2.8 * strength) / 112, 4 / 112
+    ),
     "noise": lambda good, infrared, visible, strength, grain: (
         good + grain * (0.05 + 0.15 * strength.view(-1, 1, 1, 1))
     ),
@@ -36,7 +38,7 @@ def bad_pictures(
 
     Kinds: `infrared`, `visible` (a band alone), `average`; and of the good picture `blur` (a Gaussian of
     1.2 to 4 px in 112), `noise` (0.05 to 0.2 of white) and `low_contrast` (a standard deviation of 0.02 to
-    0.055). Strengths are drawn evenly. Own design.
+    0.055, or half of the picture's). Strengths are drawn evenly. Own design.
 
     Args:
         kinds: one or more of the names above.

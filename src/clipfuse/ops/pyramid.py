@@ -74,17 +74,25 @@ def warm_targets(infrared: Tensor) -> Tensor:
     return soften(stands_out * torch.sigmoid((infrared - 0.55) / 0.05), 0.6 / 112)
 
 
-def soften(images: Tensor, sigma: float | Tensor) -> Tensor:
+def soften(images: Tensor, sigma: float | Tensor, widest: float | None = None) -> Tensor:
     """Blur by a Gaussian, mirrored at the border.
 
     Args:
         images: (N, C, H, W).
         sigma: share of the shorter side; one for all, or (N,).
+        widest: the greatest sigma there can be; the window takes three of it to each side, where the picture
+            has them, so that no image of a batch depends on the others.
+
+    Raises:
+        ValueError: several sigmas without `widest`.
     """
+    if widest is None:
+        if isinstance(sigma, Tensor):
+            raise ValueError("several sigmas need the widest there can be")
+        widest = sigma
     side = min(images.shape[-2:])
     pixels = (torch.as_tensor(sigma, dtype=images.dtype, device=images.device) * side).expand(len(images))
-    # Three sigmas to each side, where the picture has them.
-    reach = min(int(3 * float(pixels.max()) + 0.5), side - 1)
+    reach = min(int(3 * widest * side + 0.5), side - 1)
     if reach < 1:
         return images
     return gaussian_blur2d(images, (2 * reach + 1,) * 2, pixels[:, None].repeat(1, 2))
