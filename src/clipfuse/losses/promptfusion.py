@@ -63,8 +63,8 @@ class PromptFusionLoss(BilevelLoss):
 
     Good pictures are made by rule from the batch at hand (`detail_maximum`), bad ones drawn from the kinds
     each pair is against (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and
-    kept for `pictures_every` updates; a nested solver moves the prompts only then, too. Each sample is ranked against its own
-    pictures; in an update between, against those of its place in the batch.
+    kept for `pictures_every` updates; a nested solver moves the prompts only then, too. Each sample is
+    ranked against its own pictures; in an update between, against those of its place in the batch.
 
     In training CLIP sees each picture through a random view: a patch of 0.7 to 1 of its side, slightly
     turned, sheared and blurred. Of whole images a network learns a fine regular pattern that pleases CLIP
