@@ -36,7 +36,7 @@ DIRECTION, BLURRED, LATTICE = "direction", "direction, blurred", "lattice"
 COLUMNS = (*METRICS, DIRECTION, BLURRED, LATTICE)
 CLAIMED = ("target-contrast", DIRECTION, BLURRED)
 SHOWN = (0, 1, 3)  # scenes of the panel
-CLOSE = ((0, 40, 90), (1, 90, 110), (3, 40, 90))  # scene, top, left of the cut-outs
+CLOSE = ((0, 40, 90), (1, 90, 110), (16, 95, 40), (3, 40, 90))  # scene, top, left of the cut-outs
 SIDE = 96  # of a cut-out
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#444444")
 Scores = dict[str, list[float]]  # per image
@@ -261,7 +261,7 @@ def main(folders: Sequence[Path], out: Path) -> None:
         [pictures[name][index, :, top : top + SIDE, left : left + SIDE] for name in columns]
         for index, top, left in CLOSE
     ]
-    draw_panel(columns, cuts, 2 * SIDE).save(out / "close.jpg", quality=75)
+    draw_panel(columns, cuts, 2 * SIDE).save(out / "close.jpg", quality=70)
     draw_curves(runs, out / "curves.png")
 
 
