@@ -462,9 +462,11 @@ def test_fixed_prompts_need_no_solver_and_a_plain_loss_takes_none(
         UserError, match="solver: the optimiser of the lower level cannot be used: Invalid lear"
     ):
         train(with_micro("solver.optimizer.lr=-1"))
-    with pytest.raises(UserError, match="solver: the optimiser of the lower level cannot be used: .*closure"):
+    with pytest.raises(
+        UserError, match=r"solver: the optimiser of the lower level cannot be used: .*closure"
+    ):
         train(with_micro("solver.optimizer._target_=torch.optim.LBFGS"))
-    with pytest.raises(UserError, match="solver.lower_weight is 0: the lower level of 'promptfusion' would"):
+    with pytest.raises(UserError, match=r"solver.lower_weight is 0: the lower level of 'promptfusion' would"):
         train(with_micro("solver=joint", "solver.lower_weight=0"))
     with pytest.raises(UserError, match="no feature base_infrared"):
         train(with_micro("loss.fidelity.decomposition_weight=2", "overwrite=true"))
