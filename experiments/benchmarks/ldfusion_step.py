@@ -1,15 +1,15 @@
 """What does a step with LDFusion's loss cost, by part, above its floor, and against a plain implementation?
 
-Two pairs of 224x224 pixels of noise, in which every patch counts: with flat patches CLIP has less to do. The
-backbone is contourlet_tiny with Adam. Weights of ViT-B-32 and VGG19 are random, which cost as much as any;
-micro is measured where its weights are. Each case runs in fresh processes.
+Two pairs of 224x224 pixels of noise, in which every patch counts; or, with `--scenes`, whole steps on rendered
+scenes, where CLIP need not look at flat patches. The backbone is contourlet_tiny with Adam. Weights of ViT-B-32
+and VGG19 are random, which cost as much as any. Each case runs in fresh processes.
 
 The floor is CLIP alone, forward and backward to its input, on as many images as the fused ones and their
-patches. The plain step is the published one: crops one by one, histograms one by one, all of CLIP and VGG19
-in the graph with gradients to CLIP's weights, sources too. Memory is the peak above what the process holds
-before its first step, models included.
+patches, in chunks as the loss takes them. The plain step is the published one: crops one by one, histograms
+one by one, all of CLIP and VGG19 in the graph with gradients to CLIP's weights, sources too. Memory is the peak
+above what the process holds before its first step, models included.
 
-    OMP_NUM_THREADS=2 python experiments/benchmarks/ldfusion_step.py [--rounds 5]
+    OMP_NUM_THREADS=2 python experiments/benchmarks/ldfusion_step.py [--rounds 5] [--scenes]
 """
 
 import argparse
@@ -37,6 +37,8 @@ from torchvision.transforms import v2
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import Source
+from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.data.transforms import whole
 from clipfuse.losses.ldfusion import LDFusionLoss
 from clipfuse.ops.entropy import entropy
 from clipfuse.ops.patches import cut_patches
@@ -71,9 +73,15 @@ def make_backbone() -> nn.Module:
     return ContourletAutoencoder(**arguments)
 
 
-def make_inputs() -> LossInputs:
-    """Return a batch whose patches all count."""
+def make_inputs(scenes: bool = False) -> LossInputs:
+    """Return a batch whose patches all count, or one of rendered scenes."""
     fused, infrared, visible = torch.rand(3, COUNT, 1, SIDE, SIDE)
+    if scenes:
+        source = SyntheticPairs(train=1, val=1, test=COUNT, size=SIDE)
+        samples = [whole(source.load(name)) for name in source.parts()["test"]]
+        infrared, visible = (
+            torch.stack([each[name] for each in samples]) for name in ("infrared", "visible")
+        )
     return LossInputs(fused.requires_grad_(), infrared, visible, visible, {}, ("a", "b"), step=0, seed=0)
 
 
@@ -152,7 +160,7 @@ def parts(clip: FrozenClip, patches: int, vgg_file: str) -> dict[str, Callable[[
     full = LDFusionLoss(clip, patches=patches, perceptual="clip")
     places, size = full._places(inputs), clip.preprocess.size
     images = torch.rand(COUNT * (patches + 1), 1, *size)
-    free = images.clone().requires_grad_()
+    free = [part.clone().requires_grad_() for part in images.split(full.clip_batch)]
     sources = torch.cat([inputs.visible, inputs.infrared])
     vgg = LDFusionLoss(
         clip, global_weight=0, patch_weight=0, similarity_weight=0, perceptual="vgg19", vgg_weights=vgg_file
@@ -171,7 +179,7 @@ def parts(clip: FrozenClip, patches: int, vgg_file: str) -> dict[str, Callable[[
 
     return {
         "loss": ours(full, inputs),
-        "floor": lambda: torch.autograd.grad(clip.encode_image(free).sum(), free),
+        "floor": lambda: [torch.autograd.grad(clip.encode_image(part).sum(), part) for part in free],
         "without features": ours(LDFusionLoss(clip, patches=patches, perceptual_weight=0), inputs),
         "crops": crops,
         "forward": encode(images),
@@ -181,9 +189,11 @@ def parts(clip: FrozenClip, patches: int, vgg_file: str) -> dict[str, Callable[[
     }
 
 
-def steps(clip: FrozenClip, patches: int, vgg: nn.Module, vgg_file: str, which: str) -> Callable[[], object]:
+def steps(
+    clip: FrozenClip, patches: int, vgg: nn.Module, vgg_file: str, which: str, scenes: bool = False
+) -> Callable[[], object]:
     """Return a whole step with VGG19 as published: ours or the plain one."""
-    inputs = make_inputs()
+    inputs = make_inputs(scenes)
     if which == "plain":
         return whole_step(plain_loss(clip, vgg, inputs, patches), inputs.infrared, inputs.visible)
     loss = LDFusionLoss(clip, patches=patches, perceptual="vgg19", vgg_weights=vgg_file)
@@ -222,7 +232,7 @@ def peak(work: Callable[[], object]) -> float:
     return status("VmHWM") - before
 
 
-def measure(name: str, patches: int, what: str, rounds: int) -> dict[str, float]:
+def measure(name: str, patches: int, what: str, rounds: int, scenes: bool) -> dict[str, float]:
     """Measure one case in this process."""
     torch.manual_seed(0)
     clip = make_clip(name)
@@ -232,11 +242,11 @@ def measure(name: str, patches: int, what: str, rounds: int) -> dict[str, float]
         work = parts(clip, patches, vgg_file)
         return dict(zip(work, seconds(rounds, *work.values()), strict=True))
     if what == "steps":
-        own = steps(clip, patches, vgg, vgg_file, "ours")
-        other = steps(clip, patches, vgg, vgg_file, "plain")
+        own = steps(clip, patches, vgg, vgg_file, "ours", scenes)
+        other = steps(clip, patches, vgg, vgg_file, "plain", scenes)
         return dict(zip(("ours", "plain"), seconds(rounds, own, other), strict=True))
     if what in ("ours", "plain"):
-        return {what: peak(steps(clip, patches, vgg, vgg_file, what))}
+        return {what: peak(steps(clip, patches, vgg, vgg_file, what, scenes))}
     return {what: peak(parts(clip, patches, vgg_file)[what])}
 
 
@@ -252,13 +262,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scenes", action="store_true", help="whole steps on rendered scenes")
     parser.add_argument("--only", nargs=3, metavar=("CLIP", "PATCHES", "WHAT"), help="one case, as JSON")
     options = parser.parse_args()
     if options.only:
         name, patches, what = options.only
-        print(json.dumps(measure(name, int(patches), what, options.rounds)))
+        print(json.dumps(measure(name, int(patches), what, options.rounds, options.scenes)))
         return
-    rounds = ("--rounds", str(options.rounds))
+    rounds = ("--rounds", str(options.rounds), *(["--scenes"] if options.scenes else []))
     print(f"{torch.get_num_threads()} threads, batch {COUNT}, {SIDE}x{SIDE}; milliseconds and MB")
     for name in ("micro", "ViT-B-32"):
         for patches in (8, 32):
