@@ -1,13 +1,13 @@
 """What does a step with LDFusion's loss cost, by part, above its floor, and against a plain implementation?
 
-Two pairs of 224x224 pixels of noise, in which every patch counts; or, with `--scenes`, whole steps on rendered
-scenes, where CLIP need not look at flat patches. The backbone is contourlet_tiny with Adam. Weights of ViT-B-32
-and VGG19 are random, which cost as much as any. Each case runs in fresh processes.
+Two pairs of 224x224 pixels of noise, in which every patch counts; or, with `--scenes`, whole steps on
+rendered scenes, where CLIP need not look at flat patches. The backbone is contourlet_tiny with Adam. Weights
+of ViT-B-32 and VGG19 are random, which cost as much as any. Each case runs in fresh processes.
 
 The floor is CLIP alone, forward and backward to its input, on as many images as the fused ones and their
 patches, in chunks as the loss takes them. The plain step is the published one: crops one by one, histograms
-one by one, all of CLIP and VGG19 in the graph with gradients to CLIP's weights, sources too. Memory is the peak
-above what the process holds before its first step, models included.
+one by one, all of CLIP and VGG19 in the graph with gradients to CLIP's weights, sources too. Memory is the
+peak above what the process holds before its first step, models included.
 
     OMP_NUM_THREADS=2 python experiments/benchmarks/ldfusion_step.py [--rounds 5] [--scenes]
 """
