@@ -40,6 +40,8 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
     failures: list[Exception] = []
 
     def guarded(config: "DictConfig") -> Any:
+        # Lightning starts the other ranks of DDP by what stands here.
+        sys.argv = [sys.argv[0], name, *_own_words(config)]
         # Hydra prints a line of its own about an exception that passes through it.
         try:
             return task(config)
@@ -57,6 +59,21 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         raise UserError(_explain(error, name, arguments)) from error
     if failures:
         raise failures[0]
+
+
+def _own_words(config: "DictConfig") -> list[str]:
+    """Return the overrides that repeat this very job, in the run folder it has chosen."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides
+    search = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
+    return [*overrides.task, *search, f"run_dir={quoted(config.run_dir)}"]
+
+
+def quoted(value: str) -> str:
+    """Return a text as Hydra's override grammar reads it back, whatever is in it."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
@@ -123,6 +140,24 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
 
     visit(plain, "")
     return known
+
+
+def check_run_dir(config: "DictConfig") -> None:
+    """Refuse a run folder named by the clock where several processes would each read their own.
+
+    Raises:
+        UserError: this is a rank that torchrun or SLURM started.
+    """
+    from omegaconf import OmegaConf
+
+    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    if ranks > 1 and "${now" in str(raw["run_dir"]):
+        raise UserError(
+            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
+            "give them one, as in run_dir=runs/mine"
+        )
 
 
 def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:

@@ -41,8 +41,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _task(config: "DictConfig") -> float | None:
-    from clipfuse.cli.config import check_config
+    from clipfuse.cli.config import check_config, check_run_dir
     from clipfuse.engine.run import TrainSettings, train
 
+    check_run_dir(config)
     check_config(config, TrainSettings, GROUPS)
     return train(config)

@@ -1,7 +1,8 @@
 """What a run leaves behind beside its curves: scores, fused pictures, a panel."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain, zip_longest
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.pictures import draw_panel
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.ranks import gather_objects
 from clipfuse.types import FusionBatch
 
 
@@ -78,10 +80,12 @@ class TestWriter(Callback):
             write_png(self.folder / kind / f"{name}.png", plane, overwrite=True)
         self.scores.append({"name": name} | {key: float(value) for key, value in outputs["scores"].items()})
         if len(self.panel) < self.panel_rows:
-            self.panel.append([batch.infrared[0], visible, fused, planes["color"]])
+            self.panel.append([plane.cpu() for plane in (batch.infrared[0], visible, fused, planes["color"])])
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write scores and panel."""
+        self.scores = _in_turn(gather_objects(self.scores))
+        self.panel = _in_turn(gather_objects(self.panel))[: self.panel_rows]
         if not trainer.is_global_zero or not self.scores:
             return
         metrics: Any = pl_module.test_metrics
@@ -103,3 +107,8 @@ class TestWriter(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})
+
+
+def _in_turn(parts: Iterable[list[Any]]) -> list[Any]:
+    """Return the items of all ranks in the order of the data set, which deals them out in turn."""
+    return [item for item in chain.from_iterable(zip_longest(*parts)) if item is not None]

@@ -104,20 +104,41 @@ def lies_in(file: str | None, folder: Path) -> bool:
 
 
 @contextmanager
-def run_status(folder: Path) -> Iterator[dict[str, Any]]:
+def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     """Keep `status.json` at running, then finished or failed with the reason.
+
+    Args:
+        folder: the run folder.
+        leads: whether this process writes it; another rank of the run does so only when it fails first.
 
     Yields:
         A mapping whose entries are written into the file at the end.
+
+    Raises:
+        UserError: this rank failed because another one had.
     """
     extra: dict[str, Any] = {}
-    write_json(folder / STATUS, {"status": "running", "reason": None})
+    if leads:
+        write_json(folder / STATUS, {"status": "running", "reason": None})
     try:
         yield extra
     except BaseException as error:
+        known = read_status(folder)
+        if known.get("status") == "failed":
+            if isinstance(error, RuntimeError):
+                # A connection that broke says nothing; the rank that broke it has said why.
+                raise UserError(f"another process of this run failed: {known['reason']}") from error
+            raise
         reason = str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt | SystemExit):
             reason = "interrupted"
         write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
         raise
-    write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})
+    if leads:
+        write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return what `status.json` holds; nothing where there is none."""
+    path = folder / STATUS
+    return dict(json.loads(path.read_text())) if path.is_file() else {}

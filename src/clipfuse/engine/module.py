@@ -1,12 +1,15 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +22,7 @@ from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem, lower_p
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss, Notes
 from clipfuse.ops.noise import seeded_noise
+from clipfuse.ops.ranks import gather_objects
 from clipfuse.types import FusionBatch, LossInputs
 
 SAMPLES_SEEN = "trainer/samples_seen"
@@ -85,6 +89,7 @@ class FusionModule(ScoringModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.val_metrics = validation_metrics.clone(prefix="val/metric/")
+        self._val_losses: dict[str, list[float]] = defaultdict(list)
 
     def loss_inputs(self, batch: FusionBatch, noise: float = 0.0) -> LossInputs:
         """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
@@ -113,6 +118,11 @@ class FusionModule(ScoringModule):
 
     def on_fit_start(self) -> None:
         """Let the loss look at one training crop and refuse what cannot work."""
+        if self.trainer.precision == "64-true":
+            # A CLIP is no part of the module tree; Lightning does not reach it.
+            for part in self.loss.modules():
+                if (clip := getattr(part, "clip", None)) is not None:
+                    clip.to(dtype=torch.float64)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = self.transfer_batch_to_device(data.example(), self.device, 0)
         batch = self.trainer.precision_plugin.convert_input(batch)
@@ -154,12 +164,15 @@ class FusionModule(ScoringModule):
             self.trainer.should_stop = False  # the timer that asked will ask again
 
     def _log_update(self, solved: dict[str, float]) -> None:
-        """Write a row of the curves: losses as means over the micro-batches of one update."""
+        """Write a row of the curves: losses as means over the micro-batches of one update, of all ranks."""
         micro_batches, self._micro_batches = self._micro_batches, []
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        row = {name: fmean(float(part[name]) for part in micro_batches) for name in micro_batches[0]}
-        row |= solved | {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
+        row = {name: fmean(float(part[name]) for part in micro_batches) for name in micro_batches[0]} | solved
+        mine = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
+        means = self.trainer.strategy.reduce(mine, reduce_op="mean")
+        row = dict(zip(row, means.tolist(), strict=True))
+        row |= {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
         if self._stepper.gradient_norm is not None:
             row["train/gradient_norm"] = float(self._stepper.gradient_norm)
         # Not by self.log: Lightning would repeat old values on every later row.
@@ -167,7 +180,13 @@ class FusionModule(ScoringModule):
             logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
 
     def _backward(self, loss: Tensor) -> None:
-        self.manual_backward(loss / self.accumulate)
+        strategy = self.trainer.strategy
+        apart: AbstractContextManager[Any] = nullcontext()
+        if isinstance(strategy, ParallelStrategy) and not self._stepper.updates_next:
+            # Ranks exchange gradients once per update, not once per micro-batch.
+            apart = strategy.block_backward_sync()
+        with apart:
+            self.manual_backward(loss / self.accumulate)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> None:
         """Score one batch by the metrics and by the loss itself."""
@@ -179,7 +198,8 @@ class FusionModule(ScoringModule):
                 inputs.fused, batch.infrared, batch.visible, target_mask=batch.target_mask
             )
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
-        self.log_dict({"val/loss/total": output.total, **terms}, batch_size=len(batch), sync_dist=True)
+        for name, value in {"val/loss/total": output.total, **terms}.items():
+            self._val_losses[name] += [float(value)] * len(batch)
 
     def notes(self, batch: FusionBatch) -> Notes | None:
         """Return what the loss has to say beside numbers, of the first pair of a validation batch."""
@@ -193,6 +213,12 @@ class FusionModule(ScoringModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""
         self.log_means(self.val_metrics, "val")
+        # Gathered by hand: a rank without images does not know the names of the terms.
+        parts = gather_objects(dict(self._val_losses))
+        names = dict.fromkeys(name for part in parts for name in part)
+        losses = {name: [value for part in parts for value in part.get(name, ())] for name in names}
+        self.log_dict({name: fmean(values) for name, values in losses.items()})
+        self._val_losses.clear()
         # "step" names the row for the loggers.
         self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -71,9 +72,9 @@ def _check_trainer(config: DictConfig) -> None:
     precision = config.trainer.get("precision")
     if precision not in precisions:
         raise UserError(f"trainer.precision is {precision}; expected one of {', '.join(precisions)}")
-    for key in ("devices", "num_nodes"):
-        if (count := config.trainer.get(key, 1)) != 1:
-            raise UserError(f"trainer.{key} is {count}; expected 1: training is on one device so far")
+    many = next((key for key in ("devices", "num_nodes") if config.trainer.get(key, 1) != 1), None)
+    if many and not config.trainer.get("strategy"):
+        raise UserError(f"trainer.{many} is {config.trainer[many]}; for more than one take trainer=ddp")
     for key in ("max_steps", "max_epochs", "val_check_interval", "logger", "callbacks"):
         if key in config.trainer:
             raise UserError(
@@ -91,6 +92,7 @@ def _quiet() -> None:
         "checkpoint directory",
         "smaller than the logging interval",
         "your dataloader is not resumable",  # it is, by the data module
+        "sync_dist=True",  # what is logged is the same on all ranks
     )
     for text in ignored:
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -113,11 +115,13 @@ def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None
 @contextmanager
 def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Keep configuration and status of a run, and close its loggers whatever happens."""
-    with write_atomically(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
+    leads: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if leads:
+        with write_atomically(folder / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
     failed = True
     try:
-        with run_status(folder) as status:
+        with run_status(folder, leads) as status:
             for logger in loggers:
                 logger.log_hyperparams(record)
             try:
@@ -139,6 +143,7 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
                 print(f"upload this run later with: {command}")
 
 
+@rank_zero_only
 def _print_scores(writer: TestWriter, metrics: Any) -> None:
     print(metrics.test.table({f"fused ({len(writer.scores)} images)": writer.columns()}))
     print(f"pictures: {writer.panel_path}")
@@ -214,8 +219,7 @@ def train(config: DictConfig) -> float | None:
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
     resumes = lies_in(config.checkpoint, folder)
-    prepare_folder(folder, config.overwrite, config.checkpoint, resumes)
-    print(f"run folder: {folder}")
+    _prepare(folder, config, resumes)
     with _recorded(folder, record, loggers) as status:
         trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
         status["samples_seen"] = module.samples_seen
@@ -231,6 +235,12 @@ def train(config: DictConfig) -> float | None:
             known = ", ".join(sorted(trainer.callback_metrics))
             log.warning("the objective '%s' was not logged; logged were %s", config.objective, known)
     return status["objective"]
+
+
+@rank_zero_only
+def _prepare(folder: Path, config: DictConfig, resumes: bool = False) -> None:
+    prepare_folder(folder, config.overwrite, config.checkpoint, resumes)
+    print(f"run folder: {folder}")
 
 
 def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
@@ -292,8 +302,7 @@ def evaluate(config: DictConfig) -> None:
     loggers = build_all(config.get("logger"), "logger")
     progress = RunProgress()
     trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
-    prepare_folder(folder, config.overwrite, config.checkpoint)
+    _prepare(folder, config)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)
         _print_scores(writer, metrics)
-    print(f"run folder: {folder}")

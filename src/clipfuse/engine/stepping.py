@@ -103,6 +103,11 @@ class AccumulatingOptimizer:
         if self.micro_batch == 0:
             self.optimizer.zero_grad()
 
+    @property
+    def updates_next(self) -> bool:
+        """Whether the coming `step` moves the network."""
+        return self.micro_batch == self.accumulate - 1
+
     def step(self) -> None:
         """Count a micro-batch; after the last one clip, move the network and its learning rate."""
         self.micro_batch = (self.micro_batch + 1) % self.accumulate

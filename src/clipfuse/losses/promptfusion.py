@@ -16,6 +16,7 @@ from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
 from clipfuse.ops.defects import MAKERS, bad_pictures
 from clipfuse.ops.patches import affine_places, cut_patches
 from clipfuse.ops.pyramid import detail_maximum, soften
+from clipfuse.ops.ranks import join_ranks, own_part
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
@@ -145,10 +146,12 @@ class PromptFusionLoss(BilevelLoss):
         """Embed the fused image and, where prompts learn and it is time, good and bad pictures."""
         pictures, guided = None, inputs.step >= self.warmup
         if self.training and self.prompts is not None:
-            stale = self._pictures is None or self._pictures.shape[1] != len(inputs.fused)
+            pictures = None if self._pictures is None else own_part(self._pictures, dim=1)
+            stale = pictures is None or pictures.shape[1] != len(inputs.fused)
             if stale or inputs.step % self.pictures_every == 0:
-                self._pictures = self._embed_pictures(inputs)
-            pictures = self._pictures
+                pictures = self._embed_pictures(inputs)
+                # Of all ranks: a checkpoint is written by one.
+                self._pictures = join_ranks(pictures, dim=1)
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
         fused = self._see(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")

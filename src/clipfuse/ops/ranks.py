@@ -1,7 +1,40 @@
-"""Means over data of all ranks."""
+"""What the ranks of a run tell each other; alone, a process talks to itself."""
+
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+def _together() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def gather_objects(mine: T) -> list[T]:
+    """Return the objects of all ranks, in the order of ranks; they must be picklable."""
+    if not _together():
+        return [mine]
+    found: list[T | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, mine)
+    return [each for each in found if each is not None]
+
+
+def join_ranks(mine: Tensor, dim: int) -> Tensor:
+    """Return the tensors of all ranks, which must have one shape, side by side along `dim`."""
+    if not _together():
+        return mine
+    found = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(found, mine.contiguous())
+    return torch.cat(found, dim)
+
+
+def own_part(joined: Tensor, dim: int) -> Tensor:
+    """Return what this rank gave to `join_ranks`."""
+    if not _together():
+        return joined
+    return joined.chunk(distributed.get_world_size(), dim)[distributed.get_rank()]
 
 
 def mean_over_ranks(values: Tensor, number: Tensor, together: bool) -> Tensor:
@@ -16,7 +49,7 @@ def mean_over_ranks(values: Tensor, number: Tensor, together: bool) -> Tensor:
     """
     whole = torch.stack([values.detach().sum(), number.to(values.dtype)])
     world = 1
-    if together and distributed.is_available() and distributed.is_initialized():
+    if together and _together():
         distributed.all_reduce(whole)
         world = distributed.get_world_size()
     count = whole[1].clamp(min=1)
