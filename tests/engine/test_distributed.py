@@ -1,6 +1,10 @@
 """Two ranks do what one process with twice the batch does: weights, prompts, curves, scores, files."""
 
 import csv
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +16,7 @@ from torch import Tensor
 
 from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.errors import UserError
-from clipfuse.losses.base import FusionLoss
 from clipfuse.testing.ranks import Ranks
-from clipfuse.types import LossInputs, LossOutput
 
 Config = Callable[..., DictConfig]
 
@@ -42,6 +44,25 @@ def train_here(plain: dict[str, Any]) -> float | None:
 
     torch.use_deterministic_algorithms(False)
     return train(OmegaConf.create(plain))
+
+
+def break_off(plain: dict[str, Any]) -> None:
+    """Train until the power fails in the fifth update, in the middle of what one solve of prompts serves."""
+    from unittest.mock import patch
+
+    from clipfuse.engine.run import train
+    from clipfuse.engine.stepping import AccumulatingOptimizer
+
+    step = AccumulatingOptimizer.step
+    calls = []
+
+    def fail(self: AccumulatingOptimizer) -> None:
+        calls.append(step(self))
+        if len(calls) == 5:
+            raise InterruptedError("power cut")
+
+    with patch.object(AccumulatingOptimizer, "step", fail), pytest.raises(InterruptedError):
+        train(OmegaConf.create(plain))
 
 
 def train_on(ranks: Ranks, config: DictConfig) -> Path:
@@ -95,6 +116,23 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+def assert_same_run(ours: Path, theirs: Path, bits: bool = False) -> None:
+    """Compare everything two runs left: numbers to rounding, or to the bit."""
+    mine, other = learned(ours), learned(theirs)
+    assert mine.keys() == other.keys()
+    for key, value in mine.items():
+        # Sums over the batch in another order, 20 times.
+        tolerance = 0.0 if bits else 1e-9
+        close = torch.allclose(value.double(), other[key].double(), rtol=tolerance, atol=tolerance)
+        assert close, f"{key} differs by {(value.double() - other[key].double()).abs().max():.3g}"
+    assert files(ours) == files(theirs)
+    for path in theirs.rglob("*.csv"):
+        # CLIP's scores are logged in single precision where the run is.
+        assert_same_rows(ours / path.relative_to(theirs), path, 0.0 if bits else 1e-7)
+    for path in (theirs / "test").rglob("*.png"):
+        assert path.read_bytes() == (ours / "test" / path.relative_to(theirs / "test")).read_bytes()
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_two_ranks_equal_one_process_of_twice_the_batch(
     name: str, tiny_config: Config, tmp_path: Path, ranks: Ranks
@@ -106,22 +144,95 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(
     both = tiny_config(*common, "trainer=ddp_cpu", "loader.batch_size=2", f"run_dir={tmp_path / 'both'}")
     train(alone)
     train_on(ranks, both)
-    mine, theirs = learned(tmp_path / "both"), learned(tmp_path / "alone")
-    assert mine.keys() == theirs.keys()
-    for key, value in mine.items():
-        # Sums over the batch in another order, 20 times; lower levels amplify it.
-        torch.testing.assert_close(
-            value.double(),
-            theirs[key].double(),
-            rtol=1e-9,
-            atol=1e-9,
-            msg=lambda text, key=key: f"{key}: {text}",
-        )
-    assert files(tmp_path / "both") == files(tmp_path / "alone")
-    assert_same_rows(tmp_path / "both/metrics.csv", tmp_path / "alone/metrics.csv", 1e-7)
-    assert_same_rows(tmp_path / "both/test/per_image.csv", tmp_path / "alone/test/per_image.csv", 1e-9)
-    for path in (tmp_path / "alone/test").rglob("*.png"):
-        assert (
-            path.read_bytes()
-            == (tmp_path / "both/test" / path.relative_to(tmp_path / "alone/test")).read_bytes()
-        )
+    assert_same_run(tmp_path / "both", tmp_path / "alone")
+
+
+def test_a_rank_without_images_waits_for_nobody(
+    tiny_config: Config, tmp_path: Path, pairs_folder: Path, ranks: Ranks
+) -> None:
+    from clipfuse.engine.run import train
+
+    root = tmp_path / "pairs"
+    shutil.copytree(pairs_folder, root)
+    for path in [*root.glob("val/*/val-1.png"), *root.glob("test/*/test-1.png")]:
+        path.unlink()
+    common = [*EXACT, "steps=4", "validate_every=2", f"data.root={root}"]
+    train(tiny_config(*common, "loader.batch_size=4", f"run_dir={tmp_path / 'alone'}"))
+    train_on(ranks, tiny_config(*common, "trainer=ddp_cpu", f"run_dir={tmp_path / 'both'}"))
+    assert_same_run(tmp_path / "both", tmp_path / "alone")
+
+
+def test_a_resumed_run_of_two_ranks_is_bit_equal(tiny_config: Config, tmp_path: Path, ranks: Ranks) -> None:
+    common = ["trainer=ddp_cpu", "validate_every=2", "test=false", *LOSSES["value_penalty"], "loss.warmup=1"]
+    common += ["solver.every=4"]
+    straight = train_on(ranks, tiny_config(*common, f"run_dir={tmp_path / 'straight'}"))
+    broken = tiny_config(*common, f"run_dir={tmp_path / 'broken'}")
+    ranks.run(break_off, OmegaConf.to_container(broken, resolve=True))
+    last = tmp_path / "broken/checkpoints/last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 4
+    resumed = tiny_config(*common, f"run_dir={tmp_path / 'broken'}", f"checkpoint={last}")
+    assert_same_run(train_on(ranks, resumed), straight, bits=True)
+
+
+def test_many_devices_need_a_strategy(tiny_config: Config) -> None:
+    from clipfuse.engine.run import train
+
+    with pytest.raises(UserError, match=r"trainer\.devices is 2; for more than one take trainer=ddp"):
+        train(tiny_config("trainer.devices=2"))
+
+
+SMALL = ["data=folder", "steps=4", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
+SMALL += ["backbone=conv_tiny", "backbone.width=8", "backbone.depth=1", "trainer=ddp_cpu"]
+
+
+def launch(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, text=True, capture_output=True, timeout=300, check=False
+    )
+
+
+def test_torchrun_does_the_same_as_our_own_start(pairs_folder: Path, tmp_path: Path) -> None:
+    words = ["-m", "clipfuse.cli", "train", *SMALL, f"data.root={pairs_folder}"]
+    ours = launch(*words, "run_dir=it's a=run", folder=tmp_path)
+    assert ours.returncode == 2
+    ours = launch(*words, 'run_dir="it\'s a=run"', folder=tmp_path)
+    assert ours.returncode == 0, ours.stderr
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", *words]
+    theirs = launch(*torchrun, "run_dir=theirs", folder=tmp_path)
+    assert theirs.returncode == 0, theirs.stderr
+    assert_same_run(tmp_path / "theirs", tmp_path / "it's a=run", bits=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"it's a=run", "theirs"}
+    # Nothing is said twice, and nobody warns of what is meant to be.
+    assert ours.stdout.count("run folder:") == theirs.stdout.count("run folder:") == 1
+    assert "Warning" not in ours.stderr
+    clock = launch(*torchrun, folder=tmp_path)
+    assert "2 processes were started together, and each would name the run folder" in clock.stderr
+
+
+LOSS_OF_RANK_ONE = """
+from torch import distributed
+from clipfuse.losses.base import FusionLoss
+from clipfuse.types import LossOutput
+
+class Broken(FusionLoss):
+    def forward(self, inputs):
+        total = inputs.fused.mean()
+        broken = distributed.get_rank() == 1 and inputs.step == 1
+        return LossOutput(total * float("nan") if broken else total, {})
+"""
+
+
+def test_a_rank_that_fails_takes_the_others_with_it(pairs_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(LOSS_OF_RANK_ONE)
+    words = [*SMALL, f"data.root={pairs_folder}", "loss=custom", "loss._target_=broken.Broken", "run_dir=run"]
+    done = launch("-m", "clipfuse.cli", "train", *words, folder=tmp_path)
+    status = json.loads((tmp_path / "run/status.json").read_text())
+    assert status["status"] == "failed"
+    assert "the loss 'broken' is nan at update 1" in status["reason"]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "clipfuse: error: " in line]
+    assert sorted(line.partition("error: ")[2].partition(":")[0] for line in said) == [
+        "another process of this run failed",
+        status["reason"].partition(":")[0],
+    ]

@@ -93,6 +93,8 @@ def _quiet() -> None:
         "smaller than the logging interval",
         "your dataloader is not resumable",  # it is, by the data module
         "sync_dist=True",  # what is logged is the same on all ranks
+        "Grad strides do not match bucket view",  # 1x1 kernels: which strides is a matter of taste
+        "`broadcast_buffers` is deprecated",  # older torch does not know its successor
     )
     for text in ignored:
         warnings.filterwarnings("ignore", f".*{text}.*")
@@ -128,6 +130,13 @@ def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -
                 yield status
             except MisconfigurationException as error:
                 raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+            except RuntimeError as error:
+                if "find_unused_parameters=True" not in str(error):
+                    raise
+                raise UserError(
+                    "some parameters of the network or the loss took no part in an update; set "
+                    "trainer.strategy.find_unused_parameters=true"
+                ) from error
             except SIGTERMException:
                 raise SystemExit(128 + signal.SIGTERM) from None
             except SystemExit as error:
