@@ -147,15 +147,15 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(
     assert_same_run(tmp_path / "both", tmp_path / "alone")
 
 
-def test_a_rank_without_images_waits_for_nobody(
+def test_ranks_with_unequal_numbers_of_images_agree(
     tiny_config: Config, tmp_path: Path, pairs_folder: Path, ranks: Ranks
 ) -> None:
     from clipfuse.engine.run import train
 
     root = tmp_path / "pairs"
     shutil.copytree(pairs_folder, root)
-    for path in [*root.glob("val/*/val-1.png"), *root.glob("test/*/test-1.png")]:
-        path.unlink()
+    for path in [*root.glob("val/*/val-0.png"), *root.glob("test/*/test-1.png")]:
+        shutil.copy(path, path.with_stem(f"{path.stem}-again"))
     common = [*EXACT, "steps=4", "validate_every=2", f"data.root={root}"]
     train(tiny_config(*common, "loader.batch_size=4", f"run_dir={tmp_path / 'alone'}"))
     train_on(ranks, tiny_config(*common, "trainer=ddp_cpu", f"run_dir={tmp_path / 'both'}"))
@@ -172,6 +172,18 @@ def test_a_resumed_run_of_two_ranks_is_bit_equal(tiny_config: Config, tmp_path: 
     assert read_checkpoint(last)["global_step"] == 4
     resumed = tiny_config(*common, f"run_dir={tmp_path / 'broken'}", f"checkpoint={last}")
     assert_same_run(train_on(ranks, resumed), straight, bits=True)
+
+
+def test_every_rank_needs_an_image(tiny_config: Config, tmp_path: Path, pairs_folder: Path) -> None:
+    from clipfuse.engine.run import train
+
+    root = tmp_path / "pairs"
+    shutil.copytree(pairs_folder, root)
+    for path in root.glob("val/*/val-1.png"):
+        path.unlink()
+    with pytest.raises(UserError, match="has 1 val pairs for 2 processes; take fewer devices"):
+        train(tiny_config("trainer=ddp_cpu", f"data.root={root}"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_many_devices_need_a_strategy(tiny_config: Config) -> None:

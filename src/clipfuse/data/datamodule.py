@@ -175,8 +175,8 @@ class FusionDataModule(L.LightningDataModule):
         self.train_cache = PairCache(source, cache_mb / 2 / max(1, workers))
         self.whole_cache = PairCache(source, cache_mb / 2)
 
-    def check_parts(self, *needed: str) -> None:
-        """Require pairs in the parts a run will use.
+    def check_parts(self, *needed: str, ranks: int = 1) -> None:
+        """Require pairs in the parts a run will use: for validation and test, one for each rank.
 
         Raises:
             UserError: names the part and the remedy.
@@ -189,6 +189,12 @@ class FusionDataModule(L.LightningDataModule):
         for part in needed:
             if not self.parts[part]:
                 raise UserError(f"the data set '{self.source.name}' has no {part} pairs; {remedies[part]}")
+            if part != "train" and (found := len(self.parts[part])) < ranks:
+                # Lightning leaves validation out on a rank without images; the others would wait for it.
+                raise UserError(
+                    f"the data set '{self.source.name}' has {found} {part} pairs for {ranks} processes; "
+                    f"take fewer devices, or more pairs: {remedies[part]}"
+                )
 
     def _crops(self) -> _Crops:
         return _Crops(self.train_cache, self.parts["train"], self.crop_size, self.seed)

@@ -193,7 +193,6 @@ def train(config: DictConfig) -> float | None:
     for key in {"source", "accumulate", "seed"} & config.loader.keys():
         raise UserError(f"loader.{key} is set by the engine; use data, accumulate or seed")
     data = build(config.loader, "loader", source=source, accumulate=config.accumulate, seed=config.seed)
-    data.check_parts("train", "val", *(["test"] if config.test else []))
     optimizer = build(config.optimizer, "optimizer")
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
@@ -227,6 +226,7 @@ def train(config: DictConfig) -> float | None:
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
+    data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
     resumes = lies_in(config.checkpoint, folder)
     _prepare(folder, config, resumes)
     with _recorded(folder, record, loggers) as status:
@@ -304,13 +304,13 @@ def evaluate(config: DictConfig) -> None:
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
     data = build(config.loader, "loader", source=source)
-    data.check_parts("test")
     record = _record(config, source.fingerprint(), metrics)
     module = ScoringModule(backbone, metrics.test)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
     loggers = build_all(config.get("logger"), "logger")
     progress = RunProgress()
     trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
+    data.check_parts("test", ranks=trainer.world_size)
     _prepare(folder, config)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)

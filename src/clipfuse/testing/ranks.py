@@ -79,7 +79,7 @@ class Ranks:
     def close(self) -> None:
         """Stop the ranks."""
         for process in self._processes:
-            process.terminate()
+            process.kill()  # what it runs may have taken SIGTERM for its own
             process.join()
         self._folder.cleanup()
 
