@@ -199,7 +199,7 @@ SMALL += ["backbone=conv_tiny", "backbone.width=8", "backbone.depth=1", "trainer
 
 def launch(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words], cwd=folder, text=True, capture_output=True, timeout=300, check=False
+        [sys.executable, *words], cwd=folder, text=True, capture_output=True, timeout=200, check=False
     )
 
 
@@ -209,7 +209,7 @@ def test_torchrun_does_the_same_as_our_own_start(pairs_folder: Path, tmp_path: P
     assert ours.returncode == 2
     ours = launch(*words, 'run_dir="it\'s a=run"', folder=tmp_path)
     assert ours.returncode == 0, ours.stderr
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", *words]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words]
     theirs = launch(*torchrun, "run_dir=theirs", folder=tmp_path)
     assert theirs.returncode == 0, theirs.stderr
     assert_same_run(tmp_path / "theirs", tmp_path / "it's a=run", bits=True)
