@@ -188,9 +188,10 @@ def test_two_jobs_of_two_processes_each(clipfuse: Clipfuse, tiny: list[str]) -> 
 
 
 @pytest.mark.reliability
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_real_jobs_are_stopped(tiny: list[str], number: int, code: int) -> None:
-    words = [*tiny, "steps=100000", "hydra.launcher.max_parallel=2", "seed=0,1,2"]
+def test_real_jobs_are_stopped(tiny: list[str], trainer: str, number: int, code: int) -> None:
+    words = [*tiny, f"trainer={trainer}", "steps=100000", "hydra.launcher.max_parallel=2", "seed=0,1,2"]
     assert interrupt(words, number) == code
 
 

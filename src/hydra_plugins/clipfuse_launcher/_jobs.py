@@ -78,7 +78,7 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_listen,
             )
 
     def is_alive(self) -> bool:
@@ -121,18 +121,16 @@ def command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "clipfuse.cli", "train", *words]
 
 
-def stop(jobs: Sequence[Job], number: int) -> None:
-    """Let the jobs close their runs; kill those that have not after `GRACE` seconds, or if stopped again.
+def stop(jobs: Sequence[Job]) -> None:
+    """Interrupt the jobs that run; kill those that are not gone after `GRACE` seconds, or if stopped again.
 
-    Args:
-        jobs: those that do not run are passed over.
-        number: the signal that tells them.
+    By SIGINT, which each of them hears at any time, and all ranks of DDP at once.
     """
     running = [job for job in jobs if job.is_alive()]
     deadline = monotonic() + GRACE
     try:
         for job in running:
-            job.send(number)
+            job.send(signal.SIGINT)
         while any(job.is_alive() for job in running) and monotonic() < deadline:
             sleep(0.1)
     finally:
@@ -152,14 +150,16 @@ def supervised(jobs: Sequence[Job]) -> Iterator[None]:
     previous = {each: signal.signal(each, unwind) for each in handled}
     try:
         yield
-    except BaseException as error:
-        stop(jobs, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+    except BaseException:
+        stop(jobs)
         raise
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
 
 
-def _stop_with_parent() -> None:
-    """Ask Linux for SIGTERM when the launcher is killed, so that no job is left behind."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def _listen() -> None:
+    """Hear SIGINT, even if started in the background; on Linux get one when the launcher is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
