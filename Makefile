@@ -8,10 +8,10 @@ RUN    := runs/demo
 PAIRS  := $(if $(DATA),data=folder 'data.root="$(DATA)"')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench lock clean
+.PHONY: help setup demo test test-reliability lint type bench lock clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## create .venv and install from constraints.txt (once)
 
@@ -41,6 +41,10 @@ lock:            ## renew constraints.txt from pyproject.toml
 
 test: setup lint type   ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
+
+test-reliability: setup  ## the long tests: clusters, searches, interruptions
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,sweep]'
+	$(BIN)/python -m pytest -m reliability
 
 lint: setup      ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,38 +1,102 @@
-"""`clipfuse train -m`: one fresh process per job, a failing job among them."""
+"""`clipfuse train -m`: one fresh process per job, some of them failing, waiting or being stopped.
+
+Most jobs here are stand-ins that start in milliseconds; what they do is said by their seed.
+"""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from clipfuse.cli.config import conf_dir
+from clipfuse.engine.folder import is_running
+from clipfuse.errors import UserError
+from hydra_plugins.clipfuse_launcher import _jobs
+from hydra_plugins.clipfuse_launcher._display import Display
+from hydra_plugins.clipfuse_launcher.cluster import ClusterLauncher
+from hydra_plugins.clipfuse_launcher.launcher import SubprocessLauncher
+
 Clipfuse = Callable[..., tuple[int, str, str]]
+
+STAND_IN = """
+import json, os, pathlib, signal, sys, time
+folder = next(word for word in sys.argv if word.startswith("run_dir="))[9:-1]
+folder = pathlib.Path(folder)
+seed = int(next(word for word in sys.argv if word.startswith("seed="))[5:])
+words = dict(words=sys.argv[1:], devices=os.environ.get("CUDA_VISIBLE_DEVICES"), pid=os.getpid())
+def write(status, reason=None):
+    content = dict(status=status, reason=reason, objective=seed / 10, **words)
+    (folder / "status.json").write_text(json.dumps(content))
+def stopped(number, frame):
+    write("failed", "interrupted")
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, stopped)
+signal.signal(signal.SIGINT, signal.SIG_IGN if seed == 9 else stopped)
+write("running")
+print("training:  50%|#####     | 3/6 [00:01<00:01]", flush=True)
+if seed == 1 and not (folder.parent / "repaired").exists():
+    sys.exit(3)
+if seed == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+if seed == 4:  # waits for a job that runs at the same time
+    while not (folder.parent / "1/status.json").exists():
+        time.sleep(0.01)
+if seed >= 8:
+    time.sleep(600)
+write("finished")
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work in an empty folder, with jobs that start at once; returns that folder."""
+    script = tmp_path / "job.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", str(script), *words])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def statuses(sweep: Path) -> dict[int, dict[str, object]]:
+    found = {int(path.parent.name): json.loads(path.read_text()) for path in sweep.glob("*/status.json")}
+    return dict(sorted(found.items()))
+
+
+def objectives(sweep: Path) -> list[object]:
+    return [status["objective"] for status in statuses(sweep).values()]
+
+
+def is_alive(pid: int) -> bool:
+    return is_running({"status": "running", "host": os.uname().nodename, "pid": pid})
 
 
 def test_a_failing_job_does_not_stop_the_others(
     clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With real jobs; the failed one and one that was lost are run again."""
     monkeypatch.chdir(tmp_path)
     # As a rank of somebody's distributed run; the jobs must not take it for theirs.
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     common = [f"data.root={pairs_folder}", "data=folder", "trainer=cpu", "steps=2", "validate_every=1"]
-    common += [
-        "loader.crop_size=32",
-        "backbone=conv_tiny",
-        "backbone.width=4",
-        "backbone.depth=0",
-        "test=false",
-    ]
+    common += ["loader.crop_size=32", "backbone=conv_tiny", "backbone.width=4", "backbone.depth=0"]
     # In batches of one job, as a searching sweeper asks for them; the folder's name needs quoting.
-    words = [*common, "loss.gradient_weight=-1,5", "hydra.sweeper.max_batch_size=1"]
+    words = [*common, "test=false", "loss.gradient_weight=-1,5", "hydra.sweeper.max_batch_size=1"]
     words += ['hydra.sweep.dir="it\'s a=sweep"']
     sweep = Path("it's a=sweep")
     code, output, errors = clipfuse("train", "-m", *words)
     assert code == 2
     last = errors.strip().splitlines()[-1]
-    assert last == f"clipfuse: error: 1 of 2 jobs failed; see {sweep}/0/log.txt"
+    assert last.startswith(f"clipfuse: error: 1 of 2 jobs failed; see {sweep}/0/log.txt")
     assert "FAILED (exit code 2)" in output
     assert "... done in" in output
     jobs = OmegaConf.load(sweep / "sweep.yaml").jobs
@@ -57,3 +121,235 @@ def test_a_sweep_makes_its_own_run_folders(clipfuse: Clipfuse) -> None:
     code, _, errors = clipfuse("train", "-m", "seed=0,1", "run_dir=mine")
     assert code == 2
     assert "instead of run_dir=X give hydra.sweep.dir=X" in errors
+
+
+def test_a_resumed_sweep_runs_what_is_missing_or_failed(clipfuse: Clipfuse, stand_in: Path) -> None:
+    sweep = Path("my sweep")
+    code, output, errors = clipfuse("train", "-m", "seed=0,1,2,3", "steps=7", f"hydra.sweep.dir={sweep}")
+    assert code == 2
+    assert "job 2: seed=2 ... FAILED (killed by SIGKILL)" in output
+    assert errors.strip().endswith("run them again by: clipfuse train -m 'sweep.resume=my sweep'")
+    found = statuses(sweep)
+    assert [found[number]["status"] for number in range(4)] == ["finished", "failed", "failed", "finished"]
+    assert found[2]["reason"] == "killed by SIGKILL, see log.txt"
+    # Job 1 got so far as to have a checkpoint; 2 was lost with the launcher; 3 was never started.
+    (sweep / "1/checkpoints").mkdir()
+    (sweep / "1/checkpoints/last.ckpt").touch()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lost = {"status": "running", "reason": None, "pid": ended.pid, "host": os.uname().nodename}
+    (sweep / "2/status.json").write_text(json.dumps(lost))
+    for file in (sweep / "3").iterdir():
+        file.unlink()
+    (sweep / "3").rmdir()
+    (sweep / "repaired").touch()
+    first = (sweep / "0/status.json").read_bytes()
+    code, output, _ = clipfuse("train", f"sweep.resume={sweep}", "hydra.launcher.max_parallel=3")
+    assert code == 2  # job 2 kills itself again
+    assert "job 0: seed=0 ... done before" in output
+    assert (sweep / "0/status.json").read_bytes() == first
+    found = statuses(sweep)
+    assert [found[number]["status"] for number in range(4)] == ["finished", "finished", "failed", "finished"]
+    assert "checkpoint='my sweep/1/checkpoints/last.ckpt'" in str(found[1]["words"])
+    assert "checkpoint=" not in str(found[3]["words"])
+    assert "steps=7" in str(found[3]["words"])
+    record = OmegaConf.load(sweep / "sweep.yaml")
+    assert [list(record.jobs[number]) for number in range(4)] == [
+        [f"seed={number}", "steps=7"] for number in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep.resume=absent"], "there is no absent/sweep.yaml; expected the folder of a sweep"),
+        (
+            ["sweep.resume=done", "seed=0,1"],
+            "seed=0,1 is not among those in done/sweep.yaml",
+        ),
+        (["sweep.resume=old"], "old/sweep.yaml does not hold the words of its command"),
+        (["sweep.resume=other"], "job 0 of other was seed=5; now it would be seed=0"),
+        (["sweep.resume=busy"], "the job in busy/0 is running (process "),
+        (
+            ["-m", "seed=0", "hydra.launcher.max_parallel=0"],
+            "max_parallel is 0; expected a whole number, at least 1",
+        ),
+        (
+            ["-m", "seed=0", "hydra.launcher.gpus_per_job=yes"],
+            "gpus_per_job is 'yes'; expected a whole number, at least 0",
+        ),
+        (["-m", "seed=0", "hydra.launcher.max_jobs=2"], "unknown key 'hydra.launcher.max_jobs'"),
+    ],
+)
+def test_what_a_sweep_refuses(clipfuse: Clipfuse, stand_in: Path, words: list[str], message: str) -> None:
+    for name, job in {"done": "seed=0", "other": "seed=5", "busy": "seed=0"}.items():
+        Path(name).mkdir()
+        Path(name, "sweep.yaml").write_text(f"words: [seed=0]\njobs: {{0: [{job}]}}\n")
+    Path("old").mkdir()
+    Path("old/sweep.yaml").write_text("jobs: {0: [seed=0]}\n")
+    Path("busy/0").mkdir()
+    running = {"status": "running", "reason": None, "pid": os.getpid(), "host": os.uname().nodename}
+    Path("busy/0/status.json").write_text(json.dumps(running))
+    code, _, errors = clipfuse("train", *words, *(["hydra.sweep.dir=new"] if words[0] == "-m" else []))
+    assert code == 2
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not Path("new").exists()
+
+
+def test_jobs_run_side_by_side(clipfuse: Clipfuse, stand_in: Path) -> None:
+    """The first job waits for the second; one after the other they would never end."""
+    code, output, _ = clipfuse(
+        "train", "-m", "seed=4,0,3", "hydra.sweep.dir=s", "hydra.launcher.max_parallel=2"
+    )
+    assert code == 0
+    assert objectives(Path("s")) == [0.4, 0.0, 0.3]
+    assert output.index("job 1: seed=0 ... started") < output.index("job 0: seed=4 ... done")
+
+
+def test_each_slot_has_its_own_devices(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,GPU-7,8")
+    words = ["-m", "hydra.sweep.dir=s", "hydra.launcher.gpus_per_job=2"]
+    code, _, _ = clipfuse("train", *words, "seed=4,0,3,5", "hydra.launcher.max_parallel=2")
+    assert code == 0
+    found = [status["devices"] for status in statuses(Path("s")).values()]
+    assert found[:2] == ["4,5", "6,GPU-7"]
+    assert set(found) == {"4,5", "6,GPU-7"}
+    code, _, errors = clipfuse("train", *words, "seed=0,1", "hydra.launcher.max_parallel=3")
+    assert code == 2
+    assert "need 6 GPUs; there are 5 in CUDA_VISIBLE_DEVICES=4,5,6,GPU-7,8" in errors
+
+
+def test_without_a_number_of_devices_the_environment_stays(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert clipfuse("train", "-m", "seed=0", "hydra.sweep.dir=s")[0] == 0
+    assert statuses(Path("s"))[0]["devices"] == "2,3"
+
+
+@pytest.fixture
+def sender() -> Iterator[Callable[[Path, int], None]]:
+    """Send this process a signal as soon as a job runs."""
+    threads = []
+
+    def send(status: Path, number: int) -> None:
+        def wait() -> None:
+            while not status.exists() or b"running" not in status.read_bytes():
+                time.sleep(0.01)
+            os.kill(os.getpid(), number)
+
+        threads.append(threading.Thread(target=wait))
+        threads[-1].start()
+
+    yield send
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_stops_the_jobs_and_they_close_their_runs(
+    clipfuse: Clipfuse, stand_in: Path, sender: Callable[[Path, int], None], number: int, code: int
+) -> None:
+    sweep = Path("s")
+    words = ("train", "-m", "seed=0,8,18,3", "hydra.sweep.dir=s", "hydra.launcher.max_parallel=2")
+    sender(sweep / "2/status.json", number)
+    before = signal.getsignal(signal.SIGTERM)
+    if number == signal.SIGINT:
+        assert clipfuse(*words)[0] == code
+    else:
+        with pytest.raises(SystemExit) as stop:
+            clipfuse(*words)
+        assert stop.value.code == code
+    assert signal.getsignal(signal.SIGTERM) == before
+    found = statuses(sweep)
+    assert [status["status"] for status in found.values()] == ["finished", "failed", "failed"]
+    assert found[2]["reason"] == "interrupted"
+    assert not any(is_alive(int(str(status["pid"]))) for status in found.values())
+
+
+def test_a_job_that_does_not_stop_is_killed(
+    clipfuse: Clipfuse, stand_in: Path, sender: Callable[[Path, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_jobs, "GRACE", 0.1)
+    sender(Path("s/0/status.json"), signal.SIGINT)
+    code, _, errors = clipfuse("train", "-m", "seed=9", "hydra.sweep.dir=s")
+    assert code == 130
+    assert "Traceback" not in errors
+    assert statuses(Path("s"))[0]["status"] == "failed"
+    assert statuses(Path("s"))[0]["reason"] == "killed by SIGKILL, see log.txt"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by a service of Linux")
+def test_no_job_is_left_when_the_launcher_is_killed(stand_in: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hydra_plugins.clipfuse_launcher import _jobs\n"
+        "_jobs.command = lambda words: [sys.executable, '-S', 'job.py', *words]\n"
+        "job = _jobs.Job(0, ['seed=8', \"run_dir='s/0'\"], Path('s/0'))\n"
+        "with _jobs.supervised([job]):\n    job.start()\n    job.close()"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code])
+    while not statuses(Path("s")):
+        time.sleep(0.02)
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 60
+    while statuses(Path("s"))[0]["status"] != "failed" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert statuses(Path("s"))[0]["reason"] == "interrupted"
+
+
+def test_a_terminal_shows_one_line_per_running_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Redrawn in place, and gone when the job has ended."""
+    jobs = [_jobs.Job(number, [], tmp_path / str(number), f"seed={number}") for number in range(2)]
+    for job in jobs:
+        job.folder.mkdir()
+        (job.folder / "log.txt").touch()
+    display = Display(live=True)
+    for job in jobs:
+        display.start(job)
+    (tmp_path / "1/log.txt").write_text("training:   0%|    | 0/6\rtraining:  50%|██  | 3/6 [00:01<00:01]")
+    display.update(jobs[1])
+    display.end(jobs[0], "FAILED (exit code 2)")
+    display.close()
+    shown = capsys.readouterr().out
+    assert "job 0: seed=0 ... starting [00:00]" in shown
+    assert "job 1: seed=1 ... training 3/6 [00:00]" in shown
+    assert "  job 0: seed=0 ... FAILED (exit code 2)\n" in shown
+    assert "\x1b[A" in shown  # back up to the line of the first job
+
+
+@pytest.mark.reliability
+def test_a_search_passes_over_failed_trials(clipfuse: Clipfuse, stand_in: Path) -> None:
+    words = ("sweep=optuna", "hydra.sweeper.n_trials=6", "seed=choice(0,1,3)", "hydra.sweep.dir=s")
+    code, _, errors = clipfuse("train", "-m", *words)
+    assert code == 2
+    assert "of 6 jobs failed" in errors
+    assert {status["status"] for status in statuses(Path("s")).values()} == {"failed", "finished"}
+    found = OmegaConf.load("s/optimization_results.yaml")
+    assert (found.best_value, found.best_params.seed) == (0.3, 3)
+
+
+@pytest.mark.parametrize("launcher", ["clipfuse", "ray", "submitit_slurm", "submitit_local"])
+def test_the_launchers_compose(launcher: str) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)
+    assert config.hydra.launcher._target_.startswith("hydra_plugins.clipfuse_launcher.")
+
+
+def test_the_default_is_one_job_at_a_time() -> None:
+    assert SubprocessLauncher().max_parallel == 1
+
+
+def test_a_launcher_that_is_not_installed_is_named() -> None:
+    class Absent(ClusterLauncher):
+        via = "hydra_plugins.absent.AbsentLauncher"
+
+    with pytest.raises(UserError, match=r"absent.AbsentLauncher is not there; install the extra 'sweep'"):
+        Absent().setup(hydra_context=None, task_function=None, config=OmegaConf.create())

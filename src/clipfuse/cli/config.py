@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -51,6 +52,8 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
     # A user's own loss lies in the current folder; it must not hide an installed package.
     sys.path.append(os.getcwd())
     sys.argv = [sys.argv[0], *arguments]
+    # Said of our files for the launchers of plugins, which are to be held against their schemas.
+    warnings.filterwarnings("ignore", r"\s*'hydra/.*' is validated against ConfigStore schema")
     # Else Hydra prints errors itself and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -111,6 +114,8 @@ def _options(group: str) -> list[str]:
 def _unknown_option(choice: str) -> str:
     group, _, option = choice.rpartition("/")
     options = _options(group)
+    if group.startswith("hydra/"):
+        return f"unknown {group} '{option}'; those for clusters and searches are in the extra clipfuse[sweep]"
     if not options:
         return f"unknown configuration group '{group or option}'"
     return f"unknown {group} '{option}'.{did_you_mean(option, options)} Available: {', '.join(options)}"
@@ -178,9 +183,9 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise UserError(f"{missing[0]} must be given, as in {missing[0]}=VALUE")
     try:
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise UserError(f"{missing[0]} must be given, as in {missing[0]}=VALUE")
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error

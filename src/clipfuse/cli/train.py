@@ -1,9 +1,10 @@
 """`clipfuse train [overrides] [-m]`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import run_hydra
+from clipfuse.cli.config import quoted, run_hydra
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,20 +25,54 @@ GROUPS = (
 )
 
 
+RESUME = "sweep.resume="
+
+
 def main(arguments: Sequence[str]) -> None:
     """Compose `conf/train.yaml` with the overrides and train, or run the sweep of `-m`.
 
     Raises:
         UserError: the configuration cannot work, or jobs of a sweep failed; all of them have been run.
     """
+    resume = any(word.startswith(RESUME) for word in arguments)
+    if resume:
+        arguments = _resumed(arguments)
     sweep = {"-m", "--multirun"} & set(arguments)
     if sweep and any(word.startswith("run_dir=") for word in arguments):
         raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
-    run_hydra("train", arguments, _task)
-    if sweep:
-        from hydra_plugins.clipfuse_launcher.launcher import SubprocessLauncher
+    if not sweep:
+        return run_hydra("train", arguments, _task)
+    from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher
 
-        SubprocessLauncher.raise_failures()
+    SweepLauncher.resume = resume
+    run_hydra("train", arguments, _task)
+    SweepLauncher.raise_failures()
+
+
+def _resumed(arguments: Sequence[str]) -> list[str]:
+    """Return the words of the sweep that `sweep.resume=DIR` names, told to do only what is missing.
+
+    How it is run may be given anew (`hydra.launcher.max_parallel=2`), what is run may not.
+    """
+    from omegaconf import OmegaConf
+
+    folder = next(word for word in arguments if word.startswith(RESUME)).removeprefix(RESUME)
+    record = Path(folder) / "sweep.yaml"
+    if not record.is_file():
+        raise UserError(f"{RESUME}{folder}: there is no {record}; expected the folder of a sweep")
+    content = OmegaConf.to_container(OmegaConf.load(record))
+    known = content.get("words") if isinstance(content, dict) else None
+    if not known:
+        raise UserError(f"{record} does not hold the words of its command; such a sweep cannot be resumed")
+    new = [word for word in arguments if not word.startswith((RESUME, "-"))]
+    if other := [word for word in new if not word.startswith("hydra") and word not in known]:
+        raise UserError(f"a resumed sweep keeps its settings; {other[0]} is not among those in {record}")
+    new = [word for word in new if word.startswith("hydra")]
+    new.append(f"hydra.sweep.dir={quoted(folder)}")
+    replaced = {word.partition("=")[0] for word in new} | {"hydra.mode"}
+    if "hydra/launcher" in replaced:
+        known = [word for word in known if not word.startswith("hydra.launcher.")]
+    return ["-m", *(word for word in known if word.partition("=")[0] not in replaced), *new]
 
 
 def _task(config: "DictConfig") -> float | None:

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -119,7 +120,8 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     """
     extra: dict[str, Any] = {}
     if leads:
-        write_json(folder / STATUS, {"status": "running", "reason": None})
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        write_json(folder / STATUS, {"status": "running", "reason": None, **process})
     try:
         yield extra
     except BaseException as error:
@@ -142,3 +144,18 @@ def read_status(folder: Path) -> dict[str, Any]:
     """Return what `status.json` holds; nothing where there is none."""
     path = folder / STATUS
     return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def is_running(status: Mapping[str, Any]) -> bool:
+    """Return whether the run that wrote a status is still at work; one of another machine is believed."""
+    if status.get("status") != "running":
+        return False
+    if status.get("host") != socket.gethostname():
+        return "pid" in status
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True

@@ -1,0 +1,143 @@
+"""The record of a sweep: what its jobs are, and which of them are still to be run."""
+
+import shlex
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from clipfuse.cli.config import quoted
+from clipfuse.engine.folder import LOG, STATUS, is_running, read_status, write_atomically
+from clipfuse.errors import UserError
+from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
+
+RECORD = "sweep.yaml"
+
+
+class SweepLauncher(Launcher):
+    """Keeps the record of a sweep; how its jobs are run is left to `run`.
+
+    A failing job is marked and the others go on. It returns None, so that a sweeper that asks for jobs
+    in batches goes on as well; `raise_failures` reports it when all is done.
+
+    Attributes:
+        resume: whether to run only those jobs of the sweep folder that are missing or have failed.
+        failures: run folders of failed jobs.
+        jobs: the overrides of all jobs.
+    """
+
+    resume: ClassVar[bool] = False
+    failures: ClassVar[list[Path]] = []
+    jobs: ClassVar[dict[int, list[str]]] = {}
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        """Keep the sweep's configuration and start a new count."""
+        self.config = config
+        self.failures.clear()
+        self.jobs.clear()
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run jobs to their end, whatever it is."""
+        raise NotImplementedError
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run every job in its own run folder below the sweep folder, its screen output in `log.txt`.
+
+        Raises:
+            UserError: the sweep folder holds another sweep, or a job in it is still running.
+        """
+        sweep = Path(self.config.hydra.sweep.dir)
+        (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
+        batch = {
+            initial_job_idx + index: [word for word in overrides if not word.startswith("sweep=")]
+            for index, overrides in enumerate(job_overrides)
+        }
+        todo = {number for number, overrides in batch.items() if self._is_open(sweep, number, overrides)}
+        hydra = self.config.hydra.overrides
+        search = [word for word in hydra.hydra if word.startswith("hydra.searchpath")]
+        given = {word.lower() for word in hydra.task}  # a sweeper writes false as False
+        if not self.jobs:
+            common = " ".join(word for word in batch[initial_job_idx] if word.lower() in given)
+            print(f"sweep folder: {sweep}\n  all jobs: {common}")
+        self._record(sweep, batch)
+        jobs = []
+        for number, overrides in batch.items():
+            label = " ".join(word for word in overrides if word.lower() not in given)
+            folder = sweep / str(number)
+            if number in todo:
+                jobs.append(
+                    Job(number, [*overrides, *search, f"run_dir={quoted(str(folder))}"], folder, label)
+                )
+            else:
+                print(f"  job {number}: {label} ... done before")
+        with supervised(jobs):
+            self.run(jobs)
+        returns = []
+        for number, overrides in batch.items():
+            folder = sweep / str(number)
+            status = read_status(folder)
+            if status.get("status") != "finished":
+                self.failures.append(folder)
+                status = {}
+            result = JobReturn(overrides=overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
+            objective = status.get("objective")
+            # Of a number that is none, Optuna's sweeper would die; of nothing, it takes the job for failed.
+            result.return_value = objective if objective is not None and isfinite(objective) else None
+            returns.append(result)
+        return returns
+
+    def _is_open(self, sweep: Path, number: int, overrides: Sequence[str]) -> bool:
+        """Whether the job is still to be run."""
+        folder = sweep / str(number)
+        if self.resume:
+            recorded = OmegaConf.load(sweep / RECORD).jobs.get(number, overrides)
+            if list(recorded) != list(overrides):
+                raise UserError(
+                    f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
+                )
+        elif (folder / STATUS).exists() or (not self.jobs and (sweep / RECORD).exists()):
+            raise UserError(
+                f"{sweep} holds an earlier sweep; choose another folder by hydra.sweep.dir=X, "
+                f"or go on with it: {resume_command(sweep)}"
+            )
+        status = read_status(folder)
+        if is_running(status):
+            raise UserError(
+                f"the job in {folder} is running (process {status['pid']} on {status['host']}); wait for it "
+                f"or stop it. If there is no such process, set its status to failed in {folder / STATUS}"
+            )
+        return status.get("status") != "finished"
+
+    def _record(self, sweep: Path, batch: dict[int, list[str]]) -> None:
+        self.jobs.update(batch)
+        overrides = self.config.hydra.overrides
+        known = OmegaConf.load(sweep / RECORD).jobs if (sweep / RECORD).exists() else {}
+        record = {
+            "words": [*overrides.task, *overrides.hydra],
+            "jobs": {**{number: list(words) for number, words in known.items()}, **self.jobs},
+        }
+        with write_atomically(sweep / RECORD) as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(record)))
+
+    @classmethod
+    def raise_failures(cls) -> None:
+        """Report the failed jobs of the sweep that was run.
+
+        Raises:
+            UserError: there are some; names their logs.
+        """
+        if cls.failures:
+            logs = ", ".join(str(folder / LOG) for folder in cls.failures)
+            again = resume_command(cls.failures[0].parent)
+            raise UserError(
+                f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}; run them again by: {again}"
+            )
+
+
+def resume_command(sweep: Path) -> str:
+    """Return the command that runs what is missing of a sweep."""
+    return f"clipfuse train -m {shlex.quote(f'sweep.resume={sweep}')}"

@@ -1,0 +1,110 @@
+"""Sweeps on a cluster, by the launchers of Hydra for Ray and for submitit (SLURM)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+
+from clipfuse.cli.config import quoted
+from clipfuse.engine.folder import STATUS, read_status, write_json
+from clipfuse.errors import UserError
+from hydra_plugins.clipfuse_launcher._display import Display
+from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
+from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command
+
+
+class ClusterLauncher(SweepLauncher):
+    """Hands the jobs to another Hydra launcher; where that puts one, it is a fresh process as well.
+
+    The sweep folder must be on a file system that all machines share.
+
+    Args:
+        **parameters: those of the other launcher.
+
+    Attributes:
+        via: class of the other launcher.
+    """
+
+    via: ClassVar[str]
+
+    def __init__(self, **parameters: Any) -> None:
+        self.parameters = parameters
+
+    def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
+        """Make the other launcher.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        try:
+            self.launcher: Launcher = resolve_name(self.via)(**self.parameters)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"{self.via} is not there; install the extra 'sweep': clipfuse[sweep]") from error
+        self.launcher.setup(hydra_context=hydra_context, task_function=run_here, config=config)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs on the cluster.
+
+        Raises:
+            UserError: the cluster cannot be reached, or lost a job.
+        """
+        if not jobs:
+            return
+        display = Display(live=False)
+        for job in jobs:
+            display.start(job)
+        folder = f"hydra.sweep.dir={quoted(os.path.abspath(self.config.hydra.sweep.dir))}"
+        try:
+            self.launcher.launch([[*job.words, folder] for job in jobs], jobs[0].number)
+        except Exception as error:
+            raise UserError(
+                f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; for what is missing "
+                f"then: {resume_command(jobs[0].folder.parent)}"
+            ) from error
+        for job in jobs:
+            finished = read_status(job.folder).get("status") == "finished"
+            display.end(job, "done" if finished else "FAILED")
+
+
+class RayCluster(ClusterLauncher):
+    """A Ray cluster."""
+
+    via = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs; Ray kills them when we are stopped, so that their runs are closed here."""
+        try:
+            super().run(jobs)
+        finally:
+            resolve_name("ray").shutdown()  # else this process ends when the cluster does
+            for job in jobs:
+                if read_status(job.folder).get("status") == "running":
+                    write_json(job.folder / STATUS, {"status": "failed", "reason": "interrupted"})
+
+
+class SlurmCluster(ClusterLauncher):
+    """SLURM, by submitit; jobs stay in its queue when we are stopped."""
+
+    via = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
+
+
+class LocalCluster(ClusterLauncher):
+    """Submitit without a cluster, to try what will be sent there."""
+
+    via = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
+
+
+def run_here(config: DictConfig) -> None:
+    """Run one job of a sweep on the machine where a cluster has put it; what Ray and submitit call."""
+    hydra = HydraConfig.get()
+    words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath")]
+    job = Job(0, [*hydra.overrides.task, *words], Path(hydra.runtime.cwd) / config.run_dir)
+    with supervised([job]):
+        job.start(cwd=hydra.runtime.cwd)
+        job.close()
