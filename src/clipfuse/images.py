@@ -136,6 +136,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         with image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
             yield image
     except Image.DecompressionBombError as error:
         most = f"{MAX_PIXELS // 10**6} megapixels"

@@ -15,6 +15,7 @@ from clipfuse.engine.checkpoints import load_weights, read_checkpoint
 from clipfuse.engine.weights import limited_parameters
 from clipfuse.errors import UserError
 
+_REFUSALS = (UserError, ValueError, TypeError, ImportError, OSError, MisconfigurationException)
 _BACKBONES = "clipfuse.backbones"
 _ROOM = 4  # a network may be built larger than its file: some plugins hold a weight twice on the way
 
@@ -31,7 +32,7 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, UserError | ValueError | TypeError | ImportError | MisconfigurationException):
+        if isinstance(cause, _REFUSALS):
             raise UserError(f"{where}: {cause}") from error
         raise
 
