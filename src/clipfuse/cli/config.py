@@ -199,6 +199,8 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
         if not isinstance(plain.get(group), Mapping):
             raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(_options(group))}")
     hints = get_type_hints(settings, include_extras=True)
+    if absent := sorted(hints.keys() - plain.keys()):
+        raise UserError(f"{absent[0]} is missing; leave out ~{absent[0]}")
     read: dict[str, Any] = {}
     for key, value in plain.items():
         if key in hints:
