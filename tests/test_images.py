@@ -240,7 +240,7 @@ TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
         ("header.png", png(100_000, 100_000), "at most 100 megapixels"),
         ("header16.png", png(100_000, 100_000, bits=16, color=2), "at most 100 megapixels"),
         ("longest.png", png(2**31 - 1, 2**31 - 1), "at most 100 megapixels"),
-        ("just.png", png(10_001, 10_000), "10001 x 10000 pixels"),
+        ("just.png", png(10_001, 10_000), "states 100010000 pixels; expected a PNG"),
         ("header.bmp", bmp(100_000, 100_000), "at most 100 megapixels"),
         ("header.tiff", tiff(100_000, 100_000), "at most 100 megapixels"),
         ("wide.tiff", tiff(2**32 - 1, 2**32 - 1, bits=16), "at most 100 megapixels"),
@@ -262,7 +262,7 @@ def test_a_header_that_promises_too_much(tmp_path, limited_memory, name, content
         message = user_error(read_image, tmp_path / name)
         assert words in message
         assert str(tmp_path / name) in message
-        if "megapixels" in words:
+        if "pixels" in words:
             assert user_error(check_sizes, {"a": [tmp_path / name]}) == message
 
 

@@ -135,13 +135,16 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             image = Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF"))
         with image:
             if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+                raise Image.DecompressionBombError(f"{image.width * image.height}")
             if 0 in image.size:
                 raise ValueError("it has no pixels")
             yield image
     except Image.DecompressionBombError as error:
-        most = f"{MAX_PIXELS // 10**6} megapixels"
-        raise UserError(f"{path}: {error}; {_EXPECTED} of at most {most}; cut it into tiles") from None
+        stated = re.findall(r"[0-9]+", str(error))[0]
+        raise UserError(
+            f"{path}: its header states {stated} pixels; {_EXPECTED} of at most {MAX_PIXELS // 10**6} "
+            "megapixels; cut it into tiles"
+        ) from None
     except Exception as error:  # on damaged files the decoders raise whatever they stumble upon
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
