@@ -205,6 +205,30 @@ def test_a_split_file_names_only_what_is_in_the_folder(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_in_the_place_of_a_picture(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    """All pictures appear or none: the second cannot."""
+    (tmp_path / "out/test-1.png").mkdir(parents=True)
+    words = commands(trained / "checkpoints/last.ckpt", pairs_folder, tmp_path / "out")["fuse"]
+    refused(clipfuse(*words, "--overwrite"), "test-1.png is a folder")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["test-1.png"]
+
+
+def test_curves_that_are_none(tiny_config: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config(f"+callbacks.stop={{_target_: {__name__}._power_cut}}"))
+    (tmp_path / "run/metrics.csv").write_text("step,trainer/samples_seen\n1,many\n")
+    with pytest.raises(UserError, match=r"metrics\.csv holds no curves of this run"):
+        train(tiny_config(f"checkpoint={tmp_path}/run/checkpoints/last.ckpt"))
+
+
+def test_a_split_file_without_end(clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text("[" * 100_000)
+    words = commands(tmp_path / "none", pairs_folder, tmp_path / "out")["resume"][:-1]
+    refused(clipfuse(*words, f"data.split={tmp_path}/split.json"), "not a split file")
+
+
 def test_a_link_in_the_output_folder_is_not_followed(
     clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:

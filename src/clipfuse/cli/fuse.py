@@ -94,6 +94,8 @@ def _check_outputs(out: Path, stems: Sequence[str], overwrite: bool, sources: se
         raise UserError(f"--out {out} holds the images to fuse; choose another folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder")
+    if folders := [stem for stem in stems if (out / f"{stem}.png").is_dir()]:
+        raise UserError(f"{out / folders[0]}.png is a folder; choose another --out")
     existing = [stem for stem in stems if os.path.lexists(out / f"{stem}.png")]
     if existing and not overwrite:
         names = ", ".join(f"{stem}.png" for stem in existing[:5])

@@ -112,7 +112,8 @@ def check_resumable(path: str, config: Mapping[str, Any]) -> None:
     """
     checkpoint = read_checkpoint(path)
     steps, callbacks = checkpoint.get("global_step"), checkpoint.get("callbacks")
-    if not isinstance(steps, int) or not isinstance(callbacks, dict):
+    whole = checkpoint.keys() >= {"loops", "optimizer_states", "lr_schedulers"}
+    if not whole or not isinstance(steps, int) or not isinstance(callbacks, dict):
         raise UserError(f"checkpoint {path} cannot be resumed: it holds weights alone; {_REMEDY}")
     try:
         # Lightning deletes the best checkpoint so far where the file says that it lies.
