@@ -34,7 +34,10 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
             cause = cause.__cause__
         if isinstance(cause, _REFUSALS):
             raise UserError(f"{where}: {cause}") from error
-        raise
+        kind = type(
+            cause
+        ).__name__  # of a package that does not check what it is given, or a plugin's mistake
+        raise UserError(f"{where}: {kind}: {cause}; --debug shows where it was raised") from error
 
 
 def build_all(nodes: DictConfig | None, where: str) -> list[Any]:
