@@ -137,7 +137,7 @@ def with_node(path: Path, **changes: Any) -> None:
         (lambda path: rewritten(path, metadata={"clipfuse": "[" * 9}), "truncated or damaged"),
         (with_deep_metadata, "truncated or damaged"),
         (lambda path: with_node(path, width=16), "another backbone than ConvTiny"),
-        (lambda path: with_node(path, width=10**9), "cannot be built"),
+        (lambda path: with_node(path, width=10**9), "error: the backbone of "),
         (lambda path: with_node(path, width=4000), "the file far less"),
         (lambda path: with_node(path, depth=10**9), "the file far less"),
         (lambda path: with_node(path, width=2**70), "absurd size"),

@@ -123,7 +123,8 @@ def write_safetensors(path: Path, node: Mapping[str, Any], backbone: nn.Module) 
     weights = {name: value.contiguous() for name, value in weights.items()}
     record = {"backbone": node, "sha256": _digest(node, weights)}
     with replace_when_whole(path) as temporary:
-        save_file(weights, temporary, {"format": "pt", "clipfuse": json.dumps(record)})
+        # One entry: several are written in any order, and equal weights are to make equal files.
+        save_file(weights, temporary, {"clipfuse": json.dumps(record)})
 
 
 def _digest(node: Any, weights: Mapping[str, Tensor]) -> str:
