@@ -42,7 +42,7 @@ lock:            ## renew constraints.txt from pyproject.toml
 test: setup lint type   ## lint, types and the whole test suite
 	$(BIN)/python -m pytest
 
-test-reliability: setup  ## the long tests: clusters, searches, interruptions
+test-reliability: setup  ## the long tests: clusters, searches, interruptions, many faults on purpose
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,sweep]'
 	$(BIN)/python -m pytest -m reliability
 
@@ -53,4 +53,4 @@ type: setup      ## mypy
 	$(BIN)/mypy
 
 clean:           ## remove what runs and tests leave behind (not .venv)
-	rm -rf runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,9 @@
 """Fixtures that several test files share."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,23 @@ def clipfuse(
         return (code, *capsys.readouterr())
 
     return run
+
+
+@contextmanager
+def limit_memory(megabytes: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def limited_memory() -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which this process gets so many MB more, and no more (Linux)."""
+    return limit_memory
 
 
 @pytest.fixture(scope="session")

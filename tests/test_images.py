@@ -1,5 +1,7 @@
 import os
 import struct
+import zlib
+from io import BytesIO
 
 import cv2
 import numpy as np
@@ -8,7 +10,15 @@ import torch
 from PIL import Image
 
 from clipfuse.errors import UserError
-from clipfuse.images import SUFFIXES, image_files, match_stems, read_image, write_png
+from clipfuse.images import (
+    SUFFIXES,
+    check_name,
+    check_sizes,
+    image_files,
+    match_stems,
+    read_image,
+    write_png,
+)
 from clipfuse.ops.depth import from_unit, to_bytes, to_unit
 
 generator = np.random.default_rng(0)
@@ -188,6 +198,98 @@ def test_decompression_bomb(tmp_path, monkeypatch):
     assert str(tmp_path / "a.png") in message
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(
+    width: int, height: int, bits: int = 8, color: int = 0, data: bytes = b"", extra: bytes = b""
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bmp(width: int, height: int) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return struct.pack("<2sIHHI", b"BM", 54, 0, 0, 54) + header
+
+
+def tiff(width: int, height: int, tile: int = 0, bits: int = 8) -> bytes:
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 277: 1}
+    tags |= {322: tile, 323: tile, 324: 8, 325: tile**2} if tile else {273: 8, 278: height, 279: 100}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items())]
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + b"".join(entries) + bytes(4)
+
+
+def jpeg(width: int, height: int) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(RGB8).save(stream, format="JPEG")
+    content = bytearray(stream.getvalue())
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+ZEROS = zlib.compress(bytes(30_000 * 3_751), 9)  # the rows of 30,000 x 30,000 pixels of 1 bit
+TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("header.png", png(100_000, 100_000), "at most 100 megapixels"),
+        ("header16.png", png(100_000, 100_000, bits=16, color=2), "at most 100 megapixels"),
+        ("longest.png", png(2**31 - 1, 2**31 - 1), "at most 100 megapixels"),
+        ("just.png", png(10_001, 10_000), "states 100010000 pixels; expected a PNG"),
+        ("header.bmp", bmp(100_000, 100_000), "at most 100 megapixels"),
+        ("header.tiff", tiff(100_000, 100_000), "at most 100 megapixels"),
+        ("wide.tiff", tiff(2**32 - 1, 2**32 - 1, bits=16), "at most 100 megapixels"),
+        ("header.jpg", jpeg(65_535, 65_535), "at most 100 megapixels"),
+        ("bomb.png", png(30_000, 30_000, bits=1, data=ZEROS), "at most 100 megapixels"),
+        ("text.png", png(5, 5, extra=TEXT, data=zlib.compress(bytes(30))), "cannot be read"),
+        ("tiles.tiff", tiff(16, 16, tile=50_000), "cannot be read"),
+        ("short.png", png(9_000, 9_000, data=zlib.compress(b"0")), "cannot be read"),
+        ("nothing.png", png(0, 0), "cannot be read"),
+        ("nothing.bmp", bmp(0, 5), "cannot be read"),
+        ("nothing.tiff", tiff(0, 0), "cannot be read"),
+        ("nothing.jpg", jpeg(0, 0), "cannot be read"),
+    ],
+)
+def test_a_header_that_promises_too_much(tmp_path, limited_memory, name, content, words):
+    assert len(content) < 200_000
+    (tmp_path / name).write_bytes(content)
+    with limited_memory(400):
+        message = user_error(read_image, tmp_path / name)
+        assert words in message
+        assert str(tmp_path / name) in message
+        if "pixels" in words:
+            assert user_error(check_sizes, {"a": [tmp_path / name]}) == message
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "RGBA", "LA", "I;16", "YCbCr"])
+def test_every_common_kind_has_one_or_three_planes(tmp_path, mode):
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+    image = Image.fromarray(RGB16[:, :, 0]) if mode == "I;16" else Image.fromarray(RGB8).convert(mode)
+    image.save(tmp_path / f"a.{suffix}")
+    read = read_image(tmp_path / f"a.{suffix}")
+    assert read.shape == (1 if mode in ("1", "LA", "I;16") else 3, 5, 7)
+    assert read.dtype == (torch.uint16 if mode == "I;16" else torch.uint8)
+
+
+def test_of_moving_pictures_the_first_is_read(tmp_path):
+    first, second = Image.fromarray(RGB8), Image.fromarray(255 - RGB8)
+    for suffix in ("png", "tiff"):
+        first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
+        assert torch.equal(read_image(tmp_path / f"a.{suffix}"), channels_first(RGB8))
+
+
+def test_other_kinds_are_not_opened_whatever_their_suffix(tmp_path):
+    for kind in ("GIF", "PPM", "EPS", "TGA", "ICO"):
+        Image.fromarray(RGB8).save(tmp_path / "a.png", format=kind)
+        message = user_error(check_sizes, {"a": [tmp_path / "a.png"]})
+        assert "not an image of these kinds" in message
+
+
 # Units and rounding
 
 
@@ -275,6 +377,39 @@ def test_image_files_by_stem_in_natural_order(tmp_path):
     files = image_files(tmp_path)
     assert list(files) == ["a", "b1", "b9", "b10"]
     assert files["b9"] == tmp_path / "b9.JPG"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a\nb", "control characters"),
+        ("a\x1b[2Jb", "control characters"),
+        (os.fsdecode(b"caf\xe9"), "no UTF-8"),
+        ("é" * 126, "longer than 250 bytes"),
+        ("a\\b", "leave its folder"),
+    ],
+)
+def test_names_that_could_not_name_an_output(tmp_path, name, words):
+    try:
+        (tmp_path / f"{name}.png").touch()
+    except OSError:  # this file system knows no such names
+        message = user_error(check_name, name)
+    else:
+        message = user_error(image_files, tmp_path)
+    assert words in message
+    assert message.isascii()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "...", "../a", "a/b", "/a", "..\\a"])
+def test_names_that_would_leave_the_folder(name):
+    assert "would leave its folder" in user_error(check_name, name)
+
+
+@pytest.mark.parametrize("name", ["a", "-rf", "a b", "~", "夜 01", "A" * 250, "$(x)", "a..b", "*"])
+def test_odd_names_that_are_names(tmp_path, name):
+    check_name(name)
+    write_png(tmp_path / f"{name}.png", torch.zeros(1, 2, 2), overwrite=False)
+    assert os.listdir(tmp_path) == [f"{name}.png"]
 
 
 def test_two_files_of_one_stem(tmp_path):

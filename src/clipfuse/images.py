@@ -2,20 +2,24 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from io import BytesIO
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from clipfuse.errors import UserError
 from clipfuse.ops.depth import to_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 100_000_000  # a header can promise any size in a few bytes
+_MAX_BYTES = 16 * MAX_PIXELS
 _EXPECTED = "expected a PNG, JPEG, BMP or TIFF image"
 
 
@@ -25,11 +29,31 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
+def check_name(name: str) -> None:
+    """Require that a sample's name can name a file in a folder, and be written into tables.
+
+    Raises:
+        UserError: it is empty or longer than 250 bytes, would leave the folder, or has line breaks, other
+            control characters or bytes that are no UTF-8.
+    """
+    reason = None
+    if name.strip(".") == "" or {"/", "\\"} & set(name):
+        reason = "would leave its folder"
+    elif any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        reason = "has control characters or bytes that are no UTF-8"
+    elif len(name.encode()) > 250:
+        reason = "is longer than 250 bytes"
+    if reason:
+        short = name if len(name) <= 80 else f"{name[:80]}..."
+        raise UserError(f"the name {short!a} {reason}; rename the image")
+
+
 def image_files(folder: Path) -> dict[str, Path]:
     """Return the image files of `folder` by stem, in natural order; hidden files are left out.
 
     Raises:
-        UserError: if the folder is missing or holds no image, or two files have one stem.
+        UserError: if the folder is missing or holds no image, two files have one stem, or a stem is no
+            sound name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of images ({' '.join(SUFFIXES)})")
@@ -38,6 +62,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     for path in entries:
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             continue
+        check_name(path.stem)
         if (other := files.setdefault(path.stem, path)) is not path:
             raise UserError(
                 f"{folder}: {other.name} and {path.name} have one name but for the suffix; files are "
@@ -94,12 +119,40 @@ def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Give an image whose header alone has been read; whatever fails then is the file's fault."""
+    size = 0
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, Image.DecompressionBombError):
-        read_image(path)  # says what is wrong with it
-        raise
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            raise ValueError(f"a file of {size} bytes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF"))
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width * image.height}")
+            if 0 in image.size:
+                raise ValueError("it has no pixels")
+            yield image
+    except Image.DecompressionBombError as error:
+        stated = re.findall(r"[0-9]+", str(error))[0]
+        raise UserError(
+            f"{path}: its header states {stated} pixels; {_EXPECTED} of at most {MAX_PIXELS // 10**6} "
+            "megapixels; cut it into tiles"
+        ) from None
+    except Exception as error:  # on damaged files the decoders raise whatever they stumble upon
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image of these kinds" if size else "empty file"
+        raise UserError(
+            f"{path}: cannot be read ({reason}); {_EXPECTED}, 8 or 16 bit, or a gray float TIFF; "
+            "check the path, or copy or convert the file again"
+        ) from None
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -114,28 +167,17 @@ def read_image(path: str | Path) -> Tensor:
         (1, H, W) gray or (3, H, W) RGB; uint8, uint16, or float32 in [0, 1].
 
     Raises:
-        UserError: if the file is missing, not an image, damaged, too large or of another kind, or
-            if float values are not finite or lie outside [0, 1].
+        UserError: if the file is missing, not an image, damaged, of another kind, or of more than
+            `MAX_PIXELS`, which its header tells before anything is decoded; or if float values are not
+            finite or lie outside [0, 1].
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-        with Image.open(BytesIO(content), formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
-            if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-                raise ValueError("its Orientation tag turns the image: store it upright")
-            # Pillow cuts colour of 16 bits to 8 without a word; its raw modes tell.
-            wide = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
-            array = _read_wide_color(content) if wide and image.mode[0] != "I" else _to_array(image)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {error}; {_EXPECTED} of less; cut it into tiles") from None
-    except Exception as error:  # on damaged files the decoders raise whatever they stumble upon
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image of these kinds" if content else "empty file"
-        raise UserError(
-            f"{path}: cannot be read ({reason}); {_EXPECTED}, 8 or 16 bit, or a gray float TIFF; "
-            "check the path, or copy or convert the file again"
-        ) from None
+    with _opened(path) as image:
+        if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            raise ValueError("its Orientation tag turns the image: store it upright")
+        # Pillow cuts colour of 16 bits to 8 without a word; its raw modes tell.
+        wide = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
+        array = _read_wide_color(path) if wide and image.mode[0] != "I" else _to_array(image)
     if array.dtype == np.float32:
         _check_float(path, array)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
@@ -151,10 +193,10 @@ def _to_array(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
 
 
-def _read_wide_color(content: bytes) -> np.ndarray:
-    array = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16 or array.ndim != 3:
-        raise ValueError("this kind of 16-bit colour is not supported")
+def _read_wide_color(path: Path) -> np.ndarray:
+    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] not in (3, 4):
+        raise ValueError("this kind of 16-bit colour is not supported, or it is damaged")
     return array[:, :, 2::-1].copy()
 
 
@@ -184,10 +226,10 @@ def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
     path = Path(path)
     if image.ndim != 3 or image.shape[0] not in (1, 3) or bool(image.isnan().any()):
         raise ValueError(f"{path}: expected an image (1 or 3, H, W) without NaN, got {tuple(image.shape)}")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
     data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.partial")  # short: the name itself may be as long as can be
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(partial, format="PNG")

@@ -1,6 +1,10 @@
+import hashlib
 import json
 import logging
+import os
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from torch import nn
 
 from clipfuse.clip import loading
 from clipfuse.clip.encoder import FrozenClip
+from clipfuse.clip.loading import _openai_hashes
 from clipfuse.errors import UserError
 
 
@@ -142,9 +147,45 @@ def test_openai_s_own_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     weights = open_clip.create_model("ViT-B-32-quickgelu").state_dict()
     file = tmp_path / "ViT-B-32.pt"
     torch.jit.script(Scripted(weights)).save(str(file))
+    assert "a TorchScript program other than OpenAI's own" in refused("ViT-B-32-quickgelu", str(file))
+    own = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr("clipfuse.clip.loading._openai_hashes", lambda: {own})
     loaded = FrozenClip.load("ViT-B-32-quickgelu", str(file))
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, weights[name])
+
+
+def test_the_hashes_of_openai_s_own_files() -> None:
+    hashes = _openai_hashes()
+    assert "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af" in hashes  # ViT-B/32
+    assert all(len(digest) == 64 for digest in hashes)
+
+
+class Payload:
+    """A pickle that leaves a file when it is opened."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "archive", "disguised as TorchScript"])
+def test_no_pickle_is_opened(tmp_path: Path, kind: str) -> None:
+    file, trace = tmp_path / "weights.pt", tmp_path / "trace"
+    if kind == "archive":
+        torch.save(Payload(trace), file)
+    else:
+        # Torch's old format: three pickles, then the content.
+        head = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+        file.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in (*head, Payload(trace))))
+    if kind == "disguised as TorchScript":
+        with zipfile.ZipFile(file, "a") as archive:
+            for name in ("constants.pkl", "data.pkl", "version"):
+                archive.writestr(f"archive/{name}", "3")
+    assert str(file) in refused("ViT-B-32", str(file))
+    assert not trace.exists()
 
 
 @pytest.mark.parametrize("name", ["open_clip_pytorch_model.bin", "open_clip_model.safetensors"])

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint on a data set",
     "score": "score the fused images of any method, one folder each",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
+    "export": "write the weights of a checkpoint as one safetensors file, to hand on",
     "doctor": "tell what works on this machine and what is missing",
 }
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"clipfuse: error: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except KeyboardInterrupt:
         if debug:
@@ -66,6 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, MemoryError) as error:  # a full disk, a name that is too long, a folder of another user
+        if debug:
+            raise
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        _complain(f"{where}{getattr(error, 'strerror', None) or error or 'not enough memory'}")
+        return 2
+
+
+def _complain(message: str) -> None:
+    """Print one line, whatever bytes a file is named by."""
+    line = "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in message)
+    print(f"clipfuse: error: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         UserError: the overrides do not fit the configuration.
     """
     import hydra
+    import yaml
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -60,6 +61,10 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, name, arguments)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise UserError("the configuration is nested too deeply, or holds itself") from error
     if failures:
         raise failures[0]
 
@@ -194,6 +199,8 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
         if not isinstance(plain.get(group), Mapping):
             raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(_options(group))}")
     hints = get_type_hints(settings, include_extras=True)
+    if absent := sorted(hints.keys() - plain.keys()):
+        raise UserError(f"{absent[0]} is missing; leave out ~{absent[0]}")
     read: dict[str, Any] = {}
     for key, value in plain.items():
         if key in hints:

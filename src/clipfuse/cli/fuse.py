@@ -43,7 +43,13 @@ def main(arguments: Sequence[str]) -> None:
             pair = load_pair(infrared_file, visible_file)
             planes = whole(pair)
             luma, chroma = planes["visible"], planes["chroma"]
-            fused = backbone(planes["infrared"][None].to(device), luma[None].to(device)).fused[0].cpu()
+            try:
+                fused = backbone(planes["infrared"][None].to(device), luma[None].to(device)).fused[0].cpu()
+            except (RuntimeError, ValueError) as error:  # too large for this machine, say
+                reason = f"{error}\n".splitlines()[0]
+                raise UserError(f"{visible_file} cannot be fused: {reason}") from error
+            if not bool(fused.isfinite().all()):
+                raise UserError(f"{options.checkpoint} makes values that are not finite of {visible_file}")
             image = luma_chroma_to_rgb(fused, chroma) if pair.visible.shape[0] == 3 else fused
             write_png(partial / f"{stem}.png", image, overwrite=True)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
@@ -88,7 +94,9 @@ def _check_outputs(out: Path, stems: Sequence[str], overwrite: bool, sources: se
         raise UserError(f"--out {out} holds the images to fuse; choose another folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder")
-    existing = [stem for stem in stems if (out / f"{stem}.png").exists()]
+    if folders := [stem for stem in stems if (out / f"{stem}.png").is_dir()]:
+        raise UserError(f"{out / folders[0]}.png is a folder; choose another --out")
+    existing = [stem for stem in stems if os.path.lexists(out / f"{stem}.png")]
     if existing and not overwrite:
         names = ", ".join(f"{stem}.png" for stem in existing[:5])
         more = f" and {len(existing) - 5} more" if len(existing) > 5 else ""

@@ -46,6 +46,12 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
     import open_clip
 
     path = find_weights(model, pretrained)
+    trusted_script = path is not None and _is_script(path)
+    if path is not None and trusted_script and _sha256(path) not in _openai_hashes():
+        raise UserError(
+            f"{path} is a TorchScript program other than OpenAI's own; it could run foreign code: save its "
+            "state dict by torch.save, or as safetensors"
+        )
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
@@ -55,7 +61,7 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
                 pretrained=pretrained,
                 force_quick_gelu=quick_gelu,
                 require_pretrained=True,
-                weights_only=not (path and _is_script(path)),
+                weights_only=not trusted_script,
             )
     except UserWarning as error:
         raise UserError(
@@ -63,7 +69,7 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
             f"{'leave quick_gelu out' if quick_gelu else f'use {model}-quickgelu, or quick_gelu=true'}"
         ) from error
     except Exception as error:  # a wrong or broken file can raise anything
-        raise UserError(_why_not(model, path, error)) from error
+        raise UserError(_why_not(model, path, trusted_script, error)) from error
     _freeze(loaded)
     is_tag = pretrained is not None and open_clip.is_pretrained_cfg(model, pretrained)
     identity = {"model": model, "pretrained": pretrained if is_tag or path is None else path.name}
@@ -154,7 +160,7 @@ def _offline(model: str, tag: str | None, error: Exception) -> str:
     )
 
 
-def _why_not(model: str, path: Path | None, error: Exception) -> str:
+def _why_not(model: str, path: Path | None, is_script: bool, error: Exception) -> str:
     """Tell a file that cannot be read from one that holds another architecture."""
     if path is None:
         return f"{model} cannot be loaded ({_short(error)}); check its open_clip_config.json and weights"
@@ -163,7 +169,7 @@ def _why_not(model: str, path: Path | None, error: Exception) -> str:
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            weights = load_state_dict(str(path), weights_only=not _is_script(path))
+            weights = load_state_dict(str(path), weights_only=not is_script)
         whole = all(isinstance(value, Tensor) for value in weights.values())
     except Exception:  # see above
         whole = False
@@ -225,11 +231,25 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def _is_script(path: Path) -> bool:
-    """Whether torch takes a file for TorchScript, as OpenAI's own are: then it runs no pickled code of it."""
+    """Whether a file may be TorchScript, as OpenAI's own are: torch reads it only by running it."""
     try:
         return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:
         return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _openai_hashes() -> set[str]:
+    """The SHA-256 of OpenAI's own files, which stand in the addresses they are published at."""
+    import open_clip
+
+    models = open_clip.list_pretrained_models_by_tag("openai")
+    urls = (open_clip.get_pretrained_cfg(model, "openai").get("url", "") for model in models)
+    return {url.split("/")[-2] for url in urls if url.count("/") >= 2}
 
 
 def _short(error: Exception) -> str:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from clipfuse.data.pairs import Pair, PairSource
 from clipfuse.data.transforms import paired_crop, whole
 from clipfuse.errors import UserError
+from clipfuse.images import check_name
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import FusionBatch
 
@@ -148,6 +149,7 @@ class FusionDataModule(L.LightningDataModule):
 
     Raises:
         ValueError: a number is too small.
+        UserError: a sample's id could not name a file, as `check_name`.
     """
 
     def __init__(
@@ -167,6 +169,8 @@ class FusionDataModule(L.LightningDataModule):
                 raise ValueError(f"loader.{key} is {value}; expected {least} or more")
         self.source = source
         self.parts = source.parts()
+        for sample_id in (sample for part in self.parts.values() for sample in part):
+            check_name(sample_id)  # pictures of a run are named by it
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.workers = workers

@@ -1,15 +1,14 @@
 """Writing the last checkpoint; reading checkpoints back: as data, never as code."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
+from clipfuse.engine.weights import SUFFIX, check_plain, read_archive, read_safetensors, walk
 from clipfuse.errors import UserError
 
 _REMEDY = "expected a checkpoint that 'clipfuse train' wrote, such as RUN/checkpoints/last.ckpt"
@@ -38,7 +37,11 @@ class LastCheckpoint(Checkpoint):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint of `clipfuse train` on the CPU, as plain types and tensors.
+    """Read a checkpoint of `clipfuse train`, or what `clipfuse export` made of it, on the CPU.
+
+    Returns:
+        Plain types and tensors: `state_dict`, and under `clipfuse` the `config`; from `train` also all
+        that a run needs to go on.
 
     Raises:
         UserError: the file is missing, is no checkpoint, or is one of another program.
@@ -49,11 +52,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"no checkpoint at {path}: {'it is a folder' if path.is_dir() else 'no such file'}; {_REMEDY}"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint; {_REMEDY}") from error
-    if not isinstance(content, dict) or "clipfuse" not in content or "state_dict" not in content:
-        raise UserError(f"{path} is a checkpoint of another program; {_REMEDY}")
+        content = read_safetensors(path) if path.suffix == SUFFIX else read_archive(path)
+        if not isinstance(content, dict) or "clipfuse" not in content or "state_dict" not in content:
+            raise UserError(f"{path} is a checkpoint of another program; {_REMEDY}")
+        if not isinstance(content["clipfuse"]["config"]["backbone"], dict):
+            raise ValueError("its backbone is no configuration")
+        check_plain(content["clipfuse"]["config"])
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a checkpoint ({error}); {_REMEDY}") from error
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is not a whole checkpoint; {_REMEDY}") from error
     return content
 
 
@@ -61,17 +69,23 @@ def load_weights(backbone: nn.Module, checkpoint: dict[str, Any], path: str | Pa
     """Copy the backbone's weights out of a checkpoint.
 
     Raises:
-        UserError: the weights are those of another backbone.
+        UserError: the weights are those of another backbone, or not finite.
     """
     prefix = "backbone."
-    weights = checkpoint["state_dict"]
-    weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    wanted = backbone.state_dict()
     try:
+        weights = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+        kinds = {name: value.is_floating_point() for name, value in weights.items()}
+        if kinds != {name: value.is_floating_point() for name, value in wanted.items()}:
+            raise ValueError("other names, or whole numbers in place of fractions")
         backbone.load_state_dict(weights)
-    except RuntimeError as error:
+    except Exception as error:  # crafted tensors raise whatever torch stumbles upon
         raise UserError(
             f"{path} holds the weights of another backbone than {type(backbone).__name__}"
         ) from error
+    if not all(bool(value.isfinite().all()) for value in wanted.values()):
+        raise UserError(f"{path} holds weights that are not finite; take another checkpoint")
 
 
 # What a resumed run may change: nothing that its weights, curves or scores depend on.
@@ -93,9 +107,21 @@ def check_resumable(path: str, config: Mapping[str, Any]) -> None:
     """Require that a run of `config` goes on exactly where the checkpoint's run stopped.
 
     Raises:
-        UserError: names the first setting that differs, or the checkpoint is the end of its run.
+        UserError: names the first setting that differs; or the checkpoint is the end of its run, holds
+            weights alone, or names files outside of the run folder.
     """
     checkpoint = read_checkpoint(path)
+    steps, callbacks = checkpoint.get("global_step"), checkpoint.get("callbacks")
+    whole = checkpoint.keys() >= {"loops", "optimizer_states", "lr_schedulers"}
+    if not whole or not isinstance(steps, int) or not isinstance(callbacks, dict):
+        raise UserError(f"checkpoint {path} cannot be resumed: it holds weights alone; {_REMEDY}")
+    try:
+        # Lightning deletes the best checkpoint so far where the file says that it lies.
+        outside = [text for text in walk(callbacks) if isinstance(text, str) and ".." in Path(text).parts]
+    except ValueError as error:
+        raise UserError(f"checkpoint {path} cannot be resumed: {error}") from error
+    if outside:
+        raise UserError(f"checkpoint {path} names a file outside of its run, {outside[0]!r}; do not use it")
     saved, asked = (_leaves(each) for each in (checkpoint["clipfuse"]["config"], config))
     for key in sorted(saved.keys() | asked.keys()):
         if key.startswith(_FREE) or saved.get(key) == asked.get(key):
@@ -104,5 +130,5 @@ def check_resumable(path: str, config: Mapping[str, Any]) -> None:
             f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
             f"{asked.get(key)!r}; a resumed run keeps its settings"
         )
-    if checkpoint["global_step"] >= config["steps"]:
+    if steps >= config["steps"]:
         raise UserError(f"checkpoint {path} is the end of its run; score it with: clipfuse evaluate")

@@ -16,8 +16,8 @@ LOG = "log.txt"  # a sweep has already opened it when the job starts
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[TextIO]:
-    """Open a text file that appears at `path` whole, or not at all.
+def replace_when_whole(path: Path) -> Iterator[Path]:
+    """Give the name of a file that takes the place of `path` at the end, or vanishes on an error.
 
     Raises:
         UserError: it cannot be written.
@@ -25,8 +25,7 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            yield file
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error
@@ -34,6 +33,17 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[TextIO]:
+    """Open a text file that appears at `path` whole, or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with replace_when_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        yield file
 
 
 def check_output(path: Path, overwrite: bool) -> None:

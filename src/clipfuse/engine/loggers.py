@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from clipfuse.engine.folder import write_atomically
 from clipfuse.engine.module import SAMPLES_SEEN
-from clipfuse.errors import did_you_mean
+from clipfuse.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,10 @@ class CsvLogger(Logger):
             rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
         if samples_seen is None:
             return rows
-        return [row for row in rows if float(row.get(SAMPLES_SEEN, 0)) < samples_seen]
+        try:
+            return [row for row in rows if float(row.get(SAMPLES_SEEN, 0)) < samples_seen]
+        except ValueError as error:
+            raise UserError(f"{self.path} holds no curves of this run; move it away ({error})") from error
 
     @rank_zero_only
     def save(self) -> None:

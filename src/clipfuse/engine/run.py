@@ -230,7 +230,7 @@ def train(config: DictConfig) -> float | None:
     resumes = lies_in(config.checkpoint, folder)
     _prepare(folder, config, resumes)
     with _recorded(folder, record, loggers) as status:
-        trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint)
+        trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
         status["samples_seen"] = module.samples_seen
         objective = trainer.callback_metrics.get(config.objective)
         if config.test:

@@ -75,7 +75,7 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
         parts = {part: _flat(content[part]) for part in PARTS}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         form = '{"train": [names], "val": [names], "test": [names]}'
         raise UserError(f"{source}: not a split file; expected JSON of the form {form}") from None
     ids = [sample for part in PARTS for sample in parts[part]]
