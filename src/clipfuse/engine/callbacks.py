@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipfuse.engine.folder import write_atomically, write_json
 from clipfuse.engine.loggers import RunWandbLogger
-from clipfuse.engine.pictures import draw_panel
+from clipfuse.engine.pictures import draw_panel, write_panel
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_objects
@@ -103,7 +103,8 @@ class TestWriter(Callback):
             "unchecked": [name for name in columns if name not in protocol.checked],
         }
         write_json(self.folder / "metrics.json", record)
-        draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel).save(self.panel_path)
+        panel = draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel)
+        write_panel(self.panel_path, panel)
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})

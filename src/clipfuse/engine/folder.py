@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, Literal
 
 from clipfuse.errors import UserError
 
 STATUS = "status.json"
+_PARTIAL = re.compile(
+    r"\.(probe|.+\.(json|yaml|csv|png|ckpt))\.\d+(\.partial)?"
+)  # what a killed process leaves
 LOG = "log.txt"  # a sweep has already opened it when the job starts
 
 
@@ -26,7 +30,8 @@ def replace_when_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.replace(path)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written ({reason}); choose a writable place") from error
@@ -36,14 +41,34 @@ def replace_when_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[TextIO]:
-    """Open a text file that appears at `path` whole, or not at all.
+def write_atomically(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears at `path` whole and on the disk, or not at all; text is UTF-8.
 
     Raises:
         UserError: it cannot be written.
     """
-    with replace_when_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        yield file
+    text = {"newline": "", "encoding": "utf-8"} if mode == "w" else {}
+    with replace_when_whole(path) as temporary:
+        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renaming to the disk; a few file systems cannot, and need not."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.rglob(".*"):
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink()
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -69,7 +94,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resumes: bool = False) -> None:
-    """Make an empty run folder, or accept that of the run being resumed.
+    """Make an empty run folder, or accept that of the run being resumed; what a killed one half wrote goes.
 
     Args:
         folder: the run folder.
@@ -81,7 +106,9 @@ def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resume
         UserError: the folder is in use and neither was asked for, or it cannot be made.
     """
     try:
-        if folder.exists() and not resumes:
+        if resumes:
+            _remove_partial(folder)
+        elif folder.exists():
             _clear(folder, overwrite, checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
@@ -96,7 +123,8 @@ def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resume
 def _clear(folder: Path, overwrite: bool, checkpoint: str | None) -> None:
     if not folder.is_dir():
         raise UserError(f"the run folder {folder} is a file; choose another run_dir")
-    if {path.name for path in folder.iterdir()} <= {LOG}:
+    if {path.name for path in folder.iterdir() if not _PARTIAL.fullmatch(path.name)} <= {LOG}:
+        _remove_partial(folder)
         return
     if not (folder / STATUS).is_file():
         raise UserError(f"the run folder {folder} holds files that are not a run; choose another run_dir")
@@ -106,7 +134,12 @@ def _clear(folder: Path, overwrite: bool, checkpoint: str | None) -> None:
         raise UserError(
             f"overwriting the run folder {folder} would delete {checkpoint}; choose another run_dir"
         )
-    shutil.rmtree(folder)
+    # The status goes last: killed in between, this is still known for a run.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STATUS):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOG:
+            path.unlink()
 
 
 def lies_in(file: str | None, folder: Path) -> bool:
@@ -144,7 +177,8 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
         reason = str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt | SystemExit):
             reason = "interrupted"
-        write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
+        with suppress(UserError):  # a full disk: what filled it is the news
+            write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
         raise
     if leads:
         write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})

@@ -84,8 +84,12 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
-        self.save()
+        """Write what is left; after a failure, where that works."""
+        try:
+            self.save()
+        except UserError:
+            if status == "success":
+                raise
 
 
 Mode = Literal["online", "offline", "disabled"]

@@ -1,5 +1,6 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,13 +18,21 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
+from clipfuse.engine.randomness import random_state, restore_random_state
 from clipfuse.engine.scoring import ScoringModule, naming
-from clipfuse.engine.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
+from clipfuse.engine.stepping import (
+    AccumulatingOptimizer,
+    LossProblem,
+    NonFiniteLossError,
+    lower_parameters,
+)
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss, Notes
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.types import FusionBatch, LossInputs
+
+log = logging.getLogger(__name__)
 
 SAMPLES_SEEN = "trainer/samples_seen"
 
@@ -43,6 +52,8 @@ class FusionModule(ScoringModule):
         gradient_clip: largest L2 norm of the gradient; None leaves it alone.
         input_noise: standard deviation of what is added to the network's inputs in training, in [0, 1];
             the loss sees the images without it.
+        skip_nonfinite: batches whose loss may be NaN or infinite in a run; the update of such a batch is
+            left out. With 0 the first one ends the run.
         solver: moves backbone and loss; one joint step by default.
         config: the run's whole configuration in plain types, kept in the checkpoint.
 
@@ -62,6 +73,7 @@ class FusionModule(ScoringModule):
         accumulate: int = 1,
         gradient_clip: float | None = None,
         input_noise: float = 0.0,
+        skip_nonfinite: int = 0,
         solver: Solver | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -85,6 +97,9 @@ class FusionModule(ScoringModule):
         self.input_noise = input_noise
         self.config = dict(config or {})
         self.samples_seen = 0
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped = 0
+        self._random_state: dict[str, Any] | None = None
         self._micro_batches: list[dict[str, Tensor]] = []
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -143,24 +158,51 @@ class FusionModule(ScoringModule):
         self._stepper = AccumulatingOptimizer(
             optimizer, scheduler, parameters, self.accumulate, self.gradient_clip
         )
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+
+    @property
+    def between_updates(self) -> bool:
+        """Whether no micro-batch waits for an update: only then can the run be saved and resumed."""
+        return self._stepper.micro_batch == 0
 
     def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
         """Make the batch's problem and let the solver take one step."""
         inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
-            problem = LossProblem(self.loss, inputs)
-            solved = self.solver.step(problem, self._stepper, backward=self._backward)
+            problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
+            try:
+                solved = self.solver.step(problem, self._stepper, backward=self._backward)
+            except NonFiniteLossError as error:
+                self._skip(batch_idx, batch, error)
+                return
         total = problem.output.total.detach()
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in problem.output.terms.items()}
         self._micro_batches.append({"train/loss/total": total, **terms})
-        self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
+        self._count(batch_idx, batch)
         self.log("loss", total, batch_size=len(batch), prog_bar=True, logger=False)
-        if self._stepper.micro_batch == 0:
+        if self.between_updates:
             self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
+
+    def _count(self, batch_idx: int, batch: FusionBatch) -> None:
+        self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
+
+    def _skip(self, batch_idx: int, batch: FusionBatch, error: NonFiniteLossError) -> None:
+        """Leave the update out; what a solver moved in the lower level by finite losses stays moved."""
+        self.skipped += 1
+        if self.skipped > self.skip_nonfinite:
+            if not self.skip_nonfinite:
+                raise error
+            raise UserError(f"{error}; skip_nonfinite={self.skip_nonfinite} batches were skipped before")
+        log.warning("skipped batch %d of %d: %s", self.skipped, self.skip_nonfinite, error)
+        self._stepper.leave_out()
+        self._count(batch_idx, batch)
+        if self.between_updates:
+            self._micro_batches.clear()
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Stop between updates only: half an update can be neither saved nor resumed."""
-        if self._stepper.micro_batch:
+        if not self.between_updates:
             self.trainer.should_stop = False  # the timer that asked will ask again
 
     def _log_update(self, solved: dict[str, float]) -> None:
@@ -175,6 +217,8 @@ class FusionModule(ScoringModule):
         row |= {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
         if self._stepper.gradient_norm is not None:
             row["train/gradient_norm"] = float(self._stepper.gradient_norm)
+        if self.skip_nonfinite:
+            row["train/skipped"] = self.skipped
         # Not by self.log: Lightning would repeat old values on every later row.
         for logger in self.loggers:
             logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
@@ -229,12 +273,25 @@ class FusionModule(ScoringModule):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration and the solver's state; a resumed run has the whole `max_time` again."""
+        """Add configuration, counts, scores, and the states of solver and generators.
+
+        A resumed run has the whole `max_time` again.
+        """
         timers = [key for key in checkpoint.get("callbacks", {}) if key.startswith("Timer")]
         for key in timers:
             del checkpoint["callbacks"][key]
-        checkpoint["clipfuse"] = {"config": self.config, "solver": self.solver.state_dict()}
+        checkpoint["clipfuse"] = {
+            "config": self.config,
+            "solver": self.solver.state_dict(),
+            "random": random_state(),
+            "samples_seen": self.samples_seen,
+            "skipped": self.skipped,
+            "scores": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the solver's state."""
-        self.solver.load_state_dict(checkpoint["clipfuse"]["solver"])
+        """Restore counts and the states of solver and, when training begins, generators."""
+        state = checkpoint["clipfuse"]
+        self.solver.load_state_dict(state["solver"])
+        self._random_state = state["random"]
+        self.samples_seen, self.skipped = state["samples_seen"], state["skipped"]

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from clipfuse.engine.folder import write_atomically
 from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
-from clipfuse.engine.pictures import draw_panel
+from clipfuse.engine.pictures import draw_panel, write_panel
 from clipfuse.types import FusionBatch
 
 
@@ -58,14 +58,13 @@ class LossNotes(Callback):
         if notes is None:
             return
         update = pl_module.global_step
-        self.folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in self._rows() if int(row[0]) < update]
         words = [[str(update), name, text] for name, text in notes.texts.items()]
         with write_atomically(self.folder / "words.csv") as file:
             csv.writer(file).writerows([["update", "name", "text"], *kept, *words])
         path = self.folder / f"{update:06d}.png"
         captions, images = zip(*notes.pictures, strict=True)
-        draw_panel(captions, [images], cell_height=160).save(path)
+        write_panel(path, draw_panel(captions, [images], cell_height=160))
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_pictures("notes", {"; ".join(f"{row[1]}: {row[2]}" for row in words): path})

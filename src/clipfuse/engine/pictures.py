@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from clipfuse.engine.folder import write_atomically
 from clipfuse.ops.depth import to_bytes
 
 _MARGIN, _CAPTION = 6, 22
@@ -53,3 +55,9 @@ def draw_panel(
             left = round(centre - pictures[column].width / 2)
             panel.paste(pictures[column], (left, _CAPTION + line * (cell_height + _MARGIN)))
     return panel
+
+
+def write_panel(path: Path, panel: Image.Image) -> None:
+    """Write a PNG whole or not at all; raises UserError as `write_atomically`."""
+    with write_atomically(path, "wb") as file:
+        panel.save(file, format="PNG")

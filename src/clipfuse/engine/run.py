@@ -22,11 +22,13 @@ from torch import nn
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.engine.build import build, build_all, load_backbone
 from clipfuse.engine.callbacks import TestWriter
-from clipfuse.engine.checkpoints import check_resumable
+from clipfuse.engine.checkpoints import CheckpointFiles, LastCheckpoint
+from clipfuse.engine.failures import memory_explained
 from clipfuse.engine.folder import lies_in, prepare_folder, run_status, write_atomically
 from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
 from clipfuse.engine.progress import RunProgress
+from clipfuse.engine.resume import find_start
 from clipfuse.engine.scoring import ScoringModule
 from clipfuse.engine.stepping import lower_parameters
 from clipfuse.errors import UserError
@@ -47,8 +49,10 @@ class TrainSettings:
     gradient_clip: Annotated[float, Field(gt=0)] | None
     input_noise: Annotated[float, Field(ge=0, le=1)]
     ema: Annotated[float, Field(gt=0, lt=1)] | None
+    skip_nonfinite: Annotated[int, Field(ge=0)]
     objective: str
     checkpoint: str | None
+    auto_resume: bool
     run_dir: str
     overwrite: bool
     test: bool
@@ -118,12 +122,12 @@ def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None
 def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Keep configuration and status of a run, and close its loggers whatever happens."""
     leads: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    if leads:
-        with write_atomically(folder / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
     failed = True
     try:
-        with run_status(folder, leads) as status:
+        with run_status(folder, leads) as status, memory_explained(record):
+            if leads:
+                with write_atomically(folder / "config.yaml") as file:
+                    file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
             for logger in loggers:
                 logger.log_hyperparams(record)
             try:
@@ -197,8 +201,10 @@ def train(config: DictConfig) -> float | None:
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
     record = _record(config, source.fingerprint(), metrics, loss)
-    if config.checkpoint is not None:
-        check_resumable(config.checkpoint, record)
+    start = find_start(config.checkpoint, config.auto_resume, folder, record)
+    if start.finished is not None:
+        print(f"{folder} holds this run, finished; nothing is left to do")
+        return start.finished.get("objective")
     module = FusionModule(
         backbone,
         loss,
@@ -210,10 +216,13 @@ def train(config: DictConfig) -> float | None:
         accumulate=config.accumulate,
         gradient_clip=config.gradient_clip,
         input_noise=config.input_noise,
+        skip_nonfinite=config.skip_nonfinite,
         solver=solver,
         config=record,
     )
     callbacks = build_all(config.get("callbacks"), "callbacks")
+    if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
+        raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
     _check_names(config, metrics, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     loggers = build_all(config.get("logger"), "logger")
@@ -222,17 +231,22 @@ def train(config: DictConfig) -> float | None:
         "trainer",
         logger=loggers,
         callbacks=callbacks + _weight_averaging(config.ema),
+        plugins=[CheckpointFiles(start.checkpoint)],
         max_steps=config.steps,
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
-    resumes = lies_in(config.checkpoint, folder)
-    _prepare(folder, config, resumes)
+    resumes = lies_in(start.path, folder)
+    _prepare(folder, config.overwrite or config.auto_resume, start.path, resumes)
     with _recorded(folder, record, loggers) as status:
-        trainer.fit(module, datamodule=data, ckpt_path=config.checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["samples_seen"] = module.samples_seen
         objective = trainer.callback_metrics.get(config.objective)
+        if start.trained and start.checkpoint is not None:
+            # There was nothing to fit, hence no end of fitting that would leave the averaged weights.
+            module.load_state_dict(start.checkpoint["state_dict"])
+            objective = start.checkpoint["clipfuse"]["scores"].get(config.objective)
         if config.test:
             # After fit the module holds the last weights, averaged if the run averages.
             trainer.test(module, datamodule=data, verbose=False)
@@ -247,8 +261,8 @@ def train(config: DictConfig) -> float | None:
 
 
 @rank_zero_only
-def _prepare(folder: Path, config: DictConfig, resumes: bool = False) -> None:
-    prepare_folder(folder, config.overwrite, config.checkpoint, resumes)
+def _prepare(folder: Path, overwrite: bool, checkpoint: str | None, resumes: bool = False) -> None:
+    prepare_folder(folder, overwrite, checkpoint, resumes)
     print(f"run folder: {folder}")
 
 
@@ -311,7 +325,7 @@ def evaluate(config: DictConfig) -> None:
     progress = RunProgress()
     trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
     data.check_parts("test", ranks=trainer.world_size)
-    _prepare(folder, config)
+    _prepare(folder, config.overwrite, config.checkpoint)
     with _recorded(folder, record, loggers):
         trainer.test(module, datamodule=data, verbose=False)
         _print_scores(writer, metrics)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from clipfuse.bilevel import UpperOptimizer
@@ -18,8 +18,18 @@ def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
     return loss.lower_parameters() if isinstance(loss, BilevelLoss) else ()
 
 
+class NonFiniteLossError(UserError):
+    """A loss is NaN or infinite; the message names its terms and the samples."""
+
+
 class LossProblem:
     """One batch under one loss as a `BilevelProblem`; a plain loss has an empty lower level.
+
+    Args:
+        loss: the plugin.
+        inputs: what it may look at.
+        agree: a loss that is not finite on any rank is refused on all of them, at the price of an exchange
+            per evaluation.
 
     Attributes:
         output: what the upper loss returned last, for the log.
@@ -27,9 +37,10 @@ class LossProblem:
 
     output: LossOutput
 
-    def __init__(self, loss: FusionLoss, inputs: LossInputs) -> None:
+    def __init__(self, loss: FusionLoss, inputs: LossInputs, agree: bool = False) -> None:
         self.loss = loss
         self.inputs = inputs
+        self.agree = agree
         self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
 
     def lower_parameters(self) -> Sequence[Tensor]:
@@ -56,12 +67,16 @@ class LossProblem:
         return output.total
 
     def _check_finite(self, output: LossOutput) -> None:
-        if torch.isfinite(output.total):
+        finite = torch.isfinite(output.total.detach())
+        if self.agree and distributed.is_available() and distributed.is_initialized():
+            finite = finite.int()
+            distributed.all_reduce(finite, distributed.ReduceOp.MIN)
+        if finite:
             return
         total = float(output.total.detach())
         terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
         samples = ", ".join(self.inputs.sample_ids[:4])
-        raise UserError(
+        raise NonFiniteLossError(
             f"the loss '{self.loss.name}' is {total} at update {self.inputs.step} ({terms}) "
             f"on samples {samples}; lower optimizer.lr or gradient_clip, or look at these samples"
         )
@@ -96,6 +111,7 @@ class AccumulatingOptimizer:
         self.accumulate = accumulate
         self.gradient_clip = gradient_clip
         self.micro_batch = 0
+        self._left_out = False
         self.gradient_norm: Tensor | None = None
 
     def zero_grad(self) -> None:
@@ -113,7 +129,15 @@ class AccumulatingOptimizer:
         self.micro_batch = (self.micro_batch + 1) % self.accumulate
         if self.micro_batch:
             return
-        if self.gradient_clip is not None:
+        if self._left_out:
+            self.optimizer.zero_grad()  # what has no gradient is not moved, and its moments neither
+            self._left_out = False
+        elif self.gradient_clip is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
         self.optimizer.step()
         self.scheduler.step()
+
+    def leave_out(self) -> None:
+        """Count a micro-batch whose whole update shall move nothing but the learning rate."""
+        self._left_out = True
+        self.step()
