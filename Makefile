@@ -44,7 +44,7 @@ test: setup lint type   ## lint, types and the whole test suite
 
 test-reliability: setup  ## the long tests: clusters, searches, interruptions, many faults on purpose
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,sweep]'
-	$(BIN)/python -m pytest -m reliability
+	FAULT_TABLE=experiments/reliability/README.md $(BIN)/python -m pytest -m 'reliability or faults'
 
 lint: setup      ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -32,7 +32,7 @@ OPTIONS = (
     *("name=tiny", "run_dir=run", "trainer=cpu", "data=folder", "backbone=conv_tiny", "backbone.width=8"),
     *("backbone.depth=1", "loss=promptfusion", "clip=micro", "ema=0.9", "accumulate=2", "input_noise=0.01"),
     *("loader.batch_size=2", "loader.crop_size=32", "trainer.log_every_n_steps=1", "~callbacks.progress"),
-    *("+trainer.enable_progress_bar=false", "validate_every=2", "loss.warmup=2", "solver.every=2"),
+    *("+trainer.enable_progress_bar=false", "validate_every=2", "loss.warmup=2", "solver.every=3"),
     *("metrics.validation=[SSIM,EN]", "auto_resume=true", "loss.fidelity.decomposition_weight=0"),
 )
 
@@ -42,14 +42,25 @@ def die() -> NoReturn:
     raise AssertionError("the kill has not worked")
 
 
-def before(owner: Any, name: str, number: int, where: Callable[..., bool] = lambda *_: True) -> None:
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def before(
+    owner: Any,
+    name: str,
+    number: int,
+    where: Callable[..., bool] = lambda *_: True,
+    act: Callable[[], None] = die,
+) -> None:
     """Die at the call of that number to `owner.name`, of those for which `where` holds."""
     original, left = getattr(owner, name), [number]
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        left[0] -= where(*arguments)
-        if not left[0]:
-            die()
+        counts = where(*arguments)
+        left[0] -= counts
+        if counts and not left[0]:
+            act()
         return original(*arguments, **keywords)
 
     setattr(owner, name, call)
@@ -128,6 +139,8 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "curves synced, not renamed": lambda n: before(os, "replace", n, writes("metrics.csv")),
     "start of the run": lambda n: before(os, "replace", n, lambda *_: True),
     "test": lambda n: before(FusionModule, "test_step", n),
+    "SIGTERM in an update": lambda n: before(AccumulatingOptimizer, "step", n, act=terminate),
+    "SIGTERM in a validation": lambda n: before(FusionModule, "validation_step", n, act=terminate),
     "random": lambda n: None,  # its time is the parent's to choose
 }
 
@@ -145,6 +158,8 @@ def begin(config: DictConfig, log: Path, moment: str | None = None, number: int 
         elif moment is not None:
             MOMENTS[moment](number)
         train(config)
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -152,9 +167,11 @@ def begin(config: DictConfig, log: Path, moment: str | None = None, number: int 
 
 
 def killed(process: int) -> bool:
-    """Wait for the end, and return whether SIGKILL was it."""
+    """Wait for the end, and return whether a signal was it."""
     _, status = os.waitpid(process, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return True
+    if os.WEXITSTATUS(status) == 128 + signal.SIGTERM:
         return True
     assert os.WEXITSTATUS(status) == 0, f"a training failed; see {Path('log.txt').resolve()}"
     return False
@@ -162,13 +179,15 @@ def killed(process: int) -> bool:
 
 def equal(left: Any, right: Any) -> bool:
     """Whether two checkpoints, or parts of them, are equal bit for bit."""
+    if type(left) is not type(right):
+        return False
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left, right)
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(equal, left, right))
-    return type(left) is type(right) and (left == right or left != left)
+    return bool(left == right or left != left)
 
 
 def differences(left: Path, right: Path) -> list[str]:

@@ -1,17 +1,28 @@
-"""`kill -9` in one training, over and over: what is left in the end is what an undisturbed training leaves."""
+"""`kill -9` in one training, over and over: in the end it leaves what an undisturbed one leaves."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.engine.conftest import FaultTable
+
 RANDOM, HALF, SOLVE = "random", "half of a checkpoint written", "lower-level solve"
-RENAMED = "checkpoint renamed"
+RENAMED, UPDATE, VALIDATION = "checkpoint renamed", "SIGTERM in an update", "SIGTERM in a validation"
 TWENTY = (
-    *("start of the run", RANDOM, HALF, SOLVE, "checkpoint written, not synced", RANDOM, "between micro-batches"),
+    *(
+        "start of the run",
+        RANDOM,
+        HALF,
+        SOLVE,
+        "checkpoint written, not synced",
+        RANDOM,
+        "between micro-batches",
+    ),
     *("checkpoint synced, not renamed", RANDOM, RENAMED, "validation", RANDOM, SOLVE, HALF),
     *("curves synced, not renamed", RANDOM, RENAMED, SOLVE, RANDOM, "test"),
 )
@@ -27,17 +38,33 @@ def train_and_kill(work: Path, pairs: Path, steps: int, *moments: str) -> dict[s
 
 
 def test_three_kills_leave_what_none_leaves(tmp_path: Path, pairs_folder: Path) -> None:
-    figures = train_and_kill(tmp_path, pairs_folder, 8, HALF, SOLVE, RANDOM)
-    assert figures["kills"] == {HALF: 1, SOLVE: 1, RANDOM: 1}
+    figures = train_and_kill(tmp_path, pairs_folder, 12, UPDATE, HALF, SOLVE, RANDOM)
+    assert figures["kills"] == {UPDATE: 1, HALF: 1, SOLVE: 1, RANDOM: 1}
     assert (figures["missed"], figures["lost"], figures["wrong"]) == (0, 0, [])
 
 
 @pytest.mark.reliability
 def test_twenty_kills_leave_what_none_leaves(
-    tmp_path: Path, pairs_folder: Path, fault_table: dict[str, tuple[int, int, int, str]]
+    tmp_path: Path, pairs_folder: Path, faults: "FaultTable"
 ) -> None:
     figures = train_and_kill(tmp_path, pairs_folder, 60, *TWENTY)
+    lost, wrong = figures["lost"], len(figures["wrong"])
     for moment, count in figures["kills"].items():
-        fault_table[f"`kill -9`: {moment}"] = count, figures["lost"], len(figures["wrong"]), "none; resumes"
+        faults.add(
+            f"`kill -9`, {moment}", "none; `auto_resume=true` goes on", tried=count, lost=lost, wrong=wrong
+        )
     assert sum(figures["kills"].values()) == 20
-    assert (figures["missed"], figures["lost"], figures["wrong"]) == (0, 0, [])
+    assert (figures["missed"], lost, figures["wrong"]) == (0, 0, [])
+
+
+@pytest.mark.reliability
+def test_six_preemptions_leave_what_none_leaves(
+    tmp_path: Path, pairs_folder: Path, faults: "FaultTable"
+) -> None:
+    figures = train_and_kill(tmp_path, pairs_folder, 24, *[UPDATE, VALIDATION] * 3)
+    lost, wrong = figures["lost"], len(figures["wrong"])
+    for moment, count in figures["kills"].items():
+        message = "`stopped after update 7, saved in RUN/checkpoints/last.ckpt; ...`, exit 143"
+        faults.add(moment, message, tried=count, lost=lost, wrong=wrong)
+    assert figures["kills"] == {UPDATE: 3, VALIDATION: 3}
+    assert (figures["missed"], lost, figures["wrong"]) == (0, 0, [])

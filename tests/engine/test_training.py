@@ -260,6 +260,7 @@ def test_signals_mark_the_run(
         assert stop.value.code == 143
     status = json.loads((Path(config.run_dir) / "status.json").read_text())
     assert (status["status"], status["reason"]) == ("failed", "interrupted")
+    assert read_checkpoint(Path(config.run_dir) / "checkpoints/last.ckpt")["global_step"] == 1
 
 
 def _signal(number: int) -> Any:

@@ -22,7 +22,7 @@ def memory_explained(config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "not enough memory" not in str(
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "you tried to allocate" not in str(
             error
         ):
             raise

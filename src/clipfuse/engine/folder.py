@@ -34,7 +34,9 @@ def replace_when_whole(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); choose a writable place") from error
+        raise UserError(
+            f"{path}: cannot be written ({reason}); make room, or choose a writable place"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

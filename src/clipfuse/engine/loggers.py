@@ -18,6 +18,9 @@ from clipfuse.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
+# How long a W&B that does not answer may hold up a run, in seconds.
+START_S, FINISH_S = 20, 120
+
 
 class CsvLogger(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per key, blank where a key was not logged.
@@ -134,7 +137,7 @@ class RunWandbLogger(WandbLogger):
 
         # wandb prefers the git root and complains of a folder that is not there.
         Path(self._wandb_init["dir"]).mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(silent=True, init_timeout=60)
+        settings = wandb.Settings(silent=True, init_timeout=START_S, finish_timeout=FINISH_S)
         mode = login_mode() if self.mode == "auto" else self.mode
         attempts: list[Mode] = [mode, "offline"] if mode == "online" else [mode]
         for attempt in attempts:

@@ -277,9 +277,11 @@ class FusionModule(ScoringModule):
 
         A resumed run has the whole `max_time` again.
         """
-        timers = [key for key in checkpoint.get("callbacks", {}) if key.startswith("Timer")]
-        for key in timers:
-            del checkpoint["callbacks"][key]
+        states = checkpoint.get("callbacks", {})
+        for key in [key for key in states if key.startswith("Timer")]:
+            del states[key]
+        for key in [key for key in states if key.startswith("ModelCheckpoint")]:
+            states[key].pop("current_score", None)  # Lightning does not restore it
         checkpoint["clipfuse"] = {
             "config": self.config,
             "solver": self.solver.state_dict(),

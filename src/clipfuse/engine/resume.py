@@ -65,9 +65,7 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
         asked = str(last) if last.is_file() else None
     if asked is None:
         if auto_resume and finished:
-            raise UserError(
-                f"the run in {folder} is finished, and its {last} is gone; choose another run_dir"
-            )
+            raise UserError(f"{folder} holds a finished run, and its {last} is gone; choose another run_dir")
         return Start()
     checkpoint = read_checkpoint(asked)
     _check_whole(asked, checkpoint)
