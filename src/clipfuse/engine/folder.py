@@ -50,11 +50,13 @@ def write_atomically(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[
         UserError: it cannot be written.
     """
     text = {"newline": "", "encoding": "utf-8"} if mode == "w" else {}
-    with replace_when_whole(path) as temporary:
-        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+    with (
+        replace_when_whole(path) as temporary,
+        open(temporary, mode, **text) as file,  # type: ignore[call-overload]
+    ):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
