@@ -256,7 +256,9 @@ def train(config: DictConfig) -> float | None:
         status["objective"] = None if objective is None else float(objective)
         if objective is None:
             known = ", ".join(sorted(trainer.callback_metrics))
-            log.warning("the objective '%s' was not logged; logged were %s", config.objective, known)
+            rank_zero_only(log.warning)(
+                "the objective '%s' was not logged; logged were %s", config.objective, known
+            )
     return status["objective"]
 
 
