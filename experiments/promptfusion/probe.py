@@ -5,7 +5,7 @@
 For finished runs of `solver=value_penalty`: at the last weights, on held-out batches, the gradient of the
 network's parameters is split into that of F at the prompts y, and of the value term w (f(y) - f(z)): once at
 the run's own y and z, once where both were given time to solve that batch (300 steps of Adam from the run's
-y: z minimises f, y minimises F + w f). What the batches have in common is the mean cosine between gradients of
+y: z minimises f, y minimises F + w f). What batches have in common is the mean cosine between gradients of
 two of them: what points elsewhere in every batch does not add up in training.
 """
 
