@@ -77,7 +77,7 @@ def test_a_hostile_pickle_is_not_opened(
 def test_no_file_is_ever_read_as_code(
     tiny_config: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Lightning reads the checkpoint once more when a run goes on."""
+    """It is read once, also by a run that goes on: Lightning gets what was read."""
     read: list[bool | None] = []
     load = torch.load
 
@@ -90,8 +90,7 @@ def test_no_file_is_ever_read_as_code(
     config = tiny_config(f"checkpoint={tmp_path}/run/checkpoints/last.ckpt")
     monkeypatch.setattr(torch, "load", watched)
     train(config)
-    assert len(read) >= 2
-    assert all(read)
+    assert read == [True]
 
 
 def _power_cut() -> Callback:
