@@ -258,6 +258,7 @@ def test_split_file_by_path(tmp_path, caplog):
         source = PairedFolder(str(tmp_path), split=split)
     assert source.parts() == {"train": tuple(NAMES[:10]), "val": ("scene10",), "test": ("scene11", "scene12")}
     assert source.unlisted == ("scene13",)
+    assert source.scenes() == {"scene11": "one scene", "scene12": "another"}
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: left out 1 pairs that split '{split}' does not name"
     ]

@@ -61,13 +61,18 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
         "test/panel.png",
     }
     status = json.loads((folder / "status.json").read_text())
+    fit = status.pop("fit")
     assert status == {"status": "finished", "reason": None, "samples_seen": 12, "objective": objective}
+    assert (fit["updates"], fit["device"]) == (6, "cpu")
+    assert fit["seconds"] > 0
+    assert fit["peak_memory_mb"] > 50  # no process with torch is smaller
     scores = json.loads((folder / "test/metrics.json").read_text())
     assert scores["protocol"] == "strict-1"
     assert scores["images"] == 2
     with (folder / "test/per_image.csv").open(newline="") as file:
         per_image = list(csv.DictReader(file))
     assert {row["protocol"] for row in per_image} == {"strict-1"}
+    assert [(row["name"], row["scene"]) for row in per_image] == [("test-0", "test-0"), ("test-1", "test-1")]
     assert scores["undefined"] == {"MS-SSIM": 2}  # 64x48 pixels are too few
     for name, mean in scores["mean"].items():
         values = [float(row[name]) for row in per_image]
@@ -217,6 +222,8 @@ def test_a_run_out_of_time_stops_between_updates_and_goes_on(tiny_config: Config
     assert first["global_step"] == 3
     last = tmp_path / "short/checkpoints/last.ckpt"
     resumed = run(tiny_config(*options, f"run_dir={tmp_path / 'short'}", f"checkpoint={last}"))
+    fit = json.loads((tmp_path / "short/status.json").read_text())["fit"]
+    assert fit["updates"] == 3  # those of this part alone
     assert torch.equal(weights(resumed), weights(straight))
     assert rows(tmp_path / "short")[-1] == rows(tmp_path / "straight")[-1]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipfuse.data.pairs import PARTS, Pair
-from clipfuse.data.splits import hash_split, read_split, split_fingerprint
+from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
 from clipfuse.errors import UserError
 from clipfuse.images import match_stems, natural_order, read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
@@ -57,6 +57,7 @@ class PairedFolder:
     ) -> None:
         self.name = name
         self.unlisted: tuple[str, ...] = ()
+        self._scenes: Mapping[str, str] = {}
         folder = Path(root).expanduser()
         official = _find_pairs(
             folder,
@@ -72,7 +73,7 @@ class PairedFolder:
             )
             self._parts = cut | {part: tuple(files) for part, files in official.items() if part != "train"}
         else:
-            self._parts = read_split(split)
+            self._parts, self._scenes = read_split(split), read_scenes(split)
             self._check_listed(folder, split)
 
     def _check_listed(self, folder: Path, split: str) -> None:
@@ -96,6 +97,10 @@ class PairedFolder:
     def load(self, sample_id: str) -> Pair:
         """Read one pair; raises UserError as `load_pair`."""
         return load_pair(*self._files[sample_id])
+
+    def scenes(self) -> Mapping[str, str]:
+        """Return the scene of each sample, where the split file tells."""
+        return self._scenes
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the split: which id is in which part."""

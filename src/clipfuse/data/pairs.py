@@ -37,5 +37,8 @@ class PairSource(Protocol):
     def load(self, sample_id: str) -> Pair:
         """Read or render one pair; the same id always gives the same pair."""
 
+    def scenes(self) -> Mapping[str, str]:
+        """Return the scene of each sample that shares one with others; may be missing or empty."""
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the split: which id is in which part."""

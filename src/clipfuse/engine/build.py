@@ -45,17 +45,20 @@ def build_all(nodes: DictConfig | None, where: str) -> list[Any]:
     return [build(node, f"{where}.{key!s}") for key, node in (nodes or {}).items() if node is not None]
 
 
-def _check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
     """Refuse whatever a file names that is not a class of a trusted package.
 
     The name alone proves nothing: `clipfuse.backbones.ldfusion.torch.load` is a function of torch.
+
+    Raises:
+        UserError: names `path`, which holds `node`, and what it wants.
     """
     if isinstance(node, Mapping):
         for child in node.values():
-            _check_targets(child, trusted, path)
+            check_targets(child, trusted, path)
     elif isinstance(node, list | tuple):
         for child in node:
-            _check_targets(child, trusted, path)
+            check_targets(child, trusted, path)
     elif isinstance(node, str) and "${" in node:
         raise UserError(f"{path} asks for values of this machine ('{node}'); do not use it")
     if not isinstance(node, Mapping) or "_target_" not in node:
@@ -93,7 +96,7 @@ def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: s
         UserError: it names what is not a class of a trusted package.
     """
     node = checkpoint["clipfuse"]["config"]["backbone"]
-    _check_targets(node, (_BACKBONES, *trusted), path)
+    check_targets(node, (_BACKBONES, *trusted), path)
     # The files may be gone, or a stranger's idea; their weights are in the checkpoint.
     return {key: None if str(key).endswith("_weights") else value for key, value in node.items()}
 

@@ -43,6 +43,7 @@ class TestWriter(Callback):
         self.save_sources = save_sources
         self.scores: list[dict[str, Any]] = []
         self.panel: list[list[Tensor]] = []
+        self.scenes: Mapping[str, str] = {}
 
     @property
     def panel_path(self) -> Path:
@@ -51,12 +52,14 @@ class TestWriter(Callback):
 
     def columns(self) -> dict[str, list[float]]:
         """Return the scores by metric, one per image; NaN where a metric is not defined."""
-        names = dict.fromkeys(name for row in self.scores for name in row if name != "name")
+        names = dict.fromkeys(key for row in self.scores for key in row if key not in ("name", "scene"))
         return {name: [row.get(name, nan) for row in self.scores] for name in names}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget an earlier test."""
         self.scores, self.panel = [], []
+        data: Any = getattr(trainer, "datamodule", None)
+        self.scenes = getattr(getattr(data, "source", None), "scenes", dict)()
 
     def on_test_batch_end(
         self,
@@ -78,7 +81,8 @@ class TestWriter(Callback):
                 planes["masks"] = batch.target_mask[0].to(fused.dtype)
         for kind, plane in planes.items():
             write_png(self.folder / kind / f"{name}.png", plane, overwrite=True)
-        self.scores.append({"name": name} | {key: float(value) for key, value in outputs["scores"].items()})
+        scores = {key: float(value) for key, value in outputs["scores"].items()}
+        self.scores.append({"name": name, "scene": self.scenes.get(name, name), **scores})
         if len(self.panel) < self.panel_rows:
             self.panel.append([plane.cpu() for plane in (batch.infrared[0], visible, fused, planes["color"])])
 
@@ -91,7 +95,7 @@ class TestWriter(Callback):
         metrics: Any = pl_module.test_metrics
         protocol, columns = metrics.protocol, self.columns()
         with write_atomically(self.folder / "per_image.csv") as file:
-            writer = csv.DictWriter(file, ["name", *columns, "protocol"])
+            writer = csv.DictWriter(file, ["name", "scene", *columns, "protocol"])
             writer.writeheader()
             writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
         means = {name: float(trainer.callback_metrics.get(f"test/{name}", nan)) for name in columns}

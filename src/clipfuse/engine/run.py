@@ -23,6 +23,7 @@ from clipfuse.bilevel import Joint, Solver
 from clipfuse.engine.build import build, build_all, load_backbone
 from clipfuse.engine.callbacks import TestWriter
 from clipfuse.engine.checkpoints import CheckpointFiles, LastCheckpoint
+from clipfuse.engine.cost import Cost
 from clipfuse.engine.failures import memory_explained
 from clipfuse.engine.folder import lies_in, prepare_folder, run_status, write_atomically
 from clipfuse.engine.loggers import RunWandbLogger
@@ -240,7 +241,10 @@ def train(config: DictConfig) -> float | None:
     resumes = lies_in(start.path, folder)
     _prepare(folder, config.overwrite or config.auto_resume, start.path, resumes)
     with _recorded(folder, record, loggers) as status:
+        cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
+        done = 0 if start.checkpoint is None else start.checkpoint["global_step"]
+        status["fit"] = cost.record(trainer.global_step - done)
         status["samples_seen"] = module.samples_seen
         objective = trainer.callback_metrics.get(config.objective)
         if start.trained and start.checkpoint is not None:

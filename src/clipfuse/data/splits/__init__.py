@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from clipfuse.data.pairs import PARTS
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.images import natural_order
+
+_FORM = 'not a split file; expected JSON of the form {"train": [names], "val": [names], "test": [names]}'
 
 
 def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, tuple[str, ...]]:
@@ -61,6 +64,33 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
         UserError: if there is no such file, it has another form, names an id twice, or its ids
             do not have the "sha256" it states (the statement is optional).
     """
+    source, content = _content(split)
+    try:
+        parts = {part: _flat(content[part]) for part in PARTS}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{source}: {_FORM}") from None
+    ids = [sample for part in PARTS for sample in parts[part]]
+    if twice := [sample for sample, count in Counter(ids).items() if count > 1]:
+        raise UserError(
+            f"{source}: {len(twice)} names stand there twice ({', '.join(twice[:5])}); keep one of each"
+        )
+    if content.get("sha256", actual := split_fingerprint(parts)) != actual:
+        raise UserError(f"{source}: its names were changed; restore the file, or set its sha256 to {actual}")
+    return parts
+
+
+def read_scenes(split: str) -> dict[str, str]:
+    """Return the scene of each id of a split file, for the parts that are {scene: ids}.
+
+    Raises:
+        UserError: as `read_split`.
+    """
+    parts = (_content(split)[1].get(part) for part in PARTS)
+    named = (part.items() for part in parts if isinstance(part, dict))
+    return {sample: scene for scenes in named for scene, samples in scenes for sample in samples}
+
+
+def _content(split: str) -> tuple[Any, dict[str, Any]]:
     shipped = {
         Path(entry.name).stem: entry
         for entry in resources.files("clipfuse.data.splits").iterdir()
@@ -74,18 +104,11 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
         )
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
-        parts = {part: _flat(content[part]) for part in PARTS}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        form = '{"train": [names], "val": [names], "test": [names]}'
-        raise UserError(f"{source}: not a split file; expected JSON of the form {form}") from None
-    ids = [sample for part in PARTS for sample in parts[part]]
-    if twice := [sample for sample, count in Counter(ids).items() if count > 1]:
-        raise UserError(
-            f"{source}: {len(twice)} names stand there twice ({', '.join(twice[:5])}); keep one of each"
-        )
-    if content.get("sha256", actual := split_fingerprint(parts)) != actual:
-        raise UserError(f"{source}: its names were changed; restore the file, or set its sha256 to {actual}")
-    return parts
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{source}: {_FORM}")
+    return source, content
 
 
 def _flat(names: list[str] | dict[str, list[str]]) -> tuple[str, ...]:

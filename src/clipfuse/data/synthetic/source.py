@@ -108,6 +108,10 @@ class SyntheticPairs:
             raise UserError(f"The synthetic data has no sample {sample_id!r}; it has {sizes}.")
         return render(self.seed, len(PARTS) * int(digits) + PARTS.index(part), self.size)
 
+    def scenes(self) -> Mapping[str, str]:
+        """Return nothing: every picture is a scene of its own."""
+        return {}
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of renderer version, seed, size and counts, which fix every byte."""
         facts = {"version": VERSION, "seed": self.seed, "size": self.size, **self.counts}
