@@ -1,13 +1,17 @@
 """Fixtures that several test files share."""
 
+import csv
+import json
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
@@ -121,3 +125,121 @@ def ranks() -> Iterator[Ranks]:
     """Two gloo processes; started once, as importing torch takes them ten seconds."""
     with Ranks(2) as two:
         yield two
+
+
+# Run folders as a training would leave them, written in no time: `sweep`.
+IMAGES = tuple(f"test-{index:06d}" for index in range(6))
+
+
+def configuration(run: Path, loss: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "name": f"{loss}-conv_tiny",
+        "seed": seed,
+        "steps": 10,
+        "accumulate": 1,
+        "run_dir": str(run),
+        "backbone": {"_target_": "clipfuse.backbones.conv_tiny.ConvTiny", "width": 8},
+        "solver": {"_target_": "clipfuse.bilevel.Joint", "lower_weight": 0.0},
+        "loss": {"_target_": f"clipfuse.losses.{loss}.Loss", "weight": 1.0},
+        "data": {
+            "_target_": "clipfuse.data.synthetic.SyntheticPairs",
+            **{"train": 6, "val": 1, "test": 6, "size": 64, "seed": 0},
+        },
+        "loader": {"batch_size": 4, "crop_size": 32, "workers": seed},
+        "trainer": {"_target_": "lightning.Trainer", "devices": 1},
+        "logger": {"csv": {"save_dir": str(run)}},
+        "split_sha256": "4bcf",
+        "protocol": "strict-1",
+        "clip_identity": None,
+        "versions": {"clipfuse": "0.1.0", "torch": "2.8.0"},
+    }
+    for path, value in options.items():
+        node = config
+        *parents, last = path.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return config
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, keys)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run folder and return the folder of the sweep.
+
+    `scores` maps a metric to one score per image (by default drawn about `level`); `options` are dotted
+    keys of the configuration; `status` those of status.json; `pictures` writes the fused ones.
+    """
+    root = tmp_path / "sweep"
+    count = iter(range(1000))
+
+    def write(
+        loss: str = "pixel",
+        seed: int = 0,
+        level: float = 0.0,
+        scores: Mapping[str, Sequence[float]] | None = None,
+        images: Sequence[str] = IMAGES,
+        scenes: Sequence[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        status: Mapping[str, Any] | None = None,
+        curves: Sequence[Mapping[str, Any]] | None = None,
+        pictures: int | None = None,
+        folder: str | None = None,
+    ) -> Path:
+        run = root / (folder or str(next(count)))
+        run.mkdir(parents=True)
+        config = configuration(run, loss, seed, options or {})
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        record = {"status": "finished", "reason": None, "samples_seen": 40}
+        record["fit"] = {"seconds": 20.0, "updates": 10, "peak_memory_mb": 1200.0, "device": "cpu"}
+        (run / "status.json").write_text(json.dumps(record | dict(status or {})))
+        generator = np.random.default_rng([seed, *map(ord, loss)])
+        if scores is None:
+            common = np.arange(len(images)) / 10
+            noisy = {"SSIM": 1 + level, "VIF": 0.5 + level, "MSE": 100 - 10 * level}
+            scores = {
+                key: mean + common + generator.normal(0, 0.02, len(images)) for key, mean in noisy.items()
+            }
+        per_image = [
+            {
+                "name": image,
+                "scene": scenes[index] if scenes else image,
+                **{key: values[index] for key, values in scores.items()},
+                "protocol": config["protocol"],
+            }
+            for index, image in enumerate(images)
+        ]
+        if per_image and scores:
+            write_rows(run / "test/per_image.csv", per_image)
+        if curves is None:
+            curves = [
+                {
+                    "step": step,
+                    "trainer/samples_seen": 4 * step,
+                    "train/loss/total": 1 / step + 0.01 * seed,
+                    f"train/loss/{loss}/intensity": 0.5 / step + 0.01 * seed,
+                    "val/metric/SSIM": "" if step % 5 else 0.1 * step,
+                }
+                for step in range(1, 11)
+            ]
+        write_rows(run / "metrics.csv", curves)
+        if pictures:
+            for place, image in enumerate(images):
+                size = (pictures, pictures)
+                pixels = generator.integers(0, 255, (*size, 3)) // 2 + 10 * place
+                for kind in ("color", "infrared", "visible"):
+                    path = run / "test" / kind / f"{image}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    plane = pixels[..., 0] if kind == "infrared" else pixels
+                    Image.fromarray(plane.clip(0, 255).astype(np.uint8)).save(path)
+        return root
+
+    return write

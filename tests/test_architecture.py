@@ -24,7 +24,8 @@ ALLOWED = {
     "data": {"errors", "types", "ops", "images", "data"},
     "testing": {"errors", "types", "losses.base", "engine.build", "testing"},
     "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
-    "cli": {"errors", "cli", "engine", "data", "images", "clip", "metrics", "ops"},
+    "compare": {"errors", "images", "metrics", "compare"},
+    "cli": {"errors", "cli", "compare", "engine", "data", "images", "clip", "metrics", "ops"},
 }
 # Package of others -> where it may be imported at all.
 PLACES = {
@@ -33,6 +34,9 @@ PLACES = {
     "omegaconf": ("cli/", "engine/build.py", "engine/run.py"),
     "wandb": ("engine/loggers.py",),
     "open_clip": ("clip/",),
+    "jinja2": ("compare/",),
+    "matplotlib": ("compare/",),
+    "yaml": ("compare/",),
 }
 # Slow to import: never when a module of these places is loaded.
 LATE = {
@@ -47,6 +51,10 @@ LATE = {
         "torchmetrics",
         "PIL",
         "tqdm",
+        "scipy",
+        "matplotlib",
+        "jinja2",
+        "yaml",
     },
     "": {"wandb", "open_clip"},
     "bilevel/": {"lightning", "torchvision", "kornia", "numpy", "PIL"},

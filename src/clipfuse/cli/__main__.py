@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train one run, or with -m a sweep of runs, one process each",
     "evaluate": "score a checkpoint on a data set",
     "score": "score the fused images of any method, one folder each",
+    "compare": "tell from the runs of a sweep which loss is best, by how much, how sure",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "export": "write the weights of a checkpoint as one safetensors file, to hand on",
     "doctor": "tell what works on this machine and what is missing",

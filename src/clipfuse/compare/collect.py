@@ -1,0 +1,206 @@
+"""Reading the run folders of a sweep, whoever launched it."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clipfuse.errors import UserError
+
+SAMPLES_SEEN = "trainer/samples_seen"
+Leaves = dict[str, Any]  # "loss.weight" -> value
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        folder: where it lies.
+        config: its resolved configuration, empty if it never got one.
+        status: "finished", "running" or "failed".
+        reason: why it failed, or None.
+        samples_seen: training samples it has seen, or None if it does not say.
+        fit: seconds, updates, peak_memory_mb, device of the training; empty in older runs.
+        scores: metric -> image -> score of the test, NaN where it is not defined; empty if not tested.
+        scenes: image -> scene.
+        curves: key of `metrics.csv` -> [(samples seen, value)].
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    status: str
+    reason: str | None
+    samples_seen: int | None
+    fit: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, float]]
+    scenes: Mapping[str, str]
+    curves: Mapping[str, Sequence[tuple[float, float]]]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def protocol(self) -> str:
+        """Protocol of its scores, as "strict-1"."""
+        return str(self.config["protocol"])
+
+    @property
+    def split(self) -> str:
+        """SHA-256 of its data split."""
+        return str(self.config["split_sha256"])
+
+    @property
+    def budget(self) -> str:
+        """What the training was given: samples, batch, crop and network."""
+        config = self.config
+        batch = _batch(config)
+        seen = self.samples_seen
+        samples = config["steps"] * batch if seen is None or self.status != "finished" else seen
+        network = config["backbone"]
+        hidden = ", ".join(f"{key} {value}" for key, value in leaves(network).items() if key != "_target_")
+        crop = config["loader"]["crop_size"]
+        name = stem(network["_target_"])
+        return f"{samples} samples, batch {batch}, crop {crop}, {name} ({hidden})"
+
+    @property
+    def seconds(self) -> tuple[float, bool] | None:
+        """Seconds of the whole training, and whether they are projected from the part after a resume."""
+        if not self.fit.get("updates") or self.samples_seen is None:
+            return None
+        part = self.fit["updates"] * _batch(self.config)
+        return self.fit["seconds"] * self.samples_seen / part, part != self.samples_seen
+
+
+def find_runs(sweeps: Sequence[Path]) -> list[Run]:
+    """Read every run folder at or below the folders given, in the order of their paths.
+
+    A run folder is one with a `status.json`; what lies below one, such as its `evaluate`, is none. A
+    folder whose configuration trains no loss, as that of `clipfuse evaluate`, is left out.
+
+    Raises:
+        UserError: there is none, or a file in it cannot be read.
+    """
+    folders: dict[Path, None] = {}
+    for sweep in sweeps:
+        if not sweep.is_dir():
+            raise UserError(f"{sweep}: no such folder; name the folder of a sweep, or run folders")
+        found = list(_run_folders(sweep))
+        if not found:
+            raise UserError(f"{sweep}: holds no run folder (no status.json); name the folder of a sweep")
+        folders |= dict.fromkeys(path.resolve() for path in found)
+    runs = [_read_run(folder) for folder in folders]
+    return [run for run in runs if not run.config or "loss" in run.config]
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    if (folder / "status.json").is_file():
+        yield folder
+        return
+    for child in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
+        if child.is_dir() and not child.name.startswith("."):
+            yield from _run_folders(child)
+
+
+def _read_run(folder: Path) -> Run:
+    status = _read(folder / "status.json", json.loads)
+    config = _read(folder / "config.yaml", yaml.safe_load) if (folder / "config.yaml").is_file() else {}
+    if config:
+        needed = ("seed", "steps", "accumulate", "loss", "loader", "backbone", "protocol", "split_sha256")
+        missing = [key for key in needed if key not in config] if "loss" in config else []
+        if missing:
+            raise UserError(
+                f"{folder / 'config.yaml'}: has no '{missing[0]}'; an older version wrote it: train "
+                "it again, or leave the folder out"
+            )
+    scores, scenes = _read_scores(folder / "test/per_image.csv")
+    return Run(
+        folder,
+        config,
+        str(status.get("status")),
+        status.get("reason"),
+        status.get("samples_seen"),
+        status.get("fit") or {},
+        scores,
+        scenes,
+        _read_curves(folder / "metrics.csv"),
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); repair it, or leave the run folder out"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping; repair it, or leave the run folder out")
+    return content
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _number(path: Path, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(
+            f"{path}: '{text}' is no number; repair the file, or leave the run folder out"
+        ) from None
+
+
+def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    scores: dict[str, dict[str, float]] = {}
+    scenes: dict[str, str] = {}
+    for row in _rows(path):
+        image = row["name"]
+        scenes[image] = row.get("scene") or image
+        for key, text in row.items():
+            if key not in ("name", "scene", "protocol"):
+                value = _number(path, text) if text else nan
+                scores.setdefault(key, {})[image] = value if isfinite(value) else nan
+    return scores, scenes
+
+
+def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in _rows(path):
+        for key, text in row.items():
+            if text and row.get(SAMPLES_SEEN) and key.startswith(("train/", "val/")):
+                point = _number(path, row[SAMPLES_SEEN]), _number(path, text)
+                curves.setdefault(key, []).append(point)
+    return curves
+
+
+def leaves(node: Any, path: str = "") -> Leaves:
+    """Flatten nested mappings to {"a.b": value}; lists are values."""
+    if not isinstance(node, Mapping):
+        return {path: node}
+    flat: Leaves = {}
+    for key, child in node.items():
+        flat |= leaves(child, f"{path}.{key}" if path else str(key))
+    return flat
+
+
+def _batch(config: Mapping[str, Any]) -> int:
+    devices = config.get("trainer", {}).get("devices", 1)
+    return int(config["loader"]["batch_size"]) * int(config["accumulate"]) * int(devices)
+
+
+def stem(target: str) -> str:
+    """Return the module's own name: "pixel" of "clipfuse.losses.pixel.PixelLoss"."""
+    words = target.split(".")
+    return words[-2] if len(words) > 1 else words[-1]

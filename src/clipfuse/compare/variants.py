@@ -1,0 +1,174 @@
+"""Which runs are one variant of a loss, and which compare at all."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from clipfuse.compare.collect import Leaves, Run, leaves, stem
+from clipfuse.errors import UserError
+
+# What two runs of one variant may differ in.
+FREE = ("name", "seed", "run_dir", "overwrite", "checkpoint", "objective", "test", "validate_every")
+FREE_GROUPS = ("callbacks", "logger", "versions", "metrics", "clip_identity")
+FREE_BELOW = {
+    "trainer": (
+        "accelerator",
+        "max_time",
+        "log_every_n_steps",
+        "enable_progress_bar",
+        "enable_model_summary",
+    ),
+    "loader": ("workers", "cache_mb"),
+    "data": ("root",),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A loss with its settings, trained with one or more seeds.
+
+    Attributes:
+        name: the loss, and what tells this variant from others of the same loss.
+        runs: by seed.
+        settings: the flattened configuration that its runs share.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    settings: Leaves
+
+
+def settings(run: Run) -> Leaves:
+    """Return what makes a run a variant: its configuration without what runs of one may differ in."""
+    plain = {key: value for key, value in run.config.items() if key not in FREE + FREE_GROUPS}
+    for group, free in FREE_BELOW.items():
+        if isinstance(node := plain.get(group), Mapping):
+            plain[group] = {key: value for key, value in node.items() if key not in free}
+    flat = leaves(plain)
+    # The one a loss names is loss.clip; a pixel loss may have had any other at hand.
+    clip = {f"clip_identity.{key}": value for key, value in leaves(run.config.get("clip_identity")).items()}
+    own_seed = {key for key in flat if key.startswith("loss.") and key.endswith(".seed")}
+    return {
+        key: value for key, value in flat.items() if not key.startswith("clip.") and key not in own_seed
+    } | {key: value for key, value in clip.items() if key.endswith("weights_sha256")}
+
+
+def group(runs: Iterable[Run]) -> list[Variant]:
+    """Group runs that differ in their seed alone into variants, and name these by what they differ in.
+
+    An unfinished run gives way to a finished one of its variant and seed.
+
+    Raises:
+        UserError: two finished runs of one variant have one seed.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.status != "finished"):
+        groups.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
+    members = []
+    for same in groups.values():
+        seeds: dict[int, Run] = {}
+        members.append(seeds)
+        for run in same:
+            other = seeds.setdefault(run.seed, run)
+            if other is not run and run.status == "finished":
+                raise UserError(
+                    f"{other.folder} and {run.folder} are one variant with one seed ({run.seed}); to count "
+                    "both would feign certainty: leave one out"
+                )
+    all_settings = [settings(same[0]) for same in groups.values()]
+    return [
+        Variant(name, tuple(seeds[seed] for seed in sorted(seeds)), each)
+        for name, seeds, each in zip(_names(all_settings), members, all_settings, strict=True)
+    ]
+
+
+def _names(all_settings: Sequence[Leaves]) -> list[str]:
+    losses = [stem(str(each["loss._target_"])) for each in all_settings]
+    names = []
+    for loss, own in zip(losses, all_settings, strict=True):
+        others = [each for other, each in zip(losses, all_settings, strict=True) if other == loss]
+        names.append(" ".join([loss, *_difference(own, others)]))
+    return [
+        name if names.count(name) == 1 else f"{name} #{names[: index + 1].count(name)}"
+        for index, name in enumerate(names)
+    ]
+
+
+def _difference(own: Leaves, others: Sequence[Leaves]) -> list[str]:
+    """Return words such as "solver=alternate" that tell a variant from the others of its loss.
+
+    What more than half of these have goes without saying.
+    """
+    differing = [key for key in own if len({json.dumps(each.get(key), default=str) for each in others}) > 1]
+    shared = [key for key in differing if all(key in each for each in others)]
+    if len({tuple(str(each[key]) for key in shared) for each in others}) == len(others):
+        differing = shared  # keys that come with another class say nothing new
+    usual = {key: Counter(str(each.get(key)) for each in others).most_common(1)[0] for key in differing}
+    return [
+        f"{_short(key)}={_value(own[key])}"
+        for key in differing
+        if usual[key][1] * 2 <= len(others) or str(own[key]) != usual[key][0]
+    ]
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("loss.").removesuffix("._target_")
+
+
+def _value(value: Any) -> str:
+    text = "null" if value is None else " ".join(str(value).split())
+    if "." in text and all(word.isidentifier() for word in text.split(".")):
+        return text.rpartition(".")[2]
+    return text if len(text) <= 24 else f"{text[:8]}…"
+
+
+def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
+    """Return the runs to take, and a line for each that is left out or taken unfinished."""
+    taken, notes = [], []
+    for run in runs:
+        state = run.status if run.reason is None else f"{run.status}: {run.reason}"
+        if run.status == "finished" and run.scores:
+            taken.append(run)
+        elif run.status == "finished":
+            notes.append(f"left out: {run.folder} (finished without a test)")
+        elif partial and run.config and (run.scores or run.curves):
+            taken.append(run)
+            notes.append(
+                f"taken so far: {run.folder} ({state}), {'with' if run.scores else 'without'} scores"
+            )
+        else:
+            notes.append(f"left out: {run.folder} ({state})")
+    return taken, notes
+
+
+def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
+    """Refuse runs that no fair table can hold together.
+
+    Args:
+        runs: those that will be compared.
+        allowed: any of "protocol", "split", "budget" that may be mixed all the same.
+
+    Returns:
+        A warning for each kind that is mixed.
+
+    Raises:
+        UserError: a kind differs that is not allowed to; names two runs and their values.
+    """
+    warnings = []
+    for kind in ("protocol", "split", "budget"):
+        values: dict[str, Run] = {}
+        for run in runs:
+            values.setdefault(str(getattr(run, kind)), run)
+        if len(values) < 2:
+            continue
+        told = "; ".join(f"{value} ({run.folder.name})" for value, run in values.items())
+        if kind not in allowed:
+            (first, one), (second, other) = list(values.items())[:2]
+            raise UserError(
+                f"the runs differ in {kind}: {one.folder} has {first}, {other.folder} has {second}; such "
+                f"numbers do not compare: give runs of one {kind}, or add --mix {kind} to be warned only"
+            )
+        warnings.append(f"The runs differ in {kind}, so this comparison is not fair: {told}.")
+    return warnings

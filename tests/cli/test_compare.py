@@ -1,0 +1,124 @@
+"""`clipfuse compare` from the command line."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clipfuse.data.synthetic import SyntheticPairs
+
+Command = Callable[..., tuple[int, str, str]]
+Factory = Callable[..., Path]
+DATA = {"split_sha256": SyntheticPairs(train=6, val=1, test=6, size=64).fingerprint()}
+
+
+@pytest.fixture
+def root(sweep: Factory) -> Path:
+    for seed in (0, 1):
+        sweep(seed=seed, options=DATA)
+        folder = sweep("ldfusion", seed=seed, level=1.0, options=DATA)
+    return folder
+
+
+def test_prints_table_and_verdict_and_writes_every_format(
+    clipfuse: Command, root: Path, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / f"out/table.{name}" for name in ("markdown", "csv", "latex")}
+    options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    code, out, _ = clipfuse("compare", str(root), *options)
+    assert code == 0
+    assert "'ldfusion' is ahead, but 2 seeds are too few to be sure: average rank 1.00 of 2" in out
+    assert files["markdown"].read_text() in out
+    rows = list(csv.DictReader(files["csv"].open()))
+    trivial = {"infrared", "visible", "average", "maximum"}
+    assert {row["method"] for row in rows} == {"pixel", "ldfusion", *trivial}
+    scores = {(row["method"], row["metric"]): row["mean"] for row in rows}
+    assert float(scores["infrared", "MSE"]) > float(scores["average", "MSE"]) > 0
+    assert "\\toprule" in files["latex"].read_text()
+    before = files["csv"].read_bytes()
+    code, _, error = clipfuse("compare", str(root), "--csv", str(files["csv"]))
+    assert code == 2
+    assert "is there already" in error
+    assert clipfuse("compare", str(root), "--csv", str(files["csv"]), "--overwrite")[0] == 0
+    assert files["csv"].read_bytes() == before
+
+
+def test_trivial_scores_are_those_of_the_metrics(clipfuse: Command, root: Path, tmp_path: Path) -> None:
+    from clipfuse.data.transforms import whole
+    from clipfuse.metrics import FusionMetrics, baselines
+
+    clipfuse("compare", str(root), "--csv", str(tmp_path / "table.csv"), "--metrics", "SSIM")
+    source, metrics = SyntheticPairs(train=6, val=1, test=6, size=64), FusionMetrics("strict", "SSIM")
+    for index in range(6):
+        planes = whole(source.load(f"test-{index:06d}"))
+        infrared, visible = planes["infrared"][None], planes["visible"][None]
+        metrics.update(baselines(infrared, visible)["baseline:maximum"], infrared, visible)
+    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    (row,) = [row for row in rows if row["method"] == "maximum"]
+    assert float(row["mean"]) == pytest.approx(float(metrics.compute()["SSIM"]), rel=1e-12)
+
+
+def test_saved_sources_serve_where_the_data_is_gone(clipfuse: Command, sweep: Factory) -> None:
+    gone = {"data": {"_target_": "clipfuse.data.folder.PairedFolder", "root": "/not/here"}}
+    root = sweep(options=gone)
+    code, out, _ = clipfuse("compare", str(root), "--metrics", "SSIM")
+    assert code == 0
+    assert "for want of the test pairs (data: /not/here: no such folder" in out
+    assert "maximum" not in out
+    sweep(seed=1, options=gone, pictures=64)
+    assert "maximum" in clipfuse("compare", str(root), "--metrics", "SSIM")[1]
+    assert "maximum" not in clipfuse("compare", str(root), "--metrics", "SSIM", "--no-trivial")[1]
+
+
+def test_a_run_folder_cannot_have_code_run(clipfuse: Command, sweep: Factory, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    root = sweep(options={"data": {"_target_": "os.mkdir", "path": str(victim)}})
+    code, out, _ = clipfuse("compare", str(root))
+    assert code == 0
+    assert "wants to run code of 'os'" in out
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--baseline", "ldfusoin"], "Did you mean 'ldfusion'?"),
+        (["--metrics", "SSMI"], "Did you mean 'SSIM'?"),
+        (["--metrics", "Qabf"], "not all runs were scored by Qabf; all have MSE, SSIM, VIF"),
+        (["--mix", "seeds"], "expected some of protocol, split, budget"),
+        (["--csv", "a", "--latex", "a"], "two outputs are one file"),
+        (["missing"], "missing: no such folder"),
+    ],
+)
+def test_mistakes_are_explained(clipfuse: Command, root: Path, words: list[str], message: str) -> None:
+    code, _, error = clipfuse("compare", str(root), *words)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_mixed_runs_are_refused_or_warned_of(clipfuse: Command, sweep: Factory) -> None:
+    root = sweep()
+    sweep("ldfusion", status={"samples_seen": 20})
+    code, _, error = clipfuse("compare", str(root))
+    assert code == 2
+    assert "the runs differ in budget" in error
+    code, out, _ = clipfuse("compare", str(root), "--mix", "budget")
+    assert code == 0
+    assert "The runs differ in budget, so this comparison is not fair" in out
+
+
+def test_an_unknown_protocol_version(clipfuse: Command, sweep: Factory) -> None:
+    root = sweep(options={"protocol": "strict-0"})
+    code, _, error = clipfuse("compare", str(root))
+    assert code == 2
+    assert "protocol strict-0, this version has strict-1" in error
+
+
+def test_a_sweep_that_has_not_been_tested(clipfuse: Command, sweep: Factory) -> None:
+    root = sweep(status={"status": "running"}, images=())
+    code, out, error = clipfuse("compare", str(root), "--partial")
+    assert code == 2
+    assert "no run has been tested yet" in error
+    assert "(running), without scores" in out

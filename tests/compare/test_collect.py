@@ -1,0 +1,158 @@
+"""Run folders are found, grouped into variants, and refused where they do not compare."""
+
+import json
+from collections.abc import Callable
+from math import isnan
+from pathlib import Path
+
+import pytest
+
+from clipfuse.compare.collect import find_runs
+from clipfuse.compare.variants import check_mixing, group, select
+from clipfuse.errors import UserError
+
+Factory = Callable[..., Path]
+
+
+def names(root: Path) -> list[str]:
+    return [variant.name for variant in group(find_runs([root]))]
+
+
+def test_a_run_of_the_engine_is_read(trained: Path) -> None:
+    (run,) = find_runs([trained.parent])
+    assert (run.status, run.seed, run.protocol, run.samples_seen) == ("finished", 0, "strict-1", 12)
+    assert set(run.scenes) == {"test-0", "test-1"}
+    means = json.loads((trained / "test/metrics.json").read_text())["mean"]
+    assert sum(run.scores["SSIM"].values()) / 2 == pytest.approx(means["SSIM"], rel=1e-12)
+    assert isnan(run.scores["MS-SSIM"]["test-0"])  # too small for it
+    assert [x for x, _ in run.curves["train/loss/total"]] == [2, 4, 6, 8, 10, 12]
+    assert run.seconds is not None
+    assert run.seconds[0] > 0
+    assert not run.seconds[1]
+    assert group([run])[0].name == "pixel"
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_variant(sweep: Factory) -> None:
+    for seed in (1, 0):
+        root = sweep(seed=seed, options={"data.root": f"/place/{seed}", "trainer.max_time": seed})
+    root = sweep("ldfusion", seed=1)
+    variants = group(find_runs([root]))
+    assert [(v.name, [run.seed for run in v.runs]) for v in variants] == [
+        ("pixel", [0, 1]),
+        ("ldfusion", [1]),
+    ]
+
+
+def test_variants_of_one_loss_are_named_by_what_differs(sweep: Factory) -> None:
+    root = sweep("pixel")
+    for solver, keys in {"Joint": {"lower_weight": 1.0}, "Alternate": {"lower_steps": 3}}.items():
+        root = sweep("promptfusion", options={"solver": {"_target_": f"clipfuse.bilevel.{solver}", **keys}})
+    assert names(root) == ["pixel", "promptfusion solver=Joint", "promptfusion solver=Alternate"]
+
+
+def test_what_most_variants_share_goes_without_saying(sweep: Factory) -> None:
+    root = sweep()
+    sweep(options={"loss.weight": 5.0})
+    sweep(options={"loss.mask": "none"})
+    assert names(root) == ["pixel", "pixel weight=5.0", "pixel mask=none"]
+
+
+def test_one_seed_twice_is_refused(sweep: Factory) -> None:
+    root = sweep()
+    sweep()
+    with pytest.raises(UserError, match=r"are one variant with one seed \(0\).*leave one out"):
+        names(root)
+
+
+def test_a_folder_named_twice_counts_once(sweep: Factory) -> None:
+    root = sweep()
+    assert len(find_runs([root, root / "0"])) == 1
+
+
+def test_an_evaluation_is_no_run(sweep: Factory) -> None:
+    root = sweep()
+    sweep(folder="0/evaluate")
+    (root / "1").mkdir()
+    (root / "1/status.json").write_text('{"status": "finished"}')
+    (root / "1/config.yaml").write_text("checkpoint: last.ckpt\n")
+    assert [run.folder.name for run in find_runs([root])] == ["0"]
+
+
+def test_unfinished_runs_are_told_and_left_out_unless_partial(sweep: Factory) -> None:
+    root = sweep()
+    sweep(seed=1, status={"status": "failed", "reason": "no memory"})
+    sweep(seed=2, status={"status": "running"}, images=())
+    sweep(seed=3, images=())
+    taken, notes = select(find_runs([root]), partial=False)
+    assert [run.seed for run in taken] == [0]
+    assert [note.partition(" (")[2] for note in notes] == [
+        "failed: no memory)",
+        "running)",
+        "finished without a test)",
+    ]
+    taken, notes = select(find_runs([root]), partial=True)
+    assert [run.seed for run in taken] == [0, 1, 2]
+    assert notes[0].endswith("(failed: no memory), with scores")
+    assert notes[1].endswith("(running), without scores")
+
+
+def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) -> None:
+    root = sweep(status={"status": "failed"})
+    sweep()
+    (variant,) = group(select(find_runs([root]), partial=True)[0])
+    assert [run.folder.name for run in variant.runs] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "status"),
+    [
+        ("protocol", {"protocol": "cddfuse-1"}, {}),
+        ("split", {"split_sha256": "0000"}, {}),
+        ("budget", {"steps": 20}, {"samples_seen": 80}),
+        ("budget", {}, {"samples_seen": 36}),  # stopped by the clock
+        ("budget", {"loader.crop_size": 64}, {}),
+        ("budget", {"backbone.width": 16}, {}),
+        ("budget", {"loader.batch_size": 8, "steps": 5}, {}),
+    ],
+)
+def test_mixing_is_refused_unless_told(
+    sweep: Factory, kind: str, options: dict[str, object], status: dict[str, object]
+) -> None:
+    root = sweep()
+    sweep(seed=1, options=options, status=status)
+    runs = find_runs([root])
+    with pytest.raises(UserError, match=rf"differ in {kind}: .*0 has .*1 has .*--mix {kind}"):
+        check_mixing(runs, [])
+    (warning,) = check_mixing(runs, [kind])
+    assert f"differ in {kind}" in warning
+    assert check_mixing(runs[:1], []) == []
+
+
+def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:
+    root = sweep(status={"fit": {"seconds": 6.0, "updates": 4}})
+    (run,) = find_runs([root])
+    assert run.seconds == (15.0, True)  # 6 s for 16 of 40 samples
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("status.json", "{", r"status.json: cannot be read"),
+        ("status.json", "[]", r"expected a mapping"),
+        ("config.yaml", "a: [", r"config.yaml: cannot be read"),
+        ("config.yaml", "loss: {}\n", r"has no 'seed'"),
+        ("metrics.csv", "trainer/samples_seen,train/x\n1,abc\n", r"'abc' is no number"),
+    ],
+)
+def test_damaged_files_are_named(sweep: Factory, file: str, text: str, message: str) -> None:
+    root = sweep()
+    (root / "0" / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_runs([root])
+
+
+def test_folders_without_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such folder"):
+        find_runs([tmp_path / "missing"])
+    with pytest.raises(UserError, match=r"holds no run folder"):
+        find_runs([tmp_path])
