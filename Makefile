@@ -8,7 +8,7 @@ RUN    := runs/demo
 PAIRS  := $(if $(DATA),data=folder 'data.root="$(DATA)"')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-reliability lint type bench lock clean
+.PHONY: help setup demo test test-reliability test-browser lint type bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,12 @@ test: setup lint type   ## lint, types and the whole test suite
 test-reliability: setup  ## the long tests: clusters, searches, interruptions, many faults on purpose
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,sweep]'
 	FAULT_TABLE=experiments/reliability/README.md $(BIN)/python -m pytest -m 'reliability or faults'
+
+test-browser: setup     ## the report of a comparison in Debian's chromium, which it installs if it may
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[browser]'
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qqy --no-install-recommends chromium; } || { \
+	  echo "no chromium: install it (Debian: apt-get install chromium) and try again" >&2; exit 2; }
+	$(BIN)/python -m pytest -m browser tests/browser
 
 lint: setup      ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -171,14 +171,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> Callable[..., Path]:
-    """Write a run folder and return the folder of the sweep.
+def run_writer(root: Path) -> Callable[..., Path]:
+    """Return what writes a run folder below `root` and returns `root`.
 
     `scores` maps a metric to one score per image (by default drawn about `level`); `options` are dotted
     keys of the configuration; `status` those of status.json; `pictures` writes the fused ones.
     """
-    root = tmp_path / "sweep"
     count = iter(range(1000))
 
     def write(
@@ -243,3 +241,15 @@ def sweep(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def sweeps() -> Callable[[Path], Callable[..., Path]]:
+    """Return `run_writer`, which a test cannot import."""
+    return run_writer
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Callable[..., Path]:
+    """Write a run folder and return the folder of the sweep: see `run_writer`."""
+    return run_writer(tmp_path / "sweep")

@@ -1,6 +1,7 @@
 """`clipfuse compare SWEEP`: which loss won, by how much, how sure."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,17 +11,20 @@ from typing import TYPE_CHECKING
 from clipfuse.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from clipfuse.compare.collect import Run
     from clipfuse.compare.compute import TrivialScores
+    from clipfuse.compare.pictures import Sources as PictureSources
+    from clipfuse.compare.table import Table
     from clipfuse.compare.variants import Variant
     from clipfuse.metrics.protocols import Protocol
 
     Sources = Callable[[str], dict[str, Tensor | None]]
 
 KINDS = ("protocol", "split", "budget")
-FORMATS = ("markdown", "csv", "latex")
+FORMATS = ("html", "markdown", "csv", "latex")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -60,9 +64,19 @@ def main(arguments: Sequence[str]) -> None:
     trivial = _trivial(tested, sources, protocol, metrics) if sources and options.trivial else None
     table = build_table(variants, protocol, metrics, baseline, trivial)
     print(f"\n{to_markdown(table)}")
-    for sentence in [*notes, *verdict(table)]:
-        print(sentence)
-    writers = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
+    sentences = verdict(table)
+    print(*notes, *sentences, sep="\n")
+
+    def to_html(table: "Table") -> str:
+        from clipfuse.compare.pictures import album, extremes
+        from clipfuse.compare.report import report
+
+        found = extremes(table, variants)
+        pictures = album(table, variants, found, sources and _as_pictures(sources))
+        command = shlex.join(["clipfuse", "compare", *arguments])
+        return report(table, drawn, sentences, notes, pictures, found, command)
+
+    writers = {"html": to_html, "markdown": to_markdown, "csv": to_csv, "latex": to_latex}
     for name, path in outputs.items():
         with write_atomically(path) as file:
             file.write(writers[name](table))
@@ -78,6 +92,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="folder of a sweep, or a run folder")
+    parser.add_argument("--html", metavar="FILE", help="one self-contained page with pictures and curves")
     parser.add_argument("--markdown", metavar="FILE", help="the table; also what is printed")
     parser.add_argument("--csv", metavar="FILE", help="every number in full precision")
     parser.add_argument("--latex", metavar="FILE", help="the table, with booktabs")
@@ -191,6 +206,21 @@ def _sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
         return {"infrared": planes["infrared"], "visible": luma, "chroma": chroma, "target_mask": target}
 
     return read, None
+
+
+def _as_pictures(sources: "Sources") -> "PictureSources":
+    from clipfuse.engine.pictures import to_picture
+    from clipfuse.ops.color import luma_chroma_to_rgb
+
+    def pictures(image: str) -> "dict[str, Image]":
+        planes = sources(image)
+        infrared, visible, chroma = (planes[key] for key in ("infrared", "visible", "chroma"))
+        assert infrared is not None
+        assert visible is not None
+        assert chroma is not None
+        return {"infrared": to_picture(infrared), "visible": to_picture(luma_chroma_to_rgb(visible, chroma))}
+
+    return pictures
 
 
 def _trivial(

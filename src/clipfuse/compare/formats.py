@@ -41,14 +41,22 @@ def extras(row: Row) -> dict[str, str]:
     }
 
 
-def _grid(
-    table: Table, marks: dict[int | None, Callable[[str], str]], escape: Callable[[str], str]
+def grid(
+    table: Table,
+    mark: Callable[[int | None, str], str] = lambda place, text: text,
+    escape: Callable[[str], str] = str,
 ) -> list[list[str]]:
-    """Return lines of cells: a metric per line, a loss per column, so that six losses fit a page."""
+    """Return lines of cells: a metric per line, a loss per column, so that six losses fit a page.
+
+    Args:
+        table: the numbers.
+        mark: makes the cell of the best (1) and the second (2) stand out.
+        escape: of the format.
+    """
     lines = [["metric", *(escape(row.name) for row in table.rows)]]
     for column in table.columns:
         cells = [row.cells.get(column.name) for row in table.rows]
-        texts = [marks[cell.place](score(column, cell)) if cell else MISSING for cell in cells]
+        texts = [mark(cell.place, escape(score(column, cell))) if cell else MISSING for cell in cells]
         lines.append([escape(column.label), *texts])
     every = [extras(row) for row in table.rows]
     lines += [[escape(caption), *(escape(each[caption]) for each in every)] for caption in every[0]]
@@ -69,8 +77,12 @@ def captions(table: Table) -> list[str]:
 
 def to_markdown(table: Table) -> str:
     """Return a table that can also be read as plain text."""
-    marks = {1: lambda text: f"**{text}**", 2: lambda text: f"_{text}_", None: lambda text: text}
-    lines = _grid(table, marks, lambda text: text.replace("|", "\\|"))
+    marks = {1: "**", 2: "_", None: ""}
+    lines = grid(
+        table,
+        lambda place, text: f"{marks[place]}{text}{marks[place]}",
+        lambda text: text.replace("|", "\\|"),
+    )
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     rows = [
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
@@ -83,12 +95,8 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """Return a tabular of the booktabs package, ready to be put into a table environment."""
-    marks: dict[int | None, Callable[[str], str]] = {
-        1: lambda text: f"\\textbf{{{_latex(text)}}}",
-        2: lambda text: f"\\underline{{{_latex(text)}}}",
-        None: _latex,
-    }
-    head, *body = _grid(table, marks, _latex)
+    marks = {1: "\\textbf{%s}", 2: "\\underline{%s}", None: "%s"}
+    head, *body = grid(table, lambda place, text: marks[place] % text, _latex)
     middle = len(table.columns)
     lines = [f"% {line}" for line in captions(table)]
     lines += [f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}", "\\toprule", _latex_line(head), "\\midrule"]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from clipfuse.metrics.protocols import Protocol
 
+ALPHA = 0.05
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -24,6 +26,15 @@ class Difference:
     high: float
     p: float
     effect: float
+
+    @property
+    def better(self) -> int:
+        """1 or -1 where the variant is surely better or worse, else 0.
+
+        Both must say so: the test, which sees images alone, and the interval, which sees seeds and scenes.
+        """
+        sure = self.p < ALPHA and (self.low > 0 or self.high < 0)
+        return (1 if self.effect > 0 else -1) if sure and self.effect else 0
 
 
 @dataclass(frozen=True)

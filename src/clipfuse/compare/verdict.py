@@ -1,13 +1,12 @@
 """The answer in words: what won, by how much, how sure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from clipfuse.compare.table import Row, Table
+from clipfuse.compare.table import ALPHA, Row, Table
 
 SURE, LIKELY = 0.95, 0.8  # shares of the resamples; below them nothing is called decided
 FEW_SEEDS = 5
-ALPHA = 0.05
-NAMED = 6
 
 
 def verdict(table: Table) -> list[str]:
@@ -39,13 +38,14 @@ def _winner(table: Table) -> list[str]:
         opening = f"'{best.name}' is probably ahead"
     else:
         opening = f"undecided: '{best.name}' is ahead by a little"
-    metrics, scenes = _count(len(table.columns), "metric"), _count(table.scenes, "scene")
+    metrics, scenes = _metrics(table), _count(table.scenes, "scene")
     places = sum(cell.place == 1 for cell in best.cells.values())
     over = "seeds and scenes" if seeds > 1 else "scenes"
     sentences = [
         f"{opening}: average rank {best.rank:.2f} of {len(losses)} over {metrics} and {scenes}; next is "
-        f"'{second.name}' with {second.rank:.2f}. It has the best mean on {places} of {metrics}.",
-        f"it comes first in {best.first:.0%} of the resamples over {over}.",
+        f"'{second.name}' with {second.rank:.2f}.",
+        f"it has the best mean on {places} of {metrics} and comes first in {best.first:.0%} of the resamples "
+        f"over {over}.",
     ]
     if table.critical_difference is not None:
         near = [row for row in losses[1:] if (row.rank or 0) - best.rank < table.critical_difference]
@@ -60,19 +60,19 @@ def _winner(table: Table) -> list[str]:
 def _against_baseline(table: Table) -> list[str]:
     sentences = []
     for row in table.losses:
-        tests = [(cell.against.p, cell.against.effect) for cell in row.cells.values() if cell.against]
-        if row.name != table.baseline and tests:
-            better = sum(p < ALPHA and effect > 0 for p, effect in tests)
-            worse = sum(p < ALPHA and effect < 0 for p, effect in tests)
+        tests = [cell.against.better for cell in row.cells.values() if cell.against]
+        if tests:
+            better, worse = tests.count(1), tests.count(-1)
             sentences.append(
-                f"'{row.name}' is significantly better than '{table.baseline}' on {better} of "
-                f"{_count(len(tests), 'metric')} and worse on {worse} (Wilcoxon over "
-                f"{_count(len(table.images), 'image')}, Holm over {_count(table.tests, 'test')})."
+                f"'{row.name}' is surely better than '{table.baseline}' on {better} of "
+                f"{_count(len(tests), 'metric')} and worse on {worse}."
             )
-    if sentences and table.scenes < len(table.images):
+    if sentences:
+        frames = "; the test takes frames of one scene as independent, which they are not"
         sentences.append(
-            f"these tests take the {len(table.images)} images as independent, which frames of one scene are "
-            "not: where they and the intervals disagree, trust the intervals."
+            f"surely: Wilcoxon's test over {_count(len(table.images), 'image')}, Holm-corrected over "
+            f"{_count(table.tests, 'test')}, has p < {ALPHA:g}, and the 95 % interval over seeds and scenes "
+            f"leaves out 0{frames if table.scenes < len(table.images) else ''}."
         )
     return sentences
 
@@ -88,20 +88,15 @@ def _seeds(table: Table) -> list[str]:
 
 
 def _trivial(table: Table) -> list[str]:
-    beaten: dict[str, list[str]] = {}
+    beaten: Counter[str] = Counter()
     for column in table.columns:
         sign = 1 if column.higher_is_better else -1
         means = [sign * row.cells[column.name].mean for row in table.losses if column.name in row.cells]
         for row in table.rows:
             cell = row.cells.get(column.name) if row.trivial else None
-            if cell and means and sign * cell.mean > max(means):
-                beaten.setdefault(row.name, []).append(column.name)
-    metrics = _count(len(table.columns), "metric")
-    return [
-        f"the trivial fusion '{name}' beats every loss on {len(on)} of {metrics} "
-        f"({', '.join(on[:NAMED])}{', ...' if len(on) > NAMED else ''})."
-        for name, on in beaten.items()
-    ]
+            beaten[row.name] += bool(cell and means and sign * cell.mean > max(means))
+    told = [f"{name} on {count}" for name, count in beaten.items() if count]
+    return [f"trivial fusions that beat every loss: {', '.join(told)} of {_metrics(table)}."] * bool(told)
 
 
 def _undefined(table: Table) -> list[str]:
@@ -113,6 +108,10 @@ def _undefined(table: Table) -> list[str]:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _metrics(table: Table) -> str:
+    return _count(len(table.columns), "metric")
 
 
 def _quoted(rows: Sequence[Row]) -> str:

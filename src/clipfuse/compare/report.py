@@ -1,0 +1,112 @@
+"""The comparison as one page of HTML that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from clipfuse.compare import formats, plots
+from clipfuse.compare.collect import Run, leaves
+from clipfuse.compare.pictures import Album, Extremes
+from clipfuse.compare.table import Table
+from clipfuse.compare.variants import Variant
+
+
+def report(
+    table: Table,
+    variants: Sequence[Variant],
+    sentences: Sequence[str],
+    notes: Sequence[str],
+    album: Album,
+    extremes: Extremes,
+    command: str,
+) -> str:
+    """Return the page.
+
+    Args:
+        table: the numbers.
+        variants: with all runs whose curves are drawn, also those without scores.
+        sentences: the verdict.
+        notes: warnings, and what was left out.
+        album: the pictures.
+        extremes: images each loss is best and worst on.
+        command: the command line that writes this page.
+    """
+    losses = [row.name for row in table.losses]
+    places = {name: place for place, name in enumerate(losses)}
+    drawn = sorted(variants, key=lambda variant: places.get(variant.name, len(places)))
+    environment = Environment(
+        loader=PackageLoader("clipfuse.compare", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # the order of pictures is ours
+    terms = {
+        variant.name: plots.curve_pictures(f"terms{index}-", [variant], places, "train/loss/")
+        for index, variant in enumerate(drawn)
+    }
+    return environment.get_template("report.html.j2").render(
+        table=table,
+        sentences=sentences,
+        notes=notes,
+        formats=formats,
+        lines=formats.grid(table, _mark),
+        styles={name: plots.style(place) for name, place in places.items()},
+        ranks=plots.rank_picture(table),
+        intervals=[plots.interval_picture(table, index) for index in range(len(table.columns))],
+        curves=plots.curve_pictures("validation", drawn, places, "val/metric/"),
+        terms=terms,
+        album=album,
+        data={
+            "pictures": album.uris,
+            "losses": losses,
+            "extremes": extremes,
+            "decimals": {column.name: column.decimals for column in table.columns},
+        },
+        differences=_differences(drawn),
+        variants=drawn,
+        dump=_dump,
+        overrides=_overrides,
+        facts=_facts([run for variant in drawn for run in variant.runs]),
+        command=command,
+    )
+
+
+def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:
+    """Return key -> one value per variant, for the settings and versions that are not the same in all."""
+    columns = [
+        {**variant.settings, **leaves(variant.runs[0].config.get("versions", {}), "versions")}
+        for variant in variants
+    ]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    table = {key: ["-" if key not in column else str(column[key]) for column in columns] for key in keys}
+    return {key: values for key, values in table.items() if len(set(values)) > 1}
+
+
+def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the values of what runs should share: one each, unless they were mixed."""
+    kinds = ("budget", "protocol", "split")
+    return {kind: list(dict.fromkeys(str(getattr(run, kind)) for run in runs)) for kind in kinds}
+
+
+def _mark(place: int | None, text: str) -> str:
+    return Markup({1: "<b>{}</b>", 2: "<u>{}</u>", None: "{}"}[place]).format(text)
+
+
+def _dump(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def _overrides(run: Run) -> str | None:
+    """Return the command that trained this run, where the sweep's file tells."""
+    path = run.folder.parent / "sweep.yaml"
+    try:
+        jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+        words = next(words for number, words in jobs.items() if str(number) == run.folder.name)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, StopIteration):
+        return None
+    return f"clipfuse train {' '.join(map(str, words))}"
