@@ -121,4 +121,4 @@ def test_a_sweep_that_has_not_been_tested(clipfuse: Command, sweep: Factory) -> 
     code, out, error = clipfuse("compare", str(root), "--partial")
     assert code == 2
     assert "no run has been tested yet" in error
-    assert "(running), without scores" in out
+    assert "(running), without scores." in out

@@ -45,9 +45,9 @@ def test_runs_that_differ_in_their_seed_alone_are_one_variant(sweep: Factory) ->
 
 def test_variants_of_one_loss_are_named_by_what_differs(sweep: Factory) -> None:
     root = sweep("pixel")
-    for solver, keys in {"Joint": {"lower_weight": 1.0}, "Alternate": {"lower_steps": 3}}.items():
+    for solver, keys in {"Joint": {"lower_weight": 1.0}, "ValuePenalty": {"lower_steps": 3}}.items():
         root = sweep("promptfusion", options={"solver": {"_target_": f"clipfuse.bilevel.{solver}", **keys}})
-    assert names(root) == ["pixel", "promptfusion solver=Joint", "promptfusion solver=Alternate"]
+    assert names(root) == ["pixel", "promptfusion solver=joint", "promptfusion solver=value_penalty"]
 
 
 def test_what_most_variants_share_goes_without_saying(sweep: Factory) -> None:
@@ -86,14 +86,14 @@ def test_unfinished_runs_are_told_and_left_out_unless_partial(sweep: Factory) ->
     taken, notes = select(find_runs([root]), partial=False)
     assert [run.seed for run in taken] == [0]
     assert [note.partition(" (")[2] for note in notes] == [
-        "failed: no memory)",
-        "running)",
-        "finished without a test)",
+        "failed: no memory).",
+        "running).",
+        "finished without a test).",
     ]
     taken, notes = select(find_runs([root]), partial=True)
     assert [run.seed for run in taken] == [0, 1, 2]
-    assert notes[0].endswith("(failed: no memory), with scores")
-    assert notes[1].endswith("(running), without scores")
+    assert notes[0].endswith("(failed: no memory), with scores.")
+    assert notes[1].endswith("(running), without scores.")
 
 
 def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) -> None:
@@ -141,6 +141,9 @@ def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:
         ("status.json", "[]", r"expected a mapping"),
         ("config.yaml", "a: [", r"config.yaml: cannot be read"),
         ("config.yaml", "loss: {}\n", r"has no 'seed'"),
+        ("test/per_image.csv", "image,SSIM\na,1\n", r"has no column 'name'"),
+        ("test/per_image.csv", "name,SSIM\na,1\nb\n", r"line 3 is cut off"),
+        ("test/per_image.csv", "name,SSIM\na,1,2\n", r"line 2 is cut off or too long"),
         ("metrics.csv", "trainer/samples_seen,train/x\n1,abc\n", r"'abc' is no number"),
     ],
 )

@@ -81,6 +81,17 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     assert [float(row["trainer/samples_seen"]) for row in rows(folder)] == [2, 4, 6, 8, 10, 12]
 
 
+def test_the_scene_of_each_image_is_recorded(tiny_config: Config, pairs_folder: Path, tmp_path: Path) -> None:
+    ids = {part: [path.stem for path in (pairs_folder / part / "ir").iterdir()] for part in ("train", "val")}
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({**ids, "test": {"street": ["test-0", "test-1"]}}))
+    config = tiny_config(f"data.split={split}", "steps=1")
+    train(config)
+    with (Path(config.run_dir) / "test/per_image.csv").open(newline="") as file:
+        scenes = [(row["name"], row["scene"]) for row in csv.DictReader(file)]
+    assert scenes == [("test-0", "street"), ("test-1", "street")]
+
+
 class _ToInfrared(FusionLoss):
     def forward(self, inputs: LossInputs) -> LossOutput:
         return LossOutput((inputs.fused - inputs.infrared).abs().mean(), {})

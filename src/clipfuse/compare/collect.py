@@ -66,8 +66,7 @@ class Run:
         samples = config["steps"] * batch if seen is None or self.status != "finished" else seen
         network = config["backbone"]
         hidden = ", ".join(f"{key} {value}" for key, value in leaves(network).items() if key != "_target_")
-        crop = config["loader"]["crop_size"]
-        name = stem(network["_target_"])
+        name, crop = stem(str(network.get("_target_"))), config["loader"].get("crop_size")
         return f"{samples} samples, batch {batch}, crop {crop}, {name} ({hidden})"
 
     @property
@@ -149,8 +148,15 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); repair it, or leave the run folder out") from None
+    for place, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {place} is cut off or too long; leave the run folder out")
+    return rows
 
 
 def _number(path: Path, text: str) -> float:
@@ -166,6 +172,8 @@ def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str
     scores: dict[str, dict[str, float]] = {}
     scenes: dict[str, str] = {}
     for row in _rows(path):
+        if "name" not in row:
+            raise UserError(f"{path}: has no column 'name'; leave the run folder out")
         image = row["name"]
         scenes[image] = row.get("scene") or image
         for key, text in row.items():

@@ -29,7 +29,7 @@ class Difference:
 
     @property
     def better(self) -> int:
-        """1 or -1 where the variant is surely better or worse, else 0.
+        """1 or -1 where the variant is clearly better or worse, else 0.
 
         Both must say so: the test, which sees images alone, and the interval, which sees seeds and scenes.
         """

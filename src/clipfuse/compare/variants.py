@@ -1,6 +1,7 @@
 """Which runs are one variant of a loss, and which compare at all."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _difference(own: Leaves, others: Sequence[Leaves]) -> list[str]:
         differing = shared  # keys that come with another class say nothing new
     usual = {key: Counter(str(each.get(key)) for each in others).most_common(1)[0] for key in differing}
     return [
-        f"{_short(key)}={_value(own[key])}"
+        f"{_short(key)}={_value(key, own[key])}"
         for key in differing
         if usual[key][1] * 2 <= len(others) or str(own[key]) != usual[key][0]
     ]
@@ -117,10 +118,10 @@ def _short(key: str) -> str:
     return key.removeprefix("loss.").removesuffix("._target_")
 
 
-def _value(value: Any) -> str:
+def _value(key: str, value: Any) -> str:
     text = "null" if value is None else " ".join(str(value).split())
-    if "." in text and all(word.isidentifier() for word in text.split(".")):
-        return text.rpartition(".")[2]
+    if key.endswith("_target_"):  # the option's name: value_penalty for clipfuse.bilevel.ValuePenalty
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text.rpartition(".")[2]).lower()
     return text if len(text) <= 24 else f"{text[:8]}…"
 
 
@@ -132,14 +133,13 @@ def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
         if run.status == "finished" and run.scores:
             taken.append(run)
         elif run.status == "finished":
-            notes.append(f"left out: {run.folder} (finished without a test)")
+            notes.append(f"Left out: {run.folder} (finished without a test).")
         elif partial and run.config and (run.scores or run.curves):
             taken.append(run)
-            notes.append(
-                f"taken so far: {run.folder} ({state}), {'with' if run.scores else 'without'} scores"
-            )
+            scores = "with" if run.scores else "without"
+            notes.append(f"Taken so far: {run.folder} ({state}), {scores} scores.")
         else:
-            notes.append(f"left out: {run.folder} ({state})")
+            notes.append(f"Left out: {run.folder} ({state}).")
     return taken, notes
 
 

@@ -64,13 +64,13 @@ def _against_baseline(table: Table) -> list[str]:
         if tests:
             better, worse = tests.count(1), tests.count(-1)
             sentences.append(
-                f"'{row.name}' is surely better than '{table.baseline}' on {better} of "
+                f"'{row.name}' is clearly better than '{table.baseline}' on {better} of "
                 f"{_count(len(tests), 'metric')} and worse on {worse}."
             )
     if sentences:
         frames = "; the test takes frames of one scene as independent, which they are not"
         sentences.append(
-            f"surely: Wilcoxon's test over {_count(len(table.images), 'image')}, Holm-corrected over "
+            f"clearly: Wilcoxon's test over {_count(len(table.images), 'image')}, Holm-corrected over "
             f"{_count(table.tests, 'test')}, has p < {ALPHA:g}, and the 95 % interval over seeds and scenes "
             f"leaves out 0{frames if table.scenes < len(table.images) else ''}."
         )
