@@ -197,7 +197,13 @@ def run_writer(root: Path) -> Callable[..., Path]:
         config = configuration(run, loss, seed, options or {})
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         record = {"status": "finished", "reason": None, "samples_seen": 40}
-        record["fit"] = {"seconds": 20.0, "updates": 10, "peak_memory_mb": 1200.0, "device": "cpu"}
+        record["fit"] = {
+            "seconds": 20.0,
+            "updates": 10,
+            "samples": 40,
+            "peak_memory_mb": 1200.0,
+            "device": "cpu",
+        }
         (run / "status.json").write_text(json.dumps(record | dict(status or {})))
         generator = np.random.default_rng([seed, *map(ord, loss)])
         if scores is None:

@@ -24,7 +24,7 @@ ALLOWED = {
     "data": {"errors", "types", "ops", "images", "data"},
     "testing": {"errors", "types", "losses.base", "engine.build", "testing"},
     "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
-    "compare": {"errors", "images", "metrics", "compare"},
+    "compare": {"errors", "images", "metrics", "ops", "compare"},
     "cli": {"errors", "cli", "compare", "engine", "data", "images", "clip", "metrics", "ops"},
 }
 # Package of others -> where it may be imported at all.
@@ -36,7 +36,6 @@ PLACES = {
     "open_clip": ("clip/",),
     "jinja2": ("compare/",),
     "matplotlib": ("compare/",),
-    "yaml": ("compare/",),
 }
 # Slow to import: never when a module of these places is loaded.
 LATE = {

@@ -96,6 +96,24 @@ def test_unfinished_runs_are_told_and_left_out_unless_partial(sweep: Factory) ->
     assert notes[1].endswith("(running), without scores.")
 
 
+def test_jobs_that_have_not_started_are_told(sweep: Factory) -> None:
+    root = sweep()
+    (root / "sweep.yaml").write_text("jobs:\n  0: [seed=0]\n  1: [seed=1]\n")
+    taken, notes = select(find_runs([root]), partial=True)
+    assert [run.folder.name for run in taken] == ["0"]
+    assert notes == [f"Left out: {root.resolve() / '1'} (not started)."]
+
+
+def test_devices_are_counted_by_what_they_did(sweep: Factory) -> None:
+    """`devices: auto` says no number; two of them see twice the samples in an update."""
+    root = sweep(options={"trainer.devices": "auto"})
+    fit = {"seconds": 9.0, "updates": 10, "samples": 80}
+    sweep("ldfusion", options={"trainer.devices": "auto"}, status={"samples_seen": 80, "fit": fit})
+    one, two = (run.budget for run in find_runs([root]))
+    assert one.startswith("40 samples, batch 4")
+    assert two.startswith("80 samples, batch 8")
+
+
 def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) -> None:
     root = sweep(status={"status": "failed"})
     sweep()
@@ -109,10 +127,10 @@ def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) 
         ("protocol", {"protocol": "cddfuse-1"}, {}),
         ("split", {"split_sha256": "0000"}, {}),
         ("budget", {"steps": 20}, {"samples_seen": 80}),
-        ("budget", {}, {"samples_seen": 36}),  # stopped by the clock
+        ("budget", {}, {"samples_seen": 36, "fit": None}),  # stopped by the clock
         ("budget", {"loader.crop_size": 64}, {}),
         ("budget", {"backbone.width": 16}, {}),
-        ("budget", {"loader.batch_size": 8, "steps": 5}, {}),
+        ("budget", {"loader.batch_size": 8, "steps": 5}, {"fit": None}),
     ],
 )
 def test_mixing_is_refused_unless_told(
@@ -129,7 +147,7 @@ def test_mixing_is_refused_unless_told(
 
 
 def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:
-    root = sweep(status={"fit": {"seconds": 6.0, "updates": 4}})
+    root = sweep(status={"fit": {"seconds": 6.0, "updates": 4, "samples": 16}})
     (run,) = find_runs([root])
     assert run.seconds == (15.0, True)  # 6 s for 16 of 40 samples
 
@@ -141,6 +159,7 @@ def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:
         ("status.json", "[]", r"expected a mapping"),
         ("config.yaml", "a: [", r"config.yaml: cannot be read"),
         ("config.yaml", "loss: {}\n", r"has no 'seed'"),
+        ("test/per_image.csv", "name,SSIM\n../a,1\n", r"\.\./a"),
         ("test/per_image.csv", "image,SSIM\na,1\n", r"has no column 'name'"),
         ("test/per_image.csv", "name,SSIM\na,1\nb\n", r"line 3 is cut off"),
         ("test/per_image.csv", "name,SSIM\na,1,2\n", r"line 2 is cut off or too long"),

@@ -160,7 +160,12 @@ def test_trivial_rows_have_scores_and_no_rank(sweep: Factory) -> None:
 
 def test_cost(sweep: Factory) -> None:
     sweep()
-    sweep(seed=1, status={"fit": {"seconds": 60.0, "updates": 10, "peak_memory_mb": 1500.0, "device": "cpu"}})
+    sweep(
+        seed=1,
+        status={
+            "fit": {"seconds": 60.0, "updates": 10, "samples": 40, "peak_memory_mb": 1500.0, "device": "cpu"}
+        },
+    )
     root = sweep("ldfusion", status={"fit": None})
     rows = {row.name: row for row in table(root).rows}
     pixel = rows["pixel"]

@@ -122,10 +122,11 @@ def test_nothing_is_fetched(three: Path) -> None:
 
 
 def test_hostile_names_stay_text(sweep: Factory) -> None:
-    evil = "</script><img src=x onerror=alert(1)>$x$"
-    root = sweep(images=[f"{evil}{index}" for index in range(6)])
-    sweep("ldfusion", images=[f"{evil}{index}" for index in range(6)])
-    sweep("ldfusion", options={"loss.text": evil, "name": evil}, images=[f"{evil}{i}" for i in range(6)])
+    evil = "<img src=x onerror=alert(1)>$x$"
+    images = [f"{evil}{index}" for index in range(6)]
+    root = sweep(images=images)
+    for text in ("</script>", evil):
+        sweep("ldfusion", options={"loss.text": text, "loss.long": text * 9}, images=images)
     text = page(root)
     read = Page(text)
     assert read.open == []

@@ -63,7 +63,7 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     status = json.loads((folder / "status.json").read_text())
     fit = status.pop("fit")
     assert status == {"status": "finished", "reason": None, "samples_seen": 12, "objective": objective}
-    assert (fit["updates"], fit["device"]) == (6, "cpu")
+    assert (fit["updates"], fit["samples"], fit["device"]) == (6, 12, "cpu")
     assert fit["seconds"] > 0
     assert fit["peak_memory_mb"] > 50  # no process with torch is smaller
     scores = json.loads((folder / "test/metrics.json").read_text())

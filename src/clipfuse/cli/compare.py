@@ -182,7 +182,7 @@ def _sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
 
     run = runs[0]
     try:
-        check_targets(run.config["data"], ("clipfuse",), run.folder / "config.yaml")
+        check_targets(run.config["data"], ("clipfuse.data",), run.folder / "config.yaml")
         source = build(run.config["data"], "data")
         if source.fingerprint() == run.split:
             return lambda image: whole(source.load(image)), None

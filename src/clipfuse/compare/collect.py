@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from clipfuse.errors import UserError
+from clipfuse.images import check_name
 
 SAMPLES_SEEN = "trainer/samples_seen"
 Leaves = dict[str, Any]  # "loss.weight" -> value
@@ -23,10 +24,10 @@ class Run:
     Attributes:
         folder: where it lies.
         config: its resolved configuration, empty if it never got one.
-        status: "finished", "running" or "failed".
+        status: "finished", "running", "failed" or "not started".
         reason: why it failed, or None.
         samples_seen: training samples it has seen, or None if it does not say.
-        fit: seconds, updates, peak_memory_mb, device of the training; empty in older runs.
+        fit: seconds, samples, peak_memory_mb, device of the training; empty in older runs.
         scores: metric -> image -> score of the test, NaN where it is not defined; empty if not tested.
         scenes: image -> scene.
         curves: key of `metrics.csv` -> [(samples seen, value)].
@@ -61,8 +62,7 @@ class Run:
     def budget(self) -> str:
         """What the training was given: samples, batch, crop and network."""
         config = self.config
-        batch = _batch(config)
-        seen = self.samples_seen
+        batch, seen = self._batch, self.samples_seen
         samples = config["steps"] * batch if seen is None or self.status != "finished" else seen
         network = config["backbone"]
         hidden = ", ".join(f"{key} {value}" for key, value in leaves(network).items() if key != "_target_")
@@ -72,17 +72,27 @@ class Run:
     @property
     def seconds(self) -> tuple[float, bool] | None:
         """Seconds of the whole training, and whether they are projected from the part after a resume."""
-        if not self.fit.get("updates") or self.samples_seen is None:
+        if not self.fit.get("samples") or self.samples_seen is None:
             return None
-        part = self.fit["updates"] * _batch(self.config)
+        part = self.fit["samples"]
         return self.fit["seconds"] * self.samples_seen / part, part != self.samples_seen
+
+    @property
+    def _batch(self) -> int:
+        """Samples per update, of all devices."""
+        if self.fit.get("updates"):
+            return round(self.fit["samples"] / self.fit["updates"])
+        devices = self.config.get("trainer", {}).get("devices", 1)
+        batch = int(self.config["loader"]["batch_size"]) * int(self.config["accumulate"])
+        return batch * (devices if isinstance(devices, int) else 1)
 
 
 def find_runs(sweeps: Sequence[Path]) -> list[Run]:
     """Read every run folder at or below the folders given, in the order of their paths.
 
-    A run folder is one with a `status.json`; what lies below one, such as its `evaluate`, is none. A
-    folder whose configuration trains no loss, as that of `clipfuse evaluate`, is left out.
+    A run folder is one with a `status.json`, or a job of a `sweep.yaml` that has not started; what lies
+    below one, such as its `evaluate`, is none. A folder whose configuration trains no loss, as that of
+    `clipfuse evaluate`, is left out.
 
     Raises:
         UserError: there is none, or a file in it cannot be read.
@@ -106,10 +116,22 @@ def _run_folders(folder: Path) -> Iterator[Path]:
     for child in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
         if child.is_dir() and not child.name.startswith("."):
             yield from _run_folders(child)
+    yield from (job for name in sweep_jobs(folder) if not (job := folder / name).exists())
+
+
+def sweep_jobs(folder: Path) -> dict[str, list[str]]:
+    """Return the overrides of each job by the name of its folder; nothing where no sweep tells."""
+    try:
+        jobs = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))["jobs"]
+        return {Path(str(number)).name: [str(word) for word in words] for number, words in jobs.items()}
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _read_run(folder: Path) -> Run:
-    status = _read(folder / "status.json", json.loads)
+    status: dict[str, Any] = {"status": "not started"}
+    if (folder / "status.json").is_file():
+        status = _read(folder / "status.json", json.loads)
     config = _read(folder / "config.yaml", yaml.safe_load) if (folder / "config.yaml").is_file() else {}
     if config:
         needed = ("seed", "steps", "accumulate", "loss", "loader", "backbone", "protocol", "split_sha256")
@@ -136,7 +158,7 @@ def _read_run(folder: Path) -> Run:
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({' '.join(str(error).split())}); repair it, or leave the run folder out"
         ) from None
@@ -175,6 +197,7 @@ def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str
         if "name" not in row:
             raise UserError(f"{path}: has no column 'name'; leave the run folder out")
         image = row["name"]
+        check_name(image)
         scenes[image] = row.get("scene") or image
         for key, text in row.items():
             if key not in ("name", "scene", "protocol"):
@@ -201,11 +224,6 @@ def leaves(node: Any, path: str = "") -> Leaves:
     for key, child in node.items():
         flat |= leaves(child, f"{path}.{key}" if path else str(key))
     return flat
-
-
-def _batch(config: Mapping[str, Any]) -> int:
-    devices = config.get("trainer", {}).get("devices", 1)
-    return int(config["loader"]["batch_size"]) * int(config["accumulate"]) * int(devices)
 
 
 def stem(target: str) -> str:

@@ -12,6 +12,8 @@ from PIL import Image
 
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import Variant
+from clipfuse.images import read_image
+from clipfuse.ops.depth import to_bytes, to_unit
 
 PICTURES = 20
 BUDGET = 5_500_000  # bytes of all pictures in base64: the report stays below 8 MB
@@ -107,8 +109,7 @@ def _fused(variant: Variant, image: str) -> Image.Image | None:
     for kind in ("color", "fused"):
         path = test / kind / f"{image}.png"
         if path.is_file():
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
+            return Image.fromarray(to_bytes(to_unit(read_image(path))).permute(1, 2, 0).squeeze(-1).numpy())
     return None
 
 

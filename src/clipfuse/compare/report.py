@@ -1,5 +1,6 @@
 """The comparison as one page of HTML that needs nothing else."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipfuse.compare import formats, plots
-from clipfuse.compare.collect import Run, leaves
+from clipfuse.compare.collect import Run, leaves, sweep_jobs
 from clipfuse.compare.pictures import Album, Extremes
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import Variant
@@ -103,10 +104,5 @@ def _dump(config: Mapping[str, Any]) -> str:
 
 def _overrides(run: Run) -> str | None:
     """Return the command that trained this run, where the sweep's file tells."""
-    path = run.folder.parent / "sweep.yaml"
-    try:
-        jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
-        words = next(words for number, words in jobs.items() if str(number) == run.folder.name)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, StopIteration):
-        return None
-    return f"clipfuse train {' '.join(map(str, words))}"
+    words = sweep_jobs(run.folder.parent).get(run.folder.name)
+    return None if words is None else f"clipfuse train {shlex.join(words)}"

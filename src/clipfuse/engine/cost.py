@@ -20,19 +20,25 @@ class Cost:
             torch.cuda.reset_peak_memory_stats(device)
         self.start = monotonic()
 
-    def record(self, updates: int) -> dict[str, Any]:
-        """Return what `updates` updates have cost since the start.
+    def record(self, before: int, updates: int, samples: int) -> dict[str, Any]:
+        """Return what a fit has cost since the start.
+
+        Args:
+            before: updates that an earlier part of a resumed run has done.
+            updates: of the whole run.
+            samples: the same, over all ranks.
 
         Returns:
-            `seconds` of wall clock, validation included; `updates` as given, which are those of this
-            part alone where a run was resumed; `peak_memory_mb` in MB (10^6 bytes): what tensors took on
-            a GPU, else the largest resident set of the process, libraries included; None where the
-            system does not tell; `device`: the GPU's name, or the type of the device.
+            `seconds` of wall clock, validation included; `updates` and `samples` of this part;
+            `peak_memory_mb` of this rank in MB (10^6 bytes): what tensors took on a GPU, else the
+            largest resident set of the process, libraries included; None where the system does not
+            tell; `device`: the GPU's name, or the type of the device.
         """
         cuda = self.device.type == "cuda"
         return {
             "seconds": round(monotonic() - self.start, 3),
-            "updates": updates,
+            "updates": updates - before,
+            "samples": samples * (updates - before) // max(1, updates),
             "peak_memory_mb": self._allocated() if cuda else _resident(),
             "device": torch.cuda.get_device_name(self.device) if cuda else self.device.type,
         }

@@ -41,6 +41,11 @@ class Start:
     trained: bool = False
     finished: Mapping[str, Any] | None = None
 
+    @property
+    def updates(self) -> int:
+        """Updates done before."""
+        return 0 if self.checkpoint is None else int(self.checkpoint["global_step"])
+
 
 def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mapping[str, Any]) -> Start:
     """Find where a run of `config` begins, and require that it goes on exactly.

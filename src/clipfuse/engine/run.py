@@ -243,8 +243,7 @@ def train(config: DictConfig) -> float | None:
     with _recorded(folder, record, loggers) as status:
         cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
-        done = 0 if start.checkpoint is None else start.checkpoint["global_step"]
-        status["fit"] = cost.record(trainer.global_step - done)
+        status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
         status["samples_seen"] = module.samples_seen
         objective = trainer.callback_metrics.get(config.objective)
         if start.trained and start.checkpoint is not None:
