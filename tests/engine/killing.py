@@ -190,6 +190,13 @@ def equal(left: Any, right: Any) -> bool:
     return bool(left == right or left != left)
 
 
+def _content(path: Path) -> Any:
+    """Return what of a file must be the same; what a part of a run has cost is not."""
+    if path.name != "status.json":
+        return path.read_bytes()
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "fit"}
+
+
 def differences(left: Path, right: Path) -> list[str]:
     """Return the files, and the parts of checkpoints, that are not the same in two run folders."""
     names = [
@@ -199,7 +206,7 @@ def differences(left: Path, right: Path) -> list[str]:
     found = sorted(names[0] ^ names[1])
     for name in sorted(names[0] & names[1]):
         if not name.endswith(".ckpt"):
-            found += [name] * ((left / name).read_bytes() != (right / name).read_bytes())
+            found += [name] * (_content(left / name) != _content(right / name))
             continue
         one, other = read_checkpoint(left / name), read_checkpoint(right / name)
         keys = one.keys() | other.keys()

@@ -11,7 +11,17 @@ from clipfuse.compare.collect import Leaves, Run, leaves, stem
 from clipfuse.errors import UserError
 
 # What two runs of one variant may differ in.
-FREE = ("name", "seed", "run_dir", "overwrite", "checkpoint", "auto_resume", "objective", "test", "validate_every")
+FREE = (
+    "name",
+    "seed",
+    "run_dir",
+    "overwrite",
+    "checkpoint",
+    "auto_resume",
+    "objective",
+    "test",
+    "validate_every",
+)
 FREE_GROUPS = ("callbacks", "logger", "versions", "metrics", "clip_identity")
 FREE_BELOW = {
     "trainer": (
