@@ -91,8 +91,8 @@ def learned(folder: Path) -> Iterator[torch.Tensor]:
             for child in node:
                 yield from visit(child)
 
-    for key in ("state_dict", "optimizer_states", "clipfuse"):
-        yield from visit(checkpoint[key])
+    for part in (checkpoint["state_dict"], checkpoint["optimizer_states"], checkpoint["clipfuse"]["solver"]):
+        yield from visit(part)
 
 
 def main() -> None:
