@@ -28,7 +28,7 @@ from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.types import LossInputs
 
-ORDER = ("pixel", "fixed", "joint", "alternate", "gauss_newton", "value_penalty")
+ORDER = ("pixel", "fixed", "joint", "alternate", "gauss_newton", "value_penalty", LONG := "value_penalty, long")
 METRICS = ("target-contrast", "local-detail", "noise", "EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
 SHOWN = (1, 3, 9)  # scenes of the panel
 SOLVERS = {"ValuePenalty": "value_penalty", "GaussNewton": "gauss_newton", "Alternate": "alternate"}
@@ -41,6 +41,8 @@ def variant(config: Mapping[str, Any]) -> str:
         return "pixel"
     if config["loss"]["prompts"] == "fixed":
         return "fixed"
+    if config["solver"].get("z_steps", 5) > 5:
+        return LONG
     return SOLVERS.get(config["solver"]["_target_"].rpartition(".")[2], "joint")
 
 
