@@ -180,4 +180,5 @@ def test_it_finished_and_the_printed_command_would_upload_it(run: Recorded) -> N
     program, *words = shlex.split(line.partition(": ")[2])
     assert program == "wandb"
     plan = subprocess.run([WANDB, *words, "--dry-run"], capture_output=True, text=True, check=True)
-    assert words[-1].rpartition("-")[2] in plan.stdout + plan.stderr
+    (found,) = run.all("run")
+    assert found["run_id"] in plan.stdout + plan.stderr

@@ -81,8 +81,9 @@ class RunWandbLogger(WandbLogger):
 
         # wandb prefers the git root and complains of a folder that is not there.
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._wandb_init["id"] is None and (earlier := _logs(self.folder / "wandb")):
-            self._wandb_init["id"] = earlier[-1].stem.removeprefix("run-")
+        earlier = next((self.folder / "wandb").glob("*run-*/run-*.wandb"), None)
+        if earlier is not None and self._wandb_init["id"] is None:
+            self._wandb_init["id"] = earlier.stem.removeprefix("run-")
         settings = wandb.Settings(
             silent=True, init_timeout=START_S, finish_timeout=FINISH_S, finish_timeout_raises=True
         )
@@ -193,16 +194,10 @@ class RunWandbLogger(WandbLogger):
             late = True
         except Exception as error:
             log.warning("wandb failed at the end of the run: %s", error)
-        folder = Path(run.settings.sync_dir)
+        folder = str(Path(run.settings.sync_dir).parent)  # each time the run went on has a folder in it
         if offline:
-            parts = [str(file.parent) for file in _logs(folder.parent)]  # one for each time it went on
-            return shlex.join(["wandb", "sync", *parts])
-        return shlex.join(["wandb", "sync", "--include-online", str(folder)]) if late else None
-
-
-def _logs(folder: Path) -> list[Path]:
-    """Return the records of a run and of its earlier parts, the oldest first."""
-    return sorted(folder.glob("*run-*/run-*.wandb"))
+            return shlex.join(["wandb", "sync", folder])
+        return shlex.join(["wandb", "sync", "--include-online", folder]) if late else None
 
 
 @contextmanager
