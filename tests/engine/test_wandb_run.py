@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,27 @@ def test_a_failed_or_stopped_run_is_shown_as_failed(
     with pytest.raises(error):
         train(tiny_config("logger=wandb", "logger.wandb.mode=offline", override))
     assert summary_of(tmp_path / "run")["exit_code"] == 1
+
+
+@pytest.mark.reliability
+def test_a_killed_run_is_kept_without_an_end(tmp_path: Path) -> None:
+    """At its upload W&B marks such a run as failed."""
+    child = (
+        "import sys, time; from clipfuse.engine.wandb_run import RunWandbLogger\n"
+        "RunWandbLogger('project', 'killed', sys.argv[1], mode='offline').log_metrics({'a': 1.0})\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", child, str(tmp_path)]) as process:
+        try:
+            deadline = monotonic() + 300
+            while not any(log.stat().st_size > 1000 for log in tmp_path.glob("wandb/*/*.wandb")):
+                assert process.poll() is None
+                assert monotonic() < deadline
+                sleep(0.5)
+        finally:
+            process.kill()
+    found = summary_of(tmp_path)
+    assert (found["name"], found["exit_code"], found["summary"]["a"]) == ("killed", None, 1.0)
 
 
 def test_training_goes_on_offline_when_wandb_cannot_connect(

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # How long a W&B that does not answer may hold up a run, in seconds.
 START_S, FINISH_S = 20, 120
+FLUSH_S = 5  # what a kill may cost of an offline run
 
 _STAGING = "WANDB_DATA_DIR"
 Mode = Literal["online", "offline", "disabled"]
@@ -85,7 +86,11 @@ class RunWandbLogger(WandbLogger):
         if earlier is not None and self._wandb_init["id"] is None:
             self._wandb_init["id"] = earlier.stem.removeprefix("run-")
         settings = wandb.Settings(
-            silent=True, init_timeout=START_S, finish_timeout=FINISH_S, finish_timeout_raises=True
+            silent=True,
+            init_timeout=START_S,
+            finish_timeout=FINISH_S,
+            finish_timeout_raises=True,
+            x_transaction_log_flush_interval=FLUSH_S,
         )
         mode = login_mode() if self.mode == "auto" else self.mode
         attempts: list[Mode] = [mode, "offline"] if mode == "online" else [mode]
