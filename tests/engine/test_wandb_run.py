@@ -192,3 +192,11 @@ def test_a_disabled_run_names_no_command(tmp_path: Path) -> None:
     logger = RunWandbLogger("project", "name", str(tmp_path), mode="disabled")
     logger.log_metrics({"a": 1.0})
     assert logger.finish(failed=False) is None
+
+
+def test_an_evaluation_says_so(tmp_path: Path) -> None:
+    options = {"loss": None, "backbone": None, "clip": None, "data": "msrs"}
+    logger = RunWandbLogger("project", "evaluate-msrs", str(tmp_path), mode="disabled", options=options)
+    logger.log_hyperparams({})
+    found = logger._wandb_init
+    assert (found["job_type"], found["tags"], found["name"]) == ("evaluate", ["data=msrs"], "evaluate-msrs")
