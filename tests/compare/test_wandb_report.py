@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ import wandb
 
 from clipfuse.compare.wandb_report import publish
 from clipfuse.errors import UserError
+
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -80,6 +83,30 @@ def test_the_report_holds_table_curves_and_each_variant(
     assert media["mediaKeys"] == ["val/samples", "test/panel"]
 
 
+def test_compare_publishes_its_table_and_runs(
+    clipfuse: Command, sweep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loss, seed in (("pixel", 0), ("pixel", 1), ("ldfusion", 0)):
+        root = sweep(loss, seed=seed)
+    for number, status in enumerate(sorted(root.rglob("status.json"))):
+        log = status.parent / f"wandb/offline-run-1-id{number}/run-id{number}.wandb"
+        log.parent.mkdir(parents=True)
+        log.touch()
+    server = serve(monkeypatch, "id0", "id1", "id2")
+    code, out, _ = clipfuse("compare", str(root), "--metrics=SSIM", "--no-trivial", "--wandb=us/fusion")
+    assert code == 0
+    assert "report: https://wandb.test/us/fusion/reports/" in out
+    text, grid, *_ = (
+        block for block in json.loads(server.saved["spec"])["blocks"] if block["type"] != "paragraph"
+    )
+    assert "'pixel' is probably ahead" in text["content"]
+    assert "| SSIM ↑" in text["content"]
+    assert {each["name"] for each in grid["metadata"]["runSets"]} == {"pixel", "ldfusion"}
+    code, _, error = clipfuse("compare", str(root), "--metrics=SSIM", "--no-trivial", "--wandb=fusion")
+    assert code == 2
+    assert "--wandb fusion: expected ENTITY/PROJECT" in error
+
+
 def test_runs_that_are_not_there_yet_are_named(
     variants: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,14 +118,15 @@ def test_runs_that_are_not_there_yet_are_named(
     assert not server.saved
 
 
+@pytest.mark.parametrize("call", ["login", "Api"])
 def test_a_server_that_does_not_answer(
-    variants: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+    call: str, variants: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(timeout: int) -> None:
+    def unreachable(**_: Any) -> None:
         raise wandb.errors.CommError("no route\nto host")
 
     monkeypatch.setattr(wandb, "login", lambda **_: True)
-    monkeypatch.setattr(wandb, "Api", unreachable)
+    monkeypatch.setattr(wandb, call, unreachable)
     with pytest.raises(
         UserError, match=r"us/fusion: W&B cannot be reached or refuses \(no route to host\).*--html"
     ):

@@ -44,9 +44,11 @@ def publish(
         raise UserError(
             f"--wandb needs a package that is missing ({error}): pip install 'clipfuse[wandb]'"
         ) from None
-    if not wandb.login(prompt=False):
-        raise UserError("--wandb: no W&B login is found; run `wandb login`, or take --html, which needs none")
     try:
+        if not wandb.login(prompt=False):
+            raise UserError(
+                "--wandb: no W&B login is found; run `wandb login`, or take --html, which needs none"
+            )
         everything = [each for members in ids.values() for each in members]
         found = wandb.Api(timeout=_ANSWER_S).runs(place, filters={"name": {"$in": everything}})
         missing = set(everything) - {run.id for run in found}
