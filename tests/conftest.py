@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
 from PIL import Image
 
 from clipfuse.cli.config import conf_dir
@@ -66,7 +67,18 @@ def compose_tiny(run_dir: Path, pairs: Path, overrides: tuple[str, ...], config_
         small += ["loader.batch_size=2", "loader.crop_size=32", "trainer.log_every_n_steps=1"]
         small += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(config_name, [*small, *overrides])
+        config = compose(config_name, [*small, *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # the command line does; choices become names
+    composed = config.copy()
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
+
+
+@pytest.fixture(scope="session")
+def compose_run() -> Callable[..., DictConfig]:
+    """Compose a run as `tiny_config` does: of (run folder, pairs, overrides, name of the configuration)."""
+    return compose_tiny
 
 
 @pytest.fixture

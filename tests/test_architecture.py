@@ -31,8 +31,9 @@ ALLOWED = {
 PLACES = {
     "lightning": ("engine/", "data/datamodule.py"),
     "hydra": ("cli/config.py", "engine/build.py"),
-    "omegaconf": ("cli/", "engine/build.py", "engine/run.py"),
-    "wandb": ("engine/loggers.py",),
+    "omegaconf": ("cli/", "engine/build.py", "engine/run.py", "engine/record.py", "engine/wandb_run.py"),
+    "wandb": ("engine/wandb_", "compare/wandb_report.py"),
+    "wandb_workspaces": ("compare/wandb_report.py",),
     "open_clip": ("clip/",),
     "jinja2": ("compare/",),
     "matplotlib": ("compare/",),

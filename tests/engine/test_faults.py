@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.engine import loggers
+from clipfuse.engine import wandb_run
 from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.engine.run import train
 from clipfuse.errors import UserError
@@ -300,7 +300,7 @@ def unanswering(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             server.listen(100)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        monkeypatch.setattr(loggers, "START_S", 2)
+        monkeypatch.setattr(wandb_run, "START_S", 2)
         yield request.param
     monkeypatch.undo()
     wandb.teardown()

@@ -81,6 +81,16 @@ def main(arguments: Sequence[str]) -> None:
         with write_atomically(path) as file:
             file.write(writers[name](table))
         print(f"written: {path}")
+    if options.wandb:
+        from clipfuse.compare.wandb_report import publish
+
+        text = "\n\n".join([*sentences, to_markdown(table), *notes])
+        names = ", ".join(Path(path).resolve().name for path in options.sweeps)
+        folders = {variant.name: [run.folder for run in variant.runs] for variant in variants}
+        curves = {key for run in tested for key in run.curves if key.startswith("val/metric/")}
+        title = f"clipfuse compare {names}"
+        address = publish(options.wandb, title, text, folders, metrics, sorted(curves))
+        print(f"report: {address}")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -96,6 +106,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--markdown", metavar="FILE", help="the table; also what is printed")
     parser.add_argument("--csv", metavar="FILE", help="every number in full precision")
     parser.add_argument("--latex", metavar="FILE", help="the table, with booktabs")
+    parser.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="save a report at W&B, over the same runs there (needs the extra clipfuse[wandb] and a login)",
+    )
     parser.add_argument(
         "--baseline",
         metavar="LOSS",

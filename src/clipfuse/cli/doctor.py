@@ -113,7 +113,7 @@ def _data() -> str:
 
 
 def _wandb_login() -> str:
-    from clipfuse.engine.loggers import login_mode
+    from clipfuse.engine.wandb_run import login_mode
 
     if login_mode() == "online":
         return "found: logger=wandb uploads while it trains"

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from clipfuse.engine.folder import write_atomically, write_json
-from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.pictures import draw_panel, write_panel
+from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_objects
@@ -88,8 +88,8 @@ class TestWriter(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write scores and panel."""
-        self.scores = _in_turn(gather_objects(self.scores))
-        self.panel = _in_turn(gather_objects(self.panel))[: self.panel_rows]
+        self.scores = in_turn(gather_objects(self.scores))
+        self.panel = in_turn(gather_objects(self.panel))[: self.panel_rows]
         if not trainer.is_global_zero or not self.scores:
             return
         metrics: Any = pl_module.test_metrics
@@ -114,6 +114,6 @@ class TestWriter(Callback):
                 logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})
 
 
-def _in_turn(parts: Iterable[list[Any]]) -> list[Any]:
+def in_turn(parts: Iterable[list[Any]]) -> list[Any]:
     """Return the items of all ranks in the order of the data set, which deals them out in turn."""
     return [item for item in chain.from_iterable(zip_longest(*parts)) if item is not None]

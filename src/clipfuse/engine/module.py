@@ -232,8 +232,8 @@ class FusionModule(ScoringModule):
         with apart:
             self.manual_backward(loss / self.accumulate)
 
-    def validation_step(self, batch: FusionBatch, batch_idx: int) -> None:
-        """Score one batch by the metrics and by the loss itself."""
+    def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Score one batch by the metrics and by the loss itself; callbacks get the fused luma."""
         inputs = self.loss_inputs(batch)
         with self._full_precision():
             output = self.loss(inputs)
@@ -244,6 +244,7 @@ class FusionModule(ScoringModule):
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)
+        return {"fused": inputs.fused}
 
     def notes(self, batch: FusionBatch) -> Notes | None:
         """Return what the loss has to say beside numbers, of the first pair of a validation batch."""

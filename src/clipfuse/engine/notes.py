@@ -8,10 +8,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from clipfuse.engine.folder import write_atomically
-from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
 from clipfuse.engine.pictures import draw_panel, write_panel
+from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.types import FusionBatch
+
+_COLUMNS = ["update", "name", "text"]
 
 
 class LossNotes(Callback):
@@ -52,6 +54,13 @@ class LossNotes(Callback):
         if batch_idx == 0 and not trainer.sanity_checking and trainer.is_global_zero:
             self._write(trainer, pl_module, batch)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write all words to W&B as a table."""
+        rows = self._rows() if trainer.is_global_zero else []
+        for logger in trainer.loggers:
+            if isinstance(logger, RunWandbLogger) and rows:
+                logger.log_rows("notes/words", _COLUMNS, [[int(row[0]), *row[1:]] for row in rows])
+
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: FusionBatch) -> None:
         assert isinstance(pl_module, FusionModule)
         notes = pl_module.notes(batch)
@@ -61,13 +70,14 @@ class LossNotes(Callback):
         kept = [row for row in self._rows() if int(row[0]) < update]
         words = [[str(update), name, text] for name, text in notes.texts.items()]
         with write_atomically(self.folder / "words.csv") as file:
-            csv.writer(file).writerows([["update", "name", "text"], *kept, *words])
+            csv.writer(file).writerows([_COLUMNS, *kept, *words])
         path = self.folder / f"{update:06d}.png"
         captions, images = zip(*notes.pictures, strict=True)
         write_panel(path, draw_panel(captions, [images], cell_height=160))
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
-                logger.log_pictures("notes", {"; ".join(f"{row[1]}: {row[2]}" for row in words): path})
+                caption = "; ".join(f"{row[1]}: {row[2]}" for row in words)
+                logger.log_pictures("notes", {caption: path}, pl_module.samples_seen)
 
     def _rows(self) -> list[list[str]]:
         path = self.folder / "words.csv"

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,12 +25,14 @@ from clipfuse.engine.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.engine.cost import Cost
 from clipfuse.engine.failures import memory_explained
 from clipfuse.engine.folder import lies_in, prepare_folder, run_status, write_atomically
-from clipfuse.engine.loggers import RunWandbLogger
 from clipfuse.engine.module import FusionModule
 from clipfuse.engine.progress import RunProgress
+from clipfuse.engine.record import run_record
 from clipfuse.engine.resume import find_start
 from clipfuse.engine.scoring import ScoringModule
 from clipfuse.engine.stepping import lower_parameters
+from clipfuse.engine.wandb_record import WandbRecord
+from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 
@@ -103,20 +104,6 @@ def _quiet() -> None:
     )
     for text in ignored:
         warnings.filterwarnings("ignore", f".*{text}.*")
-
-
-def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None) -> dict[str, Any]:
-    """Return what a run keeps of itself: its configuration, and what that does not tell."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    versions = {name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")}
-    return {
-        **{str(key): value for key, value in plain.items()},
-        "split_sha256": fingerprint,
-        "protocol": str(metrics.test.protocol),
-        "clip_identity": getattr(getattr(loss, "clip", None), "identity", None),
-        "versions": versions,
-    }
 
 
 @contextmanager
@@ -201,7 +188,7 @@ def train(config: DictConfig) -> float | None:
     optimizer = build(config.optimizer, "optimizer")
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
-    record = _record(config, source.fingerprint(), metrics, loss)
+    record = run_record(config, source.fingerprint(), metrics, loss)
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
         print(f"{folder} holds this run, finished; nothing is left to do")
@@ -231,7 +218,7 @@ def train(config: DictConfig) -> float | None:
         config.trainer,
         "trainer",
         logger=loggers,
-        callbacks=callbacks + _weight_averaging(config.ema),
+        callbacks=callbacks + _weight_averaging(config.ema) + _wandb_records(loggers),
         plugins=[CheckpointFiles(start.checkpoint)],
         max_steps=config.steps,
         max_epochs=-1,
@@ -291,6 +278,10 @@ def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
     )
 
 
+def _wandb_records(loggers: Sequence[Any]) -> list[L.Callback]:
+    return [WandbRecord(logger) for logger in loggers if isinstance(logger, RunWandbLogger)]
+
+
 def _weight_averaging(decay: float | None) -> list[L.Callback]:
     if decay is None:
         return []
@@ -323,12 +314,12 @@ def evaluate(config: DictConfig) -> None:
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
     data = build(config.loader, "loader", source=source)
-    record = _record(config, source.fingerprint(), metrics)
+    record = run_record(config, source.fingerprint(), metrics)
     module = ScoringModule(backbone, metrics.test)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
     loggers = build_all(config.get("logger"), "logger")
-    progress = RunProgress()
-    trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=[writer, progress])
+    callbacks = [writer, RunProgress(), *_wandb_records(loggers)]
+    trainer: L.Trainer = build(config.trainer, "trainer", logger=loggers, callbacks=callbacks)
     data.check_parts("test", ranks=trainer.world_size)
     _prepare(folder, config.overwrite, config.checkpoint)
     with _recorded(folder, record, loggers):

@@ -1,0 +1,93 @@
+"""The comparison as a report at W&B: the same table and verdict, beside curves and pictures one can turn."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipfuse.errors import UserError
+
+_X = "trainer/samples_seen"
+_ANSWER_S = 20  # how long W&B may take for an answer
+
+
+def publish(
+    place: str,
+    title: str,
+    text: str,
+    variants: Mapping[str, Sequence[Path]],
+    metrics: Sequence[str],
+    curves: Sequence[str],
+) -> str:
+    """Save a report over runs that are at W&B; return its address.
+
+    Args:
+        place: "ENTITY/PROJECT".
+        title: of the report.
+        text: table and verdict, in markdown.
+        variants: run folders by variant; its runs are drawn as one line, mean and standard deviation.
+        metrics: of the test; a bar chart each.
+        curves: logged keys such as "val/metric/SSIM"; a line plot each.
+
+    Raises:
+        UserError: the package or a login is missing, W&B does not answer, or a run is not there.
+    """
+    entity, _, project = place.partition("/")
+    if not entity or not project or "/" in project:
+        raise UserError(f"--wandb {place}: expected ENTITY/PROJECT, as in the address of a W&B project")
+    ids = {name: [_run_id(folder) for folder in folders] for name, folders in variants.items()}
+    try:
+        import wandb
+        import wandb_workspaces.expr as expr
+        import wandb_workspaces.reports.v2 as wr
+    except ImportError as error:
+        raise UserError(
+            f"--wandb needs a package that is missing ({error}): pip install 'clipfuse[wandb]'"
+        ) from None
+    try:
+        if not wandb.login(prompt=False):
+            raise UserError(
+                "--wandb: no W&B login is found; run `wandb login`, or take --html, which needs none"
+            )
+        everything = [each for members in ids.values() for each in members]
+        found = wandb.Api(timeout=_ANSWER_S).runs(place, filters={"name": {"$in": everything}})
+        missing = set(everything) - {run.id for run in found}
+        if missing:
+            folders = [folder for members in variants.values() for folder in members]
+            absent = next(each for each in folders if _run_id(each) in missing)
+            raise UserError(
+                f"{len(missing)} of {len(everything)} runs are not in {place}, such as that of {absent}; "
+                f"upload them first: wandb sync {shlex.quote(str(absent / 'wandb'))}"
+            )
+        runs = [
+            # One loss, so one job type: the runs of a variant become one line.
+            wr.Runset(
+                entity, project, name, filters=expr.And(expr.Metric("ID").isin(each)), groupby=["JobType"]
+            )
+            for name, each in ids.items()
+        ]
+        spread: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
+        panels: list[Any] = [
+            *(wr.BarPlot(title=f"test {name}", metrics=[f"test/{name}"], **spread) for name in metrics),
+            *(wr.LinePlot(title=key, x=_X, y=[key], **spread) for key in curves),
+            wr.MediaBrowser(media_keys=["val/samples", "test/panel"]),
+            wr.RunComparer(diff_only="split"),
+        ]
+        blocks: list[Any] = [wr.MarkdownBlock(text), wr.PanelGrid(runsets=runs, panels=panels)]
+        saved = wr.Report(entity=entity, project=project, title=title, blocks=blocks).save()
+        return str(saved.url)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises whatever went wrong on its way to the server
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"--wandb {place}: W&B cannot be reached or refuses ({reason}); try again later, or take --html, "
+            "which needs no server"
+        ) from error
+
+
+def _run_id(folder: Path) -> str:
+    logs = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    if not logs:
+        raise UserError(f"{folder} was trained without logger=wandb, so it is not at W&B; leave it out")
+    return logs[-1].stem.removeprefix("run-")

@@ -1,0 +1,49 @@
+"""What a run keeps of itself: its configuration, and what that does not tell."""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def run_record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None) -> dict[str, Any]:
+    """Return the content of `config.yaml` in plain types.
+
+    Args:
+        config: the run's whole configuration.
+        fingerprint: SHA-256 of the data split.
+        metrics: with the protocol of the test.
+        loss: whose CLIP is recorded, if it has one.
+    """
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    versions: dict[str, str | None] = {
+        name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")
+    }
+    return {
+        **{str(key): value for key, value in plain.items()},
+        "split_sha256": fingerprint,
+        "protocol": str(metrics.test.protocol),
+        "clip_identity": getattr(getattr(loss, "clip", None), "identity", None),
+        "versions": versions | {"git_commit": git_commit()},
+    }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the git tree this code lies in, else of the current folder's.
+
+    "-dirty" is added where tracked files were changed; None: neither is in a git tree, or git is missing.
+    """
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    for folder in (Path(__file__).parent, Path.cwd()):
+        try:
+            found = subprocess.run(
+                ["git", "-C", str(folder), *describe], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if found.returncode == 0:
+            return found.stdout.strip()
+    return None
