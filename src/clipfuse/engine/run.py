@@ -105,7 +105,9 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", f".*{text}.*")
 
 
-def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None) -> dict[str, Any]:
+def _record(
+    config: DictConfig, fingerprint: str, metrics: Any, loss: FusionLoss | None = None
+) -> dict[str, Any]:
     """Return what a run keeps of itself: its configuration, and what that does not tell."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
@@ -114,9 +116,17 @@ def _record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None
         **{str(key): value for key, value in plain.items()},
         "split_sha256": fingerprint,
         "protocol": str(metrics.test.protocol),
-        "clip_identity": getattr(getattr(loss, "clip", None), "identity", None),
+        "clip_identity": _clip_identity(loss),
         "versions": versions,
     }
+
+
+def _clip_identity(loss: FusionLoss | None) -> Any:
+    """Return which CLIP a loss asks; a list if its parts ask several."""
+    clips = [getattr(part, "clip", None) for part in (() if loss is None else loss.modules())]
+    found = [identity for clip in clips if (identity := getattr(clip, "identity", None)) is not None]
+    unlike = [identity for index, identity in enumerate(found) if identity not in found[:index]]
+    return unlike if len(unlike) > 1 else next(iter(unlike), None)
 
 
 @contextmanager
