@@ -191,6 +191,12 @@ def test_a_metric_from_the_current_folder(clipfuse: Clipfuse, pairs_folder: Path
     with Path("scores.csv").open() as file:
         scores = [float(row["roughness"]) for row in csv.DictReader(file) if row["method"] == "fused"]
     assert sum(scores) / len(scores) == pytest.approx(record["mean"]["roughness"], rel=1e-9)
+    code, output, _ = clipfuse("compare", "run", "--own", "my_metric.roughness", "--metrics", "roughness")
+    assert code == 0
+    assert "roughness ↓*" in output
+    refused = clipfuse("compare", "run", "--own", "my_metric.smoothness")
+    assert refused[0] == 2
+    assert "own metric 'my_metric.smoothness' cannot be imported" in refused[2]
 
 
 HEAD = "import math\nfrom clipfuse.metrics import metric\n"
