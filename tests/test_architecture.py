@@ -30,7 +30,7 @@ ALLOWED = {
 # Package of others -> where it may be imported at all.
 PLACES = {
     "lightning": ("engine/", "data/datamodule.py"),
-    "hydra": ("cli/config.py", "engine/build.py"),
+    "hydra": ("cli/", "engine/build.py"),
     "omegaconf": ("cli/", "engine/build.py", "engine/run.py", "engine/record.py", "engine/wandb_run.py"),
     "wandb": ("engine/wandb_", "compare/wandb_report.py"),
     "wandb_workspaces": ("compare/wandb_report.py",),

@@ -19,12 +19,17 @@ OPTIONS = sorted(
     for path in (REPOSITORY / "conf").glob("*/*.yaml")
     if path.parent.name not in ("hydra", "sweep")
 )
+ONLY_YOURS = {
+    ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
+    ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
+    ("backbone", "custom"): ["backbone._target_=clipfuse.backbones.conv_tiny.ConvTiny"],
+}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_sound(group: str, option: str) -> None:
     extra = ["data.root=somewhere"] if group == "data" and option != "synthetic" else []
-    extra += ["loss._target_=clipfuse.losses.pixel.PixelLoss"] if option == "custom" else []
+    extra += ONLY_YOURS.get((group, option), [])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings, GROUPS)
 

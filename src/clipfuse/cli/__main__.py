@@ -15,6 +15,7 @@ COMMANDS = {
     "compare": "tell from the runs of a sweep which loss is best, by how much, how sure",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "export": "write the weights of a checkpoint as one safetensors file, to hand on",
+    "new-loss": "write a loss of your own to start from, with its configuration and its test",
     "doctor": "tell what works on this machine and what is missing",
 }
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             near = did_you_mean(command, COMMANDS)
             raise UserError(f"unknown command '{command}'.{near} Commands: {', '.join(COMMANDS)}")
-        result = import_module(f"clipfuse.cli.{command}").main(words[1:])
+        result = import_module(f"clipfuse.cli.{command.replace('-', '_')}").main(words[1:])
         return int(result or 0)
     except UserError as error:
         if debug:

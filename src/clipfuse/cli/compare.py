@@ -1,6 +1,7 @@
 """`clipfuse compare SWEEP`: which loss won, by how much, how sure."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     variants = [
         replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))
     ]
-    protocol = _protocol(tested[0])
+    protocol = _protocol(tested[0], options.own)
     metrics = _metrics(tested, protocol, options.metrics)
     baseline = _baseline(variants, options.baseline)
     for path in outputs.values():
@@ -117,6 +119,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="what the others are tested against (default: pixel, else the shortest name)",
     )
     parser.add_argument("--metrics", metavar="NAMES", help="names or the sets fast, full, joined by commas")
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="MODULE.FUNCTION",
+        help="a metric of yours that the runs have, as in metrics.own",
+    )
     parser.add_argument("--partial", action="store_true", help="take unfinished runs as far as they are")
     parser.add_argument(
         "--mix",
@@ -144,7 +153,7 @@ def _words(option: str, text: str, known: Sequence[str]) -> list[str]:
     return words
 
 
-def _protocol(run: "Run") -> "Protocol":
+def _protocol(run: "Run", own: Sequence[str]) -> "Protocol":
     from clipfuse.metrics import PROTOCOLS
 
     found = PROTOCOLS.get(run.protocol.rpartition("-")[0])
@@ -154,7 +163,12 @@ def _protocol(run: "Run") -> "Protocol":
             f"{run.folder} was scored under protocol {run.protocol}, this version has {known}; leave it out, "
             "or train it again"
         )
-    return found
+    if own:
+        look_in(os.getcwd())
+    try:
+        return found.with_own(own)
+    except ValueError as error:
+        raise UserError(f"--own: {error}") from None
 
 
 def _metrics(runs: Sequence["Run"], protocol: "Protocol", chosen: str | None) -> list[str]:

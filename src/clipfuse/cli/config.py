@@ -6,26 +6,23 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from clipfuse.cli.options import conf_dir, help_text, options, unknown_option
 from clipfuse.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_NOT_THERE = r"provider=.*, path=(.*) is not available\."  # Hydra's warning about a search path
 _HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
-def conf_dir() -> Path:
-    """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package / "conf", package.parents[1] / "conf"]
-    for folder in candidates:
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
+def look_in(folder: str) -> None:
+    """Let a user's own classes be imported from a folder; it must not hide an installed package."""
+    if "://" not in folder and (path := os.path.abspath(folder)) not in sys.path:
+        sys.path.append(path)
 
 
 def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"], Any]) -> None:
@@ -36,12 +33,15 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
     """
     import hydra
     import yaml
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     failures: list[Exception] = []
 
     def guarded(config: "DictConfig") -> Any:
+        for folder in HydraConfig.get().searchpath:
+            look_in(folder.removeprefix("file://"))
         # Lightning starts the other ranks of DDP by what stands here.
         sys.argv = [sys.argv[0], name, *_own_words(config)]
         # Hydra prints a line of its own about an exception that passes through it.
@@ -50,17 +50,24 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         except Exception as error:
             failures.append(error)
 
-    # A user's own loss lies in the current folder; it must not hide an installed package.
-    sys.path.append(os.getcwd())
+    if {"-h", "--help"} & set(arguments):
+        print(help_text(name, arguments))
+        return
+    look_in(os.getcwd())
     sys.argv = [sys.argv[0], *arguments]
     # Said of our files for the launchers of plugins, which are to be held against their schemas.
     warnings.filterwarnings("ignore", r"\s*'hydra/.*' is validated against ConfigStore schema")
+    warnings.filterwarnings("error", _NOT_THERE)
     # Else Hydra prints errors itself and exits with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, name, arguments)) from error
+    except UserWarning as error:
+        if found := re.fullmatch(_NOT_THERE, str(error)):
+            raise UserError(f"hydra.searchpath: there is no {found[1]}; expected a folder") from error
+        raise
     except yaml.YAMLError as error:
         raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from error
     except RecursionError as error:
@@ -90,7 +97,7 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
 
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([^']+)'", text):
-        return _unknown_option(found[1])
+        return unknown_option(found[1], arguments)
     if found := re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text):
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
@@ -105,25 +112,11 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
             )
             return f"unknown key '{key}'.{near}{valid}"
     if found := re.search(r"You must specify '([^']+)'", text):
-        options = _options(found[1])
-        return f"{found[1]} must be chosen: {found[1]}=X with X one of {', '.join(options)}"
+        choices = ", ".join(options(found[1], arguments))
+        return f"{found[1]} must be chosen: {found[1]}=X with X one of {choices}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; quote such a value twice: 'run_dir=\"my runs/a=b\"'"
     return " ".join(str(error).split())
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
-def _unknown_option(choice: str) -> str:
-    group, _, option = choice.rpartition("/")
-    options = _options(group)
-    if group.startswith("hydra/"):
-        return f"unknown {group} '{option}'; those for clusters and searches are in the extra clipfuse[sweep]"
-    if not options:
-        return f"unknown configuration group '{group or option}'"
-    return f"unknown {group} '{option}'.{did_you_mean(option, options)} Available: {', '.join(options)}"
 
 
 def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
@@ -133,7 +126,11 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    groups = [word for word in arguments if (conf_dir() / word.partition("=")[0].lstrip("+")).is_dir()]
+    groups = [
+        word
+        for word in arguments
+        if word.startswith("hydra.searchpath") or (conf_dir() / word.partition("=")[0].lstrip("+")).is_dir()
+    ]
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             plain = OmegaConf.to_container(compose(name, groups), resolve=False)
@@ -197,7 +194,7 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     assert isinstance(plain, dict)
     for group in groups:
         if not isinstance(plain.get(group), Mapping):
-            raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(_options(group))}")
+            raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(options(group))}")
     hints = get_type_hints(settings, include_extras=True)
     if absent := sorted(hints.keys() - plain.keys()):
         raise UserError(f"{absent[0]} is missing; leave out ~{absent[0]}")
@@ -247,11 +244,16 @@ def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> dict[str, Any]
             raise UserError(
                 f"unknown key '{path}.{key}'.{did_you_mean(key, parameters)} Keys of {path}: {known}"
             )
-        if isinstance(value, Mapping) and "_target_" in value:
+        if _describes_objects(value):
             read |= _check_node(f"{path}.{key}", value, [])
         elif key in hints:
             read[f"{path}.{key}"] = _read_value(f"{path}.{key}", value, hints[key])
     return read
+
+
+def _describes_objects(node: Any) -> bool:
+    """Whether something is to be built of it, or of what it holds by name."""
+    return isinstance(node, Mapping) and ("_target_" in node or any(map(_describes_objects, node.values())))
 
 
 def _locate(path: str, target: str) -> Any:

@@ -1,9 +1,11 @@
 """`clipfuse export --checkpoint C --out F.safetensors`: weights to hand on, as data alone."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str]) -> None:
 
     if out.suffix != SUFFIX:
         raise UserError(f"--out {out}: expected a name that ends in {SUFFIX}, as in clipfuse{SUFFIX}")
+    if options.trust:
+        look_in(os.getcwd())
     backbone = load_backbone(options.checkpoint, options.trust)
     node = backbone_node(read_checkpoint(options.checkpoint), options.trust, options.checkpoint)
     check_output(out, options.overwrite)

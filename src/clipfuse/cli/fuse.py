@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     else:
         pairs = match_stems(infrared=infrared, visible=visible)
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
+    if options.trust:
+        look_in(os.getcwd())
     backbone = load_backbone(options.checkpoint, options.trust)
     try:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -2,12 +2,14 @@
 
 import argparse
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.engine.folder import check_output
     from clipfuse.images import check_sizes, match_stems
 
-    metrics = _metrics(options.protocol, options.metrics, has_masks=bool(options.masks))
+    metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
     folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
     folders |= {"masks": Path(options.masks)} if options.masks else {}
     files = match_stems(**folders, **fused)
@@ -69,6 +71,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
     parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
+    parser.add_argument(
+        "--own",
+        action="append",
+        default=[],
+        metavar="MODULE.FUNCTION",
+        help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
+    )
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -97,14 +106,18 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _metrics(protocol: str, chosen: str, has_masks: bool) -> "FusionMetrics":
+def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) -> "FusionMetrics":
     from clipfuse.metrics import DEFINITIONS, FusionMetrics
+    from clipfuse.metrics.protocols import protocol_named
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
+    if own:
+        look_in(os.getcwd())
     try:
-        metrics = FusionMetrics(protocol, names)
+        extended = protocol_named(protocol).with_own(own)
+        metrics = FusionMetrics(extended, [*names, *extended.own])
     except ValueError as error:
-        raise UserError(f"--protocol or --metrics: {error}") from None
+        raise UserError(f"--protocol, --metrics or --own: {error}") from None
     for name in names:
         if name in DEFINITIONS and DEFINITIONS[name].needs_mask and not has_masks:
             raise UserError(f"--metrics {name} needs target masks; add --masks, or leave it out")

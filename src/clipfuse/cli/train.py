@@ -77,8 +77,10 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
 
 def _task(config: "DictConfig") -> float | None:
     from clipfuse.cli.config import check_config, check_run_dir
+    from clipfuse.cli.parts import join_parts
     from clipfuse.engine.run import TrainSettings, train
 
     check_run_dir(config)
+    join_parts(config)
     check_config(config, TrainSettings, GROUPS)
     return train(config)

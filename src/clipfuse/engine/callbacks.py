@@ -105,6 +105,7 @@ class TestWriter(Callback):
             "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
             "undefined": metrics.undefined(),
             "unchecked": [name for name in columns if name not in protocol.checked],
+            "own": {name: {"higher_is_better": metrics[name].higher_is_better} for name in protocol.own},
         }
         write_json(self.folder / "metrics.json", record)
         panel = draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel)

@@ -35,6 +35,7 @@ from clipfuse.types import FusionBatch, LossInputs
 log = logging.getLogger(__name__)
 
 SAMPLES_SEEN = "trainer/samples_seen"
+RANGE_ERROR = 0.01  # of bf16, in which the network may run
 
 
 class FusionModule(ScoringModule):
@@ -143,11 +144,20 @@ class FusionModule(ScoringModule):
         batch = self.trainer.precision_plugin.convert_input(batch)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
+        self._check_range(inputs.fused)
         try:
             with self._full_precision():
                 self.loss.setup(inputs)
         except ValueError as error:
             raise UserError(str(error)) from error
+
+    def _check_range(self, fused: Tensor) -> None:
+        low, high = (float(value) for value in fused.aminmax())
+        if not -RANGE_ERROR <= low <= high <= 1 + RANGE_ERROR:
+            raise UserError(
+                f"the backbone {type(self.backbone).__name__} gives values from {low:g} to {high:g} before "
+                "the first update; expected [0, 1]: let it end in a sigmoid"
+            )
 
     def on_train_start(self) -> None:
         """Wrap optimiser and schedule, which exist only now."""

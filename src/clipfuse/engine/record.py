@@ -7,8 +7,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from clipfuse.losses.base import FusionLoss
 
-def run_record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = None) -> dict[str, Any]:
+
+def run_record(
+    config: DictConfig, fingerprint: str, metrics: Any, loss: FusionLoss | None = None
+) -> dict[str, Any]:
     """Return the content of `config.yaml` in plain types.
 
     Args:
@@ -26,9 +30,17 @@ def run_record(config: DictConfig, fingerprint: str, metrics: Any, loss: Any = N
         **{str(key): value for key, value in plain.items()},
         "split_sha256": fingerprint,
         "protocol": str(metrics.test.protocol),
-        "clip_identity": getattr(getattr(loss, "clip", None), "identity", None),
+        "clip_identity": _clip_identity(loss),
         "versions": versions | {"git_commit": git_commit()},
     }
+
+
+def _clip_identity(loss: FusionLoss | None) -> Any:
+    """Return which CLIP a loss asks; a list if its parts ask several."""
+    clips = [getattr(part, "clip", None) for part in (() if loss is None else loss.modules())]
+    found = [identity for clip in clips if (identity := getattr(clip, "identity", None)) is not None]
+    unlike = [identity for index, identity in enumerate(found) if identity not in found[:index]]
+    return unlike if len(unlike) > 1 else next(iter(unlike), None)
 
 
 def git_commit() -> str | None:

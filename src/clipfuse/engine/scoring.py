@@ -23,6 +23,25 @@ def naming(sample_ids: Sequence[str]) -> Iterator[None]:
         raise UserError(f"{', '.join(sample_ids)}: {error}; {advice}") from error
 
 
+def check_output(output: object, infrared: Tensor, network: str) -> FusionOutput:
+    """Return what a backbone gave, if it is what the contract says.
+
+    Raises:
+        UserError: it is not; names the network and what was expected.
+    """
+    expected = "expected a clipfuse.types.FusionOutput, its 'fused' of the shape of the infrared images"
+    if not isinstance(output, FusionOutput):
+        raise UserError(f"the backbone {network} returned {type(output).__name__}; {expected}")
+    fused = output.fused
+    if not isinstance(fused, Tensor) or not fused.is_floating_point() or fused.shape != infrared.shape:
+        found = f"{fused.dtype} {tuple(fused.shape)}" if isinstance(fused, Tensor) else type(fused).__name__
+        raise UserError(
+            f"the backbone {network} returned 'fused' as {found}; {expected}: "
+            f"floating point {tuple(infrared.shape)}"
+        )
+    return output
+
+
 class ScoringModule(L.LightningModule):
     """Tests a backbone.
 
@@ -38,7 +57,7 @@ class ScoringModule(L.LightningModule):
 
     def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         """Fuse (N, 1, H, W) luma planes in [0, 1] of any size."""
-        return cast(FusionOutput, self.backbone(infrared, visible))
+        return check_output(self.backbone(infrared, visible), infrared, type(self.backbone).__name__)
 
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
         """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""

@@ -2,7 +2,7 @@
 
 from clipfuse.metrics.base import FusionMetric, FusionMetrics, RunMetrics
 from clipfuse.metrics.baselines import baselines
-from clipfuse.metrics.definition import DEFINITIONS
+from clipfuse.metrics.definition import DEFINITIONS, metric
 from clipfuse.metrics.protocols import PROTOCOLS, Protocol
 from clipfuse.metrics.sharing import sharing
 
@@ -14,5 +14,6 @@ __all__ = [
     "Protocol",
     "RunMetrics",
     "baselines",
+    "metric",
     "sharing",
 ]

@@ -95,11 +95,16 @@ class FusionMetric(Metric):
 
     def _scores(self, *planes: Tensor, target_mask: Tensor | None) -> Tensor:
         extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
+        count = len(planes[0])
         try:
             check_side(planes[0], self.definition.smallest)
-            return self.definition.unchecked(*planes, **extra, **self.options)
+            scores = self.definition.unchecked(*planes, **extra, **self.options)
         except TooSmall:
-            return planes[0].new_full((len(planes[0]),), nan)
+            return planes[0].new_full((count,), nan)
+        if not isinstance(scores, Tensor) or scores.shape != (count,):
+            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"gave {found}; expected one score per image, ({count},)")
+        return scores
 
     def __repr__(self) -> str:
         """Return name and protocol."""
@@ -198,9 +203,11 @@ class RunMetrics:
         protocol: name of a protocol, or one.
         validation: metrics or sets, as `FusionMetrics`.
         test: the same.
+        own: metrics of yours, such as "my_metric.sharpness": functions under `@clipfuse.metrics.metric`.
+            The set "full" has them, too.
 
     Raises:
-        ValueError: an unknown protocol, or a metric that it does not have.
+        ValueError: an unknown protocol, or a metric that it does not have; an own one that is none.
     """
 
     def __init__(
@@ -208,6 +215,8 @@ class RunMetrics:
         protocol: str | Protocol = "strict",
         validation: str | Iterable[str] = "fast",
         test: str | Iterable[str] = "full",
+        own: Sequence[str] = (),
     ) -> None:
+        protocol = protocol_named(protocol).with_own(own)
         self.validation = FusionMetrics(protocol, validation)
         self.test = FusionMetrics(protocol, test)

@@ -90,12 +90,16 @@ def metric(
         smallest: shortest side in pixels the metric is defined for.
 
     Raises:
-        ValueError: by the function, for a wrong shape, type, range, size or option, or a NaN; the
-            message names metric and tensor. `TooSmall` where it is the size.
+        ValueError: the name is another module's, or the function takes other arguments; or by the
+            function, for a wrong shape, type, range, size or option, or a NaN; the message names metric
+            and tensor. `TooSmall` where it is the size.
     """
 
     def decorate(function: Score) -> Score:
         parameters = signature(function).parameters
+        if list(parameters)[:3] != ["fused", "infrared", "visible"]:
+            taken = ", ".join(parameters)
+            raise ValueError(f"the metric '{name}' takes ({taken}); expected (fused, infrared, visible, ...)")
         takes_mask = "target_mask" in parameters
         needs_mask = takes_mask and parameters["target_mask"].default is not None
 
@@ -121,6 +125,10 @@ def metric(
         definition = Definition(
             name, score, function, higher_is_better, bounds, smallest, takes_mask, needs_mask
         )
+        if (known := DEFINITIONS.get(name)) and known.unchecked.__module__ != function.__module__:
+            raise ValueError(
+                f"the metric name '{name}' is taken by {known.unchecked.__module__}; choose another"
+            )
         DEFINITIONS[name] = definition
         return score
 

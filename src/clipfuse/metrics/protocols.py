@@ -7,8 +7,9 @@ they were found: README.md of this folder.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import e
+from pkgutil import resolve_name
 from typing import Any
 
 from clipfuse.errors import did_you_mean
@@ -27,6 +28,7 @@ from clipfuse.metrics import (  # noqa: F401  (they enter DEFINITIONS)
 from clipfuse.metrics.definition import DEFINITIONS, Definition
 
 UNCHECKED = "from the description, not checked against the published code"
+OF_THE_USER = "own, unchecked"
 # Cheap enough for every validation: none costs more than SSIM.
 FAST = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM", "local-detail", "noise")
 GOLDEN = ("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR", "SCD", "VIF", "Qabf", "SSIM")
@@ -44,6 +46,7 @@ class Protocol:
         options: metric -> keyword options of its function, where they are not the defaults.
         checked: metrics whose values are tested against those of the published code, or that are
             our own and have none.
+        own: metrics that a user has added; nobody but the user answers for them.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Protocol:
     metrics: tuple[str, ...]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
+    own: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return name and version as every number carries them, such as "strict-1"."""
@@ -70,6 +74,32 @@ class Protocol:
                 f"metric '{name}' {known} protocol {self}.{near} It has {', '.join(self.metrics)}"
             )
         return DEFINITIONS[name]
+
+    def with_own(self, paths: Iterable[str]) -> "Protocol":
+        """Return the protocol with a user's metrics after its own.
+
+        Args:
+            paths: of functions that `metric` has made, such as "my_metric.sharpness".
+
+        Raises:
+            ValueError: there is no such function, or it is not a metric, or not a new one.
+        """
+        own: list[str] = []
+        for path in paths:
+            try:
+                found = resolve_name(path)
+            except Exception as error:  # a module of the user's can raise anything while it is imported
+                raise ValueError(f"own metric '{path}' cannot be imported ({error})") from error
+            name = next((each.name for each in DEFINITIONS.values() if each.score is found), None)
+            if name is None:
+                raise ValueError(
+                    f"own metric '{path}' is no metric; put @metric(\"name\", higher_is_better=True, "
+                    "bounds=(0, math.inf)) of clipfuse.metrics above it"
+                )
+            if name in (*self.metrics, *own):
+                raise ValueError(f"own metric '{path}': protocol {self} has '{name}' already")
+            own.append(name)
+        return replace(self, metrics=(*self.metrics, *own), own=(*self.own, *own))
 
     def choose(self, names: Iterable[str]) -> list[str]:
         """Resolve metrics and the sets "fast" and "full" to metrics, each once, in the order of the tables.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isclose, isfinite
 from statistics import fmean, stdev
 
-from clipfuse.metrics.protocols import UNCHECKED, Protocol
+from clipfuse.metrics.protocols import OF_THE_USER, UNCHECKED, Protocol
 
 MARK = "*"
 
@@ -42,8 +42,10 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, "  ".join("-" * width for width in widths))
     notes = [f"protocol {protocol}: {protocol.summary}"]
-    if unchecked := [name for name in metrics if name not in protocol.checked]:
-        notes.append(f"{MARK} {UNCHECKED}: {', '.join(unchecked)}")
+    marked = [name for name in metrics if name not in protocol.checked]
+    for reason, of_user in ((UNCHECKED, False), (OF_THE_USER, True)):
+        if names := [name for name in marked if (name in protocol.own) is of_user]:
+            notes.append(f"{MARK} {reason}: {', '.join(names)}")
     for method in methods:
         for name in metrics:
             images, side = len(scores[method].get(name, ())), protocol.definition(name).smallest

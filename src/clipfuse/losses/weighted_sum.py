@@ -1,0 +1,138 @@
+"""Losses joined: the weighted sum of several plugins, at most one of them with a lower level."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
+from clipfuse.types import LossInputs, LossOutput
+
+
+class WeightedSum(FusionLoss):
+    """total = sum over parts of weight x that part's total.
+
+    `terms` has those of each part as `<part>/<term>`, and `<part>/weighted_total`, which add up to the total.
+    A part of weight 0 is left out of computation and log.
+
+    Args:
+        parts: weight by name, each 0 or more, at least one above 0.
+        of: the plugins by the same names.
+
+    Attributes:
+        weights: those above 0.
+
+    Raises:
+        ValueError: a weight that cannot be meant, or a name that only one of the two has.
+    """
+
+    def __init__(self, parts: Mapping[str, float], of: Mapping[str, FusionLoss]) -> None:
+        super().__init__()
+        for name, weight in parts.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weighted_sum loss: parts.{name} is {weight}; expected a weight, 0 or more")
+        self.weights = {name: weight for name, weight in parts.items() if weight}
+        if not self.weights:
+            raise ValueError("weighted_sum loss: no part has a weight above 0, nothing would be trained")
+        if unknown := [*(self.weights.keys() - of.keys()), *(of.keys() - parts.keys())]:
+            raise ValueError(
+                f"weighted_sum loss: '{min(unknown)}' must be named in both parts ({', '.join(parts)}) "
+                f"and of ({', '.join(of)})"
+            )
+        self.of = nn.ModuleDict({name: of[name] for name in self.weights})
+
+    @property
+    def parts(self) -> dict[str, FusionLoss]:
+        """The plugins by name."""
+        return cast(dict[str, FusionLoss], dict(self.of.items()))
+
+    def setup(self, sample: LossInputs) -> None:
+        """Let each part look."""
+        for part in self.parts.values():
+            part.setup(sample)
+
+    def notes(self, inputs: LossInputs) -> Notes | None:
+        """Return what the parts have to say, each under its name."""
+        notes = {name: part.notes(inputs) for name, part in self.parts.items()}
+        given = {name: note for name, note in notes.items() if note is not None}
+        texts = {f"{name}: {key}": text for name, note in given.items() for key, text in note.texts.items()}
+        pictures = [(f"{name}: {key}", image) for name, note in given.items() for key, image in note.pictures]
+        return Notes(texts, pictures) if given else None
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        """Return the weighted sum."""
+        return self._joined({name: part(inputs) for name, part in self.parts.items()})
+
+    def _joined(self, outputs: Mapping[str, LossOutput]) -> LossOutput:
+        totals = {name: weight * outputs[name].total for name, weight in self.weights.items()}
+        terms: dict[str, Tensor] = {}
+        for name, total in totals.items():
+            terms |= {f"{name}/{term}": value for term, value in outputs[name].terms.items()}
+            terms[f"{name}/weighted_total"] = total.detach()
+        return LossOutput(torch.stack(list(totals.values())).sum(), terms)
+
+
+class BilevelWeightedSum(WeightedSum, BilevelLoss):
+    """A weighted sum in which one part has a lower level: F is the sum, f that part's own, without weight.
+
+    The other parts are functions of the network alone, and are computed once per update.
+
+    Args:
+        parts: as `WeightedSum`.
+        of: the same.
+        bilevel: name of the part with the lower level.
+    """
+
+    def __init__(self, parts: Mapping[str, float], of: Mapping[str, FusionLoss], bilevel: str) -> None:
+        super().__init__(parts, of)
+        self.bilevel = bilevel
+
+    @property
+    def _lower(self) -> BilevelLoss:
+        part = self.of[self.bilevel]
+        assert isinstance(part, BilevelLoss)
+        return part
+
+    def lower_parameters(self) -> Sequence[Tensor]:
+        """Return those of the part."""
+        return self._lower.lower_parameters()
+
+    def prepare(self, inputs: LossInputs) -> dict[str, Any]:
+        """Return the part's state by its name, and the outputs of the others by theirs."""
+        return {
+            name: self._lower.prepare(inputs) if name == self.bilevel else part(inputs)
+            for name, part in self.parts.items()
+        }
+
+    def upper_loss(self, state: dict[str, Any], lower: Sequence[Tensor]) -> LossOutput:
+        """Return the weighted sum at the given lower values."""
+        return self._joined({**state, self.bilevel: self._lower.upper_loss(state[self.bilevel], lower)})
+
+    def lower_loss(self, state: dict[str, Any], lower: Sequence[Tensor]) -> LossOutput:
+        """Return the part's f at the given lower values."""
+        return self._lower.lower_loss(state[self.bilevel], lower)
+
+
+def weighted_sum(parts: Mapping[str, float], of: Mapping[str, FusionLoss]) -> WeightedSum:
+    """Join plugins: with a lower level if one of them has one.
+
+    Args:
+        parts: weight by name, as `WeightedSum`.
+        of: the plugins by the same names.
+
+    Raises:
+        ValueError: two parts have a lower level; or as `WeightedSum`.
+    """
+    bilevel = [
+        name
+        for name, part in of.items()
+        if parts.get(name) and isinstance(part, BilevelLoss) and part.lower_parameters()
+    ]
+    if len(bilevel) > 1:
+        raise ValueError(
+            f"weighted_sum loss: {' and '.join(bilevel)} each have a lower level; a solver takes one: "
+            "leave the others out, or fix their prompts"
+        )
+    return BilevelWeightedSum(parts, of, bilevel[0]) if bilevel else WeightedSum(parts, of)
