@@ -204,8 +204,9 @@ def test_equals_what_evaluate_writes(
     scored = [row for row in csv.DictReader(out.open()) if row["method"] == "fused"]
     assert len(written) == len(scored) == 2
     for one, other in zip(written, scored, strict=True):
-        assert one.keys() == other.keys() - {"method"}
+        assert one.keys() - {"scene"} == other.keys() - {"method"}
         assert one.pop("name") == other["name"]
+        assert one.pop("scene")
         assert one.pop("protocol") == other["protocol"]
         for name, value in one.items():
             assert float(value) == pytest.approx(float(other[name]), rel=1e-12, nan_ok=True), name

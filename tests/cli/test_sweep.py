@@ -35,7 +35,8 @@ seed = int(next(word for word in sys.argv if word.startswith("seed="))[5:])
 words = dict(words=sys.argv[1:], devices=os.environ.get("CUDA_VISIBLE_DEVICES"), pid=os.getpid())
 def write(status, reason=None):
     content = dict(status=status, reason=reason, objective=seed / 10, **words)
-    (folder / "status.json").write_text(json.dumps(content))
+    (folder / "partial").write_text(json.dumps(content))
+    (folder / "partial").rename(folder / "status.json")
 def stopped(number, frame):
     write("failed", "interrupted")
     sys.exit(128 + number)
