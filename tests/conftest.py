@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from PIL import Image
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.testing.ranks import Ranks
+
+# A shell has its background jobs ignore Ctrl-C; tests send it to themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -151,8 +151,8 @@ def test_a_resumed_sweep_runs_what_is_missing_or_failed(clipfuse: Clipfuse, stan
     assert (sweep / "0/status.json").read_bytes() == first
     found = statuses(sweep)
     assert [found[number]["status"] for number in range(4)] == ["finished", "finished", "failed", "finished"]
-    assert "checkpoint='my sweep/1/checkpoints/last.ckpt'" in str(found[1]["words"])
-    assert "checkpoint=" not in str(found[3]["words"])
+    assert "auto_resume=true" in str(found[1]["words"])
+    assert "auto_resume" not in str(found[3]["words"])
     assert "steps=7" in str(found[3]["words"])
     record = OmegaConf.load(sweep / "sweep.yaml")
     assert [list(record.jobs[number]) for number in range(4)] == [

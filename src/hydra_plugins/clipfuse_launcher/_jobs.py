@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +12,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from clipfuse.cli.config import quoted
 from clipfuse.engine.folder import LOG, STATUS, read_status, write_json
 
-CHECKPOINT = "checkpoints/last.ckpt"
 GRACE = 60.0  # seconds a job that was told to stop has for closing its run
 
 # A child must not take itself for a rank of a distributed run its parent belongs to.
@@ -53,7 +50,7 @@ class Job:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, devices: str | None = None, cwd: str | None = None) -> None:
-        """Start the process; an earlier attempt goes on from its checkpoint, or is deleted if it has none.
+        """Start the process; an earlier attempt goes on, or begins anew if it came to no checkpoint.
 
         Args:
             devices: value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
@@ -63,10 +60,8 @@ class Job:
         if devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = devices
         words = self.words
-        if (self.folder / CHECKPOINT).is_file():
-            words = [*words, f"checkpoint={quoted(str(self.folder / CHECKPOINT))}"]
-        elif (self.folder / STATUS).is_file():
-            shutil.rmtree(self.folder)
+        if (self.folder / STATUS).is_file():
+            words = [*words, "auto_resume=true"]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = monotonic()
         with (self.folder / LOG).open("ab") as log:
