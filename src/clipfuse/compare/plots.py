@@ -1,7 +1,8 @@
 """The pictures of numbers, as SVG that takes its ink from the page it stands in."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -68,6 +69,7 @@ def rank_picture(table: Table) -> str | None:
     losses = table.losses
     if len(losses) < 2:
         return None
+    labels, lines = _labels(row.name for row in losses)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -77,7 +79,7 @@ def rank_picture(table: Table) -> str | None:
             look = style(place)
             axes.plot(row.rank_interval, [-place, -place], color=look["color"], linewidth=3, alpha=0.5)
             axes.plot(row.rank, -place, **look, markersize=8)
-        axes.set_yticks([-place for place in range(len(losses))], [_plain(row.name) for row in losses])
+        axes.set_yticks([-place for place in range(len(losses))], labels)
         if table.critical_difference is not None:
             best = losses[0].rank or 0
             axes.axvspan(best, best + table.critical_difference, color=_INK, alpha=0.1, linewidth=0)
@@ -90,7 +92,7 @@ def rank_picture(table: Table) -> str | None:
         )
 
     told = "; ".join(f"{row.name} {row.rank:.2f}" for row in losses)
-    return _svg("ranks", f"Average ranks: {told}", 5.4, 1.3 + 0.4 * len(losses), draw)
+    return _svg("ranks", f"Average ranks: {told}", 5.4, 1.3 + max(0.4, 0.17 * lines) * len(losses), draw)
 
 
 def interval_picture(table: Table, index: int) -> str:
@@ -99,6 +101,7 @@ def interval_picture(table: Table, index: int) -> str:
     rows = [
         (place, row, cell) for place, row in enumerate(table.rows) if (cell := row.cells.get(column.name))
     ]
+    labels, lines = _labels(row.name for _, row, _ in rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -106,11 +109,13 @@ def interval_picture(table: Table, index: int) -> str:
             look = {"color": _INK, "marker": "|"} if row.trivial else style(place)
             axes.plot([cell.low, cell.high], [-place, -place], color=look["color"], linewidth=3, alpha=0.4)
             axes.plot(cell.mean, -place, **look, markersize=7)
-        axes.set_yticks([-place for place, _, _ in rows], [_plain(row.name) for _, row, _ in rows])
+        axes.set_yticks([-place for place, _, _ in rows], labels)
         axes.set_title(_plain(column.label), fontsize=11)
 
     told = "; ".join(f"{row.name} {cell.mean:.4g}" for _, row, cell in rows)
-    return _svg(f"metric{index}", f"{column.name}: {told}", 4.4, 0.9 + 0.26 * len(table.rows), draw)
+    return _svg(
+        f"metric{index}", f"{column.name}: {told}", 4.4, 0.9 + max(0.26, 0.17 * lines) * len(table.rows), draw
+    )
 
 
 def curve_pictures(
@@ -153,6 +158,12 @@ def _band(axes: Axes, curves: Sequence[Sequence[tuple[float, float]]], look: dic
     axes.plot(x, y.mean(axis=0), color=look["color"], **few)
     if len(curves) > 1:
         axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _labels(names: Iterable[str]) -> tuple[list[str], int]:
+    """Return names in lines that leave a picture its room, and the most lines of one."""
+    wrapped = [textwrap.wrap(_plain(name), 24) for name in names]
+    return ["\n".join(lines) for lines in wrapped], max((len(lines) for lines in wrapped), default=1)
 
 
 def _plain(text: str) -> str:

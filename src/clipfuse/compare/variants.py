@@ -110,18 +110,22 @@ def _names(all_settings: Sequence[Leaves]) -> list[str]:
 def _difference(own: Leaves, others: Sequence[Leaves]) -> list[str]:
     """Return words such as "solver=alternate" that tell a variant from the others of its loss.
 
-    What more than half of these have goes without saying.
+    What more than half of these have goes without saying; so do the arguments that come with a class, unless
+    others of this class have them otherwise.
     """
-    differing = [key for key in own if len({json.dumps(each.get(key), default=str) for each in others}) > 1]
-    shared = [key for key in differing if all(key in each for each in others)]
-    if len({tuple(str(each[key]) for key in shared) for each in others}) == len(others):
-        differing = shared  # keys that come with another class say nothing new
-    usual = {key: Counter(str(each.get(key)) for each in others).most_common(1)[0] for key in differing}
-    return [
-        f"{_short(key)}={_value(key, own[key])}"
-        for key in differing
-        if usual[key][1] * 2 <= len(others) or str(own[key]) != usual[key][0]
-    ]
+    words = []
+    for key, value in own.items():
+        found = [str(each.get(key)) for each in others if _classes(each, key) == _classes(own, key)]
+        usual, times = Counter(found).most_common(1)[0]
+        if len(set(found)) > 1 and (times * 2 <= len(found) or str(value) != usual):
+            words.append(f"{_short(key)}={_value(key, value)}")
+    return words
+
+
+def _classes(settings: Leaves, key: str) -> list[Any]:
+    """Return the classes that the argument `key` is one of, outermost first."""
+    owners = key.removesuffix("._target_").split(".")[:-1]
+    return [settings.get(f"{'.'.join(owners[: depth + 1])}._target_") for depth in range(len(owners))]
 
 
 def _short(key: str) -> str:
