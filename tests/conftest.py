@@ -21,8 +21,9 @@ from PIL import Image
 from clipfuse.cli.config import conf_dir
 from clipfuse.testing.ranks import Ranks
 
-# A shell has its background jobs ignore Ctrl-C; tests send it to themselves.
+# A shell has its background jobs ignore Ctrl-C, nohup the end of the terminal; tests send both to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 
