@@ -6,6 +6,7 @@ from torch import Tensor
 
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.filters import sobel_magnitude
+from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.types import LossInputs, LossOutput
 
 _DECOMPOSED = ("base_infrared", "base_visible", "detail_infrared", "detail_visible")
@@ -84,25 +85,32 @@ class PixelLoss(FusionLoss):
             base_infrared, base_visible, detail_infrared, detail_visible = (
                 inputs.features[name].to(fused.dtype) for name in _DECOMPOSED
             )
-            alike = correlation(base_infrared, base_visible)
-            terms["decomposition"] = correlation(detail_infrared, detail_visible) ** 2 / (1.01 + alike)
+            # Of the batch of all ranks: a ratio of means is no mean of ratios.
+            base, detail = (
+                mean_over_ranks(shares.flatten(), shares.new_tensor(shares.numel()), together=self.training)
+                for shares in (
+                    correlations(base_infrared, base_visible),
+                    correlations(detail_infrared, detail_visible),
+                )
+            )
+            terms["decomposition"] = detail**2 / (1.01 + base)
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
 
-def correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Return Pearson's correlation over pixels, clamped to [-1, 1], averaged over samples and channels.
+def correlations(first: Tensor, second: Tensor) -> Tensor:
+    """Return Pearson's correlation over pixels, clamped to [-1, 1], of each sample and channel.
 
     Args:
         first: (N, C, H, W).
         second: the same shape.
 
     Returns:
-        A scalar. As released, float32's epsilon is added to the denominator whatever the type.
+        (N, C). As released, float32's epsilon is added to the denominator whatever the type.
     """
     first, second = (maps.flatten(2) - maps.flatten(2).mean(2, keepdim=True) for maps in (first, second))
     # The root of the product, clamped: the root of 0 would give NaN gradients where features are constant.
     product = first.square().sum(2) * second.square().sum(2)
     spread = product.clamp(min=torch.finfo(product.dtype).tiny).sqrt()
     share = (first * second).sum(2) / (spread + torch.finfo(torch.float32).eps)
-    return share.clamp(-1, 1).mean()
+    return share.clamp(-1, 1)
