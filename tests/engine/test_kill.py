@@ -1,6 +1,7 @@
 """`kill -9` in one training, over and over: in the end it leaves what an undisturbed one leaves."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ TWENTY = (
 def train_and_kill(work: Path, pairs: Path, steps: int, *moments: str) -> dict[str, Any]:
     script = Path(__file__).with_name("killing.py")
     words = [sys.executable, str(script), str(work), str(pairs), str(steps), *moments]
-    done = subprocess.run(words, capture_output=True, text=True)
+    # A fork of a process with a pool of threads waits for threads that it does not have.
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=alone, timeout=1800)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
