@@ -28,15 +28,8 @@ from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.types import LossInputs
 
-ORDER = (
-    "pixel",
-    "fixed",
-    "joint",
-    "alternate",
-    "gauss_newton",
-    "value_penalty",
-    LONG := "value_penalty, long",
-)
+LONG = "value_penalty, long"
+ORDER = ("pixel", "fixed", "joint", "alternate", "gauss_newton", "value_penalty", LONG)
 METRICS = ("target-contrast", "local-detail", "noise", "EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
 SHOWN = (1, 3, 9)  # scenes of the panel
 SOLVERS = {"ValuePenalty": "value_penalty", "GaussNewton": "gauss_newton", "Alternate": "alternate"}

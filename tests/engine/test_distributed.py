@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.engine.checkpoints import read_checkpoint
+from clipfuse.engine.run import train
+from clipfuse.engine.stepping import AccumulatingOptimizer
 from clipfuse.errors import UserError
 from clipfuse.testing.ranks import Ranks
 
@@ -40,20 +43,12 @@ LOSSES = {
 
 def train_here(plain: dict[str, Any]) -> float | None:
     """Run one rank, in a process of the pool."""
-    import torch
-
-    from clipfuse.engine.run import train
-
-    torch.use_deterministic_algorithms(False)
     return train(OmegaConf.create(plain))
 
 
 def break_off(plain: dict[str, Any]) -> None:
     """Train until the power fails in the fifth update, in the middle of what one solve of prompts serves."""
-    from unittest.mock import patch
-
     from clipfuse.engine.run import train
-    from clipfuse.engine.stepping import AccumulatingOptimizer
 
     step = AccumulatingOptimizer.step
     calls = []
@@ -139,8 +134,6 @@ def assert_same_run(ours: Path, theirs: Path, bits: bool = False) -> None:
 def test_two_ranks_equal_one_process_of_twice_the_batch(
     name: str, tiny_config: Config, tmp_path: Path, ranks: Ranks
 ) -> None:
-    from clipfuse.engine.run import train
-
     common = [*EXACT, *LOSSES[name]]
     alone = tiny_config(*common, "loader.batch_size=4", f"run_dir={tmp_path / 'alone'}")
     both = tiny_config(*common, "trainer=ddp_cpu", "loader.batch_size=2", f"run_dir={tmp_path / 'both'}")
@@ -156,8 +149,6 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(
 def test_ranks_with_unequal_numbers_of_images_agree(
     tiny_config: Config, tmp_path: Path, pairs_folder: Path, ranks: Ranks
 ) -> None:
-    from clipfuse.engine.run import train
-
     root = tmp_path / "pairs"
     shutil.copytree(pairs_folder, root)
     for path in [*root.glob("val/*/val-0.png"), *root.glob("test/*/test-1.png")]:
@@ -181,8 +172,6 @@ def test_a_resumed_run_of_two_ranks_is_bit_equal(tiny_config: Config, tmp_path: 
 
 
 def test_every_rank_needs_an_image(tiny_config: Config, tmp_path: Path, pairs_folder: Path) -> None:
-    from clipfuse.engine.run import train
-
     root = tmp_path / "pairs"
     shutil.copytree(pairs_folder, root)
     for path in root.glob("val/*/val-1.png"):
@@ -193,8 +182,6 @@ def test_every_rank_needs_an_image(tiny_config: Config, tmp_path: Path, pairs_fo
 
 
 def test_many_devices_need_a_strategy(tiny_config: Config) -> None:
-    from clipfuse.engine.run import train
-
     with pytest.raises(UserError, match=r"trainer\.devices is 2; for more than one take trainer=ddp"):
         train(tiny_config("trainer.devices=2"))
 

@@ -258,7 +258,7 @@ def _trivial(
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm
 
-    from clipfuse.metrics import FusionMetrics, baselines, sharing
+    from clipfuse.metrics import FusionMetrics, baselines
 
     metrics = FusionMetrics(protocol, names)
     images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
@@ -269,9 +269,8 @@ def _trivial(
         infrared, visible, mask = planes["infrared"], planes["visible"], planes.get("target_mask")
         assert infrared is not None
         assert visible is not None
-        with sharing() as memo:
-            for name, fused in baselines(infrared, visible).items():
-                for metric, value in metrics(fused, infrared, visible, target_mask=mask).items():
-                    scores.setdefault(name, {}).setdefault(metric, {})[image] = float(value)
-                memo.retain(infrared, visible, *([] if mask is None else [mask]))
+        rows = metrics.score_all(baselines(infrared, visible), infrared, visible, mask)
+        for name, row in rows.items():
+            for metric, value in row.items():
+                scores.setdefault(name, {}).setdefault(metric, {})[image] = value
     return scores

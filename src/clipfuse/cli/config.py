@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from clipfuse.cli.options import conf_dir, help_text, options, unknown_option
+from clipfuse.cli.options import conf_dir, help_text, options, search_words, unknown_option
 from clipfuse.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _own_words(config: "DictConfig") -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     overrides = HydraConfig.get().overrides
-    search = [word for word in overrides.hydra if word.startswith("hydra.searchpath")]
-    return [*overrides.task, *search, f"run_dir={quoted(config.run_dir)}"]
+    return [*overrides.task, *search_words(overrides.hydra), f"run_dir={quoted(config.run_dir)}"]
 
 
 def quoted(value: str) -> str:

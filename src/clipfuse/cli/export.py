@@ -15,7 +15,7 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(options.out)
 
     # Imported late: --help must not wait for torch.
-    from clipfuse.engine.build import backbone_node, load_backbone
+    from clipfuse.engine.build import backbone_node, build_backbone
     from clipfuse.engine.checkpoints import read_checkpoint
     from clipfuse.engine.folder import check_output
     from clipfuse.engine.weights import SUFFIX, write_safetensors
@@ -24,8 +24,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out {out}: expected a name that ends in {SUFFIX}, as in clipfuse{SUFFIX}")
     if options.trust:
         look_in(os.getcwd())
-    backbone = load_backbone(options.checkpoint, options.trust)
-    node = backbone_node(read_checkpoint(options.checkpoint), options.trust, options.checkpoint)
+    checkpoint = read_checkpoint(options.checkpoint)
+    backbone = build_backbone(checkpoint, options.checkpoint, options.trust)
+    node = backbone_node(checkpoint, options.trust, options.checkpoint)
     check_output(out, options.overwrite)
     write_safetensors(out, node, backbone)
     print(f"written: {out}")

@@ -17,15 +17,21 @@ def conf_dir() -> Path:
     raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
 
 
+def search_words(words: Sequence[str]) -> list[str]:
+    """Return those overrides that add folders to Hydra's search path."""
+    return [word for word in words if word.startswith("hydra.searchpath")]
+
+
 def options(group: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return the options of a group: ours, those of installed plugins and of a search path given."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    search = [word for word in arguments if word.startswith("hydra.searchpath")]
     within = GlobalHydra.instance().is_initialized()
     with nullcontext() if within else initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return sorted(GlobalHydra.instance().config_loader().get_group_options(group, overrides=search))
+        return sorted(
+            GlobalHydra.instance().config_loader().get_group_options(group, overrides=search_words(arguments))
+        )
 
 
 def unknown_option(choice: str, arguments: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.options import options, unknown_option
+from clipfuse.cli.options import options, search_words, unknown_option
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def join_parts(config: "DictConfig") -> None:
                 f"loss.of.{name}: loss.parts has no '{name}', only {', '.join(map(str, loss.parts))}"
             )
     overrides = HydraConfig.get().overrides
-    words = [*_but_of_loss(overrides.task), *_search(overrides.hydra)]
+    words = [*_but_of_loss(overrides.task), *search_words(overrides.hydra)]
     solver = OmegaConf.to_container(config.solver, resolve=True)
     with open_dict(config):
         for name, weight in {str(key): value for key, value in loss.parts.items()}.items():
@@ -75,10 +75,6 @@ def _known(name: str, given: "DictConfig", words: Sequence[str]) -> bool:
     if name not in options("loss", words):
         raise UserError(f"loss.parts: {unknown_option(f'loss/{name}', words)}")
     return True
-
-
-def _search(words: Sequence[str]) -> list[str]:
-    return [word for word in words if word.startswith("hydra.searchpath")]
 
 
 def _but_of_loss(words: Sequence[str]) -> list[str]:

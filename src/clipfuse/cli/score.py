@@ -134,7 +134,7 @@ def _score(
     from tqdm import tqdm
 
     from clipfuse.images import read_image
-    from clipfuse.metrics import baselines, sharing
+    from clipfuse.metrics import baselines
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
@@ -149,14 +149,12 @@ def _score(
         candidates = {label: planes[label] for label in fused}
         if with_baselines:
             candidates |= baselines(infrared, visible)
-        with sharing() as memo:
-            for method, plane in candidates.items():
-                try:
-                    row = metrics(plane, infrared, visible, target_mask=mask)
-                except ValueError as error:
-                    raise UserError(f"{name}: {error}; leave the image or the metric out") from None
-                scores.setdefault(method, {})[name] = {metric: float(value) for metric, value in row.items()}
-                memo.retain(infrared, visible, *([] if mask is None else [mask]))
+        try:
+            rows = metrics.score_all(candidates, infrared, visible, mask)
+        except ValueError as error:
+            raise UserError(f"{name}: {error}; leave the image or the metric out") from None
+        for method, row in rows.items():
+            scores.setdefault(method, {})[name] = row
     return scores
 
 

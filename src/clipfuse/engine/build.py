@@ -34,9 +34,8 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
             cause = cause.__cause__
         if isinstance(cause, _REFUSALS):
             raise UserError(f"{where}: {cause}") from error
-        kind = type(
-            cause
-        ).__name__  # of a package that does not check what it is given, or a plugin's mistake
+        # Of a package that does not check what it is given, or a plugin's mistake.
+        kind = type(cause).__name__
         raise UserError(f"{where}: {kind}: {cause}; --debug shows where it was raised") from error
 
 
@@ -112,7 +111,11 @@ def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
         UserError: no such checkpoint, it names what is not a class of a trusted package, or its weights
             are not those of what it names.
     """
-    checkpoint = read_checkpoint(path)
+    return build_backbone(read_checkpoint(path), path, trusted)
+
+
+def build_backbone(checkpoint: dict[str, Any], path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the backbone of a checkpoint that was read from `path`; see `load_backbone`."""
     node = backbone_node(checkpoint, trusted, path)
     try:
         with limited_parameters(_ROOM * Path(path).stat().st_size):

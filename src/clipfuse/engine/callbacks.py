@@ -1,8 +1,7 @@
 """What a run leaves behind beside its curves: scores, fused pictures, a panel."""
 
 import csv
-from collections.abc import Iterable, Mapping
-from itertools import chain, zip_longest
+from collections.abc import Mapping
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from clipfuse.engine.pictures import draw_panel, write_panel
 from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
-from clipfuse.ops.ranks import gather_objects
+from clipfuse.ops.ranks import gather_dealt
 from clipfuse.types import FusionBatch
 
 
@@ -88,8 +87,8 @@ class TestWriter(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write scores and panel."""
-        self.scores = in_turn(gather_objects(self.scores))
-        self.panel = in_turn(gather_objects(self.panel))[: self.panel_rows]
+        self.scores = gather_dealt(self.scores)
+        self.panel = gather_dealt(self.panel)[: self.panel_rows]
         if not trainer.is_global_zero or not self.scores:
             return
         metrics: Any = pl_module.test_metrics
@@ -113,8 +112,3 @@ class TestWriter(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunWandbLogger):
                 logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})
-
-
-def in_turn(parts: Iterable[list[Any]]) -> list[Any]:
-    """Return the items of all ranks in the order of the data set, which deals them out in turn."""
-    return [item for item in chain.from_iterable(zip_longest(*parts)) if item is not None]

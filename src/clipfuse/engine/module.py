@@ -268,7 +268,7 @@ class FusionModule(ScoringModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""
         self.log_means(self.val_metrics, "val")
-        # Gathered by hand: a rank without images does not know the names of the terms.
+        # Gathered by hand: the images of one rank may have terms that those of another have not.
         parts = gather_objects(dict(self._val_losses))
         names = dict.fromkeys(name for part in parts for name in part)
         losses = {name: [value for part in parts for value in part.get(name, ())] for name in names}

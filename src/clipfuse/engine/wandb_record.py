@@ -10,14 +10,13 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL.Image import Image
 from torch import Tensor
 
-from clipfuse.engine.callbacks import in_turn
 from clipfuse.engine.checkpoints import LastCheckpoint, read_checkpoint
 from clipfuse.engine.module import SAMPLES_SEEN, FusionModule
 from clipfuse.engine.pictures import draw_panel, to_picture
 from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.errors import UserError
 from clipfuse.ops.color import luma_chroma_to_rgb
-from clipfuse.ops.ranks import gather_objects
+from clipfuse.ops.ranks import gather_dealt
 from clipfuse.types import FusionBatch
 
 SAMPLES = 4  # pairs of validation that are shown each time
@@ -89,7 +88,7 @@ class WandbRecord(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table."""
-        rows = in_turn(gather_objects(self.rows))
+        rows = gather_dealt(self.rows)
         columns = list(dict.fromkeys(name for row in rows for name in row))
         self.rows = []
         if rows:

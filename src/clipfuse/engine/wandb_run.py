@@ -132,7 +132,8 @@ class RunWandbLogger(WandbLogger):
         if identity is None:
             options.pop("clip", None)  # one that no loss asks
         elif options.get("clip") == "custom":
-            options["clip"] = identity["model"]
+            identities = identity if isinstance(identity, list) else [identity]
+            options["clip"] = "+".join(each["model"] for each in identities)
         given = self._wandb_init
         given.setdefault("job_type", options.get("loss", "evaluate"))
         tags = [f"{key}={option}"[:64] for key, option in options.items()]  # W&B takes no longer ones

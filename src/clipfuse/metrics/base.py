@@ -155,6 +155,23 @@ class FusionMetrics(MetricCollection):
         with sharing():
             return self._computed(super().forward(*planes, **named))
 
+    def score_all(
+        self,
+        fused: Mapping[str, Tensor],
+        infrared: Tensor,
+        visible: Tensor,
+        target_mask: Tensor | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Return {method: {metric: score}} of several fusions of one pair; its sources are looked at once."""
+        sources = [plane for plane in (infrared, visible, target_mask) if plane is not None]
+        scores = {}
+        with sharing() as memo:
+            for method, plane in fused.items():
+                row = self(plane, infrared, visible, target_mask=target_mask)
+                scores[method] = {metric: float(value) for metric, value in row.items()}
+                memo.retain(*sources)
+        return scores
+
     def compute(self) -> dict[str, Any]:
         """Return the means by name; metrics that no image could be scored by are left out."""
         return self._computed(super().compute())

@@ -1,5 +1,6 @@
 """What the ranks of a run tell each other; alone, a process talks to itself."""
 
+from itertools import chain, zip_longest
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,12 @@ def gather_objects(mine: T) -> list[T]:
     found: list[T | None] = [None] * distributed.get_world_size()
     distributed.all_gather_object(found, mine)
     return [each for each in found if each is not None]
+
+
+def gather_dealt(mine: list[T]) -> list[T]:
+    """Return the items of all ranks in the order of the data set, which deals them out in turn."""
+    rounds = zip_longest(*gather_objects(mine))
+    return [item for item in chain.from_iterable(rounds) if item is not None]
 
 
 def join_ranks(mine: Tensor, dim: int) -> Tensor:

@@ -11,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from clipfuse.cli.config import quoted
+from clipfuse.cli.options import search_words
 from clipfuse.engine.folder import LOG, STATUS, is_running, read_status, write_atomically
 from clipfuse.errors import UserError
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
@@ -58,7 +59,7 @@ class SweepLauncher(Launcher):
         }
         todo = {number for number, overrides in batch.items() if self._is_open(sweep, number, overrides)}
         hydra = self.config.hydra.overrides
-        search = [word for word in hydra.hydra if word.startswith("hydra.searchpath")]
+        search = search_words(hydra.hydra)
         given = {word.lower() for word in hydra.task}  # a sweeper writes false as False
         if not self.jobs:
             common = " ".join(word for word in batch[initial_job_idx] if word.lower() in given)

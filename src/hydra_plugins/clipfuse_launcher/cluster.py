@@ -11,6 +11,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from clipfuse.cli.config import quoted
+from clipfuse.cli.options import search_words
 from clipfuse.engine.folder import STATUS, read_status, write_json
 from clipfuse.errors import UserError
 from hydra_plugins.clipfuse_launcher._display import Display
@@ -103,8 +104,8 @@ class LocalCluster(ClusterLauncher):
 def run_here(config: DictConfig) -> None:
     """Run one job of a sweep on the machine where a cluster has put it; what Ray and submitit call."""
     hydra = HydraConfig.get()
-    words = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath")]
-    job = Job(0, [*hydra.overrides.task, *words], Path(hydra.runtime.cwd) / config.run_dir)
+    words = [*hydra.overrides.task, *search_words(hydra.overrides.hydra)]
+    job = Job(0, words, Path(hydra.runtime.cwd) / config.run_dir)
     with supervised([job]):
         job.start(cwd=hydra.runtime.cwd)
         job.close()
