@@ -1,0 +1,190 @@
+"""Which loss fuses best? Six losses, one network, one schedule, equal samples and then equal time.
+
+    python -m experiments.compare_losses.study --roadscene data/roadscene [--clip vit_b32_openai]
+
+For the real pairs and for the rendered scenes:
+
+1. trials: each loss takes the best of three learning rates, by `choose_rate`, on the validation scenes, after
+   trainings as long as those of the study, with a seed of their own;
+2. samples: three seeds of each loss at its rate, the same samples for all;
+3. time: the same with as many updates as fit into the time that the pixel loss takes for all of its own.
+
+All run folders go to `--out`. What has finished there is not run again: a stopped study goes on.
+`clipfuse compare OUT/roadscene/samples` then makes the table and the report.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from scipy.stats import rankdata
+
+from clipfuse.cli.config import conf_dir
+from clipfuse.engine.run import train
+
+LOSSES = {
+    "pixel": ["loss=pixel"],
+    "clip_ratio": ["loss=clip_ratio"],
+    "ldfusion": ["loss=ldfusion"],
+    "promptfusion": ["loss=promptfusion", "solver=value_penalty"],
+    "promptfusion_alternate": ["loss=promptfusion", "solver=alternate"],
+    "weighted_sum": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.1}"],
+}
+RATES = (3e-4, 1e-3, 3e-3)
+METRICS = (
+    "EN",
+    "SD",
+    "SF",
+    "AG",
+    "SCD",
+    "VIF",
+    "Qabf",
+    "SSIM",
+)  # that choose a rate; larger is better in all
+SEEDS, TRIAL_SEED = "0,1,2", "100"
+STEPS = 300
+SETTINGS = [
+    "trainer=cpu",
+    "backbone=contourlet_tiny",
+    "backbone.smooth=true",  # or ldfusion, which asks a CLIP alone, paints a checkerboard
+    "loader.crop_size=64",
+]
+
+
+def words(loss: str, steps: int) -> list[str]:
+    """Return the overrides of one training of `loss`."""
+    warmup = [f"loss.warmup={steps // 5}"] if loss.startswith("promptfusion") else []
+    return [*SETTINGS, *LOSSES[loss], *warmup, f"steps={steps}"]
+
+
+def choose_rate(scores: Mapping[float, Mapping[str, float]]) -> float:
+    """Return the learning rate whose scores rank best on average over `METRICS`; of equals the smallest.
+
+    The rule knows no loss. Ranks, not means, because the metrics have different units.
+
+    Args:
+        scores: rate -> metric -> mean over the validation scenes at the end of the trial.
+    """
+    ranks = {
+        metric: rankdata([-row[metric] for row in scores.values()], method="average") for metric in METRICS
+    }
+    means = [sum(float(ranks[metric][index]) for metric in METRICS) for index in range(len(scores))]
+    return min(zip(means, scores, strict=True))[1]
+
+
+def last_validation(run: Path) -> dict[str, float]:
+    """Return the scores of a run's last validation."""
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(f"val/metric/{METRICS[0]}")]
+    return {metric: float(rows[-1][f"val/metric/{metric}"]) for metric in METRICS}
+
+
+def trial_scores(sweep: Path) -> dict[float, dict[str, float]]:
+    """Return the validation scores of a loss's trials, by their learning rate."""
+    return {rate: last_validation(sweep / str(job)) for job, rate in enumerate(RATES)}
+
+
+def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
+    """Measure an update of each loss in processor seconds of one thread: other programs do not disturb them.
+
+    It is the difference between a training of 25 and one of 5 updates, divided by 20. Two rounds, the losses
+    in turns; the smaller counts.
+    """
+    found: dict[str, float] = {}
+    plain = ["test=false", "objective=val/loss/total", "callbacks.best=null", "callbacks.notes=null"]
+    plain += ["logger=none", "~callbacks.progress", "+trainer.enable_progress_bar=false", "name=time"]
+    for turn in range(2):
+        for loss in LOSSES:
+            spent = {}
+            for steps in (5, 25):
+                with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+                    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                        own = [*words(loss, steps), *data, *plain, f"run_dir={folder}/run"]
+                        config = compose("train", [*own, f"validate_every={steps}"])
+                    start = time.process_time()
+                    train(config)
+                    spent[steps] = time.process_time() - start
+            taken = (spent[25] - spent[5]) / 20
+            found[loss] = min(taken, found.get(loss, taken))
+            print(f"round {turn + 1}: {loss} {taken:.3f} s per update", flush=True)
+    return found
+
+
+def sweep(folder: Path, overrides: Iterable[str]) -> None:
+    """Run a sweep, or what is missing of it."""
+    done = folder / "sweep.yaml"
+    command = [f"sweep.resume={folder}"] if done.exists() else [*overrides, f"hydra.sweep.dir={folder}"]
+    start = time.time()
+    subprocess.run(
+        [sys.executable, "-m", "clipfuse.cli", "train", "-m", *command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    print(f"{folder}: {time.time() - start:.0f} s", flush=True)
+
+
+def run_part(
+    pool: ThreadPoolExecutor, out: Path, steps: Mapping[str, int], more: Mapping[str, list[str]]
+) -> None:
+    """Run one sweep per loss, two at a time."""
+    jobs = [pool.submit(sweep, out / loss, [*words(loss, steps[loss]), *more[loss]]) for loss in LOSSES]
+    for job in jobs:
+        job.result()
+
+
+def study(out: Path, data: list[str], clip: str) -> None:
+    """Run all three parts on one data set."""
+    shared = [*data, f"clip={clip}"]
+    with ThreadPoolExecutor(2) as pool:
+        rates = f"optimizer.lr={','.join(map(str, RATES))}"
+        trial = [*shared, rates, f"seed={TRIAL_SEED}", f"validate_every={STEPS}", "test=false"]
+        trial += [f"metrics.validation=[{','.join(METRICS)}]", "objective=val/metric/SSIM"]
+        run_part(pool, out / "trials", dict.fromkeys(LOSSES, STEPS), dict.fromkeys(LOSSES, trial))
+        chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
+        print(f"{out}: learning rates {chosen}", flush=True)
+        final = {
+            loss: [*shared, f"optimizer.lr={rate}", f"seed={SEEDS}", f"validate_every={STEPS // 3}"]
+            for loss, rate in chosen.items()
+        }
+        run_part(pool, out / "samples", dict.fromkeys(LOSSES, STEPS), final)
+    measured = out / "seconds_per_update.json"
+    if not measured.exists():
+        measured.write_text(json.dumps(seconds_per_update(shared), indent=1) + "\n")
+    seconds = json.loads(measured.read_text())
+    fitting = {loss: round(STEPS * seconds["pixel"] / seconds[loss]) for loss in LOSSES}
+    print(f"{out}: updates in equal time {fitting}", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        run_part(pool, out / "time", fitting, final)
+
+
+def main() -> None:
+    """Run the study, or what is missing of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--roadscene", help="folder of the real pairs; without: rendered ones only")
+    parser.add_argument("--clip", default="micro", help="an option of clipfuse train")
+    parser.add_argument("--out", type=Path, help="default: results here, or results_CLIP")
+    options = parser.parse_args()
+    # Relative, because each run's configuration repeats it.
+    here = Path(os.path.relpath(Path(__file__).parent))
+    out = options.out or here / ("results" if options.clip == "micro" else f"results_{options.clip}")
+    if options.roadscene:
+        study(out / "roadscene", ["data=roadscene", f"data.root={options.roadscene}"], options.clip)
+    study(out / "synthetic", ["data=synthetic"], options.clip)
+
+
+if __name__ == "__main__":
+    main()
