@@ -377,3 +377,18 @@ def test_unknown_command(clipfuse: Clipfuse) -> None:
 def test_debug_shows_the_traceback(clipfuse: Clipfuse) -> None:
     with pytest.raises(UserError, match="unknown loss"):
         clipfuse("train", "loss=pixels", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("WORLD_SIZE", ["2 processes were started together", "run_dir=runs/mine"]),
+        ("SLURM_STEP_NUM_TASKS", ["2 processes were started together", "run_dir=runs/mine"]),
+        ("SLURM_NTASKS", ["no.ckpt"]),  # an allocation for two, in which one was started
+    ],
+)
+def test_ranks_must_be_given_a_folder(
+    clipfuse: Clipfuse, monkeypatch: pytest.MonkeyPatch, variable: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    refused(clipfuse("evaluate", "checkpoint=no.ckpt", "data=synthetic"), *words)

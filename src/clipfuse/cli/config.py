@@ -156,7 +156,8 @@ def check_run_dir(config: "DictConfig") -> None:
     """
     from omegaconf import OmegaConf
 
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    # srun alone sets the second: in an allocation, a process that it did not start is alone.
+    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(raw, dict)
     if ranks > 1 and "${now" in str(raw["run_dir"]):
