@@ -21,6 +21,7 @@ OPTIONS = sorted(
 )
 ONLY_YOURS = {
     ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
+    ("data", "mixed"): ["data.sources.roadscene.root=somewhere"],
     ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
     ("backbone", "custom"): ["backbone._target_=clipfuse.backbones.conv_tiny.ConvTiny"],
 }
@@ -28,7 +29,7 @@ ONLY_YOURS = {
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_sound(group: str, option: str) -> None:
-    extra = ["data.root=somewhere"] if group == "data" and option != "synthetic" else []
+    extra = ["data.root=somewhere"] if group == "data" and option not in ("synthetic", "mixed") else []
     extra += ONLY_YOURS.get((group, option), [])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         check_config(compose("train", [f"{group}={option}", "name=test", *extra]), TrainSettings, GROUPS)

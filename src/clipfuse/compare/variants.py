@@ -32,7 +32,6 @@ FREE_BELOW = {
         "enable_model_summary",
     ),
     "loader": ("workers", "cache_mb"),
-    "data": ("root",),
 }
 
 
@@ -61,8 +60,10 @@ def settings(run: Run) -> Leaves:
     # The one a loss names is loss.clip; a pixel loss may have had any other at hand.
     clip = {f"clip_identity.{key}": value for key, value in leaves(run.config.get("clip_identity")).items()}
     own_seed = {key for key in flat if key.startswith("loss.") and key.endswith(".seed")}
+    place = {key for key in flat if key.startswith("data.") and key.endswith(".root")}
+    left_out = own_seed | place
     return {
-        key: value for key, value in flat.items() if not key.startswith("clip.") and key not in own_seed
+        key: value for key, value in flat.items() if not key.startswith("clip.") and key not in left_out
     } | {key: value for key, value in clip.items() if key.endswith("weights_sha256")}
 
 

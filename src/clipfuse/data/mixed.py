@@ -1,0 +1,62 @@
+"""Several data sets as one."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from clipfuse.data.pairs import PARTS, Pair, PairSource
+
+
+class MixedPairs:
+    """The union of data sets, part by part: a training draws from all of them.
+
+    A sample's id is `<key>-<id in its set>`, its scene likewise. How often a set is drawn is its share of all
+    training pairs, which `synthetic.train` sets for rendered ones.
+
+    Args:
+        sources: the data sets by a key of your choice, one or more; all three parts of each are taken.
+        name: the name in tables and messages.
+
+    Raises:
+        ValueError: there is no source.
+    """
+
+    def __init__(self, sources: Mapping[str, PairSource], name: str = "mixed") -> None:
+        if not sources:
+            raise ValueError("data.sources is empty; name one data set or more")
+        self.name = name
+        self._fingerprints = {key: source.fingerprint() for key, source in sources.items()}
+        self._places = {
+            f"{key}-{sample}": (source, sample)
+            for key, source in sources.items()
+            for part in PARTS
+            for sample in source.parts()[part]
+        }
+        self._parts = {
+            part: tuple(
+                f"{key}-{sample}" for key, source in sources.items() for sample in source.parts()[part]
+            )
+            for part in PARTS
+        }
+        self._scenes = {
+            f"{key}-{sample}": f"{key}-{scene}"
+            for key, source in sources.items()
+            for sample, scene in (source.scenes() if hasattr(source, "scenes") else {}).items()
+        }
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the sample ids of "train", "val" and "test", disjoint, in a fixed order."""
+        return self._parts
+
+    def load(self, sample_id: str) -> Pair:
+        """Read or render one pair, as its own data set does."""
+        source, sample = self._places[sample_id]
+        return source.load(sample)
+
+    def scenes(self) -> Mapping[str, str]:
+        """Return the scene of each sample, where its data set tells."""
+        return self._scenes
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the fingerprints of all sets by their key."""
+        return hashlib.sha256(json.dumps(self._fingerprints, sort_keys=True).encode()).hexdigest()

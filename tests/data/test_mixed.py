@@ -1,0 +1,43 @@
+"""Several data sets as one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipfuse.data.folder import PairedFolder
+from clipfuse.data.mixed import MixedPairs
+from clipfuse.data.pairs import PARTS
+from clipfuse.data.synthetic import SyntheticPairs
+
+
+def test_the_union_holds_every_pair_of_every_set_once(pairs_folder: Path) -> None:
+    real, rendered = PairedFolder(str(pairs_folder)), SyntheticPairs(train=3, val=1, test=2, size=64)
+    mixed = MixedPairs({"real": real, "rendered": rendered})
+    for part in PARTS:
+        wanted = [f"real-{name}" for name in real.parts()[part]]
+        assert [*mixed.parts()[part]] == wanted + [f"rendered-{name}" for name in rendered.parts()[part]]
+    one, other = real.parts()["test"][0], rendered.parts()["test"][0]
+    assert torch.equal(mixed.load(f"real-{one}").visible, real.load(one).visible)
+    assert torch.equal(mixed.load(f"rendered-{other}").infrared, rendered.load(other).infrared)
+    assert mixed.load(f"real-{one}").target_mask is None
+    assert mixed.load(f"rendered-{other}").target_mask is not None
+
+
+def test_scenes_of_two_sets_are_different_scenes(roadscene: Path) -> None:
+    real = PairedFolder(str(roadscene), split="roadscene")
+    scenes = MixedPairs({"a": real, "b": real}).scenes()
+    assert len(scenes) == 2 * len(real.scenes())
+    assert len(set(scenes.values())) == 2 * len(set(real.scenes().values()))
+
+
+def test_the_fingerprint_is_that_of_all_sets() -> None:
+    def mixed(seed: int) -> str:
+        return MixedPairs({"rendered": SyntheticPairs(train=3, val=1, test=2, seed=seed)}).fingerprint()
+
+    assert mixed(0) == mixed(0) != mixed(1)
+
+
+def test_nothing_to_mix_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"data\.sources is empty"):
+        MixedPairs({})
