@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.losses.pixel import PixelLoss, correlations
+from clipfuse.metrics.correlation import sum_of_correlations_of_differences
 from clipfuse.testing.loss_contract import LossContract
 from clipfuse.types import LossInputs, LossOutput
 
@@ -76,6 +77,14 @@ def test_decomposition_term_equals_the_published_one(
     assert float(output.total) == pytest.approx(2 * expected, rel=1e-9)
 
 
+def test_difference_term_is_the_metric(published: dict[str, Tensor]) -> None:
+    output = PixelLoss(0.0, 0.0, difference_weight=3.0)(loss_inputs(**published))
+    planes = (255 * published[name] for name in ("fused", "infrared", "visible"))
+    score = float(sum_of_correlations_of_differences(*planes).mean())
+    # 1e-7: the loss adds float32's epsilon to a denominator above 1, the metric does not.
+    assert float(output.total) == pytest.approx(3 * (1 - score / 2), abs=3e-7)
+
+
 def test_constant_features_give_a_finite_gradient() -> None:
     maps = torch.ones(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(correlations(maps, maps * 2).mean(), maps)
@@ -117,4 +126,8 @@ def test_setup_refuses_crops_smaller_than_the_window() -> None:
 class TestContract(LossContract):
     @pytest.fixture
     def node(self) -> dict[str, object]:
-        return {**OmegaConf.load(conf_dir() / "loss/pixel.yaml"), "ssim_weight": 1.0}  # type: ignore[dict-item]
+        return {
+            **OmegaConf.load(conf_dir() / "loss/pixel.yaml"),
+            "ssim_weight": 1.0,
+            "difference_weight": 1.0,
+        }  # type: ignore[dict-item]

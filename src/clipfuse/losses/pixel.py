@@ -17,12 +17,15 @@ class PixelLoss(FusionLoss):
 
     total = w_i mean|F - max(I, V)| + w_g mean|G(F) - max(G(I), G(V))|
           + w_s (1 - (SSIM(F, I) + SSIM(F, V)) / 2) + w_d cc(D_I, D_V)^2 / (1.01 + cc(B_I, B_V))
+          + w_c (1 - (cc(F - V, I) + cc(F - I, V)) / 2)
 
     G is |Sobel_x| + |Sobel_y| with zero border. Source: the fusion loss of SeAFusion (Tang et al.,
     Information Fusion 2022) as CDDFuse and PromptFusion release it, whose weights (1 and 10) are the
     defaults; SSIM after Wang et al., TIP 2004, Gaussian window 11, sigma 1.5. The decomposition term
     of CDDFuse (Zhao et al., CVPR 2023) wants the bands' base features B alike and their detail
-    features D unlike; cc is the correlation over pixels, averaged over samples and channels.
+    features D unlike; cc is the correlation over pixels, averaged over samples and channels. The difference
+    term is own design: the metric SCD (Aslantas and Bendes, AEU 2015) as a loss. What is left when one band
+    is taken away should be the other, which the brighter pixel alone forgets.
 
     Args:
         intensity_weight: w_i, not negative.
@@ -31,6 +34,7 @@ class PixelLoss(FusionLoss):
             SSIM losses of this family are (1 - SSIM) / 2, half of ours.
         decomposition_weight: w_d, not negative, 2 in the releases; needs a backbone that gives the
             features base_infrared, base_visible, detail_infrared and detail_visible.
+        difference_weight: w_c, not negative.
 
     Raises:
         ValueError: a weight is negative, or all are 0.
@@ -42,6 +46,7 @@ class PixelLoss(FusionLoss):
         gradient_weight: float = 10.0,
         ssim_weight: float = 0.0,
         decomposition_weight: float = 0.0,
+        difference_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights = {
@@ -49,6 +54,7 @@ class PixelLoss(FusionLoss):
             "gradient": gradient_weight,
             "ssim": ssim_weight,
             "decomposition": decomposition_weight,
+            "difference": difference_weight,
         }
         for name, weight in self.weights.items():
             if weight < 0:
@@ -94,6 +100,9 @@ class PixelLoss(FusionLoss):
                 )
             )
             terms["decomposition"] = detail**2 / (1.01 + base)
+        if self.weights["difference"]:
+            left = correlations(fused - visible, infrared) + correlations(fused - infrared, visible)
+            terms["difference"] = 1 - left.mean() / 2
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
