@@ -20,6 +20,10 @@ OPTIONS = sorted(
     if path.parent.name not in ("hydra", "sweep")
 )
 ONLY_YOURS = {
+    # Hydra names the options of a run, not of a test.
+    ("logger", "wandb"): [
+        f"logger.wandb.options.{group}=x" for group in ("loss", "backbone", "clip", "data")
+    ],
     ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
     ("data", "mixed"): ["data.sources.roadscene.root=somewhere"],
     ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
