@@ -1,0 +1,132 @@
+"""The rule that chooses the recipe. It was committed before the search began, and knows no recipe.
+
+1. Every candidate fuses the validation scenes: whole real scenes nobody trained on, and rendered ones. Its luma
+   is scored as a file would be, under protocol `cddfuse` by EN, SD, SF, AG, SCD, VIF, Qabf and SSIM; by the noise
+   score (lower is better); and on rendered scenes by target contrast.
+2. The trivial fusions are candidates: infrared, visible, average, maximum, the sum of both bands' deviations
+   from their means, and the Laplacian pyramid.
+3. By each score candidates are ranked on their mean over scenes; ranks are averaged over the scores of the real
+   scenes, over those of the rendered ones, and over both. The lowest wins.
+4. Before that are rejected: noise (more than `NOISE` times that of the maximum), over-sharpening (AG above
+   `SHARPNESS` times that of the Laplacian pyramid, which has the stronger detail of both bands everywhere),
+   and copies of the maximum (nearer to it than `COPY` grey levels on average).
+5. The pictures of what is left are looked at: halos, patterns, smooth skies, people, faces of buildings.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+import torch
+from kornia.geometry.transform import pyrdown
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from clipfuse.data.pairs import PairSource
+from clipfuse.data.transforms import whole
+from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.ops.depth import to_bytes, to_unit
+
+METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
+OWN = ("noise", "target-contrast")
+LOWER = frozenset(("noise",))
+NOISE, SHARPNESS, COPY = 2.0, 1.25, 4.0
+FROM_MAXIMUM = "from maximum"
+LAPLACIAN = "baseline:laplacian"
+
+Scene = Mapping[str, Tensor | None]
+Fuse = Callable[[Tensor, Tensor], Tensor]
+Scores = dict[str, float]
+
+
+def laplacian_pyramid(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor:
+    """Fuse by Laplacian pyramids: the stronger detail at each place and scale, the mean of what is left.
+
+    Source: Burt and Adelson, IEEE Trans. Communications 1983; choosing by strength, Toet 1989.
+
+    Args:
+        infrared: luma, (N, 1, H, W) in [0, 1].
+        visible: the same.
+        levels: scales of detail.
+
+    Returns:
+        (N, 1, H, W) in [0, 1].
+    """
+    details, planes = [], (infrared, visible)
+    for _ in range(levels):
+        smaller = [pyrdown(plane) for plane in planes]
+        one, other = (plane - _up(small, plane) for plane, small in zip(planes, smaller, strict=True))
+        details.append(torch.where(one.abs() > other.abs(), one, other))
+        planes = (smaller[0], smaller[1])
+    fused = (planes[0] + planes[1]) / 2
+    for detail in reversed(details):
+        fused = _up(fused, detail) + detail
+    return fused.clamp(0, 1)
+
+
+def _up(small: Tensor, like: Tensor) -> Tensor:
+    return interpolate(small, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def load_scenes(source: PairSource, part: str) -> list[Scene]:
+    """Return the pairs of a part as planes of one image each."""
+    found: list[Scene] = []
+    for name in source.parts()[part]:
+        planes = whole(source.load(name))
+        found.append({key: None if plane is None else plane[None] for key, plane in planes.items()})
+    return found
+
+
+def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """Return the fusions that are in every race, by name."""
+    deviations = [plane - plane.mean((2, 3), keepdim=True) for plane in (infrared, visible)]
+    level = (infrared.mean((2, 3), keepdim=True) + visible.mean((2, 3), keepdim=True)) / 2
+    return {
+        **baselines(infrared, visible),
+        "baseline:sum": (level + deviations[0] + deviations[1]).clamp(0, 1),
+        LAPLACIAN: laplacian_pyramid(infrared, visible),
+    }
+
+
+def score(
+    scenes: Sequence[Scene], candidates: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+) -> dict[str, Scores]:
+    """Return the mean scores over scenes of several fusions of each pair, by the candidate's name.
+
+    Beside the scores of the rule, `FROM_MAXIMUM` is the mean distance from the brighter pixel in grey levels.
+    """
+    published, own = FusionMetrics("cddfuse", METRICS), FusionMetrics("strict", OWN)
+    found: dict[str, dict[str, list[float]]] = {}
+    for scene in scenes:
+        infrared, visible, mask = scene["infrared"], scene["visible"], scene.get("target_mask")
+        assert infrared is not None
+        assert visible is not None
+        fused = {name: to_unit(to_bytes(plane)) for name, plane in candidates(infrared, visible).items()}
+        rows = published.score_all(fused, infrared, visible, None)
+        for name, row in own.score_all(fused, infrared, visible, mask).items():
+            distance = 255 * float((fused[name] - infrared.maximum(visible)).abs().mean())
+            for key, value in {**rows[name], **row, FROM_MAXIMUM: distance}.items():
+                found.setdefault(name, {}).setdefault(key, []).append(value)
+    return {name: {key: fmean(values) for key, values in row.items()} for name, row in found.items()}
+
+
+def average_ranks(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Return each candidate's mean rank over the scores of one set of scenes; 1 is best, equals share one."""
+    names = list(scores)
+    keys = [key for key in (*METRICS, *OWN) if all(key in scores[name] for name in names)]
+    table = [rankdata([scores[name][key] * (1 if key in LOWER else -1) for name in names]) for key in keys]
+    return {name: fmean(float(ranks[index]) for ranks in table) for index, name in enumerate(names)}
+
+
+def rejection(name: str, scores: Mapping[str, Scores]) -> str | None:
+    """Say why a candidate is out of the race on one set of scenes, or None."""
+    own, sharpest, maximum = scores[name], scores[LAPLACIAN], scores["baseline:maximum"]
+    if name.startswith("baseline:"):
+        return None
+    if own["noise"] > NOISE * maximum["noise"]:
+        return f"noise {own['noise']:.3f}, the maximum has {maximum['noise']:.3f}"
+    if own["AG"] > SHARPNESS * sharpest["AG"]:
+        return f"AG {own['AG']:.2f}, the Laplacian pyramid has {sharpest['AG']:.2f}"
+    if own[FROM_MAXIMUM] < COPY:
+        return f"{own[FROM_MAXIMUM]:.1f} grey levels from the maximum"
+    return None
