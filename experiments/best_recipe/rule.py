@@ -1,12 +1,12 @@
 """The rule that chooses the recipe. It was committed before the search began, and knows no recipe.
 
-1. Every candidate fuses the validation scenes: whole real scenes nobody trained on, and rendered ones. Its luma
-   is scored as a file would be, under protocol `cddfuse` by EN, SD, SF, AG, SCD, VIF, Qabf and SSIM; by the noise
-   score (lower is better); and on rendered scenes by target contrast.
-2. The trivial fusions are candidates: infrared, visible, average, maximum, the sum of both bands' deviations
-   from their means, and the Laplacian pyramid.
-3. By each score candidates are ranked on their mean over scenes; ranks are averaged over the scores of the real
-   scenes, over those of the rendered ones, and over both. The lowest wins.
+1. Every candidate fuses the validation scenes: whole real scenes nobody trained on, and rendered ones. Its
+   luma is scored as a file would be, under protocol `cddfuse` by EN, SD, SF, AG, SCD, VIF, Qabf and SSIM;
+   by the noise score (lower is better); and on rendered scenes by target contrast.
+2. The trivial fusions are candidates: infrared, visible, average, maximum, the sum of both bands'
+   deviations from their means, and the Laplacian pyramid.
+3. By each score candidates are ranked on their mean over scenes; ranks are averaged over the scores of the
+   real scenes, over those of the rendered ones, and over both. The lowest wins.
 4. Before that are rejected: noise (more than `NOISE` times that of the maximum), over-sharpening (AG above
    `SHARPNESS` times that of the Laplacian pyramid, which has the stronger detail of both bands everywhere),
    and copies of the maximum (nearer to it than `COPY` grey levels on average).
