@@ -91,7 +91,7 @@ def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
 def score(
     scenes: Sequence[Scene], candidates: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 ) -> dict[str, Scores]:
-    """Return the mean scores over scenes of several fusions of each pair, by the candidate's name.
+    """Return the mean scores of several fusions over the scenes that define them, by the candidate's name.
 
     Beside the scores of the rule, `FROM_MAXIMUM` is the mean distance from the brighter pixel in grey levels.
     """
@@ -107,7 +107,10 @@ def score(
             distance = 255 * float((fused[name] - infrared.maximum(visible)).abs().mean())
             for key, value in {**rows[name], **row, FROM_MAXIMUM: distance}.items():
                 found.setdefault(name, {}).setdefault(key, []).append(value)
-    return {name: {key: fmean(values) for key, values in row.items()} for name, row in found.items()}
+    return {
+        name: {key: fmean(value for value in values if value == value) for key, values in row.items()}
+        for name, row in found.items()
+    }
 
 
 def average_ranks(scores: Mapping[str, Scores]) -> dict[str, float]:

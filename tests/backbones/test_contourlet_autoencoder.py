@@ -125,7 +125,7 @@ def test_the_unet_takes_every_subband_in() -> None:
     network = small().detail.double()
     plane = torch.randn(2, 1, 32, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     coefficients = network.transform(plane)
-    squares = network._squares(coefficients)
+    squares = network.subbands(plane)
     assert [square.shape[1:] for square in squares] == [(8, 16, 24), (8, 8, 12), (8, 4, 6), (4, 2, 3)]
     wide, tall = coefficients.details[-1][1], coefficients.details[-1][6]
     assert torch.equal(squares[0][:, 1:2], wide.repeat_interleave(2, dim=-2))

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
-from clipfuse.contourlet import ContourletCoefficients, ContourletTransform
+from clipfuse.contourlet import ContourletTransform
 from clipfuse.types import FusionOutput
 
 LEVELS = (0, 3, 3, 3)
@@ -247,8 +247,7 @@ class ContourletUNet(nn.Module):
         plane = self.reduce(features)
         if self.published:
             plane = F.interpolate(plane, PUBLISHED_SIZE, mode="bilinear")
-        coefficients = self.transform(plane.detach() if self.published else plane)
-        finest, *coarser = self._squares(coefficients)
+        finest, *coarser = self.subbands(plane)
         descending = self.halve[0](plane)
         skips = [descending]
         # The finest wedges join after the first skip is taken, as published.
@@ -261,8 +260,9 @@ class ContourletUNet(nn.Module):
             ascending = ascend(ascending, skips.pop())
         return F.interpolate(ascending, size, mode="bilinear")
 
-    def _squares(self, coefficients: ContourletCoefficients) -> list[Tensor]:
-        """Return the subbands of each scale as one (N, 8 or 4, h, w), fine to coarse."""
+    def subbands(self, plane: Tensor) -> list[Tensor]:
+        """Return the subbands of (N, 1, H, W) by scale, fine to coarse, each as one (N, 8 or 4, h, w)."""
+        coefficients = self.transform(plane.detach() if self.published else plane)
         coarsest, *details = coefficients.details
         mode = "bilinear" if self.published else "nearest"
         squares = [torch.cat([coefficients.lowpass, *coarsest], dim=1)]

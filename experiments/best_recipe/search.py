@@ -1,0 +1,214 @@
+"""The search for the recipe that ships: three rounds of short trainings.
+
+    python -m experiments.best_recipe.search --roadscene data/roadscene [--last 1]
+
+1. fidelity: which weights of the pixel loss;
+2. guidance: the winner alone, and with each loss that asks a CLIP;
+3. setting: the winner with other networks, data, crops and averaged weights.
+
+Every round ends with the rule of `rule.py`; what wins it is the base of the next. Rounds 2 and 3 take three
+seeds, so that they are ablations too. What has finished in `--out` is not run again.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from experiments.best_recipe.rule import (
+    METRICS,
+    OWN,
+    Scores,
+    average_ranks,
+    load_scenes,
+    rejection,
+    score,
+    trivial,
+)
+from experiments.compare_losses.study import sweep
+from torch import Tensor
+
+from clipfuse.data.folder import PairedFolder
+from clipfuse.data.pairs import PairSource
+from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.engine.build import load_backbone
+
+Weights = dict[str, float]
+Recipe = dict[str, list[str]]  # overrides by what they are about
+STEPS = 300
+REAL, RENDERED = "data.sources.roadscene.root", "data.sources.synthetic.train=120"
+FIDELITIES: dict[str, Weights] = {
+    "brighter": {"intensity": 1, "gradient": 10},
+    "brighter, ssim": {"intensity": 1, "gradient": 10, "ssim": 1},
+    "brighter, difference": {"intensity": 1, "gradient": 10, "difference": 1},
+    "all": {"intensity": 1, "gradient": 10, "ssim": 1, "difference": 1, "decomposition": 2},
+    "all, difference 3": {"intensity": 1, "gradient": 10, "ssim": 1, "difference": 3, "decomposition": 2},
+    "edges, difference": {"gradient": 10, "difference": 1},
+    "edges, ssim, difference": {"gradient": 10, "ssim": 1, "difference": 1},
+    "edges, ssim 3, difference": {"gradient": 10, "ssim": 3, "difference": 1},
+    "edges, ssim, difference 3": {"gradient": 10, "ssim": 1, "difference": 3},
+    "edges 20, ssim, difference": {"gradient": 20, "ssim": 1, "difference": 1},
+    "edges 5, ssim, difference": {"gradient": 5, "ssim": 1, "difference": 1},
+    "brighter 0.3, edges, ssim, difference": {"intensity": 0.3, "gradient": 10, "ssim": 1, "difference": 1},
+}
+
+
+def base(roadscene: str) -> Recipe:
+    """Return what every recipe has in common until a round decides otherwise."""
+    return {
+        "engine": ["trainer=cpu", "test=false", "objective=val/metric/SSIM", "metrics.validation=[SSIM]"],
+        "network": ["backbone=contourlet_tiny", "backbone.smooth=true"],
+        "data": ["data=mixed", f"{REAL}={roadscene}", RENDERED],
+        "schedule": [f"steps={STEPS}", f"validate_every={STEPS}"],
+        "seed": ["seed=0,1,2"],
+    }
+
+
+def fidelity(weights: Weights, place: str) -> list[str]:
+    """Return the overrides that give the pixel loss at `place` its weights."""
+    every = ("intensity", "gradient", "ssim", "decomposition", "difference")
+    return [f"{place}.{name}_weight={weights.get(name, 0)}" for name in every]
+
+
+def fidelities(start: Recipe) -> dict[str, Recipe]:
+    """Round 1, one seed: the weights of the pixel loss."""
+    return {
+        name: {**start, "seed": ["seed=0"], "loss": ["loss=pixel", *fidelity(weights, "loss")]}
+        for name, weights in FIDELITIES.items()
+    }
+
+
+def guidances(start: Recipe, weights: Weights) -> dict[str, Recipe]:
+    """Round 2: the fidelity alone, and with what each CLIP-guided loss adds to it."""
+    prompts = ["loss=promptfusion", f"loss.warmup={STEPS // 5}", *fidelity(weights, "loss.fidelity")]
+    joined = [f"+loss.of.pixel.{word.removeprefix('loss.')}" for word in fidelity(weights, "loss")]
+    losses = {
+        "no guidance": ["loss=pixel", *fidelity(weights, "loss")],
+        "clip_ratio": ["loss=clip_ratio", *fidelity(weights, "loss.fidelity")],
+        "ldfusion": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.03}", *joined],
+        "promptfusion": [*prompts, "solver=value_penalty"],
+        "promptfusion, alternate": [*prompts, "solver=alternate"],
+    }
+    return {name: {**start, "loss": loss} for name, loss in losses.items()}
+
+
+def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
+    """Round 3: the winner in other settings."""
+    plain = "experiments.best_recipe.plain.PlainAutoencoder"
+    return {
+        "as it is": start,
+        "no contourlet": {**start, "network": [*start["network"], f"backbone._target_={plain}"]},
+        "convolutions": {**start, "network": ["backbone=conv_tiny", "backbone.width=48", "backbone.depth=4"]},
+        "real pairs only": {**start, "data": ["data=roadscene", f"data.root={roadscene}"]},
+        "rendered pairs only": {**start, "data": ["data=synthetic"]},
+        "crops of 64": {**start, "crop": ["loader.crop_size=64"]},
+        "averaged weights": {**start, "average": ["ema=0.98"]},
+    }
+
+
+def run_round(out: Path, recipes: Mapping[str, Recipe]) -> dict[str, list[Path]]:
+    """Train every recipe, two at a time; returns its run folders."""
+    folders = {name: out / name.replace(", ", "_").replace(" ", "-") for name in recipes}
+    with ThreadPoolExecutor(2) as pool:
+        words = {
+            name: [word for part in recipe.values() for word in part] for name, recipe in recipes.items()
+        }
+        for job in [pool.submit(sweep, folders[name], words[name]) for name in recipes]:
+            job.result()
+    return {
+        name: sorted(path.parent for path in folder.glob("*/status.json")) for name, folder in folders.items()
+    }
+
+
+def judge(
+    runs: Mapping[str, Sequence[Path]], roadscene: str, part: str = "val"
+) -> dict[str, dict[str, list[Scores]]]:
+    """Return the scores of every run and of the trivial fusions: scenes -> candidate -> one per seed."""
+    sources: dict[str, PairSource] = {
+        "real": PairedFolder(roadscene, split="roadscene", name="roadscene"),
+        "rendered": SyntheticPairs(),
+    }
+    networks = {
+        (name, seed): load_backbone(run / "checkpoints/last.ckpt", ["experiments"])
+        for name, folders in runs.items()
+        for seed, run in enumerate(folders)
+    }
+
+    def candidates(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fused = {f"{name}/{seed}": net(infrared, visible).fused for (name, seed), net in networks.items()}
+        return {**trivial(infrared, visible), **fused}
+
+    found: dict[str, dict[str, list[Scores]]] = {}
+    for kind, source in sources.items():
+        rows = score(load_scenes(source, part), candidates)
+        for key, row in rows.items():
+            found.setdefault(kind, {}).setdefault(key.partition("/")[0], []).append(row)
+    return found
+
+
+def decide(found: Mapping[str, Mapping[str, list[Scores]]]) -> tuple[str, str]:
+    """Apply the rule; returns the winner and the table as markdown."""
+    means = {
+        kind: {
+            name: {key: fmean(row[key] for row in seeds if key in row) for key in seeds[0]}
+            for name, seeds in rows.items()
+        }
+        for kind, rows in found.items()
+    }
+    ranks = {kind: average_ranks(rows) for kind, rows in means.items()}
+    names = list(means["real"])
+    total = {name: fmean(ranks[kind][name] for kind in means) for name in names}
+    out = {name: next((r for kind in means if (r := rejection(name, means[kind]))), None) for name in names}
+    lines = []
+    for kind, rows in means.items():
+        keys = [key for key in (*METRICS, *OWN) if key in rows[names[0]]]
+        lines += [f"\n**{kind} scenes**\n", "| recipe | rank | " + " | ".join(keys) + " |"]
+        lines.append("|---" * (len(keys) + 2) + "|")
+        for name in sorted(names, key=lambda name: total[name]):
+            cells = [cell([row[key] for row in found[kind][name]]) for key in keys]
+            lines.append(f"| {name} | {ranks[kind][name]:.1f} | " + " | ".join(cells) + " |")
+    lines += [f"\nRejected: {name}: {reason}" for name, reason in out.items() if reason]
+    race = [name for name in names if not out[name] and not name.startswith("baseline:")]
+    winner = min(race, key=lambda name: total[name])
+    best = min(names, key=lambda name: total[name])
+    lines.append(f"\nWinner: {winner}, mean rank {total[winner]:.2f}; best of all: {best}, {total[best]:.2f}")
+    return winner, "\n".join(lines)
+
+
+def cell(values: Sequence[float]) -> str:
+    """Return the mean, with the standard deviation over seeds."""
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    """Run the rounds, or what is missing of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
+    parser.add_argument("--last", type=int, choices=(1, 2, 3), default=3, help="stop after this round")
+    options = parser.parse_args()
+    start = base(options.roadscene)
+
+    def finish(name: str, recipes: Mapping[str, Recipe]) -> str:
+        winner, table = decide(judge(run_round(options.out / name, recipes), options.roadscene))
+        print(f"\n## {name}\n{table}", flush=True)
+        (options.out / f"{name}.md").write_text(f"{table}\n")
+        return winner
+
+    weights = FIDELITIES[finish("fidelity", fidelities(start))]
+    if options.last == 1:
+        return
+    recipes = guidances(start, weights)
+    chosen = recipes[finish("guidance", recipes)]
+    if options.last == 2:
+        return
+    finish("setting", settings(chosen, options.roadscene))
+
+
+if __name__ == "__main__":
+    main()
