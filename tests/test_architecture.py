@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": {"errors", "ops", "metrics"},
     "data": {"errors", "types", "ops", "images", "data"},
     "testing": {"errors", "types", "losses.base", "engine.build", "testing"},
-    "engine": {"errors", "types", "ops", "images", "bilevel", "losses.base", "engine"},
+    "engine": {"errors", "types", "ops", "images", "bilevel", "contourlet", "losses.base", "engine"},
     "compare": {"errors", "images", "metrics", "ops", "compare"},
     "cli": {"errors", "cli", "compare", "engine", "data", "images", "clip", "metrics", "ops"},
 }

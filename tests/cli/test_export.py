@@ -14,6 +14,7 @@ from torch import Tensor
 
 from clipfuse.engine.build import load_backbone
 from clipfuse.engine.weights import write_safetensors
+from clipfuse.images import read_image
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 
@@ -67,7 +68,7 @@ def test_nothing_is_replaced_unasked_and_the_name_must_tell_the_kind(
     assert exported.read_bytes() == before
     code, _, errors = clipfuse(*words, str(tmp_path / "model.pt"))
     assert code == 2
-    assert "ends in .safetensors" in errors
+    assert "ends in .safetensors or .onnx or .pt2" in errors
     assert [path.name for path in tmp_path.iterdir()] == [exported.name]
 
 
@@ -181,3 +182,47 @@ def test_weights_that_are_not_numbers(clipfuse: Clipfuse, exported: Path, tmp_pa
     assert code == 2
     assert "not finite" in errors
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_onnx_fuses_as_the_checkpoint_does(
+    clipfuse: Clipfuse, trained: Path, pairs_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint, model = f"{trained}/checkpoints/last.ckpt", tmp_path / "clipfuse.onnx"
+    code, output, _ = clipfuse("export", "--checkpoint", checkpoint, "--out", str(model))
+    assert code == 0
+    assert output.startswith(f"written: {model}; what it fuses differs from the network by ")
+    bands = ["--infrared", f"{pairs_folder}/test/ir", "--visible", f"{pairs_folder}/test/vi"]
+    for kind, network in {"ckpt": ["--checkpoint", checkpoint], "onnx": ["--onnx", str(model)]}.items():
+        assert clipfuse("fuse", *network, *bands, "--out", str(tmp_path / kind))[0] == 0
+    names = sorted(path.name for path in (tmp_path / "ckpt").iterdir())
+    assert (
+        names == sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["test-0.png", "test-1.png"]
+    )
+    for name in names:
+        one, other = (read_image(tmp_path / kind / name).int() for kind in ("ckpt", "onnx"))
+        # One level: where rounding to 8 bits is close to a tie, 1e-7 tips it.
+        assert (one - other).abs().max() <= 1
+        assert (one != other).float().mean() < 0.01
+    again = clipfuse("fuse", "--onnx", str(model), *bands, "--out", str(tmp_path / "onnx"))
+    assert again[0] == 2
+    assert "already holds test-0.png" in again[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of the arguments --checkpoint --onnx is required"),
+        (["--onnx", "a.onnx", "--checkpoint", "b.ckpt"], "not allowed with argument --onnx"),
+        (["--onnx", "a.onnx", "--trust", "mine"], "leave out --trust"),
+        (["--onnx", "a.onnx", "--device", "cuda"], "leave out --trust and --device"),
+        (["--onnx", "none.onnx"], "none.onnx cannot be read"),
+    ],
+)
+def test_what_onnx_goes_with(
+    clipfuse: Clipfuse, pairs_folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    bands = ["--infrared", f"{pairs_folder}/test/ir", "--visible", f"{pairs_folder}/test/vi"]
+    code, _, errors = clipfuse("fuse", *words, *bands, "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert message in errors
+    assert not (tmp_path / "out").exists()

@@ -138,7 +138,8 @@ class ContourletAutoencoder(FusionBackbone):
             (base_i, detail_i), (base_v, detail_v) = self.encode(infrared), self.encode(visible)
         else:
             base, detail = self.encode(torch.cat([infrared, visible]))
-            (base_i, base_v), (detail_i, detail_v) = base.chunk(2), detail.chunk(2)
+            bands = 2, infrared.shape[0]
+            (base_i, base_v), (detail_i, detail_v) = base.unflatten(0, bands), detail.unflatten(0, bands)
         base_fused = self._run(self.base_fusion, self.base_sum(base_i, base_v))
         detail_fused = self._run(self.detail_fusion, self.detail_sum(detail_i, detail_v))
         features = self.reduce(torch.cat([base_fused, detail_fused], dim=1))

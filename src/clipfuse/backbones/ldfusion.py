@@ -66,7 +66,7 @@ class LDFusion(FusionBackbone):
         """
         height, width = infrared.shape[-2:]
         multiple = 1 if self.faithful else _MULTIPLE
-        multiple = multiple if min(height, width) >= _SMALLEST else _SMALLEST
+        multiple = multiple if height >= _SMALLEST and width >= _SMALLEST else _SMALLEST
         infrared, visible = (pad_to_multiple(plane, multiple) for plane in (infrared, visible))
         codes = self.encoder(visible, infrared)
         hidden, full = self.decoder(*codes)

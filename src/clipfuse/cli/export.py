@@ -1,4 +1,4 @@
-"""`clipfuse export --checkpoint C --out F.safetensors`: weights to hand on, as data alone."""
+"""`clipfuse export --checkpoint C --out F`: a network to hand on, as safetensors, ONNX or torch's .pt2."""
 
 import argparse
 import os
@@ -8,39 +8,52 @@ from pathlib import Path
 from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
+_SUFFIXES = (".safetensors", ".onnx", ".pt2")
+
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the weights of a checkpoint, and how to build their network; `fuse` and `evaluate` take both."""
+    """Write the network of a checkpoint in the format that the suffix of the file names."""
     options = _parse(arguments)
     out = Path(options.out)
 
     # Imported late: --help must not wait for torch.
     from clipfuse.engine.build import backbone_node, build_backbone
     from clipfuse.engine.checkpoints import read_checkpoint
+    from clipfuse.engine.exporting import write_onnx, write_program
     from clipfuse.engine.folder import check_output
-    from clipfuse.engine.weights import SUFFIX, write_safetensors
+    from clipfuse.engine.weights import write_safetensors
 
-    if out.suffix != SUFFIX:
-        raise UserError(f"--out {out}: expected a name that ends in {SUFFIX}, as in clipfuse{SUFFIX}")
+    if out.suffix not in _SUFFIXES:
+        raise UserError(
+            f"--out {out}: expected a name that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
+        )
     if options.trust:
         look_in(os.getcwd())
     checkpoint = read_checkpoint(options.checkpoint)
     backbone = build_backbone(checkpoint, options.checkpoint, options.trust)
     node = backbone_node(checkpoint, options.trust, options.checkpoint)
     check_output(out, options.overwrite)
-    write_safetensors(out, node, backbone)
-    print(f"written: {out}")
+    if out.suffix == ".safetensors":
+        write_safetensors(out, node, backbone)
+        print(f"written: {out}")
+        return
+    write = write_onnx if out.suffix == ".onnx" else write_program
+    difference = write(out, backbone, str(node["_target_"]).rpartition(".")[2])
+    print(f"written: {out}; what it fuses differs from the network by {difference:.1e} at most (of 1)")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse export",
-        description="Write the weights of a checkpoint as one safetensors file, which cannot hold code and "
-        "tells 'clipfuse fuse' and 'clipfuse evaluate' how to build the network.",
+        description="Write the network of a checkpoint in the format that the suffix of --out names. "
+        ".safetensors: the weights, which cannot hold code, and how to build their network; for 'clipfuse "
+        "fuse' and 'clipfuse evaluate'. .onnx: the whole computation for images of any size, for 'clipfuse "
+        "fuse --onnx', onnxruntime and any language. .pt2: the same for torch.export.load; open only your "
+        "own, as that function does not guard against files from strangers.",
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", required=True, help="file that 'clipfuse train' wrote")
-    parser.add_argument("--out", required=True, help="file to write, such as clipfuse.safetensors")
+    parser.add_argument("--out", required=True, help="file to write, such as clipfuse.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.data.folder import load_pair
     from clipfuse.data.transforms import whole
     from clipfuse.engine.build import load_backbone
+    from clipfuse.engine.onnx_network import read_onnx
     from clipfuse.images import match_stems, write_png
     from clipfuse.ops.color import luma_chroma_to_rgb
 
@@ -33,26 +34,34 @@ def main(arguments: Sequence[str]) -> None:
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     if options.trust:
         look_in(os.getcwd())
-    backbone = load_backbone(options.checkpoint, options.trust)
-    try:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        backbone.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
+    if options.onnx:
+        fuse, device = read_onnx(Path(options.onnx)), torch.device("cpu")
+    else:
+        backbone = load_backbone(options.checkpoint, options.trust)
+        try:
+            device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            backbone.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
+            ) from error
+
+        def fuse(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+            return backbone(infrared, visible).fused
+
+    network_file = options.onnx or options.checkpoint
     with torch.inference_mode(), _moved_when_complete(out) as partial:
         for stem, (infrared_file, visible_file) in tqdm(pairs.items(), desc="fusing", unit="pair"):
             pair = load_pair(infrared_file, visible_file)
             planes = whole(pair)
             luma, chroma = planes["visible"], planes["chroma"]
             try:
-                fused = backbone(planes["infrared"][None].to(device), luma[None].to(device)).fused[0].cpu()
+                fused = fuse(planes["infrared"][None].to(device), luma[None].to(device))[0].cpu()
             except (RuntimeError, ValueError) as error:  # too large for this machine, say
                 reason = f"{error}\n".splitlines()[0]
                 raise UserError(f"{visible_file} cannot be fused: {reason}") from error
             if not bool(fused.isfinite().all()):
-                raise UserError(f"{options.checkpoint} makes values that are not finite of {visible_file}")
+                raise UserError(f"{network_file} makes values that are not finite of {visible_file}")
             image = luma_chroma_to_rgb(fused, chroma) if pair.visible.shape[0] == 3 else fused
             write_png(partial / f"{stem}.png", image, overwrite=True)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
@@ -65,7 +74,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the colour of the visible image.",
         allow_abbrev=False,
     )
-    parser.add_argument("--checkpoint", required=True, help="file that 'clipfuse train' wrote")
+    network = parser.add_mutually_exclusive_group(required=True)
+    network.add_argument("--checkpoint", help="file that 'clipfuse train' wrote")
+    network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     parser.add_argument("--infrared", required=True, help="folder (or one file)")
     parser.add_argument("--visible", required=True, help="folder (or one file)")
     parser.add_argument("--out", required=True, help="folder for the fused images")
@@ -74,7 +85,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.onnx and (options.trust or options.device not in (None, "cpu")):
+        parser.error("--onnx names no classes and uses the CPU: leave out --trust and --device")
+    return options
 
 
 @contextmanager

@@ -90,11 +90,16 @@ def _convolve(images: Tensor, taps: Tensor, step: Pair = (1, 1), start: Pair = (
     down = torch.arange(rows - step[0] + BLOCK, device=images.device) + (start[0] - height // 2)
     right = torch.arange(columns - step[1] + width, device=images.device) + (start[1] - width // 2)
     down = down + BLOCK * torch.arange(blocks, device=images.device)[:, None]
-    images = images.index_select(3, right.remainder(columns))
-    images = images.index_select(2, down.flatten().remainder(rows)).reshape(
-        len(images), blocks, -1, len(right)
+    images = images.index_select(3, _wrap(right, columns))
+    images = images.index_select(2, _wrap(down.flatten(), rows)).reshape(
+        images.shape[0], blocks, down.shape[1], right.shape[0]
     )
     return F.conv2d(images, weights.to(images), stride=step, groups=blocks).sum(1, keepdim=True)
+
+
+def _wrap(indices: Tensor, side: int) -> Tensor:
+    # By a tensor: no converter to ONNX knows the remainder by a size that is not fixed.
+    return indices.remainder(indices.new_full((), side))
 
 
 def _spread(bands: Tensor, step: Pair) -> Tensor:

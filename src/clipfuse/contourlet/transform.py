@@ -64,12 +64,20 @@ class ContourletTransform(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = check_levels(levels)
-        check_choice("method", method, METHODS)
         if compat is not None:
             check_choice("compat", compat, ("published",))
-        self.method = method
         self.bank = FilterBank(pyramid_filter, directional_filter, published=compat == "published")
         self.multiple = tree.multiple(self.levels)
+        self.use(method)
+
+    def use(self, method: str) -> None:
+        """Compute by `method` from now on; values stay the same but for rounding.
+
+        Raises:
+            ValueError: there is no such method.
+        """
+        check_choice("method", method, METHODS)
+        self.method = method
         self._filters = spatial.SpatialFilters.build(self.bank, self.levels) if method == "spatial" else None
 
     def forward(self, image: Tensor) -> ContourletCoefficients:

@@ -1,5 +1,6 @@
 """Padding to a multiple and back: how networks with a stride take any image size."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,8 +11,10 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     Repeating, unlike reflecting, works for images smaller than the padding.
     """
     height, width = image.shape[-2:]
-    below, right = -height % multiple, -width % multiple
-    return F.pad(image, (0, right, 0, below), mode="replicate") if below or right else image
+    # Written so that an exporter knows the new sides for multiples.
+    below, right = ((side + multiple - 1) // multiple * multiple - side for side in (height, width))
+    needed = torch.compiler.is_exporting() or below or right  # an exported graph pads every size, by 0 too
+    return F.pad(image, (0, right, 0, below), mode="replicate") if needed else image
 
 
 def crop_to(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,102 @@
+"""Networks in ONNX files from anyone, by onnxruntime."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipfuse.errors import UserError
+
+PLANES = ("infrared", "visible")
+SMALLEST = "clipfuse.smallest_side"
+Fuse = Callable[[Tensor, Tensor], Tensor]
+"""Fused luma (N, 1, H, W) of infrared and visible luma of that shape, float32 in [0, 1]."""
+
+
+def read_onnx(path: Path) -> Fuse:
+    """Open an ONNX file from anyone as a network, on as many CPU threads as torch has.
+
+    It is read whole, once; it may name no other file, and onnxruntime loads no operators but its own. What
+    it computes is its maker's choice, and how long that takes.
+
+    Returns:
+        What fuses planes; sides smaller than the file says it needs are padded by repetition. It raises
+        RuntimeError where the graph fails.
+
+    Raises:
+        UserError: no such file, the extra `export` is missing, or this is no fusion network in ONNX.
+    """
+    onnx, runtime = import_extra("onnx"), import_extra("onnxruntime")
+    expected = "expected what 'clipfuse export --out NAME.onnx' writes"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; {expected}") from error
+    try:
+        model = onnx.load_model_from_string(content)
+        if any(part.data_location == onnx.TensorProto.EXTERNAL for part in _tensors(onnx, model)):
+            raise ValueError("it keeps weights in another file")
+        records = {entry.key: entry.value for entry in model.metadata_props}
+        smallest = min(int(records.get(SMALLEST, 1)), 1024)
+        del model
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        found = [
+            *((one.name, one.type, len(one.shape)) for one in session.get_inputs()),
+            *((one.name, one.type, len(one.shape)) for one in session.get_outputs()),
+        ]
+        if found != [(word, "tensor(float)", 4) for word in (*PLANES, "fused")]:
+            raise ValueError("it does not make 'fused' of 'infrared' and 'visible'")
+    except Exception as error:  # any error of a parser: the file is a stranger's
+        raise UserError(f"{path} is no fusion network in ONNX: {reason(error)}; {expected}") from error
+
+    def fuse(infrared: Tensor, visible: Tensor) -> Tensor:
+        height, width = infrared.shape[-2:]
+        missing = (0, max(smallest - width, 0), 0, max(smallest - height, 0))
+        planes = [F.pad(plane.float().cpu(), missing, mode="replicate") for plane in (infrared, visible)]
+        try:
+            (fused,) = session.run(
+                ["fused"], {word: plane.numpy() for word, plane in zip(PLANES, planes, strict=True)}
+            )
+        except Exception as error:  # its own kinds
+            raise RuntimeError(reason(error)) from error
+        result = torch.from_numpy(fused)
+        if result.shape != planes[0].shape:
+            raise RuntimeError(f"it returns shape {tuple(result.shape)} for {tuple(planes[0].shape)}")
+        return result[..., :height, :width]
+
+    return fuse
+
+
+def import_extra(name: str) -> Any:
+    """Import a package of the extra `export`.
+
+    Raises:
+        UserError: it is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name} is missing: pip install -e '.[export]'") from error
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return (f"{error}".strip().splitlines() or [type(error).__name__])[0]
+
+
+def _tensors(onnx: Any, message: Any) -> Iterator[Any]:
+    """Yield all tensors of a model, wherever they lie."""
+    pending = [message]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, onnx.TensorProto):
+            yield part
+        for field, value in part.ListFields():
+            if field.message_type is not None:
+                pending += [value] if hasattr(value, "ListFields") else list(value)
