@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
 
@@ -132,8 +132,9 @@ def _trace(backbone: nn.Module, name: str) -> ExportedProgram:
             f"{name} cannot be traced for images of any size: {reason(error)}; export "
             "its weights, --out NAME.safetensors"
         ) from error
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # holds paths of this machine
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # holds paths of this machine
     return program
 
 
