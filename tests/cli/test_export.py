@@ -211,8 +211,6 @@ def test_onnx_fuses_as_the_checkpoint_does(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one of the arguments --checkpoint --onnx is required"),
-        (["--onnx", "a.onnx", "--checkpoint", "b.ckpt"], "not allowed with argument --onnx"),
         (["--onnx", "a.onnx", "--trust", "mine"], "leave out --trust"),
         (["--onnx", "a.onnx", "--device", "cuda"], "leave out --trust and --device"),
         (["--onnx", "none.onnx"], "none.onnx cannot be read"),
@@ -226,3 +224,9 @@ def test_what_onnx_goes_with(
     assert code == 2
     assert message in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [[], ["--onnx", "a.onnx", "--checkpoint", "b.ckpt"]])
+def test_one_network_is_needed(clipfuse: Clipfuse, words: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"2"):
+        clipfuse("fuse", *words, "--infrared", "i", "--visible", "v", "--out", "o")

@@ -87,7 +87,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.onnx and (options.trust or options.device not in (None, "cpu")):
-        parser.error("--onnx names no classes and uses the CPU: leave out --trust and --device")
+        raise UserError("--onnx names no classes and uses the CPU: leave out --trust and --device")
     return options
 
 
