@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.data.transforms import whole
     from clipfuse.engine.build import load_backbone
     from clipfuse.engine.onnx_network import read_onnx
+    from clipfuse.engine.overlap import Overlap
     from clipfuse.images import match_stems, write_png
     from clipfuse.ops.color import luma_chroma_to_rgb
 
@@ -50,20 +51,23 @@ def main(arguments: Sequence[str]) -> None:
             return backbone(infrared, visible).fused
 
     network_file = options.onnx or options.checkpoint
-    with torch.inference_mode(), _moved_when_complete(out) as partial:
-        for stem, (infrared_file, visible_file) in tqdm(pairs.items(), desc="fusing", unit="pair"):
-            pair = load_pair(infrared_file, visible_file)
-            planes = whole(pair)
+
+    def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
+        write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
+
+    with _moved_when_complete(out) as partial, Overlap(load_pair, pairs.values(), write) as overlap:
+        for stem, pair in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
+            planes, visible_file = whole(pair), pairs[stem][1]
             luma, chroma = planes["visible"], planes["chroma"]
             try:
-                fused = fuse(planes["infrared"][None].to(device), luma[None].to(device))[0].cpu()
+                with torch.inference_mode():
+                    fused = fuse(planes["infrared"][None].to(device), luma[None].to(device))[0].cpu()
             except (RuntimeError, ValueError) as error:  # too large for this machine, say
                 reason = f"{error}\n".splitlines()[0]
                 raise UserError(f"{visible_file} cannot be fused: {reason}") from error
             if not bool(fused.isfinite().all()):
                 raise UserError(f"{network_file} makes values that are not finite of {visible_file}")
-            image = luma_chroma_to_rgb(fused, chroma) if pair.visible.shape[0] == 3 else fused
-            write_png(partial / f"{stem}.png", image, overwrite=True)
+            overlap.write(partial / f"{stem}.png", fused, chroma, pair.visible.shape[0] == 3)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
 
 
