@@ -24,13 +24,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup      ## train, evaluate and fuse in runs/demo, at most 3 minutes; DATA=folder takes your pairs
+demo: setup      ## train three losses, compare them and fuse, in runs/demo; DATA=folder takes your pairs
 	@rm -rf $(RUN)
-	$(BIN)/clipfuse train experiment=quick run_dir=$(RUN) callbacks.test.save_sources=true $(PAIRS)
-	$(BIN)/clipfuse evaluate checkpoint=$(RUN)/checkpoints/last.ckpt run_dir=$(RUN)/evaluate $(or $(PAIRS),data=synthetic)
-	$(BIN)/clipfuse fuse --checkpoint $(RUN)/checkpoints/last.ckpt --out $(RUN)/fused \
-	  --infrared $(RUN)/test/infrared --visible $(RUN)/test/visible
-	@echo "infrared, visible and fused side by side: $(RUN)/test/panel.png; the fused images: $(RUN)/fused"
+	OMP_NUM_THREADS=1 $(BIN)/clipfuse train -m experiment=demo loss=pixel,ldfusion,promptfusion $(PAIRS) \
+	  hydra.launcher.max_parallel=2 hydra.sweep.dir=$(RUN)
+	$(BIN)/clipfuse compare $(RUN) --html $(RUN)/report.html
+	$(BIN)/clipfuse fuse --checkpoint $(RUN)/0/checkpoints/last.ckpt --out $(RUN)/fused \
+	  --infrared $(RUN)/0/test/infrared --visible $(RUN)/0/test/visible
+	@echo "infrared, visible and fused side by side, one panel per loss: $(RUN)/{0,1,2}/test/panel.png"
+	@echo "images fused by the command line: $(RUN)/fused"
+	@echo "which loss is best, by how much, how sure: $(RUN)/report.html"
 
 bench: setup     ## speed and memory, as ratios against a plain alternative
 	@for file in experiments/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
