@@ -1,0 +1,368 @@
+"""Every command of the documents is run on little data; what needs a cluster, a GPU or a network is composed.
+
+A command that no rule takes fails, so that none is documented that was not tried.
+"""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
+
+from clipfuse.cli.__main__ import COMMANDS
+from clipfuse.cli.config import check_config, conf_dir
+from clipfuse.cli.parts import join_parts
+from clipfuse.cli.train import GROUPS
+from clipfuse.engine.folder import LOG, STATUS, write_json
+from clipfuse.engine.run import TrainSettings
+from hydra_plugins.clipfuse_launcher._jobs import Job
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "src/clipfuse/metrics/README.md"]
+STUDIES = sorted(ROOT.glob("experiments/*/README.md"))
+SAMPLE = ROOT / "tests/sample_plugin/src"
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m) [^`]+)`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+# What a training on this machine, or within seconds, cannot have.
+ELSEWHERE = re.compile(
+    r"\btrainer=ddp|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna"
+)
+LITTLE = ["trainer=cpu", "steps=2", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
+LITTLE += ["metrics.validation=[SSIM]", "metrics.test=[SSIM]", "trainer.log_every_n_steps=1"]
+LITTLE += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
+LITTLE_DATA = ["data.val=1", "data.test=2", "data.size=64"]
+
+
+def commands(path: Path) -> Iterator[str]:
+    """Yield the commands of a document without comments; `$S` is what `S="..."` said before."""
+    text = path.read_text()
+    for language, block in FENCED.findall(text):
+        variables: dict[str, str] = {}
+        for line in block.replace("\\\n", " ").splitlines() if language in ("", "sh") else ():
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
+            words = [word for word in shlex.split(line, comments=True) if word != "..."]
+            if len(words) == 1 and re.match(r"[A-Z]=", words[0]):
+                variables[words[0][0]] = words[0][2:]
+            elif words:
+                yield shlex.join(words)
+    if path in DOCUMENTS:
+        yield from (shlex.join(shlex.split(found)) for found in INLINE.findall(FENCED.sub("", text)))
+
+
+def listed(paths: Sequence[Path]) -> list[str]:
+    return list(dict.fromkeys(command for path in paths for command in commands(path)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that has what the documents speak of, and the command line in it."""
+
+    clipfuse: Callable[..., tuple[int, str, str]]
+    patch: pytest.MonkeyPatch
+
+    def run(self, *words: str) -> str:
+        code, output, errors = self.clipfuse(*words)
+        assert code == 0, errors
+        return output
+
+
+@pytest.fixture(scope="session")
+def furniture(
+    tmp_path_factory: pytest.TempPathFactory,
+    trained: Path,
+    pairs_folder: Path,
+    sweeps: Callable[..., Callable],
+) -> Path:
+    """The folders that stand for RUN, DIR, SWEEP and others in the documents."""
+    root = tmp_path_factory.mktemp("documents")
+    shutil.copytree(trained, root / "RUN")
+    for band in ("ir", "vi"):
+        for path in sorted(pairs_folder.glob(f"*/{band}/*.png")):
+            for folder in (f"DIR/{band}", f"data/{band}", *(["DIR", "results/mine"] if band == "vi" else [])):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, root / folder)
+    shutil.copytree(root / "results/mine", root / "results/theirs")
+    write = sweeps(root / "SWEEP")
+    for seed in (0, 1):
+        for number, loss in enumerate(("pixel", "ldfusion")):
+            write(loss, seed, level=number, folder=str(2 * number + seed), pictures=64)
+    for name in ("runs/study", "runs/mine"):
+        shutil.copytree(root / "SWEEP", root / name)
+    shutil.copytree(root / "RUN/checkpoints", root / "runs/mine/0/checkpoints")
+    jobs = {0: ["seed=0"], 1: ["seed=1"]}
+    (root / "SWEEP/sweep.yaml").write_text(yaml.safe_dump({"words": ["seed=0,1"], "jobs": jobs}))
+    shutil.copytree(ROOT / "conf/sweep", root / "conf/sweep")
+    return root
+
+
+@pytest.fixture
+def place(
+    furniture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    clipfuse: Callable[..., tuple[int, str, str]],
+) -> Iterator[Place]:
+    here = tmp_path / "here"
+    shutil.copytree(furniture, here)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [str(here), str(SAMPLE), *sys.path])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # for the launcher to deal out
+    before = set(sys.modules)
+    yield Place(clipfuse, monkeypatch)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith((str(here), str(SAMPLE))):
+            del sys.modules[name]
+
+
+def check(words: Sequence[str]) -> None:
+    """Compose a training and hold it against what it names, as `clipfuse train` does before it starts."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", [*words, "name=checked"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        config = config.copy()
+        with open_dict(config):
+            del config["hydra"]
+        join_parts(config)
+        check_config(config, TrainSettings, GROUPS)
+
+
+def check_all(jobs: Sequence[Sequence[str]]) -> None:
+    """Check the jobs of a sweep, of those that differ in their seed alone the first."""
+    alike = ("seed=", "run_dir=")
+    for job in {tuple(word for word in job if not word.startswith(alike)): job for job in jobs}.values():
+        check(job)
+
+
+def launch(place: Place, words: Sequence[str]) -> list[list[str]]:
+    """Start a sweep whose jobs end at once; return their words. Of a cluster only the settings count."""
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        compose("train", [word for word in words if word.startswith("hydra")], return_hydra_config=True)
+    if ELSEWHERE.search(" ".join(words)):
+        searches = [word for word in words if word.startswith("sweep=")]
+        assert all((conf_dir() / f"{word.replace('=', '/')}.yaml").is_file() for word in searches)
+        words = [
+            lowest(word) for word in words if not word.startswith(("hydra/", "hydra.launcher.", "sweep="))
+        ]
+    jobs: list[list[str]] = []
+
+    def start(job: Job, *_: object) -> None:
+        job.started = monotonic()
+        job.folder.mkdir(parents=True)
+        (job.folder / LOG).touch()
+        write_json(job.folder / STATUS, {"status": "finished"})
+        jobs.append(job.words)
+
+    place.patch.setattr(Job, "start", start)
+    place.patch.setattr(Job, "is_alive", lambda job: False)
+    place.patch.setattr(Job, "close", lambda job: "")
+    place.run("train", *words)
+    return jobs
+
+
+def lowest(word: str) -> str:
+    """Return an override with the lower end of the interval it asks a search to look in."""
+    if word.startswith("-"):
+        return word
+    override = OverridesParser.create().parse_override(word)
+    start = getattr(override.value(), "start", None)
+    return f"{override.key_or_group}={start}" if start is not None else word
+
+
+def train(place: Place, words: Sequence[str], every: bool = False) -> None:
+    """Compose and check each job, and train the first, or every one, where this machine can."""
+    words = ["loss=sample" if word == "loss=theirs" else word for word in words[2:]]
+    if "loss=sample" in words:  # what its plugin would do were it installed
+        words = [*words, f"hydra.searchpath=[file://{SAMPLE / 'sample_fusion/conf'}]"]
+    if "--help" in words or "--cfg" in words:
+        assert "loss" in place.run("train", *words)
+        return
+    if any("my_loss" in word for word in words):
+        place.run("new-loss", "my_loss")
+    for word in words:
+        if word.startswith(("run_dir=", "hydra.sweep.dir=")):  # stands for another command
+            shutil.rmtree(word.partition("=")[2], ignore_errors=True)
+    jobs = launch(place, words) if {"-m", "--multirun"} & set(words) else [list(words)]
+    check_all(jobs)
+    for job in jobs if every else jobs[:1]:
+        if not ELSEWHERE.search(" ".join([*job, *words])):
+            for word in job:
+                if word.startswith("run_dir="):  # where its stand-in has been
+                    shutil.rmtree(shlex.split(word)[0].partition("=")[2], ignore_errors=True)
+            data = [] if "data=folder" in job else ["data.train=4", *LITTLE_DATA]
+            place.run("train", *job, *LITTLE, *data)
+
+
+def make(place: Place, words: Sequence[str]) -> None:
+    """Let make tell what it would do."""
+    told = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+
+
+def command(place: Place, words: Sequence[str]) -> None:
+    """Run what trains nothing as it stands."""
+    name, *rest = words[1:]
+    if not rest and name != "doctor":
+        assert name in COMMANDS  # only named
+    elif name == "evaluate":
+        place.run(name, *rest, "data.train=1", *LITTLE_DATA, "metrics.test=[SSIM]")
+    elif name == "doctor" and rest:
+        from open_clip import list_pretrained
+
+        assert rest[0] == "--download"
+        assert tuple(rest[1:]) in list_pretrained()
+    elif name == "compare":
+        from clipfuse.compare import wandb_report
+
+        place.patch.setattr(wandb_report, "publish", lambda project, *_: f"https://example.org/{project}")
+        assert "SSIM" in place.run(name, *rest)
+    else:
+        if name == "fuse" and rest[-2:] == ["--out", "DIR"]:
+            rest[-1] = "fused"
+        place.run(name, *rest)
+
+
+def distributed(place: Place, words: Sequence[str]) -> None:
+    """Check the options of torchrun, and the training it starts."""
+    if words[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        parsed = get_args_parser().parse_args(list(words[1:]))
+        assert (parsed.module, parsed.training_script) == (True, "clipfuse.cli")
+    check(words[words.index("train") + 1 :])
+
+
+def module(place: Place, words: Sequence[str]) -> None:
+    """Find a module of ours; run it where it takes seconds."""
+    name, *rest = words[words.index("python") + 1 :]
+    if name == "-m":
+        name, *rest = rest
+    if name == "clipfuse.data.synthetic":
+        place.patch.setattr(sys, "argv", [name, *rest, "--count", "1"])
+        import_module(f"{name}.__main__").main()
+        assert Path(rest[rest.index("--out") + 1]).is_file()
+    elif name == "pytest":
+        place.run("new-loss", rest[0].removeprefix("test_").removesuffix(".py"))
+        assert "LossContract" in Path(rest[0]).read_text()  # run in notebooks/write_a_loss.ipynb
+    else:
+        assert (ROOT / f"{name.removesuffix('.py').replace('.', '/')}.py").is_file()
+
+
+def extra(place: Place, words: Sequence[str]) -> None:
+    """Look up what would be installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert words[3].strip(".[]") in project["optional-dependencies"]
+
+
+def wandb_sweep(place: Place, words: Sequence[str]) -> None:
+    """Check a training that the agent of a W&B sweep would start."""
+    sweep = yaml.safe_load(Path(words[2]).read_text())
+    assert sweep["command"][:2] == ["clipfuse", "train"]
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    first = [
+        f"{key}={each['values'][0] if 'values' in each else each['min']}"
+        for key, each in sweep["parameters"].items()
+    ]
+    check([*sweep["command"][2:-1], *first])
+
+
+def nothing(place: Place, words: Sequence[str]) -> None:
+    """Pass over what is neither ours nor can be tried here."""
+
+
+RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
+    r"make [a-z-]+( DATA=DIR)?$": make,
+    r"clipfuse train\b": train,
+    rf"clipfuse ({'|'.join(COMMANDS)})\b": command,
+    r"torchrun |srun .* clipfuse train ": distributed,
+    r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
+    r"pip install -e '\.\[\w+\]'$": extra,
+    r"wandb sweep \S+\.yaml$": wandb_sweep,
+    r"source \.venv/bin/activate$|export CLIPFUSE_DATA=|ray start --head$|\.venv/bin/pre-commit install$": nothing,
+}
+
+
+def rule_of(line: str) -> Callable[[Place, Sequence[str]], None]:
+    for pattern, rule in RULES.items():
+        if re.match(pattern, line):
+            return rule
+    pytest.fail(f"{line}: no rule says how this command of a document is tried; add one to RULES")
+
+
+@pytest.mark.parametrize("line", listed(DOCUMENTS), ids=str)
+def test_command(place: Place, line: str) -> None:
+    rule_of(line)(place, shlex.split(line))
+
+
+@pytest.mark.parametrize("line", listed(STUDIES), ids=str)
+def test_command_of_a_study(place: Place, line: str) -> None:
+    """Trainings of hours are composed; all else is as in the other documents."""
+    rule, words = rule_of(line), shlex.split(line)
+    if rule is train:
+        check_all(launch(place, words[2:]) if "-m" in words else [words[2:]])
+    else:
+        rule(place, words)
+
+
+def test_a_command_that_no_rule_takes_fails() -> None:
+    with pytest.raises(pytest.fail.Exception, match="no rule"):
+        rule_of("clipfusion train")
+
+
+def test_a_key_that_is_none_fails(place: Place) -> None:
+    with pytest.raises(Exception, match="gradient_wait"):
+        train(place, ["clipfuse", "train", "loss.gradient_wait=3"])
+
+
+@pytest.mark.parametrize("data", [(), ("DATA=DIR",)], ids=["rendered", "folder"])
+def test_demo(place: Place, data: Sequence[str]) -> None:
+    """Do what `make demo` does, on little data, and find what it names at the end."""
+    words = ["make", "-n", "--no-print-directory", "-o", "setup", "demo", *data]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for line in told.replace("\\\n", " ").splitlines():
+        if found := re.search(r"/(clipfuse .*)", line):
+            words = shlex.split(found[1])
+            train(place, words, every=True) if words[1] == "train" else command(place, words)
+    (named,) = re.findall(r"echo .*?(\S+report\.html)", told)
+    assert Path(named).stat().st_size > 10_000
+    panels = [path for job in "012" for path in Path("runs/demo", job).glob("test/panel.png")]
+    assert len(panels) == 3
+    assert any(Path("runs/demo/fused").iterdir())
+
+
+PYTHON = [
+    block
+    for path in DOCUMENTS
+    for language, block in FENCED.findall(path.read_text())
+    if language == "python"
+]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python(block: str) -> None:
+    names = {"images": torch.rand(1, 1, 40, 56)}
+    exec(block, names)
+    if "images_again" in names:
+        torch.testing.assert_close(names["images_again"], names["images"])
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *STUDIES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    links = LINK.findall(path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
