@@ -294,7 +294,8 @@ RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
     r"pip install -e '\.\[\w+\]'$": extra,
     r"wandb sweep \S+\.yaml$": wandb_sweep,
-    r"source \.venv/bin/activate$|export CLIPFUSE_DATA=|ray start --head$|\.venv/bin/pre-commit install$": nothing,
+    r"source \.venv/bin/activate$|\.venv/bin/pre-commit install$": nothing,
+    r"export CLIPFUSE_DATA=|ray start --head$": nothing,
 }
 
 
