@@ -233,8 +233,11 @@ def command(place: Place, words: Sequence[str]) -> None:
         place.patch.setattr(wandb_report, "publish", lambda project, *_: f"https://example.org/{project}")
         assert "SSIM" in place.run(name, *rest)
     else:
-        if name == "fuse" and rest[-2:] == ["--out", "DIR"]:
+        if name == "fuse" and rest[-2:] == ["--out", "DIR"]:  # of the sources in this document, too
             rest[-1] = "fused"
+        for word in rest if name == "fuse" else ():
+            if word.startswith("clipfuse."):  # made by another line
+                place.run("export", "--checkpoint", "RUN/checkpoints/last.ckpt", "--out", word)
         place.run(name, *rest)
 
 
