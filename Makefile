@@ -24,9 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+demo: export OMP_NUM_THREADS := 1  # two jobs share two cores
 demo: setup      ## train three losses, compare them and fuse, in runs/demo; DATA=folder takes your pairs
 	@rm -rf $(RUN)
-	OMP_NUM_THREADS=1 $(BIN)/clipfuse train -m experiment=demo loss=pixel,ldfusion,promptfusion $(PAIRS) \
+	$(BIN)/clipfuse train -m experiment=demo loss=pixel,ldfusion,promptfusion $(PAIRS) \
 	  hydra.launcher.max_parallel=2 hydra.sweep.dir=$(RUN)
 	$(BIN)/clipfuse compare $(RUN) --html $(RUN)/report.html
 	$(BIN)/clipfuse fuse --checkpoint $(RUN)/0/checkpoints/last.ckpt --out $(RUN)/fused \
