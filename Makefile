@@ -24,7 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: export OMP_NUM_THREADS := 1  # two jobs share two cores
+# One thread each: two jobs share two cores.
+demo: export OMP_NUM_THREADS := 1
 demo: setup      ## train three losses, compare them and fuse, in runs/demo; DATA=folder takes your pairs
 	@rm -rf $(RUN)
 	$(BIN)/clipfuse train -m experiment=demo loss=pixel,ldfusion,promptfusion $(PAIRS) \
