@@ -157,7 +157,7 @@ def run_part(
 
 
 def study(out: Path, data: list[str], clip: str, timed: Sequence[str] = ()) -> None:
-    """Run all three parts on one data set; `timed` makes it one whose pairs cost nothing after five updates."""
+    """Run all three parts on one data set; with `timed` its pairs cost nothing after five updates."""
     shared = [*data, f"clip={clip}"]
     with ThreadPoolExecutor(2) as pool:
         rates = f"optimizer.lr={','.join(map(str, RATES))}"
