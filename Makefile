@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: export OMP_NUM_THREADS := 1
 demo: setup      ## train three losses, compare them and fuse, in runs/demo; DATA=folder takes your pairs
 	@rm -rf $(RUN)
-	$(BIN)/clipfuse train -m experiment=demo loss=pixel,ldfusion,promptfusion $(PAIRS) \
-	  hydra.launcher.max_parallel=2 hydra.sweep.dir=$(RUN)
+	$(BIN)/clipfuse train -m experiment=quick loss=pixel,ldfusion,promptfusion $(PAIRS) \
+	  callbacks.test.save_sources=true hydra.launcher.max_parallel=2 hydra.sweep.dir=$(RUN)
 	$(BIN)/clipfuse compare $(RUN) --html $(RUN)/report.html
 	$(BIN)/clipfuse fuse --checkpoint $(RUN)/0/checkpoints/last.ckpt --out $(RUN)/fused \
 	  --infrared $(RUN)/0/test/infrared --visible $(RUN)/0/test/visible
