@@ -102,9 +102,10 @@ def score(
         assert infrared is not None
         assert visible is not None
         fused = {name: to_unit(to_bytes(plane)) for name, plane in candidates(infrared, visible).items()}
+        brighter = to_unit(to_bytes(infrared.maximum(visible)))
         rows = published.score_all(fused, infrared, visible, None)
         for name, row in own.score_all(fused, infrared, visible, mask).items():
-            distance = 255 * float((fused[name] - infrared.maximum(visible)).abs().mean())
+            distance = 255 * float((fused[name] - brighter).abs().mean())
             for key, value in {**rows[name], **row, FROM_MAXIMUM: distance}.items():
                 found.setdefault(name, {}).setdefault(key, []).append(value)
     return {

@@ -1,0 +1,71 @@
+"""The rule of the recipe search, and the network without its contourlet."""
+
+import pytest
+import torch
+from experiments.best_recipe import rule
+from experiments.best_recipe.plain import PlainAutoencoder
+
+from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.data.synthetic import SyntheticPairs
+
+SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
+
+
+def test_the_laplacian_pyramid_keeps_what_both_bands_share() -> None:
+    image = torch.rand(1, 1, 61, 83, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    # What is taken from a plane at each scale is added again: rounding alone remains.
+    torch.testing.assert_close(rule.laplacian_pyramid(image, image), image, rtol=0, atol=1e-12)
+
+
+def test_the_laplacian_pyramid_takes_the_stronger_detail() -> None:
+    flat = torch.full((1, 1, 64, 64), 0.5)
+    stripes = flat + 0.2 * torch.tensor([1.0, -1.0]).repeat(32)
+    fused = rule.laplacian_pyramid(flat, stripes)
+    assert float((fused - stripes).abs().max()) < 0.05
+    assert float((fused - (flat + stripes) / 2).abs().mean()) > 0.08
+
+
+def test_ranks_are_averaged_over_the_scores_that_all_have() -> None:
+    low = dict.fromkeys((*rule.METRICS, "noise"), 0.0)
+    high = dict.fromkeys((*rule.METRICS, "noise"), 1.0)
+    # Eight first places and, because less noise is better, a second one.
+    assert rule.average_ranks({"low": low, "high": high}) == {"low": (8 * 2 + 1) / 9, "high": (8 * 1 + 2) / 9}
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ({}, None),
+        ({"noise": 0.21}, "noise 0.210, the maximum has 0.100"),
+        ({"AG": 5.1}, "AG 5.10, the Laplacian pyramid has 4.00"),
+        ({rule.FROM_MAXIMUM: 3.9}, "3.9 grey levels from the maximum"),
+    ],
+)
+def test_what_is_rejected(own: dict[str, float], reason: str | None) -> None:
+    fair = {"noise": 0.1, "AG": 4.0, rule.FROM_MAXIMUM: 10.0}
+    scores = {
+        "mine": {**fair, **own},
+        rule.LAPLACIAN: fair,
+        "baseline:maximum": {**fair, rule.FROM_MAXIMUM: 0.0},
+    }
+    assert rule.rejection("mine", scores) == reason
+    assert rule.rejection("baseline:maximum", scores) is None
+
+
+def test_scores_of_rendered_scenes() -> None:
+    scenes = rule.load_scenes(SyntheticPairs(train=1, val=2, test=1, size=96), "val")
+    found = rule.score(scenes, rule.trivial)
+    assert len(found) == 6
+    assert found["baseline:maximum"][rule.FROM_MAXIMUM] == 0
+    # The sum of the deviations has both bands' in full: what one leaves is the other, but for clipping.
+    assert found["baseline:sum"]["SCD"] == max(row["SCD"] for row in found.values()) > 1.5
+    assert found[rule.LAPLACIAN]["AG"] > found["baseline:average"]["AG"]
+
+
+def test_the_plain_network_has_as_many_parameters() -> None:
+    networks = [kind(**SMALL) for kind in (ContourletAutoencoder, PlainAutoencoder)]
+    shapes = [[parameter.shape for parameter in network.parameters()] for network in networks]
+    assert shapes[0] == shapes[1]
+    plane = torch.rand(1, 1, 64, 64)
+    coarse, plain = (network.detail.subbands(plane) for network in networks)
+    assert [subband.shape for subband in coarse] == [subband.shape for subband in plain]

@@ -1,0 +1,57 @@
+"""The study of losses: a rule that knows no loss, runs that say what they were, any CLIP by one word."""
+
+import json
+from pathlib import Path
+
+import pytest
+from experiments.compare_losses import study
+
+from clipfuse.cli.config import check_config
+from clipfuse.cli.train import GROUPS
+from clipfuse.compare.collect import find_runs
+from clipfuse.engine.run import TrainSettings
+
+RESULTS = Path(study.__file__).parent / "results"
+PARTS = sorted(path.parent for path in RESULTS.glob("*/samples"))
+Scores = dict[float, dict[str, float]]
+
+
+def test_the_rate_that_ranks_best_is_chosen_and_of_equals_the_smallest() -> None:
+    equal = dict.fromkeys(study.METRICS, 1.0)
+    assert study.choose_rate({1e-3: equal, 3e-4: equal, 3e-3: equal}) == 3e-4
+    # Better in five of eight: by ranks it wins, though the other metric is of another magnitude.
+    better = {**equal, **dict.fromkeys(study.METRICS[:5], 1.1), study.METRICS[7]: -1e6}
+    assert study.choose_rate({3e-4: equal, 1e-3: better}) == 1e-3
+
+
+@pytest.mark.parametrize("loss", study.LOSSES)
+def test_its_command_takes_any_clip(loss: str) -> None:
+    words = [*study.words(loss, 300), "data=synthetic", "clip=vit_b32_openai", "run_dir=x"]
+    config = study.composed(words)
+    check_config(config, TrainSettings, GROUPS)
+    assert config.clip.model == "ViT-B-32-quickgelu"
+    assert config.loader.crop_size == 64
+
+
+@pytest.mark.parametrize("folder", PARTS, ids=lambda path: path.name)
+def test_what_was_run_followed_the_rules(folder: Path) -> None:
+    measured = folder / "seconds_per_update.json"
+    seconds = json.loads(measured.read_text()) if measured.exists() else {}
+    for loss in study.LOSSES:
+        chosen = study.choose_rate(study.trial_scores(folder / "trials" / loss))
+        steps = {"trials": study.STEPS, "samples": study.STEPS}
+        if seconds:
+            steps["time"] = round(study.STEPS * seconds["pixel"] / seconds[loss])
+        for part, count in steps.items():
+            if not (folder / part / loss).is_dir():
+                continue
+            jobs = find_runs([folder / part / loss])
+            assert len(jobs) == 3
+            assert {run.status for run in jobs} <= {"finished", "not started"}  # it may be continued
+            runs = {job: run for job, run in enumerate(jobs) if run.status == "finished"}
+            for job, run in runs.items():
+                assert run.config["steps"] == count
+                assert not str(run.config["data"].get("root")).startswith("/")
+                rate, seed = run.config["optimizer"]["lr"], run.seed
+                assert (rate, seed) == ((study.RATES[job], 100) if part == "trials" else (chosen, job))
+                assert part == "trials" or len(run.scores["SSIM"]) in (24, 31)
