@@ -1,6 +1,7 @@
 """Every command of the documents is run on little data; what needs a cluster, a GPU or a network is composed.
 
-A command that no rule takes fails, so that none is documented that was not tried.
+What only others can do (`pip`, `ray`, `wandb`, `pre-commit`, scripts of the studies) is looked up: the extra, the
+option, the file. A command that no rule takes fails.
 """
 
 import re
@@ -53,6 +54,9 @@ def commands(path: Path) -> Iterator[str]:
     """Yield the commands of a document without comments; `$S` is what `S="..."` said before."""
     text = path.read_text()
     for language, block in FENCED.findall(text):
+        assert language in ("", "sh", "text", "python", "yaml"), (
+            f"{path}: is ```{language} a list of commands?"
+        )
         variables: dict[str, str] = {}
         for line in block.replace("\\\n", " ").splitlines() if language in ("", "sh") else ():
             for name, value in variables.items():

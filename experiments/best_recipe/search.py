@@ -12,7 +12,7 @@ seeds, so that they are ablations too. What has finished in `--out` is not run a
 
 import argparse
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -27,7 +27,7 @@ from experiments.best_recipe.rule import (
     score,
     trivial,
 )
-from experiments.compare_losses.study import sweep
+from experiments.compare_losses.study import run_sweeps
 from torch import Tensor
 
 from clipfuse.data.folder import PairedFolder
@@ -111,12 +111,7 @@ def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
 def run_round(out: Path, recipes: Mapping[str, Recipe]) -> dict[str, list[Path]]:
     """Train every recipe, two at a time; returns its run folders."""
     folders = {name: out / name.replace(", ", "_").replace(" ", "-") for name in recipes}
-    with ThreadPoolExecutor(2) as pool:
-        words = {
-            name: [word for part in recipe.values() for word in part] for name, recipe in recipes.items()
-        }
-        for job in [pool.submit(sweep, folders[name], words[name]) for name in recipes]:
-            job.result()
+    run_sweeps({folders[name]: [*chain(*recipe.values())] for name, recipe in recipes.items()})
     return {
         name: sorted(path.parent for path in folder.glob("*/status.json")) for name, folder in folders.items()
     }
@@ -158,22 +153,31 @@ def decide(found: Mapping[str, Mapping[str, list[Scores]]]) -> tuple[str, str]:
         }
         for kind, rows in found.items()
     }
-    ranks = {kind: average_ranks(rows) for kind, rows in means.items()}
-    names = list(means["real"])
+    reasons = {
+        name: next(filter(None, (rejection(name, rows) for rows in means.values())), None)
+        for name in means["real"]
+    }
+    names = [name for name, reason in reasons.items() if not reason]
+    ranks = {kind: average_ranks({name: rows[name] for name in names}) for kind, rows in means.items()}
     total = {name: fmean(ranks[kind][name] for kind in means) for name in names}
-    out = {name: next((r for kind in means if (r := rejection(name, means[kind]))), None) for name in names}
+    order = [
+        *sorted(names, key=lambda name: total[name]),
+        *(name for name, reason in reasons.items() if reason),
+    ]
     lines = []
     for kind, rows in means.items():
         keys = [key for key in (*METRICS, *OWN) if key in rows[names[0]]]
         lines += [f"\n**{kind} scenes**\n", "| recipe | rank | " + " | ".join(keys) + " |"]
         lines.append("|---" * (len(keys) + 2) + "|")
-        for name in sorted(names, key=lambda name: total[name]):
+        for name in order:
             cells = [cell([row[key] for row in found[kind][name]]) for key in keys]
-            lines.append(f"| {name} | {ranks[kind][name]:.1f} | " + " | ".join(cells) + " |")
-    lines += [f"\nRejected: {name}: {reason}" for name, reason in out.items() if reason]
-    race = [name for name in names if not out[name] and not name.startswith("baseline:")]
-    winner = min(race, key=lambda name: total[name])
-    best = min(names, key=lambda name: total[name])
+            rank = "rejected" if reasons[name] else f"{ranks[kind][name]:.1f}"
+            lines.append(f"| {name} | {rank} | " + " | ".join(cells) + " |")
+    lines += [f"\nRejected: {name}: {reason}" for name, reason in reasons.items() if reason]
+    best = order[0]
+    winner = next((name for name in order[: len(names)] if not name.startswith("baseline:")), None)
+    if winner is None:
+        raise SystemExit("\n".join([*lines, "\nEvery recipe is rejected; none can ship"]))
     lines.append(f"\nWinner: {winner}, mean rank {total[winner]:.2f}; best of all: {best}, {total[best]:.2f}")
     return winner, "\n".join(lines)
 

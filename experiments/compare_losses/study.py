@@ -27,6 +27,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
@@ -104,6 +105,7 @@ def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
     It is the difference between a training of 45 and one of 5 updates, divided by 40. Two rounds, the losses
     in turns; the smaller counts.
     """
+    torch.set_num_threads(1)
     found: dict[str, float] = {}
     plain = ["test=false", "objective=val/loss/total", "callbacks.best=null", "callbacks.notes=null"]
     plain += ["logger=none", "~callbacks.progress", "+trainer.enable_progress_bar=false"]
@@ -147,38 +149,43 @@ def sweep(folder: Path, overrides: Iterable[str]) -> None:
     print(f"{folder}: {time.time() - start:.0f} s", flush=True)
 
 
-def run_part(
-    pool: ThreadPoolExecutor, out: Path, steps: Mapping[str, int], more: Mapping[str, list[str]]
-) -> None:
+def run_sweeps(sweeps: Mapping[Path, Sequence[str]]) -> None:
+    """Run sweeps by their folders, two at a time; the first that fails, or Ctrl-C, stops all."""
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            for job in [pool.submit(sweep, folder, overrides) for folder, overrides in sweeps.items()]:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_part(out: Path, steps: Mapping[str, int], more: Mapping[str, list[str]]) -> None:
     """Run one sweep per loss, two at a time."""
-    jobs = [pool.submit(sweep, out / loss, [*words(loss, steps[loss]), *more[loss]]) for loss in LOSSES]
-    for job in jobs:
-        job.result()
+    run_sweeps({out / loss: [*words(loss, steps[loss]), *more[loss]] for loss in LOSSES})
 
 
 def study(out: Path, data: list[str], clip: str, timed: Sequence[str] = ()) -> None:
     """Run all three parts on one data set; with `timed` its pairs cost nothing after five updates."""
     shared = [*data, f"clip={clip}"]
-    with ThreadPoolExecutor(2) as pool:
-        rates = f"optimizer.lr={','.join(map(str, RATES))}"
-        trial = [*shared, rates, f"seed={TRIAL_SEED}", f"validate_every={STEPS}", "test=false"]
-        trial += [f"metrics.validation=[{','.join(METRICS)}]", "objective=val/metric/SSIM"]
-        run_part(pool, out / "trials", dict.fromkeys(LOSSES, STEPS), dict.fromkeys(LOSSES, trial))
-        chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
-        print(f"{out}: learning rates {chosen}", flush=True)
-        final = {
-            loss: [*shared, f"optimizer.lr={rate}", f"seed={SEEDS}", f"validate_every={STEPS // 3}"]
-            for loss, rate in chosen.items()
-        }
-        run_part(pool, out / "samples", dict.fromkeys(LOSSES, STEPS), final)
+    rates = f"optimizer.lr={','.join(map(str, RATES))}"
+    trial = [*shared, rates, f"seed={TRIAL_SEED}", f"validate_every={STEPS}", "test=false"]
+    trial += [f"metrics.validation=[{','.join(METRICS)}]", "objective=val/metric/SSIM"]
+    run_part(out / "trials", dict.fromkeys(LOSSES, STEPS), dict.fromkeys(LOSSES, trial))
+    chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
+    print(f"{out}: learning rates {chosen}", flush=True)
+    final = {
+        loss: [*shared, f"optimizer.lr={rate}", f"seed={SEEDS}", f"validate_every={STEPS // 3}"]
+        for loss, rate in chosen.items()
+    }
+    run_part(out / "samples", dict.fromkeys(LOSSES, STEPS), final)
     measured = out / "seconds_per_update.json"
     if not measured.exists():
         measured.write_text(json.dumps(seconds_per_update([*shared, *timed]), indent=1) + "\n")
     seconds = json.loads(measured.read_text())
     fitting = {loss: round(STEPS * seconds["pixel"] / seconds[loss]) for loss in LOSSES}
     print(f"{out}: updates in equal time {fitting}", flush=True)
-    with ThreadPoolExecutor(2) as pool:
-        run_part(pool, out / "time", fitting, final)
+    run_part(out / "time", fitting, final)
 
 
 def main() -> None:

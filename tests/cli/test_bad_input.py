@@ -135,6 +135,8 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["loss=pixels"], ["unknown loss 'pixels'", "Did you mean 'pixel'?", "Available: "]),
         (["losss=pixel"], ["'losss'", "Did you mean 'loss'?"]),
         (["seed=abc"], ["seed is 'abc'", "valid integer"]),
+        (["data=mixed", "data.sources=null"], ["data.sources"]),
+        (["data=mixed", "~data.sources.roadscene", "~data.sources.synthetic"], ["data.sources is empty"]),
         (["seed=-1"], ["seed is -1", "greater than or equal to 0"]),
         (["steps=0"], ["steps is 0", "greater than or equal to 1"]),
         (["loss.gradient_weight=high"], ["loss.gradient_weight is 'high'", "valid number"]),

@@ -41,3 +41,24 @@ def test_the_fingerprint_is_that_of_all_sets() -> None:
 def test_nothing_to_mix_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data\.sources is empty"):
         MixedPairs({})
+
+
+class Named:
+    """A data set with these names."""
+
+    name = "named"
+
+    def __init__(self, **parts: tuple[str, ...]) -> None:
+        self._parts = {part: parts.get(part, ()) for part in PARTS}
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return self._parts
+
+    def fingerprint(self) -> str:
+        return str(self._parts)
+
+
+def test_two_pairs_of_one_name_are_refused() -> None:
+    sources = {"msrs": Named(train=("night-1",)), "msrs-night": Named(test=("1",))}
+    with pytest.raises(ValueError, match="two pairs get one name"):
+        MixedPairs(sources)  # type: ignore[arg-type]

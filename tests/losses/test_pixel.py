@@ -81,8 +81,35 @@ def test_difference_term_is_the_metric(published: dict[str, Tensor]) -> None:
     output = PixelLoss(0.0, 0.0, difference_weight=3.0)(loss_inputs(**published))
     planes = (255 * published[name] for name in ("fused", "infrared", "visible"))
     score = float(sum_of_correlations_of_differences(*planes).mean())
-    # 1e-7: the loss adds float32's epsilon to a denominator above 1, the metric does not.
-    assert float(output.total) == pytest.approx(3 * (1 - score / 2), abs=3e-7)
+    # A grey level beside standard deviations of 20 or more changes a correlation by 1 / 400 at most.
+    assert float(output.total) == pytest.approx(3 * (1 - score / 2), abs=3 / 400)
+
+
+def test_difference_term_by_a_plain_second_implementation(published: dict[str, Tensor]) -> None:
+    def correlation(first: np.ndarray, second: np.ndarray) -> float:
+        a, b = first - first.mean(), second - second.mean()
+        spread = np.sqrt(((a**2).mean() + 1 / 255**2) * ((b**2).mean() + 1 / 255**2))
+        return float((a * b).mean() / spread)
+
+    fused, infrared, visible = (published[name].numpy() for name in ("fused", "infrared", "visible"))
+    expected = np.mean(
+        [
+            1 - (correlation(f - v, i) + correlation(f - i, v)) / 2
+            for f, i, v in zip(fused, infrared, visible, strict=True)
+        ]
+    )
+    output = PixelLoss(0.0, 0.0, difference_weight=1.0)(loss_inputs(**published))
+    # 1e-8: float32's epsilon beside a sum of squares above 10.
+    assert float(output.total) == pytest.approx(expected, abs=1e-8)
+
+
+def test_difference_term_keeps_its_slope_where_the_fused_image_is_a_band() -> None:
+    infrared, visible = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0)).unbind()
+    fused = visible.clone().requires_grad_()
+    output = PixelLoss(0.0, 0.0, difference_weight=1.0)(loss_inputs(fused, infrared, visible))
+    (gradient,) = torch.autograd.grad(output.total, fused)
+    # Half a correlation's slope: 1 / (2 sqrt(pixels) * a grey level) = 2, and that of the other, far smaller.
+    assert 0.1 < float(gradient.norm()) < 4
 
 
 def test_constant_features_give_a_finite_gradient() -> None:

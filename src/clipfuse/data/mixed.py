@@ -18,7 +18,7 @@ class MixedPairs:
         name: the name in tables and messages.
 
     Raises:
-        ValueError: there is no source.
+        ValueError: there is no source, or two pairs get one name.
     """
 
     def __init__(self, sources: Mapping[str, PairSource], name: str = "mixed") -> None:
@@ -32,6 +32,10 @@ class MixedPairs:
             for part in PARTS
             for sample in source.parts()[part]
         }
+        if len(self._places) < sum(
+            len(ids) for source in sources.values() for ids in source.parts().values()
+        ):
+            raise ValueError("data.sources: two pairs get one name; choose keys of which none begins another")
         self._parts = {
             part: tuple(
                 f"{key}-{sample}" for key, source in sources.items() for sample in source.parts()[part]

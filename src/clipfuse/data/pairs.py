@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Pair:
     reference: Tensor | None = None
 
 
+@runtime_checkable
 class PairSource(Protocol):
     """A data set: `conf/data/*.yaml` names a class of this shape."""
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
 
 from clipfuse.contourlet import ContourletTransform
-from clipfuse.engine.folder import replace_when_whole
+from clipfuse.engine.folder import replace_when_whole, write_atomically
 from clipfuse.engine.onnx_network import PLANES, SMALLEST, Fuse, import_extra, read_onnx, reason
 from clipfuse.errors import UserError
 
@@ -53,14 +54,18 @@ def write_program(path: Path, backbone: nn.Module, name: str) -> float:
         UserError: the network cannot be traced, or the file not be written or not do the same.
     """
     program = _trace(backbone, name)
-    with replace_when_whole(path) as temporary:
-        with temporary.open("wb") as file, _quiet():
-            torch.export.save(program, file)
-            file.flush()
-            os.fsync(file.fileno())
-        with temporary.open("rb") as file, _quiet():
-            loaded = torch.export.load(file).module()
-        return _difference(path, loaded, backbone)
+    content = BytesIO()  # torch's writer ends the process where a disk is full
+    try:
+        with _quiet():
+            torch.export.save(program, content)
+            content.seek(0)
+            loaded = torch.export.load(content).module()
+    except Exception as error:  # many kinds
+        raise UserError(f"{name} cannot be written as .pt2: {reason(error)}") from error
+    difference = _difference(path, loaded, backbone)
+    with write_atomically(path, "wb") as file:
+        file.write(content.getvalue())
+    return difference
 
 
 def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
@@ -81,7 +86,7 @@ def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
         UserError: the extra `export` is missing, the network cannot be expressed, or the file not be
             written or not do the same.
     """
-    onnx, _ = import_extra("onnx"), import_extra("onnxscript")
+    onnx, _, _ = (import_extra(extra) for extra in ("onnx", "onnxscript", "onnxruntime"))
     program = _trace(backbone, name)
     try:
         with _quiet():

@@ -57,8 +57,10 @@ class Overlap(Generic[Read]):
         trace: TracebackType | None,
     ) -> None:
         """Wait for both threads."""
-        self._reader.shutdown(cancel_futures=True)
-        self._writer.shutdown(cancel_futures=kind is not None)
-        if kind is None:
-            for future in self._written:
-                future.result()
+        try:
+            if kind is None:
+                for future in self._written:
+                    future.result()
+        finally:  # of Ctrl-C, too, nothing may be written after this
+            for pool in (self._reader, self._writer):
+                pool.shutdown(cancel_futures=True)

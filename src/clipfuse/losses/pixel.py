@@ -9,6 +9,7 @@ from clipfuse.ops.filters import sobel_magnitude
 from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.types import LossInputs, LossOutput
 
+_LEVEL = 1 / 255  # differences below a grey level are rounding
 _DECOMPOSED = ("base_infrared", "base_visible", "detail_infrared", "detail_visible")
 
 
@@ -25,7 +26,8 @@ class PixelLoss(FusionLoss):
     of CDDFuse (Zhao et al., CVPR 2023) wants the bands' base features B alike and their detail
     features D unlike; cc is the correlation over pixels, averaged over samples and channels. The difference
     term is own design: the metric SCD (Aslantas and Bendes, AEU 2015) as a loss. What is left when one band
-    is taken away should be the other, which the brighter pixel alone forgets.
+    is taken away should be the other, which the brighter pixel alone forgets. Its correlations add a grey
+    level to each standard deviation: their slope has no bound where the fused image is one of the bands.
 
     Args:
         intensity_weight: w_i, not negative.
@@ -101,25 +103,30 @@ class PixelLoss(FusionLoss):
             )
             terms["decomposition"] = detail**2 / (1.01 + base)
         if self.weights["difference"]:
-            left = correlations(fused - visible, infrared) + correlations(fused - infrared, visible)
+            left = correlations(fused - visible, infrared, _LEVEL) + correlations(
+                fused - infrared, visible, _LEVEL
+            )
             terms["difference"] = 1 - left.mean() / 2
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
 
-def correlations(first: Tensor, second: Tensor) -> Tensor:
+def correlations(first: Tensor, second: Tensor, floor: float = 0.0) -> Tensor:
     """Return Pearson's correlation over pixels, clamped to [-1, 1], of each sample and channel.
 
     Args:
         first: (N, C, H, W).
         second: the same shape.
+        floor: the least standard deviation that counts: added to either variance as its square, so that the
+            slope stays bounded where nothing varies.
 
     Returns:
         (N, C). As released, float32's epsilon is added to the denominator whatever the type.
     """
+    least = first[0, 0].numel() * floor**2
     first, second = (maps.flatten(2) - maps.flatten(2).mean(2, keepdim=True) for maps in (first, second))
     # The root of the product, clamped: the root of 0 would give NaN gradients where features are constant.
-    product = first.square().sum(2) * second.square().sum(2)
+    product = (first.square().sum(2) + least) * (second.square().sum(2) + least)
     spread = product.clamp(min=torch.finfo(product.dtype).tiny).sqrt()
     share = (first * second).sum(2) / (spread + torch.finfo(torch.float32).eps)
     return share.clamp(-1, 1)
