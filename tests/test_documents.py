@@ -1,7 +1,7 @@
 """Every command of the documents is run on little data; what needs a cluster, a GPU or a network is composed.
 
-What only others can do (`pip`, `ray`, `wandb`, `pre-commit`, scripts of the studies) is looked up: the extra, the
-option, the file. A command that no rule takes fails.
+What only others can do (`pip`, `ray`, `wandb`, `pre-commit`, scripts of the studies) is looked up: the
+extra, the option, the file. A command that no rule takes fails.
 """
 
 import re
