@@ -322,6 +322,7 @@ def test_command(place: Place, line: str) -> None:
 def test_command_of_a_study(place: Place, line: str) -> None:
     """Trainings of hours are composed; all else is as in the other documents."""
     rule, words = rule_of(line), shlex.split(line)
+    words = [str(ROOT / word) if word.startswith("experiments/") else word for word in words]
     if rule is train:
         check_all(launch(place, words[2:]) if "-m" in words else [words[2:]])
     else:

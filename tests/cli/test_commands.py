@@ -82,6 +82,8 @@ def test_a_loss_of_the_users_own_trains_from_the_current_folder(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "my_loss", sys)  # so that it is forgotten afterwards
+    del sys.modules["my_loss"]
     words = [
         "train",
         "loss=custom",
