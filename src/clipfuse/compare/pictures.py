@@ -57,13 +57,13 @@ def extremes(table: Table, variants: Sequence[Variant]) -> Extremes:
 
 
 def choose(images: Sequence[str], found: Extremes, count: int = PICTURES) -> list[str]:
-    """Return up to `count` images: half those most often best or worst, the rest evenly over the set."""
+    """Return up to `count` images: half those most often among the best or worst, the rest evenly."""
     often = Counter(
-        pairs[0][0]
+        image
         for losses in found.values()
         for kinds in losses.values()
         for pairs in kinds.values()
-        if pairs
+        for image, _ in pairs
     )
     chosen = {image for image, _ in often.most_common(min(count, len(images)) // 2)}
     rest = [image for image in images if image not in chosen]
@@ -97,8 +97,8 @@ def album(
         else:
             break
     note = (
-        f"{len(uris)} of {len(table.images)} test images: those most often best or worst, and others evenly; "
-        f"first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, so that the "
+        f"{len(uris)} of {len(table.images)} test images: those most often among the best or worst, and "
+        f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, so that the "
         "finest noise is not all here"
     )
     return Album(uris, note)
