@@ -98,8 +98,8 @@ def album(
             break
     note = (
         f"{len(uris)} of {len(table.images)} test images: those most often among the best or worst, and "
-        f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, so that the "
-        "finest noise is not all here"
+        f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, "
+        "so that the finest noise is not all here"
     )
     return Album(uris, note)
 
