@@ -16,16 +16,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-import torch
-from kornia.geometry.transform import pyrdown
 from scipy.stats import rankdata
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
 from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.ops.pyramid import pyramid_fusion
 
 METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
 OWN = ("noise", "target-contrast")
@@ -37,35 +35,6 @@ LAPLACIAN = "baseline:laplacian"
 Scene = Mapping[str, Tensor | None]
 Fuse = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, float]
-
-
-def laplacian_pyramid(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor:
-    """Fuse by Laplacian pyramids: the stronger detail at each place and scale, the mean of what is left.
-
-    Source: Burt and Adelson, IEEE Trans. Communications 1983; choosing by strength, Toet 1989.
-
-    Args:
-        infrared: luma, (N, 1, H, W) in [0, 1].
-        visible: the same.
-        levels: scales of detail.
-
-    Returns:
-        (N, 1, H, W) in [0, 1].
-    """
-    details, planes = [], (infrared, visible)
-    for _ in range(levels):
-        smaller = [pyrdown(plane) for plane in planes]
-        one, other = (plane - _up(small, plane) for plane, small in zip(planes, smaller, strict=True))
-        details.append(torch.where(one.abs() > other.abs(), one, other))
-        planes = (smaller[0], smaller[1])
-    fused = (planes[0] + planes[1]) / 2
-    for detail in reversed(details):
-        fused = _up(fused, detail) + detail
-    return fused.clamp(0, 1)
-
-
-def _up(small: Tensor, like: Tensor) -> Tensor:
-    return interpolate(small, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def load_scenes(source: PairSource, part: str) -> list[Scene]:
@@ -84,7 +53,7 @@ def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
     return {
         **baselines(infrared, visible),
         "baseline:sum": (level + deviations[0] + deviations[1]).clamp(0, 1),
-        LAPLACIAN: laplacian_pyramid(infrared, visible),
+        LAPLACIAN: pyramid_fusion(infrared, visible).clamp(0, 1),
     }
 
 

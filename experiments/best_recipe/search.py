@@ -1,13 +1,15 @@
-"""The search for the recipe that ships: three rounds of short trainings.
+"""The search for the recipe that ships: four rounds of short trainings.
 
     python -m experiments.best_recipe.search --roadscene data/roadscene [--last 1]
 
 1. fidelity: which weights of the pixel loss;
-2. guidance: the winner alone, and with each loss that asks a CLIP;
-3. setting: the winner with other networks, data, crops and averaged weights.
+2. start: which image the network adds to, its size, the learning rate;
+3. guidance: the winner alone, and with each loss that asks a CLIP;
+4. setting: the winner with other networks, data, crops and averaged weights.
 
-Every round ends with the rule of `rule.py`; what wins it is the base of the next. Rounds 2 and 3 take three
-seeds, so that they are ablations too. What has finished in `--out` is not run again.
+Every round ends with the rule of `rule.py`; what wins it is the base of the next. Rounds 3 and 4 take three
+seeds, so that they are ablations too, and crops of 64, less than half the work of the 96 before.
+What has finished in `--out` is not run again.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from experiments.best_recipe.rule import (
     trivial,
 )
 from experiments.compare_losses.study import run_sweeps
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
@@ -36,6 +38,7 @@ from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine.build import load_backbone
 
 Weights = dict[str, float]
+Networks = Mapping[tuple[str, int], nn.Module]  # by recipe and seed
 Recipe = dict[str, list[str]]  # overrides by what they are about
 STEPS = 300
 REAL, RENDERED = "data.sources.roadscene.root", "data.sources.synthetic.train=120"
@@ -62,7 +65,7 @@ def base(roadscene: str) -> Recipe:
         "network": ["backbone=contourlet_tiny", "backbone.smooth=true"],
         "data": ["data=mixed", f"{REAL}={roadscene}", RENDERED],
         "schedule": [f"steps={STEPS}", f"validate_every={STEPS}"],
-        "seed": ["seed=0,1,2"],
+        "seed": ["seed=0"],
     }
 
 
@@ -75,13 +78,37 @@ def fidelity(weights: Weights, place: str) -> list[str]:
 def fidelities(start: Recipe) -> dict[str, Recipe]:
     """Round 1, one seed: the weights of the pixel loss."""
     return {
-        name: {**start, "seed": ["seed=0"], "loss": ["loss=pixel", *fidelity(weights, "loss")]}
+        name: {**start, "loss": ["loss=pixel", *fidelity(weights, "loss")]}
         for name, weights in FIDELITIES.items()
     }
 
 
+def starts(start: Recipe, weights: Weights) -> dict[str, tuple[Recipe, Weights]]:
+    """Round 2, one seed: what the network adds to, its size, how fast it learns, and SCD's weight again.
+
+    The weights once more, because what a network must still do depends on where it starts.
+    """
+    network, fast = start["network"], {"rate": ["optimizer.lr=3e-3"]}
+    pyramid = {**start, "network": [*network, "backbone.residual=pyramid"]}
+    small = ["backbone=contourlet_small", *network[1:], "backbone.residual=pyramid"]
+    recipes = {
+        "pyramid, small network": {**start, "network": small},
+        "average": start,
+        "average, rate 3e-3": {**start, **fast},
+        "maximum": {**start, "network": [*network, "backbone.residual=maximum"]},
+        "pyramid": pyramid,
+        "pyramid, rate 3e-3": {**pyramid, **fast},
+    }
+    found = {name: (recipe, weights) for name, recipe in recipes.items()}
+    for more in (3, 10):
+        changed = {**weights, "difference": more}
+        recipe = {**pyramid, "loss": ["loss=pixel", *fidelity(changed, "loss")]}
+        found[f"pyramid, difference {more}"] = recipe, changed
+    return found
+
+
 def guidances(start: Recipe, weights: Weights) -> dict[str, Recipe]:
-    """Round 2: the fidelity alone, and with what each CLIP-guided loss adds to it."""
+    """Round 3: the fidelity alone, and with what each CLIP-guided loss adds to it."""
     prompts = ["loss=promptfusion", f"loss.warmup={STEPS // 5}", *fidelity(weights, "loss.fidelity")]
     joined = [f"+loss.of.pixel.{word.removeprefix('loss.')}" for word in fidelity(weights, "loss")]
     losses = {
@@ -95,7 +122,7 @@ def guidances(start: Recipe, weights: Weights) -> dict[str, Recipe]:
 
 
 def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
-    """Round 3: the winner in other settings."""
+    """Round 4: the winner in other settings."""
     plain = "experiments.best_recipe.plain.PlainAutoencoder"
     return {
         "as it is": start,
@@ -103,7 +130,7 @@ def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
         "convolutions": {**start, "network": ["backbone=conv_tiny", "backbone.width=48", "backbone.depth=4"]},
         "real pairs only": {**start, "data": ["data=roadscene", f"data.root={roadscene}"]},
         "rendered pairs only": {**start, "data": ["data=synthetic"]},
-        "crops of 64": {**start, "crop": ["loader.crop_size=64"]},
+        "crops of 96": {**start, "crop": ["loader.crop_size=96"]},
         "averaged weights": {**start, "average": ["ema=0.98"]},
     }
 
@@ -117,19 +144,23 @@ def run_round(out: Path, recipes: Mapping[str, Recipe]) -> dict[str, list[Path]]
     }
 
 
-def judge(
-    runs: Mapping[str, Sequence[Path]], roadscene: str, part: str = "val"
-) -> dict[str, dict[str, list[Scores]]]:
-    """Return the scores of every run and of the trivial fusions: scenes -> candidate -> one per seed."""
-    sources: dict[str, PairSource] = {
-        "real": PairedFolder(roadscene, split="roadscene", name="roadscene"),
-        "rendered": SyntheticPairs(),
-    }
-    networks = {
+def sources(roadscene: str) -> dict[str, PairSource]:
+    """Return the scenes that are judged by."""
+    real = PairedFolder(roadscene, split="roadscene", name="roadscene")
+    return {"real": real, "rendered": SyntheticPairs()}
+
+
+def load_networks(runs: Mapping[str, Sequence[Path]]) -> Networks:
+    """Return the networks of the runs, by recipe and seed."""
+    return {
         (name, seed): load_backbone(run / "checkpoints/last.ckpt", ["experiments"])
         for name, folders in runs.items()
         for seed, run in enumerate(folders)
     }
+
+
+def judge(networks: Networks, roadscene: str, part: str = "val") -> dict[str, dict[str, list[Scores]]]:
+    """Return the scores of networks and of the trivial fusions: scenes -> candidate -> one per seed."""
 
     def candidates(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -137,9 +168,8 @@ def judge(
         return {**trivial(infrared, visible), **fused}
 
     found: dict[str, dict[str, list[Scores]]] = {}
-    for kind, source in sources.items():
-        rows = score(load_scenes(source, part), candidates)
-        for key, row in rows.items():
+    for kind, source in sources(roadscene).items():
+        for key, row in score(load_scenes(source, part), candidates).items():
             found.setdefault(kind, {}).setdefault(key.partition("/")[0], []).append(row)
     return found
 
@@ -194,22 +224,30 @@ def main() -> None:
     )
     parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
-    parser.add_argument("--last", type=int, choices=(1, 2, 3), default=3, help="stop after this round")
+    parser.add_argument("--last", type=int, choices=(1, 2, 3, 4), default=4, help="stop after this round")
     options = parser.parse_args()
     start = base(options.roadscene)
 
     def finish(name: str, recipes: Mapping[str, Recipe]) -> str:
-        winner, table = decide(judge(run_round(options.out / name, recipes), options.roadscene))
+        winner, table = decide(
+            judge(load_networks(run_round(options.out / name, recipes)), options.roadscene)
+        )
         print(f"\n## {name}\n{table}", flush=True)
         (options.out / f"{name}.md").write_text(f"{table}\n")
         return winner
 
-    weights = FIDELITIES[finish("fidelity", fidelities(start))]
+    recipes = fidelities(start)
+    fidelity_name = finish("fidelity", recipes)
+    weights = FIDELITIES[fidelity_name]
     if options.last == 1:
         return
-    recipes = guidances(start, weights)
-    chosen = recipes[finish("guidance", recipes)]
+    choices = starts(recipes[fidelity_name], weights)
+    chosen, weights = choices[finish("start", {name: recipe for name, (recipe, _) in choices.items()})]
     if options.last == 2:
+        return
+    recipes = guidances({**chosen, "crop": ["loader.crop_size=64"], "seed": ["seed=0,1,2"]}, weights)
+    chosen = recipes[finish("guidance", recipes)]
+    if options.last == 3:
         return
     finish("setting", settings(chosen, options.roadscene))
 

@@ -8,6 +8,7 @@ import yaml
 from torch import Tensor, nn
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.ops.pyramid import pyramid_fusion
 
 CONF = Path(__file__).parents[2] / "conf/backbone"
 FEATURES = {f"{part}_{band}" for part in ("base", "detail") for band in ("infrared", "visible", "fused")}
@@ -37,7 +38,7 @@ def test_any_size(stride: int, size: tuple[int, int]) -> None:
     assert all(f.shape == (2, 8, height // stride, width // stride) for f in output.features.values())
 
 
-@pytest.mark.parametrize("residual", ["average", "visible", "maximum"])
+@pytest.mark.parametrize("residual", ["average", "visible", "maximum", "pyramid"])
 def test_untrained_it_is_its_residual(residual: str) -> None:
     infrared, visible = (0.1 + 0.8 * images(2, 1, 32, width)[..., :32] for width in (32, 33))
     network = ContourletAutoencoder(8, 2, 1, 1, 4, 2, residual=residual)
@@ -45,6 +46,7 @@ def test_untrained_it_is_its_residual(residual: str) -> None:
         "average": (infrared + visible) / 2,
         "visible": visible,
         "maximum": infrared.maximum(visible),
+        "pyramid": pyramid_fusion(infrared, visible),
     }[residual]
     # float32 logit and sigmoid of values up to 0.9.
     torch.testing.assert_close(network(infrared, visible).fused, expected, rtol=0, atol=1e-6)

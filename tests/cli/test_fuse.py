@@ -5,9 +5,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from clipfuse.engine.build import load_backbone
+from clipfuse.cli.options import conf_dir
+from clipfuse.engine.build import BUNDLED, backbone_node, load_backbone
+from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.images import read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
@@ -67,6 +70,30 @@ def test_any_size_depth_and_colour(
         assert (fused_luma - expected).abs()[0][inside].max() <= 0.51 / 255
         if name != "gray":
             assert (fused_chroma - chroma).abs()[:, inside].max() <= 1.01 / 255
+
+
+def test_the_bundled_weights_are_used_and_named(
+    clipfuse: Clipfuse, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    infrared, visible = folders
+    words = ["--infrared", str(infrared / "gray.jpg"), "--visible", str(visible / "gray.tif")]
+    code, output, _ = clipfuse("fuse", *words, "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert f"the bundled weights, {BUNDLED}" in output
+    with torch.no_grad():
+        heat, luma = (
+            to_unit(read_image(file))[None] for file in (infrared / "gray.jpg", visible / "gray.tif")
+        )
+        expected = load_backbone(BUNDLED)(heat, luma).fused[0]
+    fused = to_unit(read_image(tmp_path / "out/gray.png"))
+    assert float((fused - expected).abs().max()) <= 0.51 / 255  # a file has 8 bits
+    assert BUNDLED.stat().st_size < 5e6
+
+
+def test_the_bundled_weights_are_those_of_experiment_best() -> None:
+    node = backbone_node(read_checkpoint(BUNDLED), (), BUNDLED)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert compose("train", ["experiment=best"]).backbone == node
 
 
 def test_two_files(clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:

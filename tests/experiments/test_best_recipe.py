@@ -11,20 +11,6 @@ from clipfuse.data.synthetic import SyntheticPairs
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
 
 
-def test_the_laplacian_pyramid_keeps_what_both_bands_share() -> None:
-    image = torch.rand(1, 1, 61, 83, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    # What is taken from a plane at each scale is added again: rounding alone remains.
-    torch.testing.assert_close(rule.laplacian_pyramid(image, image), image, rtol=0, atol=1e-12)
-
-
-def test_the_laplacian_pyramid_takes_the_stronger_detail() -> None:
-    flat = torch.full((1, 1, 64, 64), 0.5)
-    stripes = flat + 0.2 * torch.tensor([1.0, -1.0]).repeat(32)
-    fused = rule.laplacian_pyramid(flat, stripes)
-    assert float((fused - stripes).abs().max()) < 0.05
-    assert float((fused - (flat + stripes) / 2).abs().mean()) > 0.08
-
-
 def test_ranks_are_averaged_over_the_scores_that_all_have() -> None:
     low = dict.fromkeys((*rule.METRICS, "noise"), 0.0)
     high = dict.fromkeys((*rule.METRICS, "noise"), 1.0)

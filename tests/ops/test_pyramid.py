@@ -6,6 +6,7 @@ from clipfuse.ops.pyramid import (
     collapse_pyramid,
     detail_maximum,
     laplacian_pyramid,
+    pyramid_fusion,
     soften,
     warm_targets,
 )
@@ -22,6 +23,20 @@ def test_a_pyramid_is_undone_exactly(size: tuple[int, int]) -> None:
     assert len(details) == sum(min(size) >= 8 * 2**level for level in range(4))
     # float64: a few subtractions and additions of numbers below 2
     torch.testing.assert_close(collapse_pyramid(details, base), images, rtol=0, atol=1e-14)
+
+
+def test_the_fusion_of_an_image_with_itself_is_the_image() -> None:
+    image = noise(1, 1, 61, 83)
+    # float64: what is taken from a plane at each scale is added again
+    torch.testing.assert_close(pyramid_fusion(image, image), image, rtol=0, atol=1e-12)
+
+
+def test_the_fusion_takes_the_greater_detail() -> None:
+    flat = torch.full((1, 1, 64, 64), 0.5)
+    stripes = flat + 0.2 * torch.tensor([1.0, -1.0]).repeat(32)
+    for fused in (pyramid_fusion(flat, stripes), pyramid_fusion(stripes, flat)):
+        assert float((fused - stripes).abs().max()) < 0.05
+        assert float((fused - (flat + stripes) / 2).abs().mean()) > 0.08
 
 
 def test_blur_is_a_sum_over_gaussian_weights() -> None:

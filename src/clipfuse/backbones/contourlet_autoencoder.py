@@ -11,10 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
 from clipfuse.contourlet import ContourletTransform
+from clipfuse.ops.pyramid import pyramid_fusion
 from clipfuse.types import FusionOutput
 
 LEVELS = (0, 3, 3, 3)
-RESIDUALS = ("average", "visible", "maximum")
+RESIDUALS = ("average", "visible", "maximum", "pyramid")
 PUBLISHED_SIZE = (224, 224)
 
 
@@ -61,7 +62,9 @@ class ContourletAutoencoder(FusionBackbone):
             and an output of four sub-pixels per feature.
         dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
             published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
-        residual: the image the network adds to: `average` or `maximum` of both bands, or `visible`.
+        residual: the image the network adds to: `average` or `maximum` of both bands, `visible`, or
+            `pyramid`, the average with the greater of both bands' details (`pyramid_fusion`): what a network
+            at half resolution adds is smooth, so that the finest detail must come with that image.
         smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
             stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
             does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
@@ -180,6 +183,7 @@ class ContourletAutoencoder(FusionBackbone):
             "average": lambda: (infrared + visible) / 2,
             "visible": lambda: visible,
             "maximum": lambda: infrared.maximum(visible),
+            "pyramid": lambda: pyramid_fusion(infrared, visible),
         }[self.residual]()
         return torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
 

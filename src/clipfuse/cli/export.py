@@ -1,4 +1,4 @@
-"""`clipfuse export --checkpoint C --out F`: a network to hand on, as safetensors, ONNX or torch's .pt2."""
+"""`clipfuse export [--checkpoint C] --out F`: a network to hand on, as safetensors, ONNX or torch's .pt2."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(options.out)
 
     # Imported late: --help must not wait for torch.
-    from clipfuse.engine.build import backbone_node, build_backbone
+    from clipfuse.engine.build import backbone_node, build_backbone, choose_checkpoint
     from clipfuse.engine.checkpoints import read_checkpoint
     from clipfuse.engine.exporting import write_onnx, write_program
     from clipfuse.engine.folder import check_output
@@ -29,9 +29,10 @@ def main(arguments: Sequence[str]) -> None:
         )
     if options.trust:
         look_in(os.getcwd())
-    checkpoint = read_checkpoint(options.checkpoint)
-    backbone = build_backbone(checkpoint, options.checkpoint, options.trust)
-    node = backbone_node(checkpoint, options.trust, options.checkpoint)
+    path = choose_checkpoint(options.checkpoint)
+    checkpoint = read_checkpoint(path)
+    backbone = build_backbone(checkpoint, path, options.trust)
+    node = backbone_node(checkpoint, options.trust, path)
     check_output(out, options.overwrite)
     if out.suffix == ".safetensors":
         write_safetensors(out, node, backbone)
@@ -52,7 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "own, as that function does not guard against files from strangers.",
         allow_abbrev=False,
     )
-    parser.add_argument("--checkpoint", required=True, help="file that 'clipfuse train' wrote")
+    parser.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
     parser.add_argument("--out", required=True, help="file to write, such as clipfuse.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.add_argument(

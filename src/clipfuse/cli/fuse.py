@@ -1,4 +1,4 @@
-"""`clipfuse fuse --checkpoint C --infrared D --visible D --out D`: fuse folders or single files."""
+"""`clipfuse fuse [--checkpoint C] --infrared D --visible D --out D`: fuse folders or single files."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
 
     from clipfuse.data.folder import load_pair
     from clipfuse.data.transforms import whole
-    from clipfuse.engine.build import load_backbone
+    from clipfuse.engine.build import choose_checkpoint, load_backbone
     from clipfuse.engine.onnx_network import read_onnx
     from clipfuse.engine.overlap import Overlap
     from clipfuse.images import match_stems, write_png
@@ -36,9 +36,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.trust:
         look_in(os.getcwd())
     if options.onnx:
-        fuse, device = read_onnx(Path(options.onnx)), torch.device("cpu")
+        network_file, device = Path(options.onnx), torch.device("cpu")
+        fuse = read_onnx(network_file)
     else:
-        backbone = load_backbone(options.checkpoint, options.trust)
+        network_file = choose_checkpoint(options.checkpoint)
+        backbone = load_backbone(network_file, options.trust)
         try:
             device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
             backbone.to(device)
@@ -49,8 +51,6 @@ def main(arguments: Sequence[str]) -> None:
 
         def fuse(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
             return backbone(infrared, visible).fused
-
-    network_file = options.onnx or options.checkpoint
 
     def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
         write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
@@ -78,8 +78,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the colour of the visible image.",
         allow_abbrev=False,
     )
-    network = parser.add_mutually_exclusive_group(required=True)
-    network.add_argument("--checkpoint", help="file that 'clipfuse train' wrote")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     parser.add_argument("--infrared", required=True, help="folder (or one file)")
     parser.add_argument("--visible", required=True, help="folder (or one file)")

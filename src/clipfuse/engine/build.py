@@ -17,6 +17,7 @@ from clipfuse.errors import UserError
 
 _REFUSALS = (UserError, ValueError, TypeError, ImportError, OSError, MisconfigurationException)
 _BACKBONES = "clipfuse.backbones"
+BUNDLED = Path(__file__).parents[1] / "backbones/best/model.safetensors"
 _ROOM = 4  # a network may be built larger than its file: some plugins hold a weight twice on the way
 
 
@@ -98,6 +99,13 @@ def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: s
     check_targets(node, (_BACKBONES, *trusted), path)
     # The files may be gone, or a stranger's idea; their weights are in the checkpoint.
     return {key: None if str(key).endswith("_weights") else value for key, value in node.items()}
+
+
+def choose_checkpoint(given: str | None) -> Path:
+    """Return the file that was named, else that of the bundled weights, which the output then says."""
+    if given is None:
+        print(f"no --checkpoint given: the bundled weights, {BUNDLED}")
+    return BUNDLED if given is None else Path(given)
 
 
 def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:

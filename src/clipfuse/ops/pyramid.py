@@ -1,4 +1,4 @@
-"""The Laplacian pyramid (Burt and Adelson, 1983), and the fusion that takes the greater detail."""
+"""The Laplacian pyramid (Burt and Adelson, 1983), and fusions that take the greater detail."""
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,28 @@ def collapse_pyramid(details: list[Tensor], base: Tensor) -> Tensor:
     return base
 
 
+def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor:
+    """Fuse by Laplacian pyramids: the greater detail at each place and scale, the average of what is left.
+
+    Source: Burt and Adelson, IEEE Trans. Communications 1983; choosing by magnitude: Toet, Pattern
+    Recognition Letters 1989.
+
+    Args:
+        infrared: (N, C, H, W).
+        visible: the same shape.
+        levels: scales of detail; see `laplacian_pyramid`.
+
+    Returns:
+        (N, C, H, W), for bands in [0, 1] with values a little outside.
+    """
+    (thermal, warm), (seen, color) = (laplacian_pyramid(band, levels) for band in (infrared, visible))
+    return collapse_pyramid(_greater(thermal, seen), (warm + color) / 2)
+
+
+def _greater(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+    return [torch.where(a.abs() >= b.abs(), a, b) for a, b in zip(first, second, strict=True)]
+
+
 def _enlarged(small: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(small, like.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -53,7 +75,7 @@ def detail_maximum(infrared: Tensor, visible: Tensor, gain: float = 1.2, lift: f
     """
     thermal, warm = laplacian_pyramid(infrared, 4)
     seen, color = laplacian_pyramid(visible, 4)
-    details = [gain * torch.where(a.abs() >= b.abs(), a, b) for a, b in zip(thermal, seen, strict=True)]
+    details = [gain * detail for detail in _greater(thermal, seen)]
     dark = 1 - (3.2 * color - 0.3).clamp(0, 1)
     fused = collapse_pyramid(details, color + 0.8 * dark * (warm - color))
     texture = 0.3 * (visible - soften(visible, 1 / 112))
