@@ -175,8 +175,11 @@ def _describe(onnx: Any, model: Any, name: str, smallest: int) -> None:
 
 def _difference(path: Path, fuse: Fuse, backbone: nn.Module) -> float:
     planes = torch.rand(2, *_CHECKED, generator=torch.Generator().manual_seed(1)).unbind()
-    with torch.inference_mode():
-        difference = float((fuse(*planes) - backbone(*planes).fused).abs().max())
+    try:
+        with torch.inference_mode():
+            difference = float((fuse(*planes) - backbone(*planes).fused).abs().max())
+    except RuntimeError as error:  # a traced program that took a size for fixed
+        raise UserError(f"{path}: it does not fuse images of any size: {reason(error)}") from error
     if not difference <= TOLERANCE:  # nor is NaN
         raise UserError(
             f"{path}: what it fuses differs by {difference:.1e} from the network; expected {TOLERANCE} or "

@@ -2,8 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
-from kornia.geometry.transform import pyrdown
+from kornia.filters import filter2d_separable, gaussian_blur2d
 from torch import Tensor
 
 _SMALLEST = 8  # pixels; a smaller picture is not halved
@@ -18,7 +17,7 @@ def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor
     """
     details: list[Tensor] = []
     while len(details) < levels and min(images.shape[-2:]) >= _SMALLEST:
-        small = pyrdown(images)
+        small = _halved(images)
         details.append(images - _enlarged(small, images))
         images = small
     return details, images
@@ -51,6 +50,14 @@ def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor
 
 def _greater(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
     return [torch.where(a.abs() >= b.abs(), a, b) for a, b in zip(first, second, strict=True)]
+
+
+def _halved(images: Tensor) -> Tensor:
+    # As kornia's pyrdown, which fixes the size when it is exported.
+    binomial = images.new_tensor([[1, 4, 6, 4, 1]]) / 16
+    height, width = images.shape[-2:]
+    blurred = filter2d_separable(images, binomial, binomial, "reflect")
+    return F.interpolate(blurred, (height // 2, width // 2), mode="bilinear", align_corners=False)
 
 
 def _enlarged(small: Tensor, like: Tensor) -> Tensor:
