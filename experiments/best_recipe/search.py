@@ -13,7 +13,6 @@ What has finished in `--out` is not run again.
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
