@@ -12,6 +12,7 @@ import yaml
 
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
+from clipfuse.ops.settings import leaves
 
 SAMPLES_SEEN = "trainer/samples_seen"
 Leaves = dict[str, Any]  # "loss.weight" -> value
@@ -214,16 +215,6 @@ def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
                 point = _number(path, row[SAMPLES_SEEN]), _number(path, text)
                 curves.setdefault(key, []).append(point)
     return curves
-
-
-def leaves(node: Any, path: str = "") -> Leaves:
-    """Flatten nested mappings to {"a.b": value}; lists are values."""
-    if not isinstance(node, Mapping):
-        return {path: node}
-    flat: Leaves = {}
-    for key, child in node.items():
-        flat |= leaves(child, f"{path}.{key}" if path else str(key))
-    return flat
 
 
 def stem(target: str) -> str:

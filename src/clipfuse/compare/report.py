@@ -9,10 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipfuse.compare import formats, plots
-from clipfuse.compare.collect import Run, leaves, sweep_jobs
+from clipfuse.compare.collect import Run, sweep_jobs
 from clipfuse.compare.pictures import Album, Extremes
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import Variant
+from clipfuse.ops.settings import leaves
 
 
 def report(

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipfuse.compare.collect import Leaves, Run, leaves, stem
+from clipfuse.compare.collect import Leaves, Run, stem
 from clipfuse.errors import UserError
+from clipfuse.ops.settings import is_place, leaves
 
 # What two runs of one variant may differ in.
 FREE = (
@@ -60,7 +61,7 @@ def settings(run: Run) -> Leaves:
     # The one a loss names is loss.clip; a pixel loss may have had any other at hand.
     clip = {f"clip_identity.{key}": value for key, value in leaves(run.config.get("clip_identity")).items()}
     own_seed = {key for key in flat if key.startswith("loss.") and key.endswith(".seed")}
-    place = {key for key in flat if key.startswith("data.") and key.endswith(".root")}
+    place = {key for key in flat if is_place(key)}
     left_out = own_seed | place
     return {
         key: value for key, value in flat.items() if not key.startswith("clip.") and key not in left_out

@@ -9,6 +9,7 @@ from clipfuse.engine.checkpoints import REMEDY, read_checkpoint
 from clipfuse.engine.folder import lies_in, read_status
 from clipfuse.engine.weights import walk
 from clipfuse.errors import UserError
+from clipfuse.ops.settings import is_place, leaves
 
 # What a resumed run may change: nothing that its weights, curves or scores depend on.
 _FREE = (
@@ -16,18 +17,6 @@ _FREE = (
     *("callbacks", "versions", "loader.workers", "loader.cache_mb", "trainer.accelerator"),
     *("trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
 )
-
-
-def _leaves(node: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping):
-        return {path: node}
-    found = (_leaves(child, f"{path}.{key}" if path else str(key)) for key, child in node.items())
-    return {name: value for leaves in found for name, value in leaves.items()}
-
-
-def _is_place(key: str) -> bool:
-    """Say whether a setting is where a data set lies: data.root, or data.sources.NAME.root."""
-    return key.startswith("data.") and key.endswith(".root")
 
 
 @dataclass(frozen=True)
@@ -103,9 +92,9 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    saved, asked = _leaves(saved), _leaves(asked)
+    saved, asked = leaves(saved), leaves(asked)
     for key in sorted(saved.keys() | asked.keys()):
-        if key.startswith(_FREE) or _is_place(key) or saved.get(key) == asked.get(key):
+        if key.startswith(_FREE) or is_place(key) or saved.get(key) == asked.get(key):
             continue
         raise UserError(
             f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
