@@ -16,8 +16,6 @@ from clipfuse.contourlet.coefficients import band_count
 from clipfuse.contourlet.filters import FilterBank, Taps, plain_tensors
 from clipfuse.contourlet.tree import Pair
 
-BLOCK = 4
-
 
 @dataclass(frozen=True)
 class SpatialFilters:
@@ -80,21 +78,23 @@ def _place(taps: Tensor, u: Pair, v: Pair) -> Tensor:
 def _convolve(images: Tensor, taps: Tensor, step: Pair = (1, 1), start: Pair = (0, 0)) -> Tensor:
     """Circular convolution of (P, 1, H, W), sampled at start + step * n; taps may exceed the image.
 
-    Blocks of a few rows of the taps are channels of their own, summed afterwards: partial sums keep
-    thousands of float32 products accurate to 1e-6 (one sum does not), and it is faster.
+    Each row of the taps gives a channel, and the channels are summed a row apart: one matrix product with
+    as many columns as taps have rows, and partial sums that keep thousands of float32 products accurate to
+    1e-6 (one sum does not).
     """
     height, width = taps.shape[2:]
-    blocks = -(-height // BLOCK)
-    weights = F.pad(taps, (0, 0, 0, BLOCK * blocks - height)).reshape(blocks, 1, BLOCK, width)
     rows, columns = images.shape[2:]
-    down = torch.arange(rows - step[0] + BLOCK, device=images.device) + (start[0] - height // 2)
     right = torch.arange(columns - step[1] + width, device=images.device) + (start[1] - width // 2)
-    down = down + BLOCK * torch.arange(blocks, device=images.device)[:, None]
-    images = images.index_select(3, _wrap(right, columns))
-    images = images.index_select(2, _wrap(down.flatten(), rows)).reshape(
-        images.shape[0], blocks, down.shape[1], right.shape[0]
+    channels = F.conv2d(
+        images.index_select(3, _wrap(right, columns)),
+        taps[0, 0, :, None, None].to(images),
+        stride=(1, step[1]),
     )
-    return F.conv2d(images, weights.to(images), stride=step, groups=blocks).sum(1, keepdim=True)
+    first = torch.arange(0, rows, step[0], device=images.device) + (start[0] - height // 2)
+    shift = torch.arange(height, device=images.device)[:, None]
+    down = _wrap(first + shift, rows) + rows * shift
+    found = channels.flatten(1, 2).index_select(1, down.flatten())
+    return found.unflatten(1, (height, first.shape[0])).sum(1, keepdim=True)
 
 
 def _wrap(indices: Tensor, side: int) -> Tensor:

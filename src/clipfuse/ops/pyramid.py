@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from kornia.filters import filter2d_separable, gaussian_blur2d
 from torch import Tensor
 
-_SMALLEST = 8  # pixels; a smaller picture is not halved
+_SMALLEST = 4  # pixels; a smaller picture is not halved. Sides of 32 thus have four details, as all multiples
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
@@ -13,7 +13,7 @@ def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor
 
     Args:
         images: (N, C, H, W) of any size.
-        levels: details wanted; fewer are made of pictures below 8 px.
+        levels: details wanted; fewer are made of pictures below 4 px.
     """
     details: list[Tensor] = []
     while len(details) < levels and min(images.shape[-2:]) >= _SMALLEST:
