@@ -1,9 +1,12 @@
 """The rule of the recipe search, and the network without its contourlet."""
 
+from itertools import chain
+
 import pytest
 import torch
-from experiments.best_recipe import rule
+from experiments.best_recipe import rule, search
 from experiments.best_recipe.plain import PlainAutoencoder
+from experiments.compare_losses.study import composed
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.data.synthetic import SyntheticPairs
@@ -46,6 +49,38 @@ def test_scores_of_rendered_scenes() -> None:
     # The sum of the deviations has both bands' in full: what one leaves is the other, but for clipping.
     assert found["baseline:sum"]["SCD"] == max(row["SCD"] for row in found.values()) > 1.5
     assert found[rule.LAPLACIAN]["AG"] > found["baseline:average"]["AG"]
+
+
+def test_every_recipe_composes() -> None:
+    start, weights = search.base("pairs"), search.FIDELITIES["all"]
+    recipes = {
+        **search.fidelities(start),
+        **{name: recipe for name, (recipe, _) in search.starts(start, weights).items()},
+        **search.guidances(start, weights),
+        **search.settings(start, "pairs"),
+    }
+    assert len(recipes) == 12 + 8 + 5 + 7
+    for recipe in recipes.values():
+        assert (
+            composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")]).steps == 300
+        )
+
+
+def test_the_best_that_is_not_rejected_wins() -> None:
+    fair = {**dict.fromkeys(rule.METRICS, 1.0), "noise": 0.1, rule.FROM_MAXIMUM: 10.0}
+    better, worse, noisy = (fair | dict.fromkeys(("EN", "SD"), value) for value in (2.0, 0.5, 9.0))
+    rows = {
+        "noisy": [noisy | {"noise": 0.3}],
+        "worse": [worse],
+        "better": [better, better],
+        "baseline:maximum": [fair],
+        rule.LAPLACIAN: [fair],
+    }
+    winner, table = search.decide({"real": rows, "rendered": rows})
+    assert winner == "better"
+    assert "Rejected: noisy: noise 0.300, the maximum has 0.100" in table
+    # First of four by two scores, one of four equals by seven.
+    assert "mean rank 2.17; best of all: better" in table
 
 
 def test_the_plain_network_has_as_many_parameters() -> None:
