@@ -34,7 +34,7 @@ from hydra_plugins.clipfuse_launcher._jobs import Job
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "src/clipfuse/metrics/README.md"]
-STUDIES = sorted(ROOT.glob("experiments/*/README.md"))
+STUDIES = [*sorted(ROOT.glob("experiments/*/README.md")), ROOT / "src/clipfuse/backbones/best/MODEL_CARD.md"]
 SAMPLE = ROOT / "tests/sample_plugin/src"
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,7 +42,7 @@ INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m) [^`]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 # What a training on this machine, or within seconds, cannot have.
 ELSEWHERE = re.compile(
-    r"\btrainer=ddp|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna"
+    r"\btrainer=ddp|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna|\bexperiment=best"
 )
 LITTLE = ["trainer=cpu", "steps=2", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
 LITTLE += ["metrics.validation=[SSIM]", "metrics.test=[SSIM]", "trainer.log_every_n_steps=1"]
@@ -109,7 +109,8 @@ def furniture(
             write(loss, seed, level=number, folder=str(2 * number + seed), pictures=64)
     for name in ("runs/study", "runs/mine"):
         shutil.copytree(root / "SWEEP", root / name)
-    shutil.copytree(root / "RUN/checkpoints", root / "runs/mine/0/checkpoints")
+    for name in ("runs/mine/0", "runs/best"):
+        shutil.copytree(root / "RUN/checkpoints", root / name / "checkpoints")
     jobs = {0: ["seed=0"], 1: ["seed=1"]}
     (root / "SWEEP/sweep.yaml").write_text(yaml.safe_dump({"words": ["seed=0,1"], "jobs": jobs}))
     shutil.copytree(ROOT / "conf/sweep", root / "conf/sweep")

@@ -1,9 +1,9 @@
 """Is an ONNX file as fast as torch? Both fuse one pair of 640x480 in turns; memory in fresh processes.
 
-Memory is the peak above what the imports and the network need. Exporting contourlet_tiny takes about a minute
-of CPU time, so that --file keeps what was exported.
+The bundled network, or that of a checkpoint. Memory is the peak above what the imports and the network need.
+Exporting it takes about a minute of CPU time, so that --file keeps what was exported.
 
-    OMP_NUM_THREADS=1 python experiments/benchmarks/export.py [--backbone B] [--rounds 5] [--file F.onnx]
+    OMP_NUM_THREADS=2 python experiments/benchmarks/export.py [--checkpoint C] [--rounds 5] [--file F.onnx]
 """
 
 import argparse
@@ -16,21 +16,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-import yaml
-from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import Tensor
 
+from clipfuse.engine.build import BUNDLED, load_backbone
 from clipfuse.engine.exporting import write_onnx
 from clipfuse.engine.onnx_network import Fuse, read_onnx
-
-CONF = Path(__file__).parents[2] / "conf/backbone"
-
-
-def build(name: str) -> nn.Module:
-    """Return the network of conf/backbone/<name>.yaml."""
-    torch.manual_seed(0)
-    network: nn.Module = instantiate(yaml.safe_load((CONF / f"{name}.yaml").read_text()))
-    return network.eval()
 
 
 def peak() -> float:
@@ -38,27 +28,27 @@ def peak() -> float:
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
-def opened(kind: str, name: str, file: str) -> Fuse:
+def opened(kind: str, checkpoint: str, file: str) -> Fuse:
     """Return what fuses: the network itself, or its ONNX file."""
     if kind == "onnx":
         return read_onnx(Path(file))
-    network = build(name)
+    network = load_backbone(checkpoint)
     return lambda infrared, visible: network(infrared, visible).fused
 
 
 @torch.inference_mode()
-def measure_memory(kind: str, name: str, file: str, planes: tuple[Tensor, Tensor]) -> float:
+def measure_memory(kind: str, checkpoint: str, file: str, planes: tuple[Tensor, Tensor]) -> float:
     """Return the peak of fusing twice above that of opening, in MB."""
-    fuse = opened(kind, name, file)
+    fuse = opened(kind, checkpoint, file)
     before = peak()
     fuse(*planes)
     fuse(*planes)
     return peak() - before
 
 
-def fresh_memory(kind: str, name: str, file: Path) -> float:
+def fresh_memory(kind: str, checkpoint: str, file: Path) -> float:
     """Run `measure_memory` in a process of its own."""
-    words = ["--memory", kind, "--backbone", name, "--file", str(file)]
+    words = ["--memory", kind, "--checkpoint", checkpoint, "--file", str(file)]
     done = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout))
 
@@ -81,25 +71,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", default="contourlet_tiny")
+    parser.add_argument("--checkpoint", default=str(BUNDLED))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--file", help="exported before, or to export to")
     parser.add_argument("--memory", choices=("torch", "onnx"), help="one measurement, as JSON")
     options = parser.parse_args()
     infrared, visible = torch.rand(2, 1, 1, 480, 640).unbind()
     if options.memory:
-        used = measure_memory(options.memory, options.backbone, options.file, (infrared, visible))
+        used = measure_memory(options.memory, options.checkpoint, options.file, (infrared, visible))
         print(json.dumps(used))
         return
     with TemporaryDirectory() as folder:
         file = Path(options.file or f"{folder}/network.onnx")
         if not file.exists():
-            write_onnx(file, build(options.backbone), options.backbone)
-        fuses = {kind: opened(kind, options.backbone, str(file)) for kind in ("torch", "onnx")}
+            write_onnx(file, load_backbone(options.checkpoint), "bundled")
+        fuses = {kind: opened(kind, options.checkpoint, str(file)) for kind in ("torch", "onnx")}
         seconds = measure_seconds(fuses, (infrared, visible), options.rounds)
-        print(f"{options.backbone}, 640x480, {torch.get_num_threads()} threads")
+        print(f"{options.checkpoint}, 640x480, {torch.get_num_threads()} threads")
         for kind in fuses:
-            print(f"{kind:<6}{seconds[kind]:>8.3f} s {fresh_memory(kind, options.backbone, file):>7.0f} MB")
+            print(f"{kind:<6}{seconds[kind]:>8.3f} s {fresh_memory(kind, options.checkpoint, file):>7.0f} MB")
         print(f"onnx / torch: {seconds['onnx'] / seconds['torch']:.2f} of the time")
 
 

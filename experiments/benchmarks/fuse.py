@@ -78,7 +78,16 @@ def fresh_memory(checkpoint: Path, folder: Path) -> float:
         "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
     words = ["--checkpoint", checkpoint, "--infrared", folder / "ir", "--visible", folder / "vi"]
-    command = [sys.executable, "-c", code, *map(str, words), "--out", str(folder / "fused")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        *map(str, words),
+        "--out",
+        str(folder / "fused"),
+        "--device",
+        "cpu",
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1]) / 1024
 

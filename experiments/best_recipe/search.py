@@ -3,7 +3,7 @@
     python -m experiments.best_recipe.search --roadscene data/roadscene [--last 1]
 
 1. fidelity: which weights of the pixel loss;
-2. start: which image the network adds to, its size, the learning rate;
+2. start: which image the network adds to, its size, the learning rate, and SCD's weight again;
 3. guidance: the winner alone, and with each loss that asks a CLIP;
 4. setting: the winner with other networks, data, crops and averaged weights.
 
@@ -38,6 +38,7 @@ from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine.build import load_backbone
 
 Weights = dict[str, float]
+Found = Mapping[str, Mapping[str, list[Scores]]]  # scenes -> candidate -> one per seed
 Networks = Mapping[tuple[str, int], nn.Module]  # by recipe and seed
 Recipe = dict[str, list[str]]  # overrides by what they are about
 STEPS = 300
@@ -174,8 +175,19 @@ def judge(networks: Networks, roadscene: str, part: str = "val") -> dict[str, di
     return found
 
 
-def decide(found: Mapping[str, Mapping[str, list[Scores]]]) -> tuple[str, str]:
+def decide(found: Found) -> tuple[str, str]:
     """Apply the rule; returns the winner and the table as markdown."""
+    total, lines = tabulate(found)
+    winner = next((name for name in total if not name.startswith("baseline:")), None)
+    if winner is None:
+        raise SystemExit("\n".join([*lines, "\nEvery recipe is rejected; none can ship"]))
+    best = next(iter(total))
+    lines.append(f"\nWinner: {winner}, mean rank {total[winner]:.2f}; best of all: {best}, {total[best]:.2f}")
+    return winner, "\n".join(lines)
+
+
+def tabulate(found: Found) -> tuple[dict[str, float], list[str]]:
+    """Return the mean ranks of what the rule does not reject, best first, and the lines of the table."""
     means = {
         kind: {
             name: {key: fmean(row[key] for row in seeds if key in row) for key in seeds[0]}
@@ -190,26 +202,18 @@ def decide(found: Mapping[str, Mapping[str, list[Scores]]]) -> tuple[str, str]:
     names = [name for name, reason in reasons.items() if not reason]
     ranks = {kind: average_ranks({name: rows[name] for name in names}) for kind, rows in means.items()}
     total = {name: fmean(ranks[kind][name] for kind in means) for name in names}
-    order = [
-        *sorted(names, key=lambda name: total[name]),
-        *(name for name, reason in reasons.items() if reason),
-    ]
+    total = dict(sorted(total.items(), key=lambda pair: pair[1]))
     lines = []
     for kind, rows in means.items():
         keys = [key for key in (*METRICS, *OWN) if key in rows[names[0]]]
         lines += [f"\n**{kind} scenes**\n", "| recipe | rank | " + " | ".join(keys) + " |"]
         lines.append("|---" * (len(keys) + 2) + "|")
-        for name in order:
+        for name in [*total, *(name for name, reason in reasons.items() if reason)]:
             cells = [cell([row[key] for row in found[kind][name]]) for key in keys]
             rank = "rejected" if reasons[name] else f"{ranks[kind][name]:.1f}"
             lines.append(f"| {name} | {rank} | " + " | ".join(cells) + " |")
     lines += [f"\nRejected: {name}: {reason}" for name, reason in reasons.items() if reason]
-    best = order[0]
-    winner = next((name for name in order[: len(names)] if not name.startswith("baseline:")), None)
-    if winner is None:
-        raise SystemExit("\n".join([*lines, "\nEvery recipe is rejected; none can ship"]))
-    lines.append(f"\nWinner: {winner}, mean rank {total[winner]:.2f}; best of all: {best}, {total[best]:.2f}")
-    return winner, "\n".join(lines)
+    return total, lines
 
 
 def cell(values: Sequence[float]) -> str:

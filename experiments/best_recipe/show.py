@@ -2,8 +2,8 @@
 
     python -m experiments.best_recipe.show --roadscene data/roadscene [--checkpoint C]
 
-Writes into `--out`: `panel.jpg`, rendered scenes; `real.jpg`, real ones, for your eyes alone; `test.md`, the
-scores on whole scenes that neither the training nor the search saw.
+Draws rendered scenes into `panel.jpg` beside this file; into `--out` real ones (`real.jpg`, for your eyes
+alone), and the scores on whole scenes that neither the training nor the search saw (`test.md`).
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from experiments.best_recipe.rule import LAPLACIAN, trivial
-from experiments.best_recipe.search import decide, judge, sources
+from experiments.best_recipe.search import judge, sources, tabulate
 from PIL import Image
 from torch import nn
 
@@ -59,9 +59,12 @@ def main() -> None:
     network = load_backbone(options.checkpoint, ["experiments"])
     options.out.mkdir(parents=True, exist_ok=True)
     found: Mapping[str, PairSource] = sources(options.roadscene)
-    for kind, file in {"rendered": "panel.jpg", "real": "real.jpg"}.items():
-        draw(network, found[kind], SCENES[kind], 200).save(options.out / file, quality=88)
-    _, table = decide(judge({(NAME, 0): network}, options.roadscene, "test"))
+    for kind, file in {
+        "rendered": Path(__file__).with_name("panel.jpg"),
+        "real": options.out / "real.jpg",
+    }.items():
+        draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
+    table = "\n".join(tabulate(judge({(NAME, 0): network}, options.roadscene, "test"))[1])
     print(table)
     (options.out / "test.md").write_text(f"{table}\n")
 

@@ -26,6 +26,7 @@ ONLY_YOURS = {
     ],
     ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
     ("data", "mixed"): ["data.sources.roadscene.root=somewhere"],
+    ("experiment", "best"): ["data.root=somewhere"],
     ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
     ("backbone", "custom"): ["backbone._target_=clipfuse.backbones.conv_tiny.ConvTiny"],
 }
@@ -95,6 +96,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from clipfuse.cli.config import conf_dir
 from hydra.core.plugins import Plugins
+from clipfuse.engine.build import BUNDLED, load_backbone
+load_backbone(BUNDLED)
+assert BUNDLED.with_name("MODEL_CARD.md").is_file()
 assert "SubprocessLauncher" in [plugin.__name__ for plugin in Plugins.instance().discover()]
 count = 0
 with initialize_config_dir(str(conf_dir()), version_base="1.3"):

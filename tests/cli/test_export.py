@@ -1,6 +1,7 @@
 """`clipfuse export`: the same pictures from the exported weights, and no way to make them do more."""
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clipfuse.engine.build import load_backbone
+from clipfuse.engine.build import BUNDLED, load_backbone
 from clipfuse.engine.weights import write_safetensors
 from clipfuse.images import read_image
 
@@ -76,6 +77,24 @@ def test_an_export_of_an_export_is_the_same(clipfuse: Clipfuse, exported: Path, 
     again = tmp_path / "again.safetensors"
     assert clipfuse("export", "--checkpoint", str(exported), "--out", str(again))[0] == 0
     assert again.read_bytes() == exported.read_bytes()
+
+
+def test_without_a_checkpoint_the_bundled_network_is_exported(clipfuse: Clipfuse, tmp_path: Path) -> None:
+    out = tmp_path / "bundled.safetensors"
+    code, output, _ = clipfuse("export", "--out", str(out))
+    assert code == 0
+    assert f"the bundled weights, {BUNDLED}" in output
+    assert out.read_bytes() == BUNDLED.read_bytes()
+    mask = os.umask(0)
+    os.umask(mask)
+    assert out.stat().st_mode & 0o777 == 0o666 & ~mask  # others may read what is handed on
+
+
+def test_missing_bundled_weights(clipfuse: Clipfuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipfuse.engine.build.BUNDLED", tmp_path / "gone.safetensors")
+    code, _, errors = clipfuse("export", "--out", str(tmp_path / "out.safetensors"))
+    assert code == 2
+    assert "gone.safetensors); install clipfuse again" in errors
 
 
 def test_no_path_of_the_maker_s_machine_is_handed_on(exported: Path, pairs_folder: Path) -> None:
@@ -193,7 +212,9 @@ def test_onnx_fuses_as_the_checkpoint_does(
     assert output.startswith(f"written: {model}; what it fuses differs from the network by ")
     bands = ["--infrared", f"{pairs_folder}/test/ir", "--visible", f"{pairs_folder}/test/vi"]
     for kind, network in {"ckpt": ["--checkpoint", checkpoint], "onnx": ["--onnx", str(model)]}.items():
-        assert clipfuse("fuse", *network, *bands, "--out", str(tmp_path / kind))[0] == 0
+        code, output, _ = clipfuse("fuse", *network, *bands, "--out", str(tmp_path / kind))
+        assert code == 0
+        assert "bundled" not in output
     names = sorted(path.name for path in (tmp_path / "ckpt").iterdir())
     assert (
         names == sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["test-0.png", "test-1.png"]

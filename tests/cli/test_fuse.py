@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +88,13 @@ def test_the_bundled_weights_are_used_and_named(
         expected = load_backbone(BUNDLED)(heat, luma).fused[0]
     fused = to_unit(read_image(tmp_path / "out/gray.png"))
     assert float((fused - expected).abs().max()) <= 0.51 / 255  # a file has 8 bits
-    assert BUNDLED.stat().st_size < 5e6
 
 
-def test_the_bundled_weights_are_those_of_experiment_best() -> None:
+def test_the_bundled_network_is_that_of_experiment_best_and_of_its_card() -> None:
     node = backbone_node(read_checkpoint(BUNDLED), (), BUNDLED)
+    content = BUNDLED.read_bytes()
+    assert len(content) < 5e6
+    assert hashlib.sha256(content).hexdigest() in BUNDLED.with_name("MODEL_CARD.md").read_text()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         assert compose("train", ["experiment=best"]).backbone == node
 

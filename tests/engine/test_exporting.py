@@ -16,7 +16,7 @@ from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
 from clipfuse.contourlet import ContourletTransform
-from clipfuse.engine.exporting import write_onnx, write_program
+from clipfuse.engine.exporting import _difference, write_onnx, write_program
 from clipfuse.engine.onnx_network import read_onnx
 from clipfuse.errors import UserError
 from clipfuse.types import FusionOutput
@@ -227,6 +227,17 @@ def test_an_onnx_file_of_another_maker(tmp_path: Path) -> None:
     path.write_bytes(graph(helper.make_node("Concat", ["infrared", "visible"], ["fused"], axis=0)))
     with pytest.raises(RuntimeError, match=r"returns shape"):
         read_onnx(path)(infrared, visible)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, AssertionError])
+def test_a_program_that_took_a_size_for_fixed(kind: type[Exception], tmp_path: Path) -> None:
+    def fixed(infrared: Tensor, visible: Tensor) -> Tensor:
+        raise kind("expected input to be 96 wide")
+
+    with pytest.raises(
+        UserError, match=r"net.pt2: it does not fuse images of any size: expected input to be 96"
+    ):
+        _difference(tmp_path / "net.pt2", fixed, ConvTiny(width=2).eval())
 
 
 def test_no_such_file_and_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

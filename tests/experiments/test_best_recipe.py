@@ -9,7 +9,10 @@ from experiments.best_recipe.plain import PlainAutoencoder
 from experiments.compare_losses.study import composed
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.cli.config import check_config
+from clipfuse.cli.train import GROUPS
 from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.engine.run import TrainSettings
 
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
 
@@ -52,18 +55,16 @@ def test_scores_of_rendered_scenes() -> None:
 
 
 def test_every_recipe_composes() -> None:
-    start, weights = search.base("pairs"), search.FIDELITIES["all"]
-    recipes = {
-        **search.fidelities(start),
-        **{name: recipe for name, (recipe, _) in search.starts(start, weights).items()},
-        **search.guidances(start, weights),
-        **search.settings(start, "pairs"),
-    }
+    weights = search.FIDELITIES["all"]
+    first = search.fidelities(search.base("pairs"))
+    second = {name: recipe for name, (recipe, _) in search.starts(first["all"], weights).items()}
+    third = search.guidances(second["pyramid"], weights)
+    recipes = {**first, **second, **third, **search.settings(third["promptfusion"], "pairs")}
     assert len(recipes) == 12 + 8 + 5 + 7
     for recipe in recipes.values():
-        assert (
-            composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")]).steps == 300
-        )
+        config = composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")])
+        config.name = "test"
+        check_config(config, TrainSettings, GROUPS)
 
 
 def test_the_best_that_is_not_rejected_wins() -> None:

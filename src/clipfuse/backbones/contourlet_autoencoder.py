@@ -63,8 +63,8 @@ class ContourletAutoencoder(FusionBackbone):
         dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
             published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
         residual: the image the network adds to: `average` or `maximum` of both bands, `visible`, or
-            `pyramid`, the average with the greater of both bands' details (`pyramid_fusion`): what a network
-            at half resolution adds is smooth, so that the finest detail must come with that image.
+            `pyramid`, the average with the greater of both bands' details (`pyramid_fusion`), for what
+            `smooth` keeps a network from adding: the finest detail.
         smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
             stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
             does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
@@ -179,13 +179,17 @@ class ContourletAutoencoder(FusionBackbone):
     def _add_residual(self, change: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
         if self.faithful:
             return torch.sigmoid(visible + change)
-        image = {
+        with torch.autocast(infrared.device.type, enabled=False):  # a pyramid convolves
+            image = self._residual_image(infrared, visible)
+        return torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
+
+    def _residual_image(self, infrared: Tensor, visible: Tensor) -> Tensor:
+        return {
             "average": lambda: (infrared + visible) / 2,
             "visible": lambda: visible,
             "maximum": lambda: infrared.maximum(visible),
             "pyramid": lambda: pyramid_fusion(infrared, visible),
         }[self.residual]()
-        return torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
 
 
 class _BandSum(nn.Module):

@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
         "current folder": _folder,
         "data": _data,
         "clip=micro": _micro,
+        "bundled network": _bundled,
         "wandb login": _wandb_login,
     }
     failed = False
@@ -125,6 +126,13 @@ def _micro() -> str:
 
     _, config = load_micro()
     return f"version {config['version']}, {len(config['seen'])} known tokens; a stand-in for OpenAI's CLIP"
+
+
+def _bundled() -> str:
+    from clipfuse.engine.build import BUNDLED, load_backbone
+
+    load_backbone(BUNDLED)
+    return "clipfuse fuse needs no checkpoint"
 
 
 def _download(model: str, tag: str) -> int:

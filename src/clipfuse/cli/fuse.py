@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     if options.trust:
         look_in(os.getcwd())
-    if options.onnx:
+    if options.onnx is not None:
         network_file, device = Path(options.onnx), torch.device("cpu")
         fuse = read_onnx(network_file)
     else:
@@ -90,7 +90,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
     options = parser.parse_args(arguments)
-    if options.onnx and (options.trust or options.device not in (None, "cpu")):
+    if options.onnx is not None and (options.trust or options.device not in (None, "cpu")):
         raise UserError("--onnx names no classes and uses the CPU: leave out --trust and --device")
     return options
 

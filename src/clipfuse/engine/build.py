@@ -102,10 +102,17 @@ def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: s
 
 
 def choose_checkpoint(given: str | None) -> Path:
-    """Return the file that was named, else that of the bundled weights, which the output then says."""
-    if given is None:
-        print(f"no --checkpoint given: the bundled weights, {BUNDLED}")
-    return BUNDLED if given is None else Path(given)
+    """Return the file that was named, else that of the bundled weights, which the output then says.
+
+    Raises:
+        UserError: these are missing.
+    """
+    if given is not None:
+        return Path(given)
+    if not BUNDLED.is_file():
+        raise UserError(f"the bundled weights are missing ({BUNDLED}); install clipfuse again")
+    print(f"no --checkpoint given: the bundled weights, {BUNDLED}")
+    return BUNDLED
 
 
 def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:

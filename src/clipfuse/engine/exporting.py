@@ -178,7 +178,7 @@ def _difference(path: Path, fuse: Fuse, backbone: nn.Module) -> float:
     try:
         with torch.inference_mode():
             difference = float((fuse(*planes) - backbone(*planes).fused).abs().max())
-    except RuntimeError as error:  # a traced program that took a size for fixed
+    except (RuntimeError, AssertionError) as error:  # a traced program that took a size for fixed
         raise UserError(f"{path}: it does not fuse images of any size: {reason(error)}") from error
     if not difference <= TOLERANCE:  # nor is NaN
         raise UserError(

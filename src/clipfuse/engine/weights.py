@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from clipfuse.engine.folder import replace_when_whole
+from clipfuse.engine.folder import write_atomically
 
 SUFFIX = ".safetensors"
 _PREFIX = "backbone."
@@ -122,9 +122,10 @@ def write_safetensors(path: Path, node: Mapping[str, Any], backbone: nn.Module) 
     weights = {name: value.detach().cpu().clone() for name, value in backbone.state_dict().items()}
     weights = {name: value.contiguous() for name, value in weights.items()}
     record = {"backbone": node, "sha256": _digest(node, weights)}
-    with replace_when_whole(path) as temporary:
-        # One entry: several are written in any order, and equal weights are to make equal files.
-        save_file(weights, temporary, {"clipfuse": json.dumps(record)})
+    # One entry: several are written in any order, and equal weights are to make equal files.
+    content = save(weights, {"clipfuse": json.dumps(record)})
+    with write_atomically(path, "wb") as file:
+        file.write(content)
 
 
 def _digest(node: Any, weights: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from kornia.filters import filter2d_separable, gaussian_blur2d
 from torch import Tensor
 
-_SMALLEST = 4  # pixels; a smaller picture is not halved. Sides of 32 thus have four details, as all multiples
+_SMALLEST = 4  # pixels; a smaller picture is not halved. So that four details fit a network's least side, 32
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
