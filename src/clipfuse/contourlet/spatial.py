@@ -16,7 +16,7 @@ from clipfuse.contourlet.coefficients import band_count
 from clipfuse.contourlet.filters import FilterBank, Taps, plain_tensors
 from clipfuse.contourlet.tree import Pair
 
-ROWS = 16  # of taps at a time: more are no faster, and cost memory
+ROWS = 16  # of taps at a time: each costs the memory of a plane
 
 
 @dataclass(frozen=True)
