@@ -85,26 +85,32 @@ def fidelities(start: Recipe) -> dict[str, Recipe]:
 
 
 def starts(start: Recipe, weights: Weights) -> dict[str, tuple[Recipe, Weights]]:
-    """Round 2, one seed: what the network adds to, its size, how fast it learns, and SCD's weight again.
+    """Round 2, one seed: what the network adds to, its size, how fast it learns, and weights again.
 
     The weights once more, because what a network must still do depends on where it starts.
     """
     network, fast = start["network"], {"rate": ["optimizer.lr=3e-3"]}
-    pyramid = {**start, "network": [*network, "backbone.residual=pyramid"]}
-    small = ["backbone=contourlet_small", *network[1:], "backbone.residual=pyramid"]
-    recipes = {
-        "pyramid, small network": {**start, "network": small},
+    pyramid, energy = ([*network, f"backbone.residual={name}"] for name in ("pyramid", "energy"))
+    recipes: dict[str, Recipe] = {
+        "pyramid, small network": {**start, "network": ["backbone=contourlet_small", *pyramid[1:]]},
         "average": start,
         "average, rate 3e-3": {**start, **fast},
         "maximum": {**start, "network": [*network, "backbone.residual=maximum"]},
-        "pyramid": pyramid,
-        "pyramid, rate 3e-3": {**pyramid, **fast},
+        "pyramid": {**start, "network": pyramid},
+        "pyramid, rate 3e-3": {**start, **fast, "network": pyramid},
+        "energy": {**start, "network": energy},
     }
     found = {name: (recipe, weights) for name, recipe in recipes.items()}
-    for more in (3, 10):
-        changed = {**weights, "difference": more}
-        recipe = {**pyramid, "loss": ["loss=pixel", *fidelity(changed, "loss")]}
-        found[f"pyramid, difference {more}"] = recipe, changed
+    for name, layers, differences in (
+        ("pyramid", pyramid, (3, 10)),
+        ("energy", energy, (10,)),
+        ("energy 1.1", [*energy, "backbone.detail_gain=1.1"], (3, 5, 10)),
+        ("energy 1.2", [*energy, "backbone.detail_gain=1.2"], (5, 10)),
+    ):
+        for more in differences:
+            changed = {**weights, "difference": more}
+            recipe = {**start, "network": layers, "loss": ["loss=pixel", *fidelity(changed, "loss")]}
+            found[f"{name}, difference {more}"] = recipe, changed
     return found
 
 
@@ -112,11 +118,14 @@ def guidances(start: Recipe, weights: Weights) -> dict[str, Recipe]:
     """Round 3: the fidelity alone, and with what each CLIP-guided loss adds to it."""
     prompts = ["loss=promptfusion", f"loss.warmup={STEPS // 5}", *fidelity(weights, "loss.fidelity")]
     joined = [f"+loss.of.pixel.{word.removeprefix('loss.')}" for word in fidelity(weights, "loss")]
+    described = ["loss=weighted_sum", *joined]
     losses = {
         "no guidance": ["loss=pixel", *fidelity(weights, "loss")],
         "clip_ratio": ["loss=clip_ratio", *fidelity(weights, "loss.fidelity")],
-        "ldfusion": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.03}", *joined],
+        "ldfusion": [*described, "+loss.parts={pixel:1,ldfusion:0.03}"],
+        "ldfusion 0.1": [*described, "+loss.parts={pixel:1,ldfusion:0.1}"],
         "promptfusion": [*prompts, "solver=value_penalty"],
+        "promptfusion 3": [*prompts, "loss.guidance_weight=3", "solver=value_penalty"],
         "promptfusion, alternate": [*prompts, "solver=alternate"],
     }
     return {name: {**start, "loss": loss} for name, loss in losses.items()}
@@ -128,11 +137,11 @@ def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
     return {
         "as it is": start,
         "no contourlet": {**start, "network": [*start["network"], f"backbone._target_={plain}"]},
-        "convolutions": {**start, "network": ["backbone=conv_tiny", "backbone.width=48", "backbone.depth=4"]},
         "real pairs only": {**start, "data": ["data=roadscene", f"data.root={roadscene}"]},
-        "rendered pairs only": {**start, "data": ["data=synthetic"]},
+        "rendered pairs only": {**start, "data": ["data=synthetic", "data.train=120"]},
         "crops of 96": {**start, "crop": ["loader.crop_size=96"]},
         "averaged weights": {**start, "average": ["ema=0.98"]},
+        "constant rate": {**start, "rate": ["scheduler=constant"]},
     }
 
 

@@ -7,11 +7,13 @@ alone), and the scores on whole scenes that neither the training nor the search 
 """
 
 import argparse
+import copy
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 
 import torch
-from experiments.best_recipe.rule import LAPLACIAN, trivial
+from experiments.best_recipe.rule import LAPLACIAN, load_scenes, trivial
 from experiments.best_recipe.search import judge, sources, tabulate
 from PIL import Image
 from torch import nn
@@ -20,9 +22,11 @@ from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
 from clipfuse.engine.build import BUNDLED, load_backbone
 from clipfuse.engine.pictures import draw_panel
+from clipfuse.metrics import FusionMetrics
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.depth import to_bytes, to_unit
 
-NAME = "bundled"
+NAME, START = "bundled", "bundled, untrained"
 SCENES = {  # day, night, people, vehicles, texture, hard light
     "rendered": [f"test-{index:06}" for index in (11, 23, 7, 9, 1, 14)],
     "real": [f"FLIR_{number}" for number in ("04968", "05872", "06621", "05164", "05044", "05573")],
@@ -47,6 +51,29 @@ def draw(network: nn.Module, source: PairSource, names: list[str], height: int) 
     return draw_panel(["infrared", "visible", *FUSIONS, "Laplacian pyramid", "ours"], rows, height)
 
 
+def untrained(network: nn.Module) -> nn.Module:
+    """Return the network as it was before training, when it showed the image it adds to."""
+    start = copy.deepcopy(network)
+    nn.init.zeros_(start.get_parameter("render.weight"))
+    return start
+
+
+def mutual_information(network: nn.Module, source: PairSource) -> str:
+    """Return MI on the test scenes, which is no part of the rule: a copy of the maximum wins by it."""
+    metric = FusionMetrics("cddfuse", ["MI"])
+    found: dict[str, list[float]] = {}
+    for scene in load_scenes(source, "test"):
+        infrared, visible = scene["infrared"], scene["visible"]
+        assert infrared is not None
+        assert visible is not None
+        with torch.inference_mode():
+            fused = {**trivial(infrared, visible), NAME: network(infrared, visible).fused}
+        shown = {name: to_unit(to_bytes(plane)) for name, plane in fused.items()}
+        for name, row in metric.score_all(shown, infrared, visible).items():
+            found.setdefault(name, []).append(row["MI"])
+    return "MI: " + ", ".join(f"{name} {fmean(values):.2f}" for name, values in found.items())
+
+
 def main() -> None:
     """Score, print and draw."""
     parser = argparse.ArgumentParser(
@@ -64,7 +91,9 @@ def main() -> None:
         "real": options.out / "real.jpg",
     }.items():
         draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
-    table = "\n".join(tabulate(judge({(NAME, 0): network}, options.roadscene, "test"))[1])
+    networks = {(NAME, 0): network, (START, 0): untrained(network)}
+    table = "\n".join(tabulate(judge(networks, options.roadscene, "test"))[1])
+    table += f"\n\nReal scenes, {mutual_information(network, found['real'])}"
     print(table)
     (options.out / "test.md").write_text(f"{table}\n")
 

@@ -25,7 +25,7 @@ from clipfuse.types import FusionOutput
 SIZES = ((1, 57, 83), (2, 64, 64), (1, 17, 40))
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 0, "unet_width": 2, "dense": False}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "contourlet": lambda: ContourletAutoencoder(**SMALL, stride=2, smooth=True, residual="pyramid"),
+    "contourlet": lambda: ContourletAutoencoder(**SMALL, stride=2, smooth=True, residual="energy"),
     "conv_tiny": lambda: ConvTiny(width=8, depth=2),
     "ldfusion": LDFusion,
 }

@@ -60,7 +60,7 @@ def test_every_recipe_composes() -> None:
     second = {name: recipe for name, (recipe, _) in search.starts(first["all"], weights).items()}
     third = search.guidances(second["pyramid"], weights)
     recipes = {**first, **second, **third, **search.settings(third["promptfusion"], "pairs")}
-    assert len(recipes) == 12 + 8 + 5 + 7
+    assert len(recipes) == 12 + 15 + 7 + 7
     for recipe in recipes.values():
         config = composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")])
         config.name = "test"

@@ -1,10 +1,15 @@
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from clipfuse.metrics.visibility import noise_score
 from clipfuse.ops.pyramid import (
     collapse_pyramid,
     detail_maximum,
+    energy_fusion,
     laplacian_pyramid,
     pyramid_fusion,
     soften,
@@ -25,10 +30,48 @@ def test_a_pyramid_is_undone_exactly(size: tuple[int, int]) -> None:
     torch.testing.assert_close(collapse_pyramid(details, base), images, rtol=0, atol=1e-14)
 
 
-def test_the_fusion_of_an_image_with_itself_is_the_image() -> None:
+@pytest.mark.parametrize("fuse", [pyramid_fusion, energy_fusion])
+def test_the_fusion_of_an_image_with_itself_is_the_image(fuse: Callable[[Tensor, Tensor], Tensor]) -> None:
     image = noise(1, 1, 61, 83)
     # float64: what is taken from a plane at each scale is added again
-    torch.testing.assert_close(pyramid_fusion(image, image), image, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fuse(image, image), image, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("likeness", "strongest"), [(0.5, 1.35), (-0.9, 2.0)])
+def test_the_energy_of_both_is_kept(likeness: float, strongest: float) -> None:
+    """Against the formula, pixel by pixel; the bands are partly alike, or opposite."""
+    infrared = 0.2 * noise(1, 1, 14, 18)
+    visible = likeness * infrared + 0.1 * noise(1, 1, 14, 18, seed=1)
+    (warm, level), (light, color) = (laplacian_pyramid(band, 1) for band in (infrared, visible))
+    first, second = warm[0][0, 0].numpy(), light[0][0, 0].numpy()
+    taps = np.array([1, 4, 6, 4, 1]) / 16
+
+    def local(product: np.ndarray, row: int, column: int) -> float:
+        window = np.pad(product, 2, mode="reflect")[row : row + 5, column : column + 5]
+        return float(taps @ window @ taps) + (0.25 / 255) ** 2
+
+    mixed, limit = np.empty_like(first), np.empty_like(first)
+    for row, column in np.ndindex(*first.shape):
+        of_first, of_second, both = (
+            local(product, row, column) for product in (first**2, second**2, first * second)
+        )
+        total = of_first * first[row, column] + of_second * second[row, column]
+        mixed[row, column] = total / (of_first + of_second)
+        limit[row, column] = of_first + of_second - both**2 / max(of_first, of_second)
+    gains = [min(2.0, (limit[place] / local(mixed**2, *place)) ** 0.5) for place in np.ndindex(*first.shape)]
+    assert max(gains) >= strongest
+    expected = torch.from_numpy(1.2 * np.reshape(gains, first.shape) * mixed)[None, None]
+    fused = energy_fusion(infrared, visible, gain=1.2, levels=1)
+    # float64: sums of 25 products below 1
+    torch.testing.assert_close(fused, collapse_pyramid([expected], (level + color) / 2), rtol=0, atol=1e-12)
+
+
+def test_mixed_details_leave_less_that_neither_band_has() -> None:
+    """Of two textures as strong the greater changes from pixel to pixel, the mixture does not."""
+    infrared, visible = (0.3 + 0.4 * noise(1, 1, 96, 96, seed=seed) for seed in (0, 1))
+    planes = [255 * fuse(infrared, visible) for fuse in (pyramid_fusion, energy_fusion)]
+    greater, mixed = (float(noise_score(plane, 255 * infrared, 255 * visible)) for plane in planes)
+    assert mixed < greater / 2
 
 
 def test_the_fusion_takes_the_greater_detail() -> None:

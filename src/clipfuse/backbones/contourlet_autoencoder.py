@@ -11,11 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
 from clipfuse.contourlet import ContourletTransform
-from clipfuse.ops.pyramid import pyramid_fusion
+from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
 from clipfuse.types import FusionOutput
 
 LEVELS = (0, 3, 3, 3)
-RESIDUALS = ("average", "visible", "maximum", "pyramid")
+RESIDUALS = ("average", "visible", "maximum", "pyramid", "energy")
 PUBLISHED_SIZE = (224, 224)
 
 
@@ -62,9 +62,10 @@ class ContourletAutoencoder(FusionBackbone):
             and an output of four sub-pixels per feature.
         dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
             published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
-        residual: the image the network adds to: `average` or `maximum` of both bands, `visible`, or
-            `pyramid`, the average with the greater of both bands' details (`pyramid_fusion`), for what
-            `smooth` keeps a network from adding: the finest detail.
+        residual: the image the network adds to: `average` or `maximum` of both bands, `visible`, or the
+            average with details of both bands, for what `smooth` keeps a network from adding: `pyramid` has
+            the greater at each place (`pyramid_fusion`), `energy` mixes them (`energy_fusion`).
+        detail_gain: of the details that `energy` mixes, above 0.
         smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
             stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
             does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
@@ -93,6 +94,7 @@ class ContourletAutoencoder(FusionBackbone):
         checkpointing: bool = False,
         faithful: bool = False,
         smooth: bool = False,
+        detail_gain: float = 1.0,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2 or heads < 1 or dim % heads:
@@ -109,12 +111,17 @@ class ContourletAutoencoder(FusionBackbone):
                 f"contourlet: stride {stride} and residual '{residual}'; "
                 f"expected 1 or 2, and one of {', '.join(RESIDUALS)}"
             )
+        if detail_gain <= 0 or (detail_gain != 1 and residual != "energy"):
+            raise ValueError(
+                f"contourlet: detail_gain {detail_gain} with residual '{residual}'; "
+                "expected above 0, and other than 1 only with residual=energy"
+            )
         if faithful and (stride != 1 or checkpointing or smooth):
             raise ValueError(
                 "contourlet: faithful needs stride 1 and no smooth, as published, and no checkpointing, "
                 "which would update batch norm's statistics twice"
             )
-        self.stride, self.residual = stride, residual
+        self.stride, self.residual, self.detail_gain = stride, residual, detail_gain
         self.checkpointing, self.faithful, self.smooth = checkpointing, faithful, smooth
         self.embed = nn.Conv2d(1, dim, 3, stride=stride, padding=1, bias=False)
         self.encoder = nn.ModuleList(RestormerBlock(dim, heads) for _ in range(encoder_blocks))
@@ -189,6 +196,7 @@ class ContourletAutoencoder(FusionBackbone):
             "visible": lambda: visible,
             "maximum": lambda: infrared.maximum(visible),
             "pyramid": lambda: pyramid_fusion(infrared, visible),
+            "energy": lambda: energy_fusion(infrared, visible, self.detail_gain),
         }[self.residual]()
 
 
