@@ -1,11 +1,12 @@
-"""The search for the recipe that ships: four rounds of short trainings.
+"""The search for the recipe that ships: five rounds of trainings.
 
     python -m experiments.best_recipe.search --roadscene data/roadscene [--last 1]
 
 1. fidelity: which weights of the pixel loss;
 2. start: which image the network adds to, its size, the learning rate, and SCD's weight again;
 3. guidance: the winner alone, and with each loss that asks a CLIP;
-4. setting: the winner with other networks, data, crops and averaged weights.
+4. setting: the winner with other networks, data, crops and averaged weights;
+5. length: the winner trained for longer, with the weights and the rate that a longer training may want.
 
 Every round ends with the rule of `rule.py`; what wins it is the base of the next. Rounds 3 and 4 take three
 seeds, so that they are ablations too, and crops of 64, less than half the work of the 96 before.
@@ -114,9 +115,9 @@ def starts(start: Recipe, weights: Weights) -> dict[str, tuple[Recipe, Weights]]
     return found
 
 
-def guidances(start: Recipe, weights: Weights) -> dict[str, Recipe]:
+def guidances(start: Recipe, weights: Weights, steps: int = STEPS) -> dict[str, Recipe]:
     """Round 3: the fidelity alone, and with what each CLIP-guided loss adds to it."""
-    prompts = ["loss=promptfusion", f"loss.warmup={STEPS // 5}", *fidelity(weights, "loss.fidelity")]
+    prompts = ["loss=promptfusion", f"loss.warmup={steps // 5}", *fidelity(weights, "loss.fidelity")]
     joined = [f"+loss.of.pixel.{word.removeprefix('loss.')}" for word in fidelity(weights, "loss")]
     described = ["loss=weighted_sum", *joined]
     losses = {
@@ -142,6 +143,31 @@ def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
         "crops of 96": {**start, "crop": ["loader.crop_size=96"]},
         "averaged weights": {**start, "average": ["ema=0.98"]},
         "constant rate": {**start, "rate": ["scheduler=constant"]},
+    }
+
+
+def lengths(start: Recipe, guidance: str, weights: Weights) -> dict[str, Recipe]:
+    """Round 5, one seed: the winner of before, `guidance` its loss, for other numbers of updates.
+
+    What a loss asks for and what the rule counts are not the same, and the longer the training the more so:
+    the longer ones come with other weights and rates, too.
+    """
+
+    def recipe(steps: int, change: Weights | None = None) -> Recipe:
+        schedule = [f"steps={steps}", f"validate_every={steps}"]
+        longer = {**start, "schedule": schedule, "seed": ["seed=0"]}
+        return guidances(longer, {**weights, **(change or {})}, steps)[guidance]
+
+    return {
+        "3000 updates": recipe(3000),
+        "1000 updates": recipe(1000),
+        "1000 updates, ssim 3": recipe(1000, {"ssim": 3}),
+        "1000 updates, difference 3": recipe(1000, {"difference": 3}),
+        "1000 updates, rate 3e-4": {**recipe(1000), "rate": ["optimizer.lr=3e-4"]},
+        "600 updates": recipe(600),
+        "300 updates": recipe(300),
+        "300 updates, rate 3e-4": {**recipe(300), "rate": ["optimizer.lr=3e-4"]},
+        "100 updates": recipe(100),
     }
 
 
@@ -237,7 +263,7 @@ def main() -> None:
     )
     parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
-    parser.add_argument("--last", type=int, choices=(1, 2, 3, 4), default=4, help="stop after this round")
+    parser.add_argument("--last", type=int, choices=(1, 2, 3, 4, 5), default=5, help="stop after this round")
     options = parser.parse_args()
     start = base(options.roadscene)
 
@@ -259,10 +285,14 @@ def main() -> None:
     if options.last == 2:
         return
     recipes = guidances({**chosen, "crop": ["loader.crop_size=64"], "seed": ["seed=0,1,2"]}, weights)
-    chosen = recipes[finish("guidance", recipes)]
+    guidance = finish("guidance", recipes)
     if options.last == 3:
         return
-    finish("setting", settings(chosen, options.roadscene))
+    recipes = settings(recipes[guidance], options.roadscene)
+    chosen = recipes[finish("setting", recipes)]
+    if options.last == 4:
+        return
+    finish("length", lengths(chosen, guidance, weights))
 
 
 if __name__ == "__main__":

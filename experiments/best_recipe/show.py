@@ -13,7 +13,9 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from experiments.best_recipe.rule import LAPLACIAN, load_scenes, trivial
+from experiments.best_recipe.plain import RaisedStart
+from experiments.best_recipe.published import OURS, PYRAMID, compare_gains
+from experiments.best_recipe.rule import LAPLACIAN, Scores, load_scenes, trivial
 from experiments.best_recipe.search import judge, sources, tabulate
 from PIL import Image
 from torch import nn
@@ -26,11 +28,17 @@ from clipfuse.metrics import FusionMetrics
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
 
-NAME, START = "bundled", "bundled, untrained"
+NAME, START, RAISED = "bundled", "bundled, untrained", "untrained, raised by hand"
 SCENES = {  # day, night, people, vehicles, texture, hard light
     "rendered": [f"test-{index:06}" for index in (11, 23, 7, 9, 1, 14)],
     "real": [f"FLIR_{number}" for number in ("04968", "05872", "06621", "05164", "05044", "05573")],
 }
+SHARED = {
+    OURS: NAME,
+    PYRAMID: LAPLACIAN,
+    "maximum": "baseline:maximum",
+    "average": "baseline:average",
+}  # what is scored on published pictures, too
 FUSIONS = {"average": "baseline:average", "maximum": "baseline:maximum", "sum": "baseline:sum"}
 
 
@@ -48,7 +56,7 @@ def draw(network: nn.Module, source: PairSource, names: list[str], height: int) 
         shown = [found[key] for key in (*FUSIONS.values(), LAPLACIAN, NAME)]
         fused = [luma_chroma_to_rgb(plane[0], chroma) for plane in shown]
         rows.append([infrared, luma_chroma_to_rgb(visible, chroma), *fused])
-    return draw_panel(["infrared", "visible", *FUSIONS, "Laplacian pyramid", "ours"], rows, height)
+    return draw_panel(["infrared", "visible", *FUSIONS, PYRAMID, OURS], rows, height)
 
 
 def untrained(network: nn.Module) -> nn.Module:
@@ -58,8 +66,8 @@ def untrained(network: nn.Module) -> nn.Module:
     return start
 
 
-def mutual_information(network: nn.Module, source: PairSource) -> str:
-    """Return MI on the test scenes, which is no part of the rule: a copy of the maximum wins by it."""
+def mutual_information(network: nn.Module, source: PairSource) -> Scores:
+    """Return every candidate's MI on the test scenes, which is no part of the rule: copies win by it."""
     metric = FusionMetrics("cddfuse", ["MI"])
     found: dict[str, list[float]] = {}
     for scene in load_scenes(source, "test"):
@@ -71,7 +79,7 @@ def mutual_information(network: nn.Module, source: PairSource) -> str:
         shown = {name: to_unit(to_bytes(plane)) for name, plane in fused.items()}
         for name, row in metric.score_all(shown, infrared, visible).items():
             found.setdefault(name, []).append(row["MI"])
-    return "MI: " + ", ".join(f"{name} {fmean(values):.2f}" for name, values in found.items())
+    return {name: fmean(values) for name, values in found.items()}
 
 
 def main() -> None:
@@ -91,9 +99,14 @@ def main() -> None:
         "real": options.out / "real.jpg",
     }.items():
         draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
-    networks = {(NAME, 0): network, (START, 0): untrained(network)}
-    table = "\n".join(tabulate(judge(networks, options.roadscene, "test"))[1])
-    table += f"\n\nReal scenes, {mutual_information(network, found['real'])}"
+    start = untrained(network)
+    networks = {(NAME, 0): network, (START, 0): start, (RAISED, 0): RaisedStart(start)}
+    scores = judge(networks, options.roadscene, "test")
+    information = mutual_information(network, found["real"])
+    shared = {label: {**scores["real"][name][0], "MI": information[name]} for label, name in SHARED.items()}
+    table = "\n".join(tabulate(scores)[1])
+    table += "\n\nMI, real scenes: " + ", ".join(f"{name} {value:.2f}" for name, value in information.items())
+    table += f"\n\n**Per cent above the Laplacian pyramid on the same pictures**\n\n{compare_gains(shared)}"
     print(table)
     (options.out / "test.md").write_text(f"{table}\n")
 

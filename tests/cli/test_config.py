@@ -26,7 +26,7 @@ ONLY_YOURS = {
     ],
     ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
     ("data", "mixed"): ["data.sources.roadscene.root=somewhere"],
-    ("experiment", "best"): ["data.root=somewhere"],
+    ("experiment", "best"): ["data.sources.roadscene.root=somewhere"],
     ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
     ("backbone", "custom"): ["backbone._target_=clipfuse.backbones.conv_tiny.ConvTiny"],
 }

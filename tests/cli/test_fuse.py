@@ -96,8 +96,7 @@ def test_the_bundled_network_is_that_of_experiment_best_and_of_its_card() -> Non
     assert len(content) < 5e6
     assert hashlib.sha256(content).hexdigest() in BUNDLED.with_name("MODEL_CARD.md").read_text()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        # detail_gain came after these weights, which are of its default.
-        assert compose("train", ["experiment=best"]).backbone == {"detail_gain": 1.0, **node}
+        assert compose("train", ["experiment=best"]).backbone == node
 
 
 def test_two_files(clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:

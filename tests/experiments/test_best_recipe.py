@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 import torch
-from experiments.best_recipe import rule, search
+from experiments.best_recipe import published, rule, search
 from experiments.best_recipe.plain import PlainAutoencoder
 from experiments.compare_losses.study import composed
 
@@ -59,8 +59,12 @@ def test_every_recipe_composes() -> None:
     first = search.fidelities(search.base("pairs"))
     second = {name: recipe for name, (recipe, _) in search.starts(first["all"], weights).items()}
     third = search.guidances(second["pyramid"], weights)
-    recipes = {**first, **second, **third, **search.settings(third["promptfusion"], "pairs")}
-    assert len(recipes) == 12 + 15 + 7 + 7
+    fourth = search.settings(third["promptfusion"], "pairs")
+    fifth = search.lengths(fourth["crops of 96"], "promptfusion", weights)
+    recipes = {**first, **second, **third, **fourth, **fifth}
+    assert len(recipes) == 12 + 15 + 7 + 7 + 9
+    assert "loss.warmup=20" in fifth["100 updates"]["loss"]
+    assert "loss.fidelity.ssim_weight=3" in fifth["1000 updates, ssim 3"]["loss"]
     for recipe in recipes.values():
         config = composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")])
         config.name = "test"
@@ -91,3 +95,19 @@ def test_the_plain_network_has_as_many_parameters() -> None:
     plane = torch.rand(1, 1, 64, 64)
     coarse, plain = (network.detail.subbands(plane) for network in networks)
     assert [subband.shape for subband in coarse] == [subband.shape for subband in plain]
+
+
+def test_gains_over_the_pyramid_are_compared_across_pictures() -> None:
+    scores = published.read_published()["TNO"]
+    # Pictures on which every score is twice as high change nothing: MI, VIF and Qabf are ahead of CDDFuse.
+    ours = {
+        name: {metric: 2 * value for metric, value in scores[key].items()}
+        for name, key in ((published.OURS, "maximum"), (published.PYRAMID, published.PYRAMID))
+    }
+    table = published.compare_gains(ours).splitlines()
+    assert len(table) == 2 + 1 + 11 + 5
+    assert table[2] == "| ours | our test scenes | +1 | +23 | -22 | +280 | -7 | +35 | +11 | -2 |  |"
+    row = next(line for line in table if line.startswith("| CDDFuse | TNO"))
+    assert row == "| CDDFuse | TNO | +5 | +41 | +3 | +77 | +7 | +13 | +0 | +1 | 3 of 8 |"
+    # A tie is not more: the same method against itself.
+    assert next(line for line in table if line.startswith("| maximum | TNO")).endswith("| 0 of 8 |")
