@@ -35,10 +35,11 @@ class _PlainUNet(ContourletUNet):
 
 
 class RaisedStart(nn.Module):
-    """Add to a fusion half of what the average of both bands has at its largest scales: no training.
+    """Add to a fusion half the deviation of the bands' average from its mean, at its largest scales.
 
-    What is a network worth that adds mostly contrast of large areas? The half ranked best of 0.3, 0.5, 0.7
-    and 1 on the validation scenes. Own design.
+    The comparison for a network that adds mostly contrast of large areas; nothing is trained. The scales are
+    those above four levels of a Laplacian pyramid; the half ranked best of 0.3, 0.5, 0.7 and 1 on the
+    validation scenes. Own design.
 
     Args:
         start: the fusion, such as an untrained network.

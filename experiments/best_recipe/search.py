@@ -142,7 +142,7 @@ def settings(start: Recipe, roadscene: str) -> dict[str, Recipe]:
         "rendered pairs only": {**start, "data": ["data=synthetic", "data.train=120"]},
         "crops of 96": {**start, "crop": ["loader.crop_size=96"]},
         "averaged weights": {**start, "average": ["ema=0.98"]},
-        "constant rate": {**start, "rate": ["scheduler=constant"]},
+        "constant rate": {**start, "scheduler": ["scheduler=constant"]},
     }
 
 

@@ -3,7 +3,7 @@
     python -m experiments.best_recipe.show --roadscene data/roadscene [--checkpoint C]
 
 Draws rendered scenes into `panel.jpg` beside this file; into `--out` real ones (`real.jpg`, for your eyes
-alone), and the scores on whole scenes that neither the training nor the search saw (`test.md`).
+alone), and the scores on the validation scenes (`validation.md`) and on the test scenes (`test.md`).
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 from experiments.best_recipe.plain import RaisedStart
 from experiments.best_recipe.published import OURS, PYRAMID, compare_gains
 from experiments.best_recipe.rule import LAPLACIAN, Scores, load_scenes, trivial
-from experiments.best_recipe.search import judge, sources, tabulate
+from experiments.best_recipe.search import Networks, judge, sources, tabulate
 from PIL import Image
 from torch import nn
 
@@ -29,21 +29,25 @@ from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
 
 NAME, START, RAISED = "bundled", "bundled, untrained", "untrained, raised by hand"
+FROM_OURS = "grey levels from the bundled"
 SCENES = {  # day, night, people, vehicles, texture, hard light
     "rendered": [f"test-{index:06}" for index in (11, 23, 7, 9, 1, 14)],
     "real": [f"FLIR_{number}" for number in ("04968", "05872", "06621", "05164", "05044", "05573")],
 }
-SHARED = {
-    OURS: NAME,
-    PYRAMID: LAPLACIAN,
-    "maximum": "baseline:maximum",
+FUSIONS = {  # of a panel, by label
     "average": "baseline:average",
-}  # what is scored on published pictures, too
-FUSIONS = {"average": "baseline:average", "maximum": "baseline:maximum", "sum": "baseline:sum"}
+    "maximum": "baseline:maximum",
+    "sum": "baseline:sum",
+    PYRAMID: LAPLACIAN,
+    "untrained": START,
+    OURS: NAME,
+}
+PUBLISHED = (OURS, PYRAMID, "maximum", "average")  # labels of what has published scores, and ours
 
 
 def draw(network: nn.Module, source: PairSource, names: list[str], height: int) -> Image.Image:
-    """Return a row for each scene: both bands, the trivial fusions, ours."""
+    """Return a row for each scene: both bands, the trivial fusions, ours untrained and trained."""
+    start = untrained(network)
     rows = []
     for name in names:
         planes = whole(source.load(name))
@@ -51,35 +55,43 @@ def draw(network: nn.Module, source: PairSource, names: list[str], height: int) 
         with torch.inference_mode():
             found = {
                 **trivial(infrared[None], visible[None]),
+                START: start(infrared[None], visible[None]).fused,
                 NAME: network(infrared[None], visible[None]).fused,
             }
-        shown = [found[key] for key in (*FUSIONS.values(), LAPLACIAN, NAME)]
+        shown = [found[key] for key in FUSIONS.values()]
         fused = [luma_chroma_to_rgb(plane[0], chroma) for plane in shown]
         rows.append([infrared, luma_chroma_to_rgb(visible, chroma), *fused])
-    return draw_panel(["infrared", "visible", *FUSIONS, PYRAMID, OURS], rows, height)
+    return draw_panel(["infrared", "visible", *FUSIONS], rows, height)
 
 
 def untrained(network: nn.Module) -> nn.Module:
-    """Return the network as it was before training, when it showed the image it adds to."""
+    """Return a copy that adds nothing: it shows the image it starts from, as before its training."""
     start = copy.deepcopy(network)
     nn.init.zeros_(start.get_parameter("render.weight"))
     return start
 
 
-def mutual_information(network: nn.Module, source: PairSource) -> Scores:
-    """Return every candidate's MI on the test scenes, which is no part of the rule: copies win by it."""
+def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]:
+    """Return what is no part of the rule, of every candidate on the test scenes.
+
+    `MI`, by which copies win, and `FROM_OURS`, how many grey levels it is from the first network on average.
+    """
     metric = FusionMetrics("cddfuse", ["MI"])
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[str, list[float]]] = {}
     for scene in load_scenes(source, "test"):
         infrared, visible = scene["infrared"], scene["visible"]
         assert infrared is not None
         assert visible is not None
         with torch.inference_mode():
-            fused = {**trivial(infrared, visible), NAME: network(infrared, visible).fused}
+            fused = {name: network(infrared, visible).fused for (name, _), network in networks.items()}
+        ours = next(iter(fused.values()))
+        fused = {**fused, **trivial(infrared, visible)}
         shown = {name: to_unit(to_bytes(plane)) for name, plane in fused.items()}
         for name, row in metric.score_all(shown, infrared, visible).items():
-            found.setdefault(name, []).append(row["MI"])
-    return {name: fmean(values) for name, values in found.items()}
+            row[FROM_OURS] = 255 * float((fused[name] - ours).abs().mean())
+            for key, value in row.items():
+                found.setdefault(name, {}).setdefault(key, []).append(value)
+    return {name: {key: fmean(values) for key, values in row.items()} for name, row in found.items()}
 
 
 def main() -> None:
@@ -101,14 +113,25 @@ def main() -> None:
         draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
     start = untrained(network)
     networks = {(NAME, 0): network, (START, 0): start, (RAISED, 0): RaisedStart(start)}
+    write(options.out / "validation.md", tabulate(judge(networks, options.roadscene))[1])
     scores = judge(networks, options.roadscene, "test")
-    information = mutual_information(network, found["real"])
-    shared = {label: {**scores["real"][name][0], "MI": information[name]} for label, name in SHARED.items()}
-    table = "\n".join(tabulate(scores)[1])
-    table += "\n\nMI, real scenes: " + ", ".join(f"{name} {value:.2f}" for name, value in information.items())
-    table += f"\n\n**Per cent above the Laplacian pyramid on the same pictures**\n\n{compare_gains(shared)}"
-    print(table)
-    (options.out / "test.md").write_text(f"{table}\n")
+    others = beside_the_rule(networks, found["real"])
+    lines = [*tabulate(scores)[1], "\n**real scenes, beside the rule**\n"]
+    lines += [f"| recipe | MI | {FROM_OURS} |", "|---|---|---|"]
+    lines += [f"| {name} | {row['MI']:.2f} | {row[FROM_OURS]:.1f} |" for name, row in others.items()]
+    published = {
+        label: {**scores["real"][FUSIONS[label]][0], "MI": others[FUSIONS[label]]["MI"]}
+        for label in PUBLISHED
+    }
+    lines += ["\n**per cent above the Laplacian pyramid on the same pictures**\n", compare_gains(published)]
+    write(options.out / "test.md", lines)
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """Print and write the lines."""
+    text = "\n".join(lines)
+    print(f"{path.stem}\n{text}\n")
+    path.write_text(f"{text}\n")
 
 
 if __name__ == "__main__":

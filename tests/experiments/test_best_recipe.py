@@ -1,11 +1,12 @@
-"""The rule of the recipe search, and the network without its contourlet."""
+"""The rule of the recipe search, its recipes, its plain alternatives, and published scores."""
 
 from itertools import chain
 
 import pytest
 import torch
 from experiments.best_recipe import published, rule, search
-from experiments.best_recipe.plain import PlainAutoencoder
+from experiments.best_recipe.plain import PlainAutoencoder, RaisedStart
+from experiments.best_recipe.show import untrained
 from experiments.compare_losses.study import composed
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
@@ -13,6 +14,8 @@ from clipfuse.cli.config import check_config
 from clipfuse.cli.train import GROUPS
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine.run import TrainSettings
+from clipfuse.ops.pyramid import energy_fusion
+from clipfuse.types import FusionOutput
 
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
 
@@ -111,3 +114,28 @@ def test_gains_over_the_pyramid_are_compared_across_pictures() -> None:
     assert row == "| CDDFuse | TNO | +5 | +41 | +3 | +77 | +7 | +13 | +0 | +1 | 3 of 8 |"
     # A tie is not more: the same method against itself.
     assert next(line for line in table if line.startswith("| maximum | TNO")).endswith("| 0 of 8 |")
+
+
+def test_the_untrained_network_shows_its_start() -> None:
+    network = ContourletAutoencoder(**SMALL, residual="energy", detail_gain=1.1)
+    torch.nn.init.normal_(network.render.weight)
+    infrared, visible = torch.rand(2, 1, 1, 64, 64)
+    start = energy_fusion(infrared, visible, 1.1).clamp(0.01, 0.99)
+    # sigmoid(logit(x)) in float32 is x but for some rounding, 1e-7 each.
+    torch.testing.assert_close(untrained(network)(infrared, visible).fused, start, rtol=0, atol=1e-6)
+    assert not torch.allclose(network(infrared, visible).fused, start, atol=1e-3)
+
+
+def test_a_start_raised_by_hand() -> None:
+    class Average(torch.nn.Module):
+        def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> FusionOutput:
+            return FusionOutput((infrared + visible) / 2)
+
+    raised = RaisedStart(Average())
+    flat = torch.full((1, 1, 64, 64), 0.3)
+    torch.testing.assert_close(raised(flat, flat).fused, flat)
+    # A ramp is flat in every detail but near the border: half of what it deviates is added.
+    ramp = torch.linspace(0.3, 0.5, 256).expand(1, 1, 256, 256)
+    fused = raised(ramp, ramp).fused[..., 64:-64]
+    expected = (ramp + (ramp - 0.4) / 2)[..., 64:-64]
+    assert float((fused - expected).abs().max()) < 1 / 255

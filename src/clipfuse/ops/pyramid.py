@@ -54,11 +54,11 @@ def energy_fusion(infrared: Tensor, visible: Tensor, gain: float = 1.0, levels: 
     detail = gain min(2, sqrt(E / E_m)) m, m = (E_I d_I + E_V d_V) / (E_I + E_V)
     E = E_s + E_w - C^2 / E_s, s the stronger and w the weaker band
 
-    The energies E of the details, and of their product, C, are means under a binomial window of 5 px, with a
-    quarter of a grey level squared added. Each band has the share of its energy in the mixture, which goes
-    smoothly from one to the other; the choice of the greater leaves edges that neither has. The mixture
-    then gets the energy of the stronger band, and of what that does not explain of the weaker one: the
-    fusion of an image with itself is the image.
+    The energies E of the details d and of their mixture m, and C of their product, are means under a binomial
+    window of 5 px, plus the square of a quarter of a grey level. Each band has the share of its energy in
+    the mixture, which goes smoothly from one to the other; the choice of the greater leaves edges that
+    neither has. The mixture is then scaled, by at most 2, to the energy of the stronger band and of what that does not
+    explain of the weaker one: the fusion of an image with itself is the image.
 
     Source: salience by local energy after Burt and Kolczynski, ICCV 1993; shares everywhere instead of their
     choice, and the energy of both, are own design.
