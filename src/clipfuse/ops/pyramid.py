@@ -57,8 +57,8 @@ def energy_fusion(infrared: Tensor, visible: Tensor, gain: float = 1.0, levels: 
     The energies E of the details d and of their mixture m, and C of their product, are means under a binomial
     window of 5 px, plus the square of a quarter of a grey level. Each band has the share of its energy in
     the mixture, which goes smoothly from one to the other; the choice of the greater leaves edges that
-    neither has. The mixture is then scaled, by at most 2, to the energy of the stronger band and of what that does not
-    explain of the weaker one: the fusion of an image with itself is the image.
+    neither has. The mixture is then scaled, by at most 2, to the energy of the stronger band and of what that
+    does not explain of the weaker one: the fusion of an image with itself is the image.
 
     Source: salience by local energy after Burt and Kolczynski, ICCV 1993; shares everywhere instead of their
     choice, and the energy of both, are own design.
