@@ -1,14 +1,11 @@
-"""Plain alternatives: the network without its contourlet, and the image it starts from, raised by hand."""
+"""The shared network without its contourlet, and with as many parameters: what is the transform worth?"""
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder, ContourletUNet
-from clipfuse.ops.pyramid import collapse_pyramid, laplacian_pyramid
-from clipfuse.types import FusionOutput
 
 
 class PlainAutoencoder(ContourletAutoencoder):
@@ -32,26 +29,3 @@ class _PlainUNet(ContourletUNet):
         """Return the plane at 1/2, 1/4, 1/8 and 1/16 of the sides, repeated 8, 8, 8 and 4 times."""
         counts = {2: 8, 4: 8, 8: 8, 16: 4}
         return [F.avg_pool2d(plane, side).expand(-1, count, -1, -1) for side, count in counts.items()]
-
-
-class RaisedStart(nn.Module):
-    """Add to a fusion half the deviation of the bands' average from its mean, at its largest scales.
-
-    The comparison for a network that adds mostly contrast of large areas; nothing is trained. The scales are
-    those above four levels of a Laplacian pyramid; the half ranked best of 0.3, 0.5, 0.7 and 1 on the
-    validation scenes. Own design.
-
-    Args:
-        start: the fusion, such as an untrained network.
-    """
-
-    def __init__(self, start: nn.Module) -> None:
-        super().__init__()
-        self.start = start
-
-    def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
-        """Fuse (N, 1, H, W) bands in [0, 1]."""
-        details, base = laplacian_pyramid((infrared + visible) / 2, 4)
-        large = collapse_pyramid([torch.zeros_like(detail) for detail in details], base)
-        fused = self.start(infrared, visible).fused
-        return FusionOutput((fused + (large - large.mean((2, 3), keepdim=True)) / 2).clamp(0, 1))

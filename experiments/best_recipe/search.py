@@ -102,12 +102,23 @@ def starts(start: Recipe, weights: Weights) -> dict[str, tuple[Recipe, Weights]]
         "energy": {**start, "network": energy},
     }
     found = {name: (recipe, weights) for name, recipe in recipes.items()}
-    for name, layers, differences in (
+    choices: list[tuple[str, list[str], Sequence[int]]] = [
         ("pyramid", pyramid, (3, 10)),
         ("energy", energy, (10,)),
-        ("energy 1.1", [*energy, "backbone.detail_gain=1.1"], (3, 5, 10)),
-        ("energy 1.2", [*energy, "backbone.detail_gain=1.2"], (5, 10)),
-    ):
+    ]
+    for (detail, large), tried in {
+        (1.1, 1.0): (3, 5, 10),
+        (1.2, 1.0): (5, 10),
+        (1.1, 1.3): (3, 10),
+        (1.1, 1.5): (1, 3, 10),
+        (1.1, 1.7): (3,),
+        (1.2, 1.3): (5,),
+        (1.2, 1.5): (3,),
+    }.items():
+        gains = [f"backbone.detail_gain={detail}", f"backbone.base_gain={large}"]
+        name = f"energy {detail}" if large == 1 else f"energy {detail}, base {large}"
+        choices.append((name, [*energy, *gains], tried))
+    for name, layers, differences in choices:
         for more in differences:
             changed = {**weights, "difference": more}
             recipe = {**start, "network": layers, "loss": ["loss=pixel", *fidelity(changed, "loss")]}

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from experiments.best_recipe.plain import RaisedStart
 from experiments.best_recipe.published import OURS, PYRAMID, compare_gains
 from experiments.best_recipe.rule import LAPLACIAN, Scores, load_scenes, trivial
 from experiments.best_recipe.search import Networks, judge, sources, tabulate
@@ -28,7 +27,7 @@ from clipfuse.metrics import FusionMetrics
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
 
-NAME, START, RAISED = "bundled", "bundled, untrained", "untrained, raised by hand"
+NAME, START = "bundled", "bundled, untrained"
 FROM_OURS = "grey levels from the bundled"
 SCENES = {  # day, night, people, vehicles, texture, hard light
     "rendered": [f"test-{index:06}" for index in (11, 23, 7, 9, 1, 14)],
@@ -111,8 +110,7 @@ def main() -> None:
         "real": options.out / "real.jpg",
     }.items():
         draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
-    start = untrained(network)
-    networks = {(NAME, 0): network, (START, 0): start, (RAISED, 0): RaisedStart(start)}
+    networks = {(NAME, 0): network, (START, 0): untrained(network)}
     write(options.out / "validation.md", tabulate(judge(networks, options.roadscene))[1])
     scores = judge(networks, options.roadscene, "test")
     others = beside_the_rule(networks, found["real"])

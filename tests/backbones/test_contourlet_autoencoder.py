@@ -41,14 +41,14 @@ def test_any_size(stride: int, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("residual", ["average", "visible", "maximum", "pyramid", "energy"])
 def test_untrained_it_is_its_residual(residual: str) -> None:
     infrared, visible = (0.1 + 0.8 * images(2, 1, 32, width)[..., :32] for width in (32, 33))
-    gain = 1.2 if residual == "energy" else 1.0
-    network = ContourletAutoencoder(8, 2, 1, 1, 4, 2, residual=residual, detail_gain=gain)
+    gains = {"detail_gain": 1.2, "base_gain": 1.1} if residual == "energy" else {}
+    network = ContourletAutoencoder(8, 2, 1, 1, 4, 2, residual=residual, **gains)
     expected = {
         "average": (infrared + visible) / 2,
         "visible": visible,
         "maximum": infrared.maximum(visible),
         "pyramid": pyramid_fusion(infrared, visible).clamp(0.01, 0.99),
-        "energy": energy_fusion(infrared, visible, gain).clamp(0.01, 0.99),
+        "energy": energy_fusion(infrared, visible, **gains).clamp(0.01, 0.99),
     }[residual]
     # float32 logit and sigmoid of values up to 0.9.
     torch.testing.assert_close(network(infrared, visible).fused, expected, rtol=0, atol=1e-6)
@@ -222,8 +222,15 @@ def test_the_faithful_network_is_as_published() -> None:
         ({"unet_width": 0}, "width of 1 or more"),
         ({"stride": 4}, "stride 4"),
         ({"residual": "infrared"}, "residual 'infrared'; expected 1 or 2, and one of average, visible"),
-        ({"residual": "energy", "detail_gain": 0}, "detail_gain 0 with residual 'energy'; expected above 0"),
-        ({"residual": "pyramid", "detail_gain": 1.2}, "detail_gain 1.2 with residual 'pyramid'"),
+        (
+            {"residual": "energy", "detail_gain": 0},
+            "detail_gain 0 and base_gain 1.0 with residual 'energy'; expected above 0",
+        ),
+        (
+            {"residual": "pyramid", "detail_gain": 1.2},
+            "detail_gain 1.2 and base_gain 1.0 with residual 'pyramid'",
+        ),
+        ({"base_gain": 1.2}, "detail_gain 1.0 and base_gain 1.2 with residual 'average'"),
         ({"faithful": True, "stride": 2}, "faithful needs stride 1"),
         ({"faithful": True, "smooth": True}, "faithful needs stride 1 and no smooth"),
         ({"faithful": True, "checkpointing": True}, "batch norm's statistics twice"),

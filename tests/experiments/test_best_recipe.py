@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 import torch
 from experiments.best_recipe import published, rule, search
-from experiments.best_recipe.plain import PlainAutoencoder, RaisedStart
+from experiments.best_recipe.plain import PlainAutoencoder
 from experiments.best_recipe.show import untrained
 from experiments.compare_losses.study import composed
 
@@ -15,7 +15,6 @@ from clipfuse.cli.train import GROUPS
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine.run import TrainSettings
 from clipfuse.ops.pyramid import energy_fusion
-from clipfuse.types import FusionOutput
 
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
 
@@ -65,7 +64,7 @@ def test_every_recipe_composes() -> None:
     fourth = search.settings(third["promptfusion"], "pairs")
     fifth = search.lengths(fourth["crops of 96"], "promptfusion", weights)
     recipes = {**first, **second, **third, **fourth, **fifth}
-    assert len(recipes) == 12 + 15 + 7 + 7 + 9
+    assert len(recipes) == 12 + 23 + 7 + 7 + 9
     assert "loss.warmup=20" in fifth["100 updates"]["loss"]
     assert "loss.fidelity.ssim_weight=3" in fifth["1000 updates, ssim 3"]["loss"]
     for recipe in recipes.values():
@@ -117,25 +116,10 @@ def test_gains_over_the_pyramid_are_compared_across_pictures() -> None:
 
 
 def test_the_untrained_network_shows_its_start() -> None:
-    network = ContourletAutoencoder(**SMALL, residual="energy", detail_gain=1.1)
+    network = ContourletAutoencoder(**SMALL, residual="energy", detail_gain=1.1, base_gain=1.3)
     torch.nn.init.normal_(network.render.weight)
     infrared, visible = torch.rand(2, 1, 1, 64, 64)
-    start = energy_fusion(infrared, visible, 1.1).clamp(0.01, 0.99)
+    start = energy_fusion(infrared, visible, 1.1, 1.3).clamp(0.01, 0.99)
     # sigmoid(logit(x)) in float32 is x but for some rounding, 1e-7 each.
     torch.testing.assert_close(untrained(network)(infrared, visible).fused, start, rtol=0, atol=1e-6)
     assert not torch.allclose(network(infrared, visible).fused, start, atol=1e-3)
-
-
-def test_a_start_raised_by_hand() -> None:
-    class Average(torch.nn.Module):
-        def forward(self, infrared: torch.Tensor, visible: torch.Tensor) -> FusionOutput:
-            return FusionOutput((infrared + visible) / 2)
-
-    raised = RaisedStart(Average())
-    flat = torch.full((1, 1, 64, 64), 0.3)
-    torch.testing.assert_close(raised(flat, flat).fused, flat)
-    # A ramp is flat in every detail but near the border: half of what it deviates is added.
-    ramp = torch.linspace(0.3, 0.5, 256).expand(1, 1, 256, 256)
-    fused = raised(ramp, ramp).fused[..., 64:-64]
-    expected = (ramp + (ramp - 0.4) / 2)[..., 64:-64]
-    assert float((fused - expected).abs().max()) < 1 / 255

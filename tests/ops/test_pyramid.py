@@ -61,9 +61,11 @@ def test_the_energy_of_both_is_kept(likeness: float, strongest: float) -> None:
     gains = [min(2.0, (limit[place] / local(mixed**2, *place)) ** 0.5) for place in np.ndindex(*first.shape)]
     assert max(gains) >= strongest
     expected = torch.from_numpy(1.2 * np.reshape(gains, first.shape) * mixed)[None, None]
-    fused = energy_fusion(infrared, visible, gain=1.2, levels=1)
+    fused = energy_fusion(infrared, visible, detail_gain=1.2, base_gain=1.5, levels=1)
+    average = (level + color) / 2
+    base = 1.5 * average - 0.5 * average.mean()
     # float64: sums of 25 products below 1
-    torch.testing.assert_close(fused, collapse_pyramid([expected], (level + color) / 2), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fused, collapse_pyramid([expected], base), rtol=0, atol=1e-12)
 
 
 def test_mixed_details_leave_less_that_neither_band_has() -> None:

@@ -66,6 +66,7 @@ class ContourletAutoencoder(FusionBackbone):
             average with details of both bands, for what `smooth` keeps a network from adding: `pyramid` has
             the greater at each place (`pyramid_fusion`), `energy` mixes them (`energy_fusion`).
         detail_gain: of the details that `energy` mixes, above 0.
+        base_gain: of what its details leave of the average, above 0; 2 is the sum of both bands' deviations.
         smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
             stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
             does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
@@ -95,6 +96,7 @@ class ContourletAutoencoder(FusionBackbone):
         faithful: bool = False,
         smooth: bool = False,
         detail_gain: float = 1.0,
+        base_gain: float = 1.0,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2 or heads < 1 or dim % heads:
@@ -111,17 +113,18 @@ class ContourletAutoencoder(FusionBackbone):
                 f"contourlet: stride {stride} and residual '{residual}'; "
                 f"expected 1 or 2, and one of {', '.join(RESIDUALS)}"
             )
-        if detail_gain <= 0 or (detail_gain != 1 and residual != "energy"):
+        gains = detail_gain, base_gain
+        if min(gains) <= 0 or (gains != (1, 1) and residual != "energy"):
             raise ValueError(
-                f"contourlet: detail_gain {detail_gain} with residual '{residual}'; "
-                "expected above 0, and other than 1 only with residual=energy"
+                f"contourlet: detail_gain {detail_gain} and base_gain {base_gain} with residual '{residual}';"
+                " expected above 0, and other than 1 only with residual=energy"
             )
         if faithful and (stride != 1 or checkpointing or smooth):
             raise ValueError(
                 "contourlet: faithful needs stride 1 and no smooth, as published, and no checkpointing, "
                 "which would update batch norm's statistics twice"
             )
-        self.stride, self.residual, self.detail_gain = stride, residual, detail_gain
+        self.stride, self.residual, self.gains = stride, residual, gains
         self.checkpointing, self.faithful, self.smooth = checkpointing, faithful, smooth
         self.embed = nn.Conv2d(1, dim, 3, stride=stride, padding=1, bias=False)
         self.encoder = nn.ModuleList(RestormerBlock(dim, heads) for _ in range(encoder_blocks))
@@ -196,7 +199,7 @@ class ContourletAutoencoder(FusionBackbone):
             "visible": lambda: visible,
             "maximum": lambda: infrared.maximum(visible),
             "pyramid": lambda: pyramid_fusion(infrared, visible),
-            "energy": lambda: energy_fusion(infrared, visible, self.detail_gain),
+            "energy": lambda: energy_fusion(infrared, visible, *self.gains),
         }[self.residual]()
 
 

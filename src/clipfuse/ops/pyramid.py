@@ -48,10 +48,12 @@ def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor
     return collapse_pyramid(_greater(thermal, seen), (warm + color) / 2)
 
 
-def energy_fusion(infrared: Tensor, visible: Tensor, gain: float = 1.0, levels: int = 4) -> Tensor:
+def energy_fusion(
+    infrared: Tensor, visible: Tensor, detail_gain: float = 1.0, base_gain: float = 1.0, levels: int = 4
+) -> Tensor:
     """Fuse by Laplacian pyramids: details by their local energy, the average of what is left.
 
-    detail = gain min(2, sqrt(E / E_m)) m, m = (E_I d_I + E_V d_V) / (E_I + E_V)
+    detail = detail_gain min(2, sqrt(E / E_m)) m, m = (E_I d_I + E_V d_V) / (E_I + E_V)
     E = E_s + E_w - C^2 / E_s, s the stronger and w the weaker band
 
     The energies E of the details d and of their mixture m, and C of their product, are means under a binomial
@@ -66,7 +68,8 @@ def energy_fusion(infrared: Tensor, visible: Tensor, gain: float = 1.0, levels: 
     Args:
         infrared: (N, C, H, W).
         visible: the same shape.
-        gain: of the details.
+        detail_gain: of the details.
+        base_gain: of what is left of the average, about its mean.
         levels: scales of detail; see `laplacian_pyramid`.
 
     Returns:
@@ -79,8 +82,10 @@ def energy_fusion(infrared: Tensor, visible: Tensor, gain: float = 1.0, levels: 
         mixed = (warmth * first + light * second) / (warmth + light)
         energy = warmth + light - both.square() / warmth.maximum(light)
         kept = (energy / _local(mixed, mixed)).sqrt().clamp(max=2)
-        details.append(gain * kept * mixed)
-    return collapse_pyramid(details, (warm + color) / 2)
+        details.append(detail_gain * kept * mixed)
+    base = (warm + color) / 2
+    level = base.mean((2, 3), keepdim=True)
+    return collapse_pyramid(details, level + base_gain * (base - level))
 
 
 def _local(first: Tensor, second: Tensor) -> Tensor:
