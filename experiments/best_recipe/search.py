@@ -3,7 +3,7 @@
     python -m experiments.best_recipe.search --roadscene data/roadscene [--last 1]
 
 1. fidelity: which weights of the pixel loss;
-2. start: which image the network adds to, its size, the learning rate, and SCD's weight again;
+2. start: which image the network adds to, the network's size, the learning rate, and SCD's weight again;
 3. guidance: the winner alone, and with each loss that asks a CLIP;
 4. setting: the winner with other networks, data, crops and averaged weights;
 5. length: the winner trained for longer, with the weights and the rate that a longer training may want.
@@ -86,7 +86,7 @@ def fidelities(start: Recipe) -> dict[str, Recipe]:
 
 
 def starts(start: Recipe, weights: Weights) -> dict[str, tuple[Recipe, Weights]]:
-    """Round 2, one seed: what the network adds to, its size, how fast it learns, and weights again.
+    """Round 2, one seed: what the network adds to, the network's size, its rate, and weights again.
 
     The weights once more, because what a network must still do depends on where it starts.
     """

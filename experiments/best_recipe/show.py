@@ -1,4 +1,4 @@
-"""The recipe that ships, beside the trivial fusions: scores on the test scenes, and six panels.
+"""The recipe that ships, beside the trivial fusions: scores on the test scenes, and panels of six scenes.
 
     python -m experiments.best_recipe.show --roadscene data/roadscene [--checkpoint C]
 

@@ -66,7 +66,8 @@ class ContourletAutoencoder(FusionBackbone):
             average with details of both bands, for what `smooth` keeps a network from adding: `pyramid` has
             the greater at each place (`pyramid_fusion`), `energy` mixes them (`energy_fusion`).
         detail_gain: of the details that `energy` mixes, above 0.
-        base_gain: of what its details leave of the average, above 0; 2 is the sum of both bands' deviations.
+        base_gain: of the large scales, the average of what its details leave, about its mean; above 0. With 2
+            they are the sum of both bands' deviations.
         smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
             stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
             does not see it, one that sees it larger may like it. With the filter they cannot. Own design.

@@ -51,8 +51,9 @@ def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor
 def energy_fusion(
     infrared: Tensor, visible: Tensor, detail_gain: float = 1.0, base_gain: float = 1.0, levels: int = 4
 ) -> Tensor:
-    """Fuse by Laplacian pyramids: details by their local energy, the average of what is left.
+    """Fuse by Laplacian pyramids: details by their local energy, the average b of what is left.
 
+    base = mean(b) + base_gain (b - mean(b))
     detail = detail_gain min(2, sqrt(E / E_m)) m, m = (E_I d_I + E_V d_V) / (E_I + E_V)
     E = E_s + E_w - C^2 / E_s, s the stronger and w the weaker band
 
@@ -60,7 +61,7 @@ def energy_fusion(
     window of 5 px, plus the square of a quarter of a grey level. Each band has the share of its energy in
     the mixture, which goes smoothly from one to the other; the choice of the greater leaves edges that
     neither has. The mixture is then scaled, by at most 2, to the energy of the stronger band and of what that
-    does not explain of the weaker one: the fusion of an image with itself is the image.
+    does not explain of the weaker one: with gains of 1 the fusion of an image with itself is the image.
 
     Source: salience by local energy after Burt and Kolczynski, ICCV 1993; shares everywhere instead of their
     choice, and the energy of both, are own design.
@@ -69,7 +70,7 @@ def energy_fusion(
         infrared: (N, C, H, W).
         visible: the same shape.
         detail_gain: of the details.
-        base_gain: of what is left of the average, about its mean.
+        base_gain: of the average of what is left, about its mean.
         levels: scales of detail; see `laplacian_pyramid`.
 
     Returns:
