@@ -6,7 +6,7 @@
 2. start: which image the network adds to, the network's size, the learning rate, and SCD's weight again;
 3. guidance: the winner alone, and with each loss that asks a CLIP;
 4. setting: the winner with other networks, data, crops and averaged weights;
-5. length: the winner trained for longer, with the weights and the rate that a longer training may want.
+5. length: the winner for other numbers of updates, with the weights and the rate that more of them may want.
 
 Every round ends with the rule of `rule.py`; what wins it is the base of the next. Rounds 3 and 4 take three
 seeds, so that they are ablations too, and crops of 64, less than half the work of the 96 before.
@@ -164,16 +164,16 @@ def lengths(start: Recipe, guidance: str, weights: Weights) -> dict[str, Recipe]
     the longer ones come with other weights and rates, too.
     """
 
-    def recipe(steps: int, change: Weights | None = None) -> Recipe:
+    def recipe(steps: int, **change: float) -> Recipe:
         schedule = [f"steps={steps}", f"validate_every={steps}"]
         longer = {**start, "schedule": schedule, "seed": ["seed=0"]}
-        return guidances(longer, {**weights, **(change or {})}, steps)[guidance]
+        return guidances(longer, {**weights, **change}, steps)[guidance]
 
     return {
         "3000 updates": recipe(3000),
         "1000 updates": recipe(1000),
-        "1000 updates, ssim 3": recipe(1000, {"ssim": 3}),
-        "1000 updates, difference 3": recipe(1000, {"difference": 3}),
+        "1000 updates, ssim 3": recipe(1000, ssim=3),
+        "1000 updates, difference 3": recipe(1000, difference=3),
         "1000 updates, rate 3e-4": {**recipe(1000), "rate": ["optimizer.lr=3e-4"]},
         "600 updates": recipe(600),
         "300 updates": recipe(300),

@@ -17,7 +17,7 @@ from experiments.best_recipe.published import OURS, PYRAMID, compare_gains
 from experiments.best_recipe.rule import LAPLACIAN, Scores, load_scenes, trivial
 from experiments.best_recipe.search import Networks, judge, sources, tabulate
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
@@ -44,22 +44,22 @@ FUSIONS = {  # of a panel, by label
 PUBLISHED = (OURS, PYRAMID, "maximum", "average")  # labels of what has published scores, and ours
 
 
-def draw(network: nn.Module, source: PairSource, names: list[str], height: int) -> Image.Image:
+def fuse(networks: Networks, infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """Return what each network and each trivial fusion makes of (N, 1, H, W) bands, by name."""
+    with torch.inference_mode():
+        fused = {name: network(infrared, visible).fused for (name, _), network in networks.items()}
+    return {**fused, **trivial(infrared, visible)}
+
+
+def draw(networks: Networks, source: PairSource, names: list[str], height: int) -> Image.Image:
     """Return a row for each scene: both bands, the trivial fusions, ours untrained and trained."""
-    start = untrained(network)
     rows = []
     for name in names:
         planes = whole(source.load(name))
         infrared, visible, chroma = (planes[key] for key in ("infrared", "visible", "chroma"))
-        with torch.inference_mode():
-            found = {
-                **trivial(infrared[None], visible[None]),
-                START: start(infrared[None], visible[None]).fused,
-                NAME: network(infrared[None], visible[None]).fused,
-            }
-        shown = [found[key] for key in FUSIONS.values()]
-        fused = [luma_chroma_to_rgb(plane[0], chroma) for plane in shown]
-        rows.append([infrared, luma_chroma_to_rgb(visible, chroma), *fused])
+        found = fuse(networks, infrared[None], visible[None])
+        shown = [luma_chroma_to_rgb(found[key][0], chroma) for key in FUSIONS.values()]
+        rows.append([infrared, luma_chroma_to_rgb(visible, chroma), *shown])
     return draw_panel(["infrared", "visible", *FUSIONS], rows, height)
 
 
@@ -73,7 +73,7 @@ def untrained(network: nn.Module) -> nn.Module:
 def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]:
     """Return what is no part of the rule, of every candidate on the test scenes.
 
-    `MI`, by which copies win, and `FROM_OURS`, how many grey levels it is from the first network on average.
+    `MI`, by which copies win, and `FROM_OURS`, how many grey levels it is from ours on average.
     """
     metric = FusionMetrics("cddfuse", ["MI"])
     found: dict[str, dict[str, list[float]]] = {}
@@ -81,13 +81,10 @@ def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]
         infrared, visible = scene["infrared"], scene["visible"]
         assert infrared is not None
         assert visible is not None
-        with torch.inference_mode():
-            fused = {name: network(infrared, visible).fused for (name, _), network in networks.items()}
-        ours = next(iter(fused.values()))
-        fused = {**fused, **trivial(infrared, visible)}
+        fused = fuse(networks, infrared, visible)
         shown = {name: to_unit(to_bytes(plane)) for name, plane in fused.items()}
         for name, row in metric.score_all(shown, infrared, visible).items():
-            row[FROM_OURS] = 255 * float((fused[name] - ours).abs().mean())
+            row[FROM_OURS] = 255 * float((fused[name] - fused[NAME]).abs().mean())
             for key, value in row.items():
                 found.setdefault(name, {}).setdefault(key, []).append(value)
     return {name: {key: fmean(values) for key, values in row.items()} for name, row in found.items()}
@@ -103,14 +100,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
     options = parser.parse_args()
     network = load_backbone(options.checkpoint, ["experiments"])
+    networks = {(NAME, 0): network, (START, 0): untrained(network)}
     options.out.mkdir(parents=True, exist_ok=True)
     found: Mapping[str, PairSource] = sources(options.roadscene)
     for kind, file in {
         "rendered": Path(__file__).with_name("panel.jpg"),
         "real": options.out / "real.jpg",
     }.items():
-        draw(network, found[kind], SCENES[kind], 200).save(file, quality=88)
-    networks = {(NAME, 0): network, (START, 0): untrained(network)}
+        draw(networks, found[kind], SCENES[kind], 200).save(file, quality=88)
     write(options.out / "validation.md", tabulate(judge(networks, options.roadscene))[1])
     scores = judge(networks, options.roadscene, "test")
     others = beside_the_rule(networks, found["real"])
