@@ -6,11 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.metrics.verdict import VERDICTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     from clipfuse.compare.table import Table
     from clipfuse.compare.variants import Variant
     from clipfuse.metrics.protocols import Protocol
+    from clipfuse.metrics.verdict import VerdictSet
 
     Sources = Callable[[str], dict[str, Tensor | None]]
 
 KINDS = ("protocol", "split", "budget")
 FORMATS = ("html", "markdown", "csv", "latex")
+FIGURES: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
+VERDICT = "balanced"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,11 +43,14 @@ def main(arguments: Sequence[str]) -> None:
 
     # Imported late: --help must not wait for scipy and torch.
     from clipfuse.compare.collect import find_runs
-    from clipfuse.compare.compute import build_table
+    from clipfuse.compare.compute import build_table, without_repeats
     from clipfuse.compare.formats import to_csv, to_latex, to_markdown
+    from clipfuse.compare.insets import inset_picture
+    from clipfuse.compare.plan import plan
+    from clipfuse.compare.plots import pictures_of
     from clipfuse.compare.variants import check_mixing, group, select
     from clipfuse.compare.verdict import verdict
-    from clipfuse.engine.folder import check_output, write_atomically
+    from clipfuse.engine.folder import check_output, replace_when_whole, write_atomically
 
     mixed = _words("--mix", options.mix, KINDS)
     runs, notes = select(find_runs([Path(path) for path in options.sweeps]), options.partial)
@@ -52,41 +60,75 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("no run has been tested yet; wait for the sweep, or name folders of finished runs")
     notes = [*check_mixing(runs, mixed), *notes]
     drawn = group(runs)
-    variants = [
-        replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))
-    ]
-    protocol = _protocol(tested[0], options.own)
+    variants, repeats = without_repeats(
+        [replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))]
+    )
+    protocol, told = _protocol(tested[0], options.own)
     metrics = _metrics(tested, protocol, options.metrics)
     baseline = _baseline(variants, options.baseline)
+    if options.plan is not None:
+        print(*plan(variants, protocol, metrics, baseline, _wanted(options.plan)), sep="\n")
+        return
+    verdict_set, reason = _verdict_set(options.verdict, tested, protocol)
+    notes += [*repeats, *told, *reason]
     for path in outputs.values():
         check_output(path, options.overwrite)
-    sources, reason = _sources(tested)
-    if reason:
-        notes.append(reason)
-    trivial = _trivial(tested, sources, protocol, metrics) if sources and options.trivial else None
-    table = build_table(variants, protocol, metrics, baseline, trivial)
-    print(f"\n{to_markdown(table)}")
+    figures = Path(options.figures) if options.figures else None
+    sources, missing = _sources(tested)
+    if missing:
+        notes.append(missing)
+    trivial = None
+    if sources and options.trivial:
+        families = verdict_set.families(_shared(tested, protocol))
+        ranked = [name for members in families.values() for name in members]
+        trivial = _trivial(tested, sources, protocol, list(dict.fromkeys([*metrics, *ranked])))
+    table = build_table(variants, protocol, metrics, baseline, trivial, verdict_set, options.pool_seeds)
     sentences = verdict(table)
+    if figures:
+        drawings = [*pictures_of(table), inset_picture(table, variants, _as_pictures(sources), table.images)]
+        files = {
+            figures / f"{each.name}.{kind}": (each, kind)
+            for each in drawings
+            if each is not None
+            for kind in FIGURES
+        }
+        for path in files:
+            check_output(path, options.overwrite)
+    print(f"\n{to_markdown(table)}")
     print(*notes, *sentences, sep="\n")
+
+    def with_answer(text: str, comment: str) -> str:
+        """Put the verdict and its warnings before a table that is written without a page around it."""
+        return "".join(f"{comment}{line}\n" for line in (*notes, *sentences)) + text
 
     def to_html(table: "Table") -> str:
         from clipfuse.compare.pictures import album, extremes
         from clipfuse.compare.report import report
 
         found = extremes(table, variants)
-        pictures = album(table, variants, found, sources and _as_pictures(sources))
+        pictures = album(table, variants, found, _as_pictures(sources))
         command = shlex.join(["clipfuse", "compare", *arguments])
         return report(table, drawn, sentences, notes, pictures, found, command)
 
-    writers = {"html": to_html, "markdown": to_markdown, "csv": to_csv, "latex": to_latex}
+    writers: dict[str, Callable[[Table], str]] = {
+        "html": to_html,
+        "markdown": lambda table: with_answer(f"\n{to_markdown(table)}", "> "),
+        "csv": lambda table: to_csv(table, notes),
+        "latex": lambda table: with_answer(to_latex(table), "% "),
+    }
     for name, path in outputs.items():
         with write_atomically(path) as file:
             file.write(writers[name](table))
         print(f"written: {path}")
+    if figures:
+        for path, (picture, kind) in files.items():
+            with replace_when_whole(path) as temporary:
+                picture.save(temporary, kind)
+        print(f"written: {len(files)} figures in {figures}")
     if options.wandb:
         from clipfuse.compare.wandb_report import publish
 
-        text = "\n\n".join([*sentences, to_markdown(table), *notes])
+        text = "\n\n".join([*notes, *sentences, to_markdown(table)])
         names = ", ".join(Path(path).resolve().name for path in options.sweeps)
         folders = {variant.name: [run.folder for run in variant.runs] for variant in variants}
         curves = {key for run in tested for key in run.curves if key.startswith("val/metric/")}
@@ -98,16 +140,21 @@ def main(arguments: Sequence[str]) -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse compare",
-        description="Compare the runs of a sweep: scores over seeds with intervals, ranks, paired tests "
-        "against a baseline, the trivial fusions, and a verdict in words. Runs that differ in their seed "
-        "alone are one row. Runs that no fair table can hold together are refused.",
+        description="Compare the runs of a sweep: scores over seeds with intervals, ranks, tests over seeds "
+        "and scenes, the trivial fusions, and a verdict in words. Runs that differ in their seed alone are "
+        "one row. Runs that no fair table can hold together are refused.",
         allow_abbrev=False,
     )
     parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="folder of a sweep, or a run folder")
     parser.add_argument("--html", metavar="FILE", help="one self-contained page with pictures and curves")
     parser.add_argument("--markdown", metavar="FILE", help="the table; also what is printed")
     parser.add_argument("--csv", metavar="FILE", help="every number in full precision")
-    parser.add_argument("--latex", metavar="FILE", help="the table, with booktabs")
+    parser.add_argument("--latex", metavar="FILE", help="the table, losses as rows, with booktabs")
+    parser.add_argument(
+        "--figures",
+        metavar="FOLDER",
+        help="each figure as SVG and PDF, also test pictures with zoomed insets",
+    )
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
@@ -116,9 +163,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--baseline",
         metavar="LOSS",
-        help="what the others are tested against (default: pixel, else the shortest name)",
+        help="what the others are tested against (default: pixel, else the shortest name); all: each against "
+        "each, which costs power",
     )
-    parser.add_argument("--metrics", metavar="NAMES", help="names or the sets fast, full, joined by commas")
+    parser.add_argument(
+        "--metrics", metavar="NAMES", help="of the table: names or the sets fast, full, joined by commas"
+    )
+    parser.add_argument(
+        "--verdict",
+        choices=tuple(VERDICTS),
+        help="which metrics rank the losses (default: balanced, where the runs have its metrics)",
+    )
+    parser.add_argument(
+        "--pool-seeds",
+        action="store_true",
+        help="take the variance of seeds to be the same for all losses: more power, wrong where it is not",
+    )
+    parser.add_argument(
+        "--plan",
+        nargs="*",
+        metavar="METRIC=DIFFERENCE",
+        help="how many seeds a difference needs, from these runs as a pilot; without one: a table",
+    )
     parser.add_argument(
         "--own",
         action="append",
@@ -153,26 +219,75 @@ def _words(option: str, text: str, known: Sequence[str]) -> list[str]:
     return words
 
 
-def _protocol(run: "Run", own: Sequence[str]) -> "Protocol":
+def _wanted(words: Sequence[str]) -> dict[str, float]:
+    wanted = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            wanted[name] = float(text)
+        except ValueError:
+            wanted[name] = nan
+        if not 0 < wanted[name] < inf:
+            raise UserError(f"--plan {word}: expected METRIC=DIFFERENCE above 0, as in SSIM=0.01")
+    return wanted
+
+
+def _protocol(run: "Run", own: Sequence[str]) -> tuple["Protocol", list[str]]:
+    """Return the protocol of the scores, and a note where they are of an older version of it.
+
+    Of an older version only those metrics are kept whose numbers have not changed since.
+    """
     from clipfuse.metrics import PROTOCOLS
 
-    found = PROTOCOLS.get(run.protocol.rpartition("-")[0])
-    if found is None or str(found) != run.protocol:
+    name, _, text = run.protocol.rpartition("-")
+    found = PROTOCOLS.get(name)
+    version = int(text) if text.isdecimal() else 0
+    if found is None or not 1 <= version <= found.version:
         known = ", ".join(map(str, PROTOCOLS.values()))
         raise UserError(
             f"{run.folder} was scored under protocol {run.protocol}, this version has {known}; leave it out, "
             "or train it again"
         )
+    notes = []
+    if version < found.version:
+        changed = [metric for metric in found.metrics if found.since.get(metric, 1) > version]
+        kept = tuple(metric for metric in found.metrics if metric not in changed)
+        dropped = [metric for metric in changed if metric in run.scores]
+        notes = [f"The runs were scored under {run.protocol}; this version has {found}."]
+        if dropped:
+            notes.append(f"Left out, as their definition has changed since: {', '.join(dropped)}.")
+        found = replace(found, version=version, metrics=kept)
     if own:
         look_in(os.getcwd())
     try:
-        return found.with_own(own)
+        return found.with_own(own), notes
     except ValueError as error:
         raise UserError(f"--own: {error}") from None
 
 
+def _shared(runs: Sequence["Run"], protocol: "Protocol") -> list[str]:
+    return [name for name in protocol.metrics if all(name in run.scores for run in runs)]
+
+
+def _verdict_set(
+    chosen: str | None, runs: Sequence["Run"], protocol: "Protocol"
+) -> tuple["VerdictSet", list[str]]:
+    """Return the verdict set, and a note where the default cannot be had."""
+    wanted = VERDICTS[chosen or VERDICT]
+    missing = wanted.missing(_shared(runs, protocol))
+    if not missing:
+        return wanted, []
+    lacking = f"the runs lack metrics of {wanted}: {', '.join(missing)}"
+    if chosen:
+        raise UserError(
+            f"--verdict {chosen}: {lacking}; score them again with this version, or take --verdict classic"
+        )
+    classic = VERDICTS["classic"]
+    return classic, [f"Ranked by {classic}, which can be bought, because {lacking}."]
+
+
 def _metrics(runs: Sequence["Run"], protocol: "Protocol", chosen: str | None) -> list[str]:
-    shared = [name for name in protocol.metrics if all(name in run.scores for run in runs)]
+    shared = _shared(runs, protocol)
     if chosen is None:
         wanted = shared
     else:
@@ -193,7 +308,7 @@ def _baseline(variants: Sequence["Variant"], chosen: str | None) -> str:
     names = [variant.name for variant in variants]
     if chosen is None:
         return "pixel" if "pixel" in names else min(names, key=lambda name: (len(name), name))
-    if chosen not in names:
+    if chosen not in (*names, "all"):
         raise UserError(
             f"--baseline {chosen}: no such loss.{did_you_mean(chosen, names)} There are "
             f"{', '.join(map(repr, names))}"
@@ -237,9 +352,12 @@ def _sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     return read, None
 
 
-def _as_pictures(sources: "Sources") -> "PictureSources":
+def _as_pictures(sources: "Sources | None") -> "PictureSources | None":
     from clipfuse.engine.pictures import to_picture
     from clipfuse.ops.color import luma_chroma_to_rgb
+
+    if sources is None:
+        return None
 
     def pictures(image: str) -> "dict[str, Image]":
         planes = sources(image)

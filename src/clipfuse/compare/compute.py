@@ -1,21 +1,25 @@
 """From the scores of all runs to the one table."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import floor, log10, nan
-from statistics import fmean
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import floor, isfinite, log10, nan
+from statistics import fmean, median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipfuse.compare import statistics
-from clipfuse.compare.statistics import Array
-from clipfuse.compare.table import Cell, Column, Difference, Row, Table
+from clipfuse.compare.collect import Run
+from clipfuse.compare.ranking import Ranking
+from clipfuse.compare.scores import Scores, collect, scene_means, shared_images
+from clipfuse.compare.statistics import LEVEL, Array
+from clipfuse.compare.table import Cell, Column, Difference, Rival, Row, Table
 from clipfuse.compare.variants import Variant
 from clipfuse.metrics.protocols import Protocol
+from clipfuse.metrics.verdict import CLASSIC, VerdictSet
 
-RANK_RESAMPLES = 1000
 SEED = 0  # of all resampling: the same runs give the same bytes
+ALL = "all"  # as a baseline: every loss against every other
 TrivialScores = Mapping[str, Mapping[str, Mapping[str, float]]]  # fusion -> metric -> image -> score
 
 
@@ -25,202 +29,215 @@ def build_table(
     metrics: Sequence[str],
     baseline: str,
     trivial: TrivialScores | None = None,
+    verdict_set: VerdictSet = CLASSIC,
+    pooled: bool = False,
 ) -> Table:
     """Compute every number of a comparison.
 
-    An image on which some run leaves a metric undefined is left out for all, so that means are over the
-    same images; a variant with a run that defines it on none has no score, and the last rank.
-
     Args:
-        variants: all with tested runs.
+        variants: all with tested runs, no two runs of one loss the same; see `without_repeats`.
         protocol: of their scores.
-        metrics: that all runs have.
-        baseline: name of one variant.
+        metrics: columns of the table; all runs have them.
+        baseline: name of the loss the others are tested against, or "all": each against each.
         trivial: scores of the trivial fusions, if they could be had.
+        verdict_set: whose metrics rank the runs, shown or not; the runs have some.
+        pooled: take the variance of seeds to be the same for all losses.
     """
-    runs = [run for variant in variants for run in variant.runs]
-    scenes = {image: scene for run in runs for image, scene in run.scenes.items()}
-    images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
-    member = statistics.membership([scenes[image] for image in images])
-    generator = np.random.default_rng(SEED)
-    scene_counts = statistics.draw_counts(member.shape[1], generator)
-    seed_counts = [statistics.draw_counts(len(variant.runs), generator) for variant in variants]
-    collected = [_collect(variants, protocol, name, images, member) for name in metrics]
-    ranking = Ranking(collected, seed_counts, scene_counts)
-    against = [variant.name for variant in variants].index(baseline)
-    columns = [_cells(metric, against, seed_counts, scene_counts) for metric in collected]
-    by_variant = zip(*_with_ranks(_corrected(columns), ranking), strict=True)
-    cells = [{m.name: cell for m, cell in zip(collected, each, strict=True) if cell} for each in by_variant]
-    rows = [_row(variant, cells[place], ranking, place) for place, variant in enumerate(variants)]
-    rows.sort(key=lambda row: (row.rank or 0, row.name))
-    rows += [
-        _trivial(name, scores, collected, images, scene_counts) for name, scores in (trivial or {}).items()
+    images, member = shared_images(variants)
+    families = verdict_set.families(
+        name for name in protocol.metrics if all(name in run.scores for v in variants for run in v.runs)
+    )
+    ranked = [name for members in families.values() for name in members]
+    scores = {
+        name: collect(variants, protocol, name, images, member) for name in dict.fromkeys([*metrics, *ranked])
+    }
+    shown = [scores[name] for name in metrics]
+    fusions = dict(trivial or {})
+    ranking = None
+    if len(variants) > 1:
+        ranking = _rank([scores[name] for name in ranked], families, variants, fusions, images, member)
+    names = [variant.name for variant in variants]
+    against = pairs(names, baseline)
+    twins = _twins(variants)
+    differences = _differences(shown, names, against, pooled)
+    rows = [
+        _row(variant, _cells(shown, place, ranking), ranking, place) for place, variant in enumerate(variants)
     ]
-    several = len(variants) > 2
+    if ranking is not None:
+        rows = _with_shares(rows, ranking)
+    order = sorted(range(len(rows)), key=lambda place: (rows[place].rank or 0, rows[place].name))
+    ordered = [rows[place] for place in order]
+    for place, (name, found) in enumerate(fusions.items(), start=len(variants)):
+        ordered.append(_trivial(name, found, shown, images, member, ranking, place))
+        order.append(place)
+    shares = member.sum(axis=0) / len(images)
     return Table(
         protocol=protocol,
-        columns=[_column(metric, protocol, rows) for metric in collected],
-        rows=rows,
-        baseline=baseline,
+        verdict_set=verdict_set,
+        families=families,
+        columns=[_column(metric, protocol, ordered, differences) for metric in shown],
+        rows=ordered,
+        against=against,
+        differences=differences,
+        rivals=_rivals(ranking, names, order[: len(variants)], twins),
+        better=None if ranking is None else ranking.better[np.ix_(order, order)],
         images=images,
         scenes=member.shape[1],
-        critical_difference=statistics.critical_difference(len(variants), len(member[0]))
-        if several
-        else None,
-        friedman=statistics.friedman(ranking.blocks) if several and len(ranking.blocks) > 1 else None,
-        tests=sum(cell is not None and cell.against is not None for column in columns for cell in column),
+        effective_scenes=statistics.effective_scenes(shares),
+        twins=twins,
     )
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One metric: (seeds, images) of each variant over the images all define; None where one does not."""
+def without_repeats(variants: Sequence[Variant]) -> tuple[list[Variant], list[str]]:
+    """Leave out trainings that repeat another of the same loss to the last bit: they would feign certainty.
 
-    name: str
-    higher_is_better: bool
-    kept: NDArray[np.bool_]
-    variants: Sequence[Array | None]
-    member: Array
-
-
-def _collect(
-    variants: Sequence[Variant], protocol: Protocol, name: str, images: Sequence[str], member: Array
-) -> Scores:
-    arrays = [
-        np.array([[run.scores[name].get(image, nan) for image in images] for run in variant.runs])
-        for variant in variants
-    ]
-    defined = [not np.isnan(array).all(axis=1).any() for array in arrays]
-    part = [array for array, here in zip(arrays, defined, strict=True) if here]
-    kept = ~np.isnan(np.concatenate(part)).any(axis=0) if part else np.zeros(len(images), dtype=bool)
-    shared = [
-        array[:, kept] if here and kept.any() else None for array, here in zip(arrays, defined, strict=True)
-    ]
-    return Scores(name, protocol.definition(name).higher_is_better, kept, shared, member[kept])
-
-
-class Ranking:
-    """Ranks of the variants within each scene by each metric, and how sure they are.
-
-    Attributes:
-        by_metric: mean over scenes, (metrics, variants).
-        blocks: mean over metrics, (scenes, variants).
-        average: mean over both, (variants,).
-        resampled: `average` in resamples over seeds and scenes, (resamples, variants).
-        first: share of these in which each variant has the best, (variants,).
+    Returns:
+        The losses, and a line for each training that is left out.
     """
-
-    def __init__(self, metrics: Sequence[Scores], seed_counts: Sequence[Array], scene_counts: Array) -> None:
-        sums = [[None if s is None else s @ metric.member for s in metric.variants] for metric in metrics]
-        sizes = [metric.member.sum(axis=0) for metric in metrics]
-
-        def ranked(weights: Sequence[Array]) -> Array:
-            """Return ranks (metrics, scenes, variants); a scene without scores ranks all alike."""
-            means = [
-                [
-                    np.full(size.shape, nan)
-                    if each is None
-                    else np.divide(w @ each / w.sum(), size, out=np.full(size.shape, nan), where=size > 0)
-                    for w, each in zip(weights, row, strict=True)
-                ]
-                for row, size in zip(sums, sizes, strict=True)
-            ]
-            signs = np.array([1.0 if metric.higher_is_better else -1.0 for metric in metrics])
-            return statistics.ranks(np.array(means).transpose(0, 2, 1) * signs[:, None, None], True)
-
-        ranks = ranked([np.ones(counts.shape[1]) for counts in seed_counts])
-        self.by_metric, self.blocks = ranks.mean(axis=1), ranks.mean(axis=0)
-        self.average = self.blocks.mean(axis=0)
-        self.resampled = np.array(
-            [
-                np.average(
-                    ranked([counts[b] for counts in seed_counts]).mean(axis=0), axis=0, weights=weights
+    kept, notes = [], []
+    for variant in variants:
+        runs: list[Run] = []
+        for run in variant.runs:
+            twin = next((each for each in runs if each.scores == run.scores), None)
+            if twin is None or not run.scores:
+                runs.append(run)
+            else:
+                notes.append(
+                    f"Left out: {run.folder}: all its scores are those of {twin.folder} to the last bit, so "
+                    f"that seeds {twin.seed} and {run.seed} of '{variant.name}' are one training."
                 )
-                for b, weights in enumerate(scene_counts[:RANK_RESAMPLES])
-            ]
-        )
-        best = np.isclose(self.resampled, self.resampled.min(axis=1, keepdims=True))
-        self.first = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+        kept.append(replace(variant, runs=tuple(runs)))
+    return kept, notes
 
 
-def _cells(
-    metric: Scores, baseline: int, seed_counts: Sequence[Array], scene_counts: Array
-) -> list[Cell | None]:
-    """Return the cells of a column, p-values as they are."""
-    given = [scores for scores in metric.variants if scores is not None]
-    distinct = sorted({float(scores.mean()) for scores in given}, reverse=metric.higher_is_better)
-    means = [
-        None if scores is None else statistics.resampled_means(scores, metric.member, counts, scene_counts)
-        for scores, counts in zip(metric.variants, seed_counts, strict=True)
+def _rank(
+    metrics: Sequence[Scores],
+    families: Mapping[str, Sequence[str]],
+    variants: Sequence[Variant],
+    trivial: TrivialScores,
+    images: Sequence[str],
+    member: Array,
+) -> Ranking:
+    counts = [len(variant.runs) for variant in variants]
+    table = {}
+    for metric in metrics:
+        sign = 1.0 if metric.higher_is_better else -1.0
+        signed = np.full((sum(counts) + len(trivial), len(metric.present)), nan)
+        signed[:, metric.present] = -np.inf
+        start = 0
+        for count, scores in zip(counts, metric.by_scene, strict=True):
+            if scores is not None:
+                signed[start : start + count, metric.present] = sign * scores
+            start += count
+        for place, found in enumerate(trivial.values(), start=sum(counts)):
+            values = _of_fusion(found, metric, images)
+            if not np.isnan(values).any():
+                signed[place, metric.present] = sign * scene_means(values, member[metric.kept])[0]
+        table[metric.name] = signed
+    return Ranking(table, families, counts, member.sum(axis=0) / len(images))
+
+
+def _of_fusion(found: Mapping[str, Mapping[str, float]], metric: Scores, images: Sequence[str]) -> Array:
+    scores = found.get(metric.name, {})
+    return np.array([[scores.get(image, nan) for image in images]])[:, metric.kept]
+
+
+def pairs(names: Sequence[str], baseline: str) -> list[tuple[str, str]]:
+    """Return which losses are tested against which: all against the baseline, or each against each."""
+    if baseline == ALL and ALL not in names:
+        return [(other, one) for one, other in combinations(names, 2)]
+    return [(name, baseline) for name in names if name != baseline]
+
+
+def _twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    """Return the pairs of losses whose trainings have the same scores to the last bit."""
+    return [
+        (one.name, other.name)
+        for one, other in combinations(variants, 2)
+        if [run.scores for run in one.runs] == [run.scores for run in other.runs]
     ]
-    other, other_means = metric.variants[baseline], means[baseline]
-    cells: list[Cell | None] = []
-    for variant, (scores, resampled) in enumerate(zip(metric.variants, means, strict=True)):
-        if scores is None or resampled is None:
-            cells.append(None)
+
+
+def _differences(
+    metrics: Sequence[Scores], names: Sequence[str], pairs: Sequence[tuple[str, str]], pooled: bool
+) -> dict[tuple[str, str], dict[str, Difference]]:
+    raw: dict[tuple[str, str], dict[str, Difference]] = {pair: {} for pair in pairs}
+    for metric in metrics:
+        spreads = dict(zip(names, metric.spreads(), strict=True))
+        images = dict(zip(names, metric.images, strict=True))
+        pool = statistics.pool([each for each in spreads.values() if each]) if pooled else None
+        for pair in pairs:
+            one, other = (spreads[name] for name in pair)
+            if one is None or other is None:
+                continue
+            first, second = (images[name] for name in pair)
+            assert first is not None
+            assert second is not None
+            raw[pair][metric.name] = Difference(
+                statistics.crossed_difference(one, other, metric.shares, pool),
+                metric.higher_is_better,
+                holm=1.0,
+                discovery=1.0,
+                median=median((first.mean(axis=0) - second.mean(axis=0)).tolist()),
+                detectable=nan,
+                equal=np.array_equal(first, second),
+            )
+    tested = [each for row in raw.values() for each in row.values() if each.tested]
+    p_values = [each.estimate.p for each in tested]
+    corrected = zip(tested, statistics.holm(p_values), statistics.benjamini_hochberg(p_values), strict=True)
+    by_object = {id(each): (holm, discovery) for each, holm, discovery in corrected}
+    level = LEVEL / max(1, len(tested))
+    return {
+        pair: {
+            name: replace(
+                each,
+                holm=by_object.get(id(each), (1.0, 1.0))[0],
+                discovery=by_object.get(id(each), (1.0, 1.0))[1],
+                detectable=statistics.detectable(each.estimate, level),
+            )
+            for name, each in row.items()
+        }
+        for pair, row in raw.items()
+    }
+
+
+def _cells(metrics: Sequence[Scores], loss: int, ranking: Ranking | None) -> dict[str, Cell]:
+    cells = {}
+    for metric in metrics:
+        scores = metric.by_scene[loss]
+        if scores is None:
             continue
-        against = None
-        if variant != baseline and other is not None and other_means is not None:
-            per_image, baseline_per_image = scores.mean(axis=0), other.mean(axis=0)
-            sign = 1 if metric.higher_is_better else -1
-            against = Difference(
-                float(scores.mean() - other.mean()),
-                *statistics.interval(resampled - other_means),
-                p=statistics.wilcoxon(per_image, baseline_per_image),
-                effect=sign * statistics.rank_biserial(per_image, baseline_per_image),
-            )
-        mean = float(scores.mean())
-        place = distinct.index(mean) + 1
-        cells.append(
-            Cell(
-                mean,
-                float(scores.mean(axis=1).std(ddof=1)) if len(scores) > 1 else None,
-                *statistics.interval(resampled),
-                place=place if place < 3 and len(metric.variants) > 1 else None,
-                against=against,
-            )
+        spread = statistics.spread(scores, metric.shares)
+        means = [float((each @ metric.shares).mean()) for each in metric.by_scene if each is not None]
+        place = sorted(set(means), reverse=metric.higher_is_better).index(spread.mean) + 1
+        cells[metric.name] = Cell(
+            spread.mean,
+            spread.of_runs**0.5 if spread.runs > 1 else None,
+            *statistics.crossed_mean(spread, metric.shares).interval(),
+            place=place if place < 3 and len(metric.by_scene) > 1 else None,
+            rank=_metric_rank(ranking, metric.name, loss),
         )
     return cells
 
 
-def _corrected(columns: Sequence[Sequence[Cell | None]]) -> list[list[Cell | None]]:
-    """Return the columns with p-values corrected over all of them."""
-    tested = [cell.against.p for column in columns for cell in column if cell and cell.against]
-    corrected = iter(statistics.holm(tested))
-    return [
-        [
-            replace(cell, against=replace(cell.against, p=next(corrected))) if cell and cell.against else cell
-            for cell in column
-        ]
-        for column in columns
-    ]
+def _metric_rank(ranking: Ranking | None, name: str, row: int) -> float | None:
+    return None if ranking is None or name not in ranking.by_metric else float(ranking.by_metric[name][row])
 
 
-def _with_ranks(columns: Sequence[Sequence[Cell | None]], ranking: Ranking) -> list[list[Cell | None]]:
-    if len(ranking.average) < 2:
-        return [list(column) for column in columns]
-    return [
-        [replace(cell, rank=float(rank)) if cell else None for cell, rank in zip(column, ranks, strict=True)]
-        for column, ranks in zip(columns, ranking.by_metric, strict=True)
-    ]
-
-
-def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking, place: int) -> Row:
+def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking | None, place: int) -> Row:
     times = [run.seconds for run in variant.runs]
     known = [time for time in times if time is not None]
     peaks = [run.fit["peak_memory_mb"] for run in variant.runs if run.fit.get("peak_memory_mb")]
-    complete = len(known) == len(times)
-    seconds = fmean(seconds for seconds, _ in known) if complete else None
+    seconds = fmean(seconds for seconds, _ in known) if len(known) == len(times) else None
     samples = fmean(run.samples_seen or 0 for run in variant.runs)
-    many = len(ranking.average) > 1
+    average = None if ranking is None else ranking.average(place)
     return Row(
         name=variant.name,
         trivial=False,
         seeds=tuple(run.seed for run in variant.runs),
         cells=cells,
-        rank=float(ranking.average[place]) if many else None,
-        rank_interval=statistics.interval(ranking.resampled[:, place]) if many else None,
-        first=float(ranking.first[place]) if many else None,
+        rank=None if average is None else average.value,
+        rank_interval=None if average is None else average.interval(),
         seconds=seconds,
         projected=any(projected for _, projected in known),
         samples_per_second=samples / seconds if seconds else None,
@@ -231,29 +248,63 @@ def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking, place: i
     )
 
 
+def _with_shares(rows: Sequence[Row], ranking: Ranking) -> list[Row]:
+    generator = np.random.default_rng(SEED)
+    first, stable = ranking.first(generator), ranking.stable(generator)
+    return [
+        replace(row, first=float(a), stable=float(b)) for row, a, b in zip(rows, first, stable, strict=True)
+    ]
+
+
+def _rivals(
+    ranking: Ranking | None, names: Sequence[str], order: Sequence[int], twins: Iterable[tuple[str, str]]
+) -> list[Rival]:
+    if ranking is None:
+        return []
+    best, *others = order
+    return [
+        Rival(
+            names[other],
+            ranking.difference(other, best),
+            any({names[best], names[other]} == {*pair} for pair in twins),
+        )
+        for other in others
+    ]
+
+
 def _trivial(
     name: str,
-    scores: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, Mapping[str, float]],
     metrics: Sequence[Scores],
     images: Sequence[str],
-    scene_counts: Array,
+    member: Array,
+    ranking: Ranking | None,
+    place: int,
 ) -> Row:
     cells = {}
     for metric in metrics:
-        values = np.array([scores.get(metric.name, {}).get(image, nan) for image in images])[
-            None, metric.kept
-        ]
+        values = _of_fusion(found, metric, images)
         if values.size and not np.isnan(values).any():
-            ones = np.ones((len(scene_counts), 1))
-            resampled = statistics.resampled_means(values, metric.member, ones, scene_counts)
-            cells[metric.name] = Cell(float(values.mean()), None, *statistics.interval(resampled))
-    return Row(name=name.removeprefix("baseline:"), trivial=True, cells=cells)
+            spread = statistics.spread(scene_means(values, member[metric.kept]), metric.shares)
+            low, high = statistics.crossed_mean(spread, metric.shares).interval()
+            cells[metric.name] = Cell(
+                spread.mean, None, low, high, rank=_metric_rank(ranking, metric.name, place)
+            )
+    rank = None if ranking is None or not found else ranking.average(place).value
+    return Row(name=name.removeprefix("baseline:"), trivial=True, cells=cells, rank=rank)
 
 
-def _column(metric: Scores, protocol: Protocol, rows: Sequence[Row]) -> Column:
+def _column(
+    metric: Scores,
+    protocol: Protocol,
+    rows: Sequence[Row],
+    differences: Mapping[tuple[str, str], Mapping[str, Difference]],
+) -> Column:
     largest = max((abs(row.cells[metric.name].mean) for row in rows if metric.name in row.cells), default=0)
     decimals = min(4, max(0, 3 - floor(log10(largest)))) if largest else 4
     kept = int(metric.kept.sum())
+    found = [row[metric.name].detectable for row in differences.values() if metric.name in row]
+    finite = [each for each in found if isfinite(each)]
     return Column(
         name=metric.name,
         higher_is_better=metric.higher_is_better,
@@ -261,4 +312,5 @@ def _column(metric: Scores, protocol: Protocol, rows: Sequence[Row]) -> Column:
         decimals=decimals,
         images=kept,
         left_out=len(metric.kept) - kept,
+        detectable=median(finite) if finite else None,
     )

@@ -81,7 +81,7 @@ def album(
     for image in choose(table.images, found):
         shown = dict(sources(image)) if sources else {}
         for variant in sorted(variants, key=lambda variant: order.index(variant.name)):
-            if (picture := _fused(variant, image)) is not None:
+            if (picture := fused_picture(variant, image)) is not None:
                 shown[variant.name] = picture
         if shown:
             pictures[image] = shown
@@ -104,7 +104,11 @@ def album(
     return Album(uris, note)
 
 
-def _fused(variant: Variant, image: str) -> Image.Image | None:
+def fused_picture(variant: Variant, image: str) -> Image.Image | None:
+    """Return what the first seed of a loss made of a test image, in colour if it was saved.
+
+    None if neither was.
+    """
     test = variant.runs[0].folder / "test"
     for kind in ("color", "fused"):
         path = test / kind / f"{image}.png"

@@ -3,8 +3,11 @@
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -19,6 +22,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = "os^Dv*"
 _INK = "#010203"  # stands for the page's own; no colour above is near
 _POINTS = 150  # of a curve
+_NO_DATE = {"Date": None, "Creator": None}  # the same numbers give the same bytes
 _STYLE: Any = {
     **{"svg.fonttype": "none", "svg.hashsalt": "clipfuse", "font.size": 10, "font.family": "sans-serif"},
     **{
@@ -35,67 +39,134 @@ def style(place: int) -> dict[str, Any]:
     return {"color": COLORS[place % len(COLORS)], "marker": marker}
 
 
-def _svg(name: str, label: str, width: float, height: float, draw: Callable[[Figure], None]) -> str:
-    """Return an inline SVG element.
+@dataclass(frozen=True)
+class Picture:
+    """A picture of numbers.
 
-    Args:
-        name: prefix of its ids, unique within the page.
+    Attributes:
+        name: unique within a page; also the name of its file.
         label: what a screen reader says.
         width: in inches at 96 per inch.
         height: the same.
-        draw: draws into the figure.
+        draw: draws into a figure.
     """
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure)
-        out = StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r' id="', f' id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # a hundredth of a point
-    size = f'width="{width * 96:.0f}" height="{height * 96:.0f}"'
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return re.sub(r'width="[^"]+" height="[^"]+"|height="[^"]+" width="[^"]+"', size, text, count=1).replace(
-        "<svg ", f'<svg role="img" aria-label="{escaped}" ', 1
-    )
+
+    name: str
+    label: str
+    width: float
+    height: float
+    draw: Callable[[Figure], None]
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=(self.width, self.height), layout="constrained")
+        self.draw(figure)
+        return figure
+
+    def inline(self) -> str:
+        """Return an SVG element that takes its ink from the page."""
+        with rc_context(_STYLE):
+            out = StringIO()
+            self._figure().savefig(out, format="svg", transparent=True, metadata=_NO_DATE)
+        text = out.getvalue()
+        text = text[text.index("<svg") :].replace(_INK, "currentColor")
+        text = re.sub(r' id="', f' id="{self.name}-', text)
+        text = re.sub(r"url\(#", f"url(#{self.name}-", text)
+        text = re.sub(r'href="#', f'href="#{self.name}-', text)
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # a hundredth of a point
+        size = f'width="{self.width * 96:.0f}" height="{self.height * 96:.0f}"'
+        label = self.label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        return re.sub(
+            r'width="[^"]+" height="[^"]+"|height="[^"]+" width="[^"]+"', size, text, count=1
+        ).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+    def save(self, path: Path, kind: Literal["svg", "pdf"]) -> None:
+        """Write the picture in black on white; the same numbers give the same bytes."""
+        with rc_context({**_STYLE, "pdf.fonttype": 42}):
+            figure = self._figure()
+            for artist in figure.findobj(lambda each: getattr(each, "get_color", lambda: None)() == _INK):
+                artist.set(color="black")
+            dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
+            figure.savefig(path, format=kind, metadata=dates)
 
 
-def rank_picture(table: Table) -> str | None:
-    """Draw average ranks with their intervals and Nemenyi's critical difference; None with one loss."""
+def pictures_of(table: Table) -> list[Picture]:
+    """Return the pictures of a table that a paper may show: ranks, who is better than whom, each metric."""
+    overall = [rank_picture(table), better_picture(table)]
+    return [each for each in overall if each] + [
+        interval_picture(table, index) for index in range(len(table.columns))
+    ]
+
+
+def rank_picture(table: Table) -> Picture | None:
+    """Draw average ranks with their 95 % intervals, and where trivial fusions would stand.
+
+    None with one loss.
+    """
     losses = table.losses
     if len(losses) < 2:
         return None
-    labels, lines = _labels(row.name for row in losses)
+    rows = [row for row in table.rows if row.rank is not None]
+    rows.sort(key=lambda row: row.rank or 0)
+    places = {row.name: place for place, row in enumerate(losses)}
+    labels, lines = _labels(row.name for row in rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, row in enumerate(losses):
+        for height, row in enumerate(rows):
+            look = {"color": _INK, "marker": "|"} if row.trivial else style(places[row.name])
+            if row.rank_interval is not None:
+                ends = [min(max(end, 0.5), table.runs + 0.5) for end in row.rank_interval]
+                axes.plot(ends, [-height, -height], color=look["color"], linewidth=3, alpha=0.5)
             assert row.rank is not None
-            assert row.rank_interval is not None
-            look = style(place)
-            axes.plot(row.rank_interval, [-place, -place], color=look["color"], linewidth=3, alpha=0.5)
-            axes.plot(row.rank, -place, **look, markersize=8)
-        axes.set_yticks([-place for place in range(len(losses))], labels)
-        if table.critical_difference is not None:
-            best = losses[0].rank or 0
-            axes.axvspan(best, best + table.critical_difference, color=_INK, alpha=0.1, linewidth=0)
-            axes.plot([best, best + table.critical_difference], [0.6, 0.6], color=_INK, linewidth=2)
-            axes.text(
-                best, 0.68, f"critical difference {table.critical_difference:.2f}", va="bottom", fontsize=9
-            )
+            axes.plot(row.rank, -height, **look, markersize=8)
+        axes.set_yticks([-height for height in range(len(rows))], labels)
         axes.set(
-            xlabel="average rank (1 is best)", xlim=(0.9, len(losses) + 0.1), ylim=(0.4 - len(losses), 1.1)
+            xlabel=f"average rank of {table.runs} trainings (1 is best)",
+            xlim=(0.4, table.runs + 0.6),
+            ylim=(0.4 - len(rows), 0.6),
         )
 
-    told = "; ".join(f"{row.name} {row.rank:.2f}" for row in losses)
-    return _svg("ranks", f"Average ranks: {told}", 5.4, 1.3 + max(0.4, 0.17 * lines) * len(losses), draw)
+    told = "; ".join(f"{row.name} {row.rank:.2f}" for row in rows)
+    height = 0.9 + max(0.34, 0.17 * lines) * len(rows)
+    return Picture("ranks", f"Average ranks: {told}", 5.4, height, draw)
 
 
-def interval_picture(table: Table, index: int) -> str:
+def better_picture(table: Table) -> Picture | None:
+    """Draw the share in which each row is better than each column; None with one loss."""
+    if table.better is None:
+        return None
+    shares = table.better
+    kept = [place for place, row in enumerate(table.rows) if row.rank is not None]
+    labels, lines = _labels(table.rows[place].name for place in kept)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        shown = shares[np.ix_(kept, kept)]
+        axes.imshow(shown, cmap="PuOr_r", vmin=0, vmax=1, alpha=0.85)
+        for row, column in np.ndindex(*shown.shape):
+            if row != column:
+                value = shown[row, column]
+                ink = "#ffffff" if abs(value - 0.5) > 0.35 else "#000000"
+                axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=ink)
+        axes.set_xticks(range(len(kept)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(kept)), labels)
+        axes.grid(visible=False)
+
+    side = 1.7 + max(0.42, 0.17 * lines) * len(kept)
+    named = [table.rows[place].name for place in kept]
+    told = "; ".join(
+        f"{one} against {other} {shares[a, b]:.0%}"
+        for a, one in zip(kept, named, strict=True)
+        for b, other in zip(kept, named, strict=True)
+        if a < b
+    )
+    return Picture(
+        "better", f"Share in which the row is better than the column: {told}", side + 0.4, side, draw
+    )
+
+
+def interval_picture(table: Table, index: int) -> Picture:
     """Draw one metric: mean and interval of each row."""
     column = table.columns[index]
     rows = [
@@ -107,20 +178,22 @@ def interval_picture(table: Table, index: int) -> str:
         axes = figure.subplots()
         for place, row, cell in rows:
             look = {"color": _INK, "marker": "|"} if row.trivial else style(place)
-            axes.plot([cell.low, cell.high], [-place, -place], color=look["color"], linewidth=3, alpha=0.4)
+            if isfinite(cell.low):
+                axes.plot(
+                    [cell.low, cell.high], [-place, -place], color=look["color"], linewidth=3, alpha=0.4
+                )
             axes.plot(cell.mean, -place, **look, markersize=7)
         axes.set_yticks([-place for place, _, _ in rows], labels)
         axes.set_title(_plain(column.label), fontsize=11)
 
     told = "; ".join(f"{row.name} {cell.mean:.4g}" for _, row, cell in rows)
-    return _svg(
-        f"metric{index}", f"{column.name}: {told}", 4.4, 0.9 + max(0.26, 0.17 * lines) * len(table.rows), draw
-    )
+    height = 0.9 + max(0.26, 0.17 * lines) * len(table.rows)
+    return Picture(f"metric{index}", f"{column.name}: {told}", 4.4, height, draw)
 
 
 def curve_pictures(
     prefix: str, variants: Sequence[Variant], places: Mapping[str, int], keys: str
-) -> list[str]:
+) -> list[Picture]:
     """Draw a panel for each curve: the mean over seeds, and a band from the least to the largest seed.
 
     Args:
@@ -136,7 +209,9 @@ def curve_pictures(
     ]
 
 
-def _curve(name: str, key: str, title: str, variants: Sequence[Variant], places: Mapping[str, int]) -> str:
+def _curve(
+    name: str, key: str, title: str, variants: Sequence[Variant], places: Mapping[str, int]
+) -> Picture:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for variant in variants:
@@ -146,7 +221,8 @@ def _curve(name: str, key: str, title: str, variants: Sequence[Variant], places:
         axes.set_title(_plain(title), fontsize=11)
         axes.set_xlabel("training samples seen", fontsize=9)
 
-    return _svg(name, f"{title} over training samples: {', '.join(v.name for v in variants)}", 4.4, 2.7, draw)
+    told = f"{title} over training samples: {', '.join(v.name for v in variants)}"
+    return Picture(name, told, 4.4, 2.7, draw)
 
 
 def _band(axes: Axes, curves: Sequence[Sequence[tuple[float, float]]], look: dict[str, Any]) -> None:

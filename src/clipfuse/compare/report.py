@@ -59,6 +59,7 @@ def report(
         lines=formats.grid(table, _mark),
         styles={name: plots.style(place) for name, place in places.items()},
         ranks=plots.rank_picture(table),
+        better=plots.better_picture(table),
         intervals=[plots.interval_picture(table, index) for index in range(len(table.columns))],
         curves=plots.curve_pictures("validation", drawn, places, "val/metric/"),
         terms=terms,

@@ -1,21 +1,26 @@
-"""The answer in words: what won, by how much, how sure."""
+"""The answer in words: what won, by how much, how sure, and what these trainings cannot tell."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from clipfuse.compare.table import ALPHA, Row, Table
+from clipfuse.compare.formats import FOUND, p_value
+from clipfuse.compare.statistics import LEVEL
+from clipfuse.compare.table import Difference, Row, Table
 
-SURE, LIKELY = 0.95, 0.8  # shares of the resamples; below them nothing is called decided
-FEW_SEEDS = 5
+SHOWN = 3  # names in a list, then "and N more"
 
 
 def verdict(table: Table) -> list[str]:
     """Return sentences, the answer first."""
     sentences = [
         *_winner(table),
-        *_against_baseline(table),
-        *_seeds(table),
+        *_ranks(table),
+        *_twins(table),
+        *_differences(table),
+        *_divided(table),
+        *_power(table),
         *_trivial(table),
+        *_classic(table),
         *_undefined(table),
     ]
     return [sentence[0].upper() + sentence[1:] if sentence[0] != "'" else sentence for sentence in sentences]
@@ -25,78 +30,160 @@ def _winner(table: Table) -> list[str]:
     losses = table.losses
     if len(losses) == 1:
         return [f"there is one loss, '{losses[0].name}': nothing to compare it with."]
+    if table.seeds == 1:
+        if table.runs == len(losses):
+            many = _word(len(losses))
+            return [f"one training each: these are {many} networks, not {many} losses."]
+        single = [row for row in losses if len(row.seeds) == 1]
+        return [
+            f"no winner is named: of {_quoted(single)} there is one training, which is a network, not a loss."
+        ]
+    if table.too_few:
+        return [f"no winner is named: {', and '.join(table.too_few)}."]
+    best = losses[0]
+    open_to = [rival for rival in table.rivals if not rival.beaten]
+    ahead = _trivial_ahead(table)
+    if not open_to and not ahead:
+        closest = max(table.rivals, key=lambda rival: rival.estimate.p)
+        against = "" if len(losses) == 2 else f", against '{closest.name}'"
+        return [
+            f"'{best.name}' wins: its trainings rank before those of {_rivals(losses)} "
+            f"(largest p {p_value(closest.estimate.p)}{against})."
+        ]
+    if not open_to:
+        return [
+            f"nothing wins: '{best.name}' ranks before {_rivals(losses)}, but behind "
+            f"{_trivially(ahead)}, which takes no training."
+        ]
+    near = [f"'{rival.name}' (p {p_value(rival.estimate.p)})" for rival in open_to]
+    return [f"undecided: '{best.name}' has the best average rank, but is not told apart from {_list(near)}."]
+
+
+def _rivals(losses: Sequence[Row]) -> str:
+    return f"'{losses[1].name}'" if len(losses) == 2 else "every other loss"
+
+
+def _ranks(table: Table) -> list[str]:
+    losses = table.losses
+    if len(losses) == 1:
+        return []
     best, second = losses[0], losses[1]
     assert best.rank is not None
     assert best.first is not None
-    seeds = min(len(row.seeds) for row in losses)
-    if best.first >= SURE and seeds >= FEW_SEEDS:
-        opening = f"'{best.name}' wins"
-    elif best.first >= SURE:
-        few = f"{_count(seeds, 'seed')} {'is' if seeds == 1 else 'are'} too few"
-        opening = f"'{best.name}' is ahead, but {few} to be sure"
-    elif best.first >= LIKELY:
-        opening = f"'{best.name}' is probably ahead"
-    else:
-        opening = f"undecided: '{best.name}' is ahead by a little"
-    metrics, scenes = _metrics(table), _count(table.scenes, "scene")
-    places = sum(cell.place == 1 for cell in best.cells.values())
-    over = "seeds and scenes" if seeds > 1 else "scenes"
-    sentences = [
-        f"{opening}: average rank {best.rank:.2f} of {len(losses)} over {metrics} and {scenes}; next is "
-        f"'{second.name}' with {second.rank:.2f}.",
-        f"it has the best mean on {places} of {metrics} and comes first in {best.first:.0%} of the resamples "
-        f"over {over}.",
+    assert best.stable is not None
+    over = f"{table.verdict_set} ({_families(table)}) and {_scenes(table)}"
+    if table.runs == len(losses):
+        return [
+            f"on these scenes the network trained with '{best.name}' ranks best: {best.rank:.2f} of "
+            f"{table.runs} on average over {over}; next is that of '{second.name}' with {second.rank:.2f}. "
+            "What another seed would say is not known.",
+            _stable(table),
+        ]
+    return [
+        f"the trainings of '{best.name}' rank {best.rank:.2f} of {table.runs} on average over {over}, those "
+        f"of '{second.name}', which is next, {second.rank:.2f}.",
+        f"'{best.name}' comes first in {best.first:.0%} of resamples over seeds and scenes, which describes "
+        "these trainings and tests nothing.",
+        _stable(table),
     ]
-    if table.critical_difference is not None:
-        near = [row for row in losses[1:] if (row.rank or 0) - best.rank < table.critical_difference]
-        told = _quoted(near) if near else "no other"
-        sentences.append(
-            f"by Nemenyi's test on {scenes} (critical difference {table.critical_difference:.2f}) it is not "
-            f"told apart from: {told}."
-        )
-    return sentences
 
 
-def _against_baseline(table: Table) -> list[str]:
+def _stable(table: Table) -> str:
+    row = max(table.losses, key=lambda row: row.stable or 0)
+    return (
+        f"by random halves of the metrics of {table.verdict_set} '{row.name}' is first in {row.stable:.0%}."
+    )
+
+
+def _twins(table: Table) -> list[str]:
+    return [
+        f"'{one}' and '{other}' have the same scores to the last bit: what tells them apart had no effect."
+        for one, other in table.twins
+    ]
+
+
+def _differences(table: Table) -> list[str]:
     sentences = []
-    for row in table.losses:
-        tests = [cell.against.better for cell in row.cells.values() if cell.against]
-        if tests:
-            better, worse = tests.count(1), tests.count(-1)
-            sentences.append(
-                f"'{row.name}' is clearly better than '{table.baseline}' on {better} of "
-                f"{_count(len(tests), 'metric')} and worse on {worse}."
-            )
+    for (name, other), found in table.differences.items():
+        tested = [each for each in found.values() if each.tested]
+        if not tested:
+            continue
+        clearly, likely = (_counts(tested, word) for word in ("clearly", "likely"))
+        opening = f"'{name}' against '{other}' on {_count(len(tested), 'metric')}"
+        if not any((*clearly, *likely)):
+            sentences.append(f"{opening}: no difference is found.")
+            continue
+        parts = [
+            f"{word} better on {better} and worse on {worse}"
+            for word, (better, worse) in (("clearly", clearly), ("likely", likely))
+            if better or worse
+        ]
+        sentences.append(f"{opening}: {'; '.join(parts)}.")
     if sentences:
-        frames = "; the test takes frames of one scene as independent, which they are not"
         sentences.append(
-            f"clearly: Wilcoxon's test over {_count(len(table.images), 'image')}, Holm-corrected over "
-            f"{_count(table.tests, 'test')}, has p < {ALPHA:g}, and the 95 % interval over seeds and scenes "
-            f"leaves out 0{frames if table.scenes < len(table.images) else ''}."
+            f"clearly: t-test over seeds and scenes, Holm-corrected over {_count(table.tests, 'test')}, p < "
+            "0.05; likely: by Benjamini and Hochberg's correction, so that about one in twenty of these is "
+            "none."
         )
     return sentences
 
 
-def _seeds(table: Table) -> list[str]:
-    counts = sorted({len(row.seeds) for row in table.losses})
-    if counts[0] >= FEW_SEEDS:
+def _counts(tested: Sequence[Difference], word: str) -> tuple[int, int]:
+    found = Counter(each.better for each in tested if each.word == word)
+    return found[1], found[-1]
+
+
+def _divided(table: Table) -> list[str]:
+    sentences = []
+    for (name, other), found in table.differences.items():
+        metrics = [metric for metric, each in found.items() if each.divided and each.discovery < LEVEL]
+        if metrics:
+            sentences.append(
+                f"on {_list(metrics)} mean and median of the difference between '{name}' and '{other}' "
+                "disagree in sign: few images decide the mean, so neither is called better."
+            )
+    return sentences
+
+
+def _power(table: Table) -> list[str]:
+    if not table.tests:
         return []
-    told = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    more = "; with one seed the intervals hold none of it" if counts[0] == 1 else ""
-    plural = "" if counts[-1] == 1 else "s"
-    return [f"{told} seed{plural} per loss: how much seeds vary is barely known{more}."]
+    return [
+        f"nothing found is not nothing there: '{FOUND}' says which difference so many seeds and scenes show; "
+        "how many seeds a smaller one needs: clipfuse compare --plan."
+    ]
+
+
+def _trivial_ahead(table: Table) -> list[Row]:
+    best = table.losses[0].rank
+    if best is None:
+        return []
+    return [row for row in table.rows if row.trivial and row.rank is not None and row.rank < best]
 
 
 def _trivial(table: Table) -> list[str]:
-    beaten: Counter[str] = Counter()
-    for column in table.columns:
-        sign = 1 if column.higher_is_better else -1
-        means = [sign * row.cells[column.name].mean for row in table.losses if column.name in row.cells]
-        for row in table.rows:
-            cell = row.cells.get(column.name) if row.trivial else None
-            beaten[row.name] += bool(cell and means and sign * cell.mean > max(means))
-    told = [f"{name} on {count}" for name, count in beaten.items() if count]
-    return [f"trivial fusions that beat every loss: {', '.join(told)} of {_metrics(table)}."] * bool(told)
+    ahead = _trivial_ahead(table)
+    if not ahead:
+        return []
+    return [
+        f"trivial fusions that rank before the best loss by {table.verdict_set}: "
+        + ", ".join(f"{row.name} ({row.rank:.2f})" for row in ahead)
+        + "."
+    ]
+
+
+def _trivially(rows: Sequence[Row]) -> str:
+    best = min(rows, key=lambda row: row.rank or 0)
+    return f"the trivial fusion '{best.name}'"
+
+
+def _classic(table: Table) -> list[str]:
+    if table.verdict_set.members or len(table.losses) == 1:
+        return []
+    return [
+        f"{table.verdict_set} gives each usual metric a vote; copies of a band, stretched contrast and "
+        "sharpening win by it, so that a good rank is no proof of a good picture."
+    ]
 
 
 def _undefined(table: Table) -> list[str]:
@@ -106,13 +193,35 @@ def _undefined(table: Table) -> list[str]:
     ] * bool(counts)
 
 
+def _scenes(table: Table) -> str:
+    told = _count(table.scenes, "scene")
+    if table.effective_scenes < 0.95 * table.scenes:
+        told += f" ({table.effective_scenes:.1f} effective)"
+    return told
+
+
+def _families(table: Table) -> str:
+    metrics = sum(len(members) for members in table.families.values())
+    if not table.verdict_set.members:
+        return _count(metrics, "metric")
+    return f"{_count(metrics, 'metric')} in {len(table.families)} families"
+
+
+def _word(number: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[number] if number < len(words) else str(number)
+
+
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _metrics(table: Table) -> str:
-    return _count(len(table.columns), "metric")
+def _list(words: Sequence[str]) -> str:
+    shown = list(words[:SHOWN])
+    if len(words) > SHOWN:
+        shown.append(f"{len(words) - SHOWN} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _quoted(rows: Sequence[Row]) -> str:
-    return ", ".join(f"'{row.name}'" for row in rows)
+    return _list([f"'{row.name}'" for row in rows])

@@ -1,0 +1,94 @@
+"""How many seeds a difference needs, from a pilot sweep."""
+
+from collections.abc import Mapping, Sequence
+from math import inf, isfinite
+
+from clipfuse.compare import statistics
+from clipfuse.compare.compute import pairs
+from clipfuse.compare.scores import collect, shared_images
+from clipfuse.compare.statistics import LEVEL, Array, Spread
+from clipfuse.compare.variants import Variant
+from clipfuse.errors import UserError
+from clipfuse.metrics.protocols import Protocol
+
+SEEDS = (3, 5, 10, 20, 40, 100)
+
+
+def plan(
+    variants: Sequence[Variant],
+    protocol: Protocol,
+    metrics: Sequence[str],
+    baseline: str,
+    wanted: Mapping[str, float],
+) -> list[str]:
+    """Return lines that say how many seeds of each loss find which difference clearly, with 80 %.
+
+    Per metric the pair of losses that needs most. "Clearly" is at 5 % over the number of tests, which is
+    what Holm's correction asks of the first.
+
+    Args:
+        variants: the losses of the pilot, two seeds or more of each.
+        protocol: of their scores.
+        metrics: that the study will test.
+        baseline: the loss the others will be tested against, or "all".
+        wanted: metric -> difference to be found; empty: a table of what some numbers of seeds find.
+
+    Raises:
+        UserError: a loss has a single seed, there is one loss, or a metric is not among `metrics`.
+    """
+    few = [variant.name for variant in variants if len(variant.runs) < 2]
+    if few:
+        raise UserError(
+            f"--plan: '{few[0]}' has one seed, which says nothing of how much seeds vary; train two or more"
+        )
+    tested = pairs([variant.name for variant in variants], baseline)
+    if not tested:
+        raise UserError("--plan: there is one loss; a plan needs two that will be compared")
+    for name in wanted:
+        if name not in metrics:
+            raise UserError(f"--plan {name}: not among the metrics, which are {', '.join(metrics)}")
+    images, member = shared_images(variants)
+    level = LEVEL / (len(metrics) * len(tested))
+    found: dict[str, tuple[Array, list[tuple[Spread, Spread]]]] = {}
+    for name in metrics:
+        scores = collect(variants, protocol, name, images, member)
+        spreads = dict(zip([variant.name for variant in variants], scores.spreads(), strict=True))
+        both = [(spreads[one], spreads[other]) for one, other in tested]
+        found[name] = scores.shares, [(a, b) for a, b in both if a is not None and b is not None]
+    lines = [
+        f"found clearly with 80 %, at 5 % over {len(metrics) * len(tested)} tests, on {member.shape[1]} "
+        "scenes like these; seeds are of each loss, and of the pairs the one that needs most counts"
+    ]
+    if wanted:
+        return lines + [_needed(name, *found[name], wanted[name], level) for name in wanted]
+    head = ["metric", *(f"{count} seeds" for count in SEEDS)]
+    rows = [head, *([name, *_smallest(*found[name], level)] for name in metrics)]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
+    return lines + [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+    ]
+
+
+def _smallest(shares: Array, both: Sequence[tuple[Spread, Spread]], level: float) -> list[str]:
+    told, least = [], inf
+    for count in SEEDS:
+        values = [
+            statistics.detectable(statistics.planned(one, other, shares, count), level) for one, other in both
+        ]
+        # Degrees of freedom are estimates; more seeds are never worse.
+        least = min(least, max(values, default=inf))
+        told.append(f"{least:.3g}" if isfinite(least) else "-")
+    return told
+
+
+def _needed(
+    name: str, shares: Array, both: Sequence[tuple[Spread, Spread]], difference: float, level: float
+) -> str:
+    counts = [statistics.seeds_needed(one, other, shares, difference, level) for one, other in both]
+    known = [count for count in counts if count is not None]
+    if not counts or len(known) < len(counts):
+        return (
+            f"{name}: a difference of {difference:g} is not found by {statistics.MOST_SEEDS} seeds: the "
+            "scenes differ too much; more scenes are needed"
+        )
+    return f"{name}: a difference of {difference:g} needs {max(known)} seeds of each loss"
