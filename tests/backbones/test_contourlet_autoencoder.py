@@ -91,6 +91,20 @@ def test_the_bands_share_one_encoder_and_are_kept_apart() -> None:
     assert not torch.allclose(network(infrared, visible).fused, network(visible, infrared).fused, atol=1e-2)
 
 
+@pytest.mark.parametrize("faithful", [False, True])
+def test_each_feature_is_named_after_the_band_it_is_of(faithful: bool) -> None:
+    network = small(stride=1, faithful=faithful).eval()
+    infrared, visible = images(1, 1, 32, 32), images(1, 1, 32, 33)[..., :32]
+    features = network(infrared, visible).features
+    for band, plane in {"infrared": infrared, "visible": visible}.items():
+        for part, alone in zip(("base", "detail"), network.encode(plane), strict=True):
+            # float32: batched products may sum in another order.
+            torch.testing.assert_close(features[f"{part}_{band}"], alone, rtol=1e-4, atol=1e-5)
+    for part in ("base", "detail"):
+        assert not torch.allclose(features[f"{part}_infrared"], features[f"{part}_visible"], rtol=1e-2)
+    assert not torch.allclose(features["base_fused"], features["detail_fused"], rtol=1e-2)
+
+
 @pytest.mark.parametrize("changes", [{}, {"stride": 1, "dense": True}, {"stride": 1, "faithful": True}])
 def test_every_parameter_has_a_gradient(changes: dict[str, Any]) -> None:
     network = small(**changes)
