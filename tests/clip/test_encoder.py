@@ -157,7 +157,8 @@ def test_reduced_precision(tiny_clip: Clips) -> None:
     assert not torch.equal(full, reduced)
     reduced.sum().backward()
     clip._texts.clear()
-    assert torch.equal(clip.encode_text(TEXTS), text)  # texts are kept, so they are exact
+    # Texts are kept, so they are computed in float32 even there; bfloat16 is off by 2**-8.
+    torch.testing.assert_close(clip.encode_text(TEXTS), text, rtol=1e-5, atol=1e-6)
 
 
 def test_the_type_of_the_weights_can_be_chosen(tiny_clip: Clips) -> None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from clipfuse.data.pairs import Pair
 from clipfuse.data.transforms import paired_crop, whole
@@ -99,6 +100,32 @@ def test_patches_of_low_contrast_in_both_bands_are_drawn_anew():
     # Contrast in one band is enough.
     assert flat_patches(Pair(infrared, noise(3)), attempts=20) > 20
     assert flat_patches(Pair(flat[:1], flat)) == 60
+
+
+@pytest.mark.parametrize("band", ["infrared", "visible"])
+def test_the_least_contrast_of_a_patch_is_a_deviation_of_a_twentieth(band: str) -> None:
+    """A board of +-12 levels has 12 / 255 = 0.047, one of +-13 levels 0.051; the other band is flat."""
+    rows, columns = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    flat = torch.full((1, HEIGHT, WIDTH), 100, dtype=torch.uint8)
+
+    def draws(levels: int) -> int:
+        board = (100 + levels * (1 - 2 * ((rows + columns) % 2)))[None].to(torch.uint8)
+        planes = {"infrared": flat, "visible": flat} | {band: board}
+        drawn = 0
+
+        class Counting(v2.RandomCrop):
+            def make_params(self, flat_inputs):
+                nonlocal drawn
+                drawn += 1
+                return super().make_params(flat_inputs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("clipfuse.data.transforms.v2.RandomCrop", Counting)
+            crop(Pair(**planes), 16)
+        return drawn
+
+    assert draws(12) == 8
+    assert draws(13) == 1
 
 
 def test_an_image_too_small_to_reflect_is_refused():

@@ -105,7 +105,8 @@ def test_the_first_stage_has_neither_guidance_nor_ranking(micro_clip: FrozenClip
         state, lower = loss.prepare(inputs), loss.lower_parameters()
         plain = pixel(inputs)
         total, f = loss.upper_loss(state, lower).total, loss.lower_loss(state, other_values(loss))
-        assert torch.equal(total, plain.total) is not guided
+        # float32 means of 4 x 48 x 48 values, taken twice; guidance adds some 0.1.
+        assert torch.allclose(total, plain.total, rtol=1e-5, atol=0) is not guided
         gradient = torch.autograd.grad(f.total, inputs.fused, allow_unused=True)[0]
         assert (gradient is not None) is guided
         assert ("ranking" in f.terms) is guided
@@ -172,11 +173,12 @@ def test_texts_are_made_again_only_where_values_moved(
             value.mul_(1.5)
     moved = float(loss.lower_loss(state, y).total.detach())
     assert len(made) == 3
-    assert moved != first[0]
+    assert moved != pytest.approx(first[0], rel=1e-3)
     expected = make(micro_clip)
     expected._pictures = state.pictures
     fresh = expected.lower_loss(state, [value.clone() for value in y]).total
-    assert float(fresh.detach()) == moved
+    # A float32 tower run twice.
+    assert float(fresh.detach()) == pytest.approx(moved, rel=1e-5)
 
 
 def test_learned_prompts_start_as_the_fixed_texts(micro_clip: FrozenClip) -> None:
@@ -213,7 +215,8 @@ def test_each_picture_has_a_view_of_its_own_in_training(micro_clip: FrozenClip) 
     for change in ({"step": 1}, {"seed": 1}):
         assert not torch.equal(loss.prepare(replace(inputs, **change)).fused, seen)
     whole = micro_clip.encode_image(same, resize="squash")
-    assert torch.equal(loss.eval().prepare(inputs).fused, whole)
+    # A float32 tower, whose sums threads may share out in another order.
+    torch.testing.assert_close(loss.eval().prepare(inputs).fused, whole, rtol=1e-5, atol=1e-5)
     flat = torch.full_like(same, 0.5)
     expected = micro_clip.encode_image(flat, resize="squash")
     torch.testing.assert_close(loss.train()._see(flat, inputs, "fused"), expected, rtol=1e-3, atol=1e-4)

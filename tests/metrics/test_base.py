@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 from clipfuse.metrics.base import FusionMetric, FusionMetrics, RunMetrics
 from clipfuse.metrics.definition import DEFINITIONS
-from clipfuse.metrics.protocols import PROTOCOLS, STRICT
+from clipfuse.metrics.protocols import OWN, PROTOCOLS, STRICT
 from clipfuse.ops.depth import to_bytes
 from clipfuse.testing.ranks import Ranks
 
@@ -47,6 +47,42 @@ def test_every_metric_of_every_protocol_is_a_mean_over_images(protocol) -> None:
         assert mean.item() == pytest.approx(np.mean([row[name].item() for row in rows]), rel=1e-12)
         low, high = DEFINITIONS[name].bounds
         assert all(low <= row[name] <= high for row in rows), name
+
+
+def odd_scene() -> list[Tensor]:
+    """One triple on which every convention shows: odd sides, flat parts, upright edges, fractions."""
+    fused, infrared, visible = (30 + 180 * plane.double() for plane in triple(0, (163, 171)))
+    infrared[..., 90:, :60] = 80
+    visible[..., 90:, :60] = 40
+    visible[..., 20:60, 40:] = infrared[..., 20:60, 40:] = 150 + 60 * (torch.arange(131) // 9 % 2)
+    fused[..., 20:60, 40:] = visible[..., 20:60, 40:]
+    fused[..., 100:, :50] = torch.arange(50) // 5 % 2 * 3 + 60
+    return [fused, infrared, visible]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "own_ways"),
+    [
+        ("strict", set()),
+        ("cddfuse", {"MI", "PSNR", "Qabf", "SSIM"}),
+        ("tang", {"AG", "FMI-pixel", "PSNR", "MSE", "SSIM", "Qabf", "Nabf"}),
+        ("ivif_zoo", {"EN", "NMI", "PSNR", "MSE", "SSIM", "MS-SSIM", "VIF", "Qabf", "Nabf", "Qcb"}),
+        ("vifb", {"MI", "SSIM", "Qabf", "Qcv", "Qcb"}),
+    ],
+)
+def test_every_option_of_a_protocol_moves_its_score(protocol: str, own_ways: set[str]) -> None:
+    chosen, planes = PROTOCOLS[protocol], odd_scene()
+    differing = set()
+    for name in (name for name in chosen.metrics if name not in OWN):
+        score, options = DEFINITIONS[name].score, chosen.options.get(name, {})
+        value = score(*planes, **options).item()
+        if value != pytest.approx(score(*planes).item(), rel=1e-7):
+            differing.add(name)
+        for left_out in options:
+            rest = {key: option for key, option in options.items() if key != left_out}
+            assert score(*planes, **rest).item() != pytest.approx(value, rel=1e-7), (name, left_out)
+    # Metrics that are not named are those of `strict`.
+    assert differing == own_ways == set(chosen.options)
 
 
 @pytest.mark.parametrize("name", STRICT.metrics)
@@ -169,7 +205,8 @@ def test_equal_sums_are_not_merged() -> None:
         alone.update(plane, plane, plane)
         assert alone.compute().item() == pytest.approx(2)
         alone.update(*triple(1))
-        assert metrics.compute()[name] == alone.compute()
+        # Sums of two scores; each score's own sums may be shared out to threads in another order.
+        assert metrics.compute()[name].item() == pytest.approx(alone.compute().item(), rel=1e-12)
 
 
 def test_names_are_resolved_and_refused() -> None:

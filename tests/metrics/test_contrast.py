@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,15 @@ def test_average_gradient_over_cells() -> None:
     plane = torch.from_numpy(IMAGES["ramp"]).double()[None, None]
     score = DEFINITIONS["AG"].score
     assert score(plane, divisor="cells").item() == pytest.approx(score(plane).item() * 35 / 24)
+
+
+def test_tang_divides_by_the_cells_between_pixels(scored: Callable[..., float]) -> None:
+    image = IMAGES["noise"].astype(float)
+    plane = torch.from_numpy(image)[None, None]
+    whole = image.size * average_gradient(image)
+    assert scored("tang", "AG", plane) == pytest.approx(whole / (8 * 13), rel=1e-12)
+    for protocol in ("strict", "cddfuse", "ivif_zoo", "vifb"):
+        assert scored(protocol, "AG", plane) == pytest.approx(whole / (9 * 14), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["SD", "SF", "AG"])

@@ -1,5 +1,6 @@
 """MSE and PSNR by their formulas, and what they do and do not notice."""
 
+from collections.abc import Callable
 from math import inf, log10
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_an_error_in_0_to_1_with_a_peak_of_255_adds_48_dB() -> None:
     assert error.item() == pytest.approx(mean_squared_error(*images).item(), rel=1e-14)
     gain = peak_signal_to_noise_ratio(*images, scale=1 / 255) - peak_signal_to_noise_ratio(*images)
     assert gain.item() == pytest.approx(20 * log10(255), rel=1e-13)
+
+
+@pytest.mark.parametrize("protocol", ["tang", "ivif_zoo"])
+def test_two_kits_take_the_error_on_0_to_1_and_the_peak_at_255(
+    scored: Callable[..., float], protocol: str
+) -> None:
+    images = planes()
+    fused, *sources = (plane.numpy() / 255 for plane in images)
+    error = sum(((fused - source) ** 2).mean() for source in sources) / 2
+    assert scored(protocol, "MSE", *images) == pytest.approx(error, rel=1e-13)
+    assert scored(protocol, "PSNR", *images) == pytest.approx(10 * log10(255**2 / error), rel=1e-13)
+    assert scored(protocol, "PSNR", *images) - scored("strict", "PSNR", *images) == pytest.approx(
+        48.13, abs=0.005
+    )
 
 
 def test_where_they_are_not_finite() -> None:

@@ -1,5 +1,6 @@
 """Qabf and Nabf against loops over pixels, and what they do and do not notice."""
 
+from collections.abc import Callable
 from math import atan, exp, pi, sqrt
 
 import numpy as np
@@ -95,8 +96,30 @@ def test_nabf_is_the_loop_over_pixels(options: dict, size: tuple[int, int]) -> N
 def test_nabf_swapped_scores_the_infrared_image_against_the_other_two() -> None:
     fused, infrared, visible = scene(3)
     swapped = fusion_artifacts(fused, infrared, visible, order="swapped")
-    assert swapped.equal(fusion_artifacts(infrared, visible, fused))
+    torch.testing.assert_close(swapped, fusion_artifacts(infrared, visible, fused), rtol=1e-12, atol=0)
     assert not swapped.allclose(fusion_artifacts(fused, infrared, visible))
+
+
+@pytest.mark.parametrize("protocol", ["tang", "ivif_zoo", "vifb", "cddfuse"])
+def test_kits_keep_both_flaws_of_qabf(scored: Callable[..., float], protocol: str) -> None:
+    planes = scene(1)
+    plain = [plane[0, 0].numpy() for plane in planes]
+    expected = slow_qabf(*plain, equal_gradient="gradient", wrap_angle=False)
+    assert scored(protocol, "Qabf", *planes) == pytest.approx(expected, rel=TOLERANCE)
+    for one_flaw in ({"equal_gradient": "gradient"}, {"wrap_angle": False}):
+        assert abs(slow_qabf(*plain, **one_flaw) - expected) > 1e-4
+
+
+def test_kits_misorder_nabf_or_weigh_flat_pixels_with_nothing(scored: Callable[..., float]) -> None:
+    _, infrared, visible = scene(2)
+    planes = (1.4 * infrared - 0.4 * visible).clamp(0, 255).round(), infrared, visible
+    fused, *sources = (plane[0, 0].numpy() for plane in planes)
+    misordered, weightless = slow_nabf(*sources, fused), slow_nabf(fused, *sources, least_weight=0.0)
+    assert scored("tang", "Nabf", *planes) == pytest.approx(misordered, rel=TOLERANCE)
+    assert scored("ivif_zoo", "Nabf", *planes) == pytest.approx(weightless, rel=TOLERANCE)
+    strict = slow_nabf(fused, *sources)
+    assert abs(misordered - strict) > 1e-3
+    assert abs(weightless / strict - 1) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("level", ["scene", 0, 128, 255])
@@ -142,9 +165,10 @@ def test_images_of_a_batch_do_not_meet_and_sharing_changes_nothing() -> None:
         together = metric(*planes)
         alone = [metric(*(plane[index : index + 1] for plane in planes)) for index in range(3)]
         assert together.shape == (3,)
+        # Sums of 357 terms in another order, 357 * 2**-53; sigmoids multiply by about ten.
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-12, atol=0)
         with sharing():
-            assert metric(*planes).equal(together)
+            torch.testing.assert_close(metric(*planes), together, rtol=1e-12, atol=0)
             assert edge_strength(planes[1]) is edge_strength(planes[1])
         assert metric(*(plane[:0] for plane in planes)).shape == (0,)
         single = metric(*(plane.float() for plane in planes))

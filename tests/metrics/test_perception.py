@@ -1,5 +1,7 @@
 """Qcv and Qcb against plain NumPy and SciPy, and what they do and do not notice."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,26 @@ def test_qcb_is_the_plain_one(size: tuple[int, int], options: dict) -> None:
     planes = scene(2, *size)
     expected = slow_qcb(*(plane[0, 0].numpy() for plane in planes), **options)
     assert contrast_preservation(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "slow", "options"),
+    [
+        ("vifb", "Qcv", slow_qcv, TOOLKIT_QCV),
+        ("vifb", "Qcb", slow_qcb, TOOLKIT_QCB),
+        ("ivif_zoo", "Qcb", slow_qcb, PORT_QCB),
+    ],
+)
+def test_kits_have_ways_of_their_own(
+    scored: Callable[..., float], protocol: str, name: str, slow: Callable[..., float], options: dict
+) -> None:
+    planes = scene(1)
+    plain = [plane[0, 0].numpy() for plane in planes]
+    value = scored(protocol, name, *planes)
+    assert value == pytest.approx(slow(*plain, **options), rel=TOLERANCE)
+    for left_out in options:  # none of them goes without saying
+        rest = {key: option for key, option in options.items() if key != left_out}
+        assert slow(*plain, **rest) != pytest.approx(value, rel=100 * TOLERANCE)
 
 
 @pytest.mark.parametrize(("metric", "options"), METRICS)

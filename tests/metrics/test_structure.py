@@ -1,6 +1,6 @@
 """SSIM against scikit-image, kornia and torchmetrics, MS-SSIM against torchmetrics and plain SciPy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,32 @@ def test_ms_ssim_equals_its_definition(height: int, width: int, odd: str) -> Non
         assert score.item() == pytest.approx(expected, rel=TOLERANCE[data_range])
 
 
+def test_what_the_kits_call_ssim(scored: Callable[..., float]) -> None:
+    from skimage.metrics import structural_similarity as plain
+
+    images = scene()
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+    def both(border: int, data_range: float) -> list[float]:
+        # scikit-image's mean leaves five pixels out along each side: a frame gives them a window.
+        fused, *sources = (np.pad(plane[0, 0].numpy(), border, mode="edge") for plane in images)
+        return [plain(fused, source, data_range=data_range, **gaussian) for source in sources]
+
+    tolerance = TOLERANCE[1.0]
+    assert scored("tang", "SSIM", *images) == pytest.approx(sum(both(5, 1.0)) / 2, rel=tolerance)
+    assert scored("ivif_zoo", "SSIM", *images) == pytest.approx(sum(both(0, 1.0)), rel=tolerance)
+    assert scored("vifb", "SSIM", *images) == pytest.approx(sum(both(0, 255.0)), rel=TOLERANCE[255.0])
+
+
+def test_ivif_zoo_halves_odd_sides_with_a_black_line_and_has_range_1(scored: Callable[..., float]) -> None:
+    fused, *sources = images = scene(161, 167)
+    expected = sum(multi_scale(fused[0, 0].numpy(), each[0, 0].numpy(), "zero", 1.0) for each in sources)
+    assert scored("ivif_zoo", "MS-SSIM", *images) == pytest.approx(expected, rel=TOLERANCE[1.0])
+    for odd, data_range in (("repeat", 1.0), ("zero", 255.0)):
+        other = sum(multi_scale(fused[0, 0].numpy(), s[0, 0].numpy(), odd, data_range) for s in sources)
+        assert abs(other - expected) > 1e-4
+
+
 def test_ms_ssim_differs_from_torchmetrics_in_the_border_of_the_last_scale() -> None:
     """Sides are multiples of 16 here: of odd ones torchmetrics drops a row or column."""
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as plain
@@ -209,7 +235,7 @@ def test_a_batch_is_its_images_and_steps_are_shared() -> None:
         with sharing():
             together = score(*images)
         assert together.shape == (3,)
-        torch.testing.assert_close(together, alone, rtol=1e-13, atol=0)
+        torch.testing.assert_close(together, alone, rtol=TOLERANCE[255.0], atol=0)
 
 
 def test_images_that_are_too_small() -> None:

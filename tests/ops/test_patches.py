@@ -59,8 +59,9 @@ def test_all_planes_of_a_sample_are_cut_alike(draw: Draw) -> None:
     first, second = torch.rand(2, 2, 1, *SHAPE)
     places = draw(SHAPE, [1, 2], 5)
     together = cut_patches(torch.cat([first, second], dim=1), places, (9, 11))
-    assert torch.equal(together[:, :1], cut_patches(first, places, (9, 11)))
-    assert torch.equal(together[:, 1:], cut_patches(second, places, (9, 11)))
+    for part, alone in ((together[:, :1], first), (together[:, 1:], second)):
+        # float32 sums of four weighted pixels below 1, which the number of planes may reorder.
+        torch.testing.assert_close(part, cut_patches(alone, places, (9, 11)), rtol=0, atol=1e-6)
 
 
 @BOTH
