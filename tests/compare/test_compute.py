@@ -7,13 +7,14 @@ from statistics import fmean, stdev
 
 import numpy as np
 import pytest
-from scipy import stats
 
+from clipfuse.compare import statistics
 from clipfuse.compare.collect import find_runs
-from clipfuse.compare.compute import build_table
+from clipfuse.compare.compute import build_table, without_repeats
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import group
 from clipfuse.metrics.protocols import STRICT
+from clipfuse.metrics.verdict import VerdictSet
 
 Factory = Callable[..., Path]
 ONE = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -28,49 +29,124 @@ def table(
 
 
 def test_means_deviations_places_and_tests(sweep: Factory) -> None:
-    sweep(seed=0, scores={"SSIM": ONE, "MSE": ONE})
-    sweep(seed=1, scores={"SSIM": TWO, "MSE": TWO})
-    root = sweep("ldfusion", seed=0, scores={"SSIM": THREE, "MSE": THREE})
+    for seed, shift in enumerate((0.0, 0.1, -0.3)):
+        sweep(seed=seed, scores={"SSIM": [x + shift for x in ONE], "MSE": [x + shift for x in ONE]})
+        root = sweep("ldfusion", seed=seed, scores={"SSIM": [x - shift for x in TWO], "MSE": TWO})
     built = table(root, ("MSE", "SSIM"))
     rows = {row.name: row for row in built.rows}
     pixel, other = rows["pixel"].cells["SSIM"], rows["ldfusion"].cells["SSIM"]
-    assert pixel.mean == pytest.approx(fmean(ONE + TWO))
-    assert pixel.std == pytest.approx(stdev([fmean(ONE), fmean(TWO)]))
-    assert other.std is None
-    assert (pixel.place, other.place) == (1, 2)
-    assert [rows[name].cells["MSE"].place for name in ("pixel", "ldfusion")] == [2, 1]  # less is better
-    assert pixel.against is None
-    assert other.against is not None
-    paired = [fmean(pair) for pair in zip(ONE, TWO, strict=True)]
-    p = stats.wilcoxon(THREE, paired).pvalue
-    assert other.against.p == pytest.approx(min(1, 2 * p))  # Holm over the two metrics, both the same p
-    assert other.against.mean == pytest.approx(fmean(THREE) - fmean(paired))
-    assert other.against.low < other.against.mean < other.against.high
-    assert other.against.effect < 0 < rows["ldfusion"].cells["MSE"].against.effect  # type: ignore[union-attr]
+    assert pixel.mean == pytest.approx(fmean(ONE) + fmean((0, 0.1, -0.3)))
+    assert pixel.std == pytest.approx(stdev([0, 0.1, -0.3]))
+    assert (pixel.place, other.place) == (2, 1)
+    assert [rows[name].cells["MSE"].place for name in ("pixel", "ldfusion")] == [1, 2]  # less is better
+    assert built.against == [("ldfusion", "pixel")]
+    found = built.differences["ldfusion", "pixel"]
+    shares = np.full(6, 1 / 6)
+    a = np.array([[x - shift for x in TWO] for shift in (0.0, 0.1, -0.3)])
+    b = np.array([[x + shift for x in ONE] for shift in (0.0, 0.1, -0.3)])
+    expected = statistics.crossed_difference(
+        statistics.spread(a, shares), statistics.spread(b, shares), shares
+    )
+    assert found["SSIM"].estimate.value == pytest.approx(expected.value)
+    assert found["SSIM"].estimate.p == pytest.approx(expected.p)
+    p_values = [found[name].estimate.p for name in ("MSE", "SSIM")]
+    assert [found[name].holm for name in ("MSE", "SSIM")] == pytest.approx(statistics.holm(p_values))
+    assert [found[name].discovery for name in ("MSE", "SSIM")] == pytest.approx(
+        statistics.benjamini_hochberg(p_values)
+    )
+    assert found["SSIM"].median == pytest.approx(np.median(a.mean(axis=0) - b.mean(axis=0)))
+    assert found["SSIM"].detectable == pytest.approx(statistics.detectable(expected, 0.05 / 2))
     assert built.tests == 2
-    assert rows["pixel"].seeds == (0, 1)
-    assert pixel.low < pixel.mean < pixel.high
+    assert rows["pixel"].seeds == (0, 1, 2)
+    low, high = statistics.crossed_mean(statistics.spread(b, shares), shares).interval()
+    assert (pixel.low, pixel.high) == pytest.approx((low, high))
 
 
-def test_ranks_are_means_over_scenes_and_metrics(sweep: Factory) -> None:
-    for loss, scores in {"pixel": ONE, "ldfusion": TWO, "clip_ratio": THREE}.items():
-        root = sweep(loss, scores={"SSIM": scores, "MSE": scores[::-1]}, scenes=list("aabbcd"))
-    built = table(root, ("SSIM", "MSE"))
+def test_frames_are_means_over_their_scene(sweep: Factory) -> None:
+    """The mean is over images; what varies is judged between scenes."""
+    for seed in range(3):
+        sweep(seed=seed, scores={"SSIM": [x + seed for x in ONE]}, scenes=list("aabbcc"))
+        root = sweep("ldfusion", seed=seed, scores={"SSIM": [x + seed for x in TWO]}, scenes=list("aabbcc"))
+    built = table(root)
+    ones = np.array([[1.5, 3.5, 5.5]])
+    twos = np.array([[2.25, 3.5, 6.75]])
+    shares = np.full(3, 1 / 3)
+    seeds = np.array([[0.0], [1], [2]])
+    expected = statistics.crossed_difference(
+        statistics.spread(twos + seeds, shares), statistics.spread(ones + seeds, shares), shares
+    )
+    found = built.differences["ldfusion", "pixel"]["SSIM"].estimate
+    assert (found.value, found.p) == pytest.approx((expected.value, expected.p))
+    assert (built.scenes, built.effective_scenes) == (3, pytest.approx(3))
 
-    def by_scene(scores: Sequence[float]) -> list[float]:
-        return [fmean(scores[:2]), fmean(scores[2:4]), scores[4], scores[5]]
 
-    columns = np.array([by_scene(scores) for scores in (ONE, TWO, THREE)])
-    reverse = np.array([by_scene(scores[::-1]) for scores in (ONE, TWO, THREE)])
-    up = stats.rankdata(-columns, axis=0).mean(axis=1)
-    down = stats.rankdata(reverse, axis=0).mean(axis=1)
-    expected = dict(zip(("pixel", "ldfusion", "clip_ratio"), (up + down) / 2, strict=True))
-    assert {row.name: row.rank for row in built.rows} == pytest.approx(expected)
+def test_ranks_are_those_of_single_trainings(sweep: Factory) -> None:
+    """A slow twin: every run against every run, scene by scene, metric by metric, family by family."""
+    generator = np.random.default_rng(3)
+    names = ("pixel", "ldfusion", "clip_ratio")
+    metrics = ("SSIM", "VIF", "MSE")
+    scores = {
+        (loss, seed): {metric: generator.normal(size=6).tolist() for metric in metrics}
+        for loss in names
+        for seed in (0, 1)
+    }
+    for (loss, seed), each in scores.items():
+        root = sweep(loss, seed=seed, scores=each, scenes=list("aabbcd"))
+    chosen = VerdictSet("own", 1, "", {"detail": ("SSIM", "VIF"), "error": ("MSE",), "absent": ("EN",)})
+    built = table(root, ("SSIM",), verdict_set=chosen)
+    assert built.families == {"detail": ("SSIM", "VIF"), "error": ("MSE",)}
+    parts = {"a": (0, 1), "b": (2, 3), "c": (4,), "d": (5,)}
+    ranks: dict[str, list[float]] = {}
+    for (loss, _), own in scores.items():
+        total = 0.0
+        for images in parts.values():
+            by_metric = {}
+            for metric in metrics:
+                sign = -1 if metric == "MSE" else 1
+                mine = sign * fmean(own[metric][i] for i in images)
+                others = [sign * fmean(each[metric][i] for i in images) for each in scores.values()]
+                by_metric[metric] = 1 + sum(other > mine for other in others)
+            total += len(images) / 6 * ((by_metric["SSIM"] + by_metric["VIF"]) / 2 + by_metric["MSE"]) / 2
+        ranks.setdefault(loss, []).append(total)
+    assert {row.name: row.rank for row in built.rows} == pytest.approx(
+        {loss: fmean(each) for loss, each in ranks.items()}
+    )
     assert [row.rank for row in built.rows] == sorted(row.rank or 0 for row in built.rows)
-    assert built.rows[0].cells["SSIM"].rank in up
-    assert built.scenes == 4
+    assert built.runs == 6
+    assert built.better is not None
+    assert built.better + built.better.T == pytest.approx(np.ones((3, 3)))
+    # A loss's rank is half, and how many trainings are better than its own on average.
+    assert [row.rank for row in built.rows] == pytest.approx(0.5 + 2 * built.better.sum(axis=0))
     assert sum(row.first or 0 for row in built.rows) == pytest.approx(1)
-    assert built.critical_difference is not None
+    assert sum(row.stable or 0 for row in built.rows) == pytest.approx(1)
+
+
+def test_a_metric_of_some_scenes_votes_there(sweep: Factory) -> None:
+    """Where a family has no score in a scene, the others decide that scene."""
+    sweep(scores={"SSIM": ONE, "target-contrast": [5.0, *[nan] * 5]})
+    root = sweep("ldfusion", scores={"SSIM": TWO, "target-contrast": [1.0, *[nan] * 5]})
+    chosen = VerdictSet("own", 1, "", {"structure": ("SSIM",), "targets": ("target-contrast",)})
+    built = table(root, verdict_set=chosen)
+    # SSIM: ldfusion before in scenes 0, 1, 3, 4, 5; pixel in 2. Scene 0 is divided between the families.
+    assert {row.name: row.rank for row in built.rows} == pytest.approx(
+        {"ldfusion": (1.5 + 1 + 2 + 1 + 1 + 1) / 6, "pixel": (1.5 + 2 + 1 + 2 + 2 + 2) / 6}
+    )
+
+
+def test_a_trivial_fusion_stands_among_the_trainings(sweep: Factory) -> None:
+    sweep(scores={"SSIM": ONE})
+    root = sweep("ldfusion", scores={"SSIM": [x + 1 for x in ONE]})
+    between = {"SSIM": {f"test-{i:06d}": x + 0.5 for i, x in enumerate(ONE)}}
+    above = {"SSIM": {f"test-{i:06d}": x + 9 for i, x in enumerate(ONE)}}
+    built = table(root, trivial={"baseline:average": between, "baseline:infrared": above})
+    alone = table(root)
+    assert {row.name: row.rank for row in built.rows} == {
+        "ldfusion": 1,
+        "pixel": 2,
+        "average": 1.5,
+        "infrared": 0.5,
+    }
+    assert [row.rank for row in built.losses] == [row.rank for row in alone.losses]
 
 
 def test_a_clear_winner_is_first_in_every_resample(sweep: Factory) -> None:
@@ -78,10 +154,10 @@ def test_a_clear_winner_is_first_in_every_resample(sweep: Factory) -> None:
     sweep("ldfusion", level=1.0)
     root = sweep("clip_ratio", level=0.5)
     built = table(root, ("SSIM", "VIF", "MSE"))
-    assert [(row.name, row.rank, row.first) for row in built.rows] == [
-        ("ldfusion", 1, 1),
-        ("clip_ratio", 2, 0),
-        ("pixel", 3, 0),
+    assert [(row.name, row.rank, row.first, row.stable) for row in built.rows] == [
+        ("ldfusion", 1, 1, 1),
+        ("clip_ratio", 2, 0, 0),
+        ("pixel", 3, 0, 0),
     ]
 
 
@@ -116,19 +192,58 @@ def test_a_metric_that_nobody_defines(sweep: Factory) -> None:
 
 
 def test_ties_share_place_and_rank(sweep: Factory) -> None:
-    root = sweep(scores={"SSIM": ONE})
-    sweep("ldfusion", scores={"SSIM": ONE})
+    for seed in (0, 1):
+        root = sweep(seed=seed, scores={"SSIM": [x + seed for x in ONE]})
+        sweep("ldfusion", seed=seed, scores={"SSIM": [x + seed for x in ONE]})
     built = table(root)
-    assert [(row.rank, row.first, row.cells["SSIM"].place) for row in built.rows] == [(1.5, 0.5, 1)] * 2
-    against = next(row.cells["SSIM"].against for row in built.rows if row.name == "ldfusion")
-    assert against is not None
-    assert (against.mean, against.low, against.high, against.p, against.effect) == (0, 0, 0, 1, 0)
+    assert [(row.rank, row.stable, row.cells["SSIM"].place) for row in built.rows] == [(2.5, 0.5, 1)] * 2
+    # Seeds are drawn for each loss apart: six standard errors of 2,000 draws.
+    assert [row.first for row in built.rows] == pytest.approx([0.5, 0.5], abs=6 * 0.5 / 2000**0.5)
+    found = built.differences["ldfusion", "pixel"]["SSIM"]
+    assert (found.estimate.value, found.estimate.p, found.better, found.equal) == (0, 1, 0, True)
+    assert [{*pair} for pair in built.twins] == [{"ldfusion", "pixel"}]
+    assert [rival.beaten for rival in built.rivals] == [False]
+
+
+def test_a_training_that_repeats_another_does_not_count(sweep: Factory) -> None:
+    sweep(seed=0, scores={"SSIM": ONE})
+    sweep(seed=1, scores={"SSIM": ONE})
+    root = sweep(seed=2, scores={"SSIM": TWO})
+    kept, notes = without_repeats(group(find_runs([root])))
+    assert [run.seed for run in kept[0].runs] == [0, 2]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"Left out: {root / '1'}: all its scores are those of {root / '0'}")
+    assert notes[0].endswith("so that seeds 0 and 1 of 'pixel' are one training.")
+
+
+def test_one_training_each_is_not_tested(sweep: Factory) -> None:
+    sweep()
+    built = table(sweep("ldfusion", level=5.0), ("SSIM", "MSE"))
+    found = built.differences["ldfusion", "pixel"].values()
+    assert built.tests == 0
+    assert [(each.tested, each.word, each.better) for each in found] == [(False, "", 0)] * 2
+    assert [column.detectable for column in built.columns] == [None, None]
+    assert not built.rivals[0].beaten
+    assert all(cell.std is None and cell.low < cell.high for row in built.rows for cell in row.cells.values())
+
+
+def test_each_against_each(sweep: Factory) -> None:
+    for seed in (0, 1):
+        for loss in ("pixel", "ldfusion", "clip_ratio"):
+            root = sweep(loss, seed=seed)
+    built = table(root, ("SSIM", "MSE"), baseline="all")
+    assert len(built.against) == 3
+    assert built.tests == 6
+    assert {frozenset(pair) for pair in built.against} == {
+        frozenset(pair)
+        for pair in (("pixel", "ldfusion"), ("pixel", "clip_ratio"), ("ldfusion", "clip_ratio"))
+    }
 
 
 def test_one_loss_alone(sweep: Factory) -> None:
     built = table(sweep())
     (row,) = built.rows
-    assert (row.rank, row.first, built.critical_difference, built.tests) == (None, None, None, 0)
+    assert (row.rank, row.first, built.rivals, built.better, built.tests) == (None, None, [], None, 0)
     assert row.cells["SSIM"].place is None
 
 
@@ -143,14 +258,14 @@ def test_only_shared_images_count(sweep: Factory) -> None:
     }
 
 
-def test_trivial_rows_have_scores_and_no_rank(sweep: Factory) -> None:
+def test_trivial_rows_have_scores(sweep: Factory) -> None:
     root = sweep(scores={"SSIM": ONE})
     sweep("ldfusion", scores={"SSIM": TWO})
     scores = {"SSIM": {f"test-{i:06d}": value for i, value in enumerate(THREE)}}
     built = table(root, trivial={"baseline:maximum": scores, "baseline:visible": {}})
-    assert [(row.name, row.trivial, row.rank) for row in built.rows[2:]] == [
-        ("maximum", True, None),
-        ("visible", True, None),
+    assert [(row.name, row.trivial, row.rank is None) for row in built.rows[2:]] == [
+        ("maximum", True, False),
+        ("visible", True, True),
     ]
     cell = built.rows[2].cells["SSIM"]
     assert cell.mean == pytest.approx(fmean(THREE), rel=1e-14)
@@ -176,4 +291,6 @@ def test_cost(sweep: Factory) -> None:
 def test_the_same_runs_give_the_same_numbers(sweep: Factory) -> None:
     root = sweep()
     sweep("ldfusion", seed=1)
-    assert table(root) == table(root)
+    one, other = table(root), table(root)
+    assert one.rows == other.rows
+    assert np.array_equal(one.better, other.better)  # type: ignore[arg-type]

@@ -82,11 +82,11 @@ def test_the_page_is_complete(three: Path) -> None:
     assert {name for name, count in ids.items() if count > 1} == set()
     targets = [link["href"] for link in read.all("a")]
     assert {target[1:] for target in targets if target} <= set(ids)
-    assert "'clip_ratio' is ahead, but 2 seeds are too few to be sure" in text.replace("&#39;", "'")
+    assert "No winner is named: 2 seeds per loss are fewer than 4" in text
     assert "a note" in text
-    assert text.index("is ahead") < text.index("<table")
-    # Three metrics, the ranks, the validation curve, and two terms of each of three losses.
-    assert len([svg for svg in read.all("svg") if svg.get("aria-label")]) == 3 + 1 + 1 + 3 * 2
+    assert text.index("No winner") < text.index("<table")
+    # Three metrics, ranks and who is better, the validation curve, and two terms of each of three losses.
+    assert len([svg for svg in read.all("svg") if svg.get("aria-label")]) == 3 + 2 + 1 + 3 * 2
     data = json.loads(read.text["script"][0])
     assert list(data["pictures"]) == [f"test-{index:06d}" for index in range(6)]
     assert list(data["pictures"]["test-000000"]) == ["clip_ratio", "ldfusion", "pixel"]

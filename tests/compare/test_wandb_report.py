@@ -99,7 +99,7 @@ def test_compare_publishes_its_table_and_runs(
     text, grid, *_ = (
         block for block in json.loads(server.saved["spec"])["blocks"] if block["type"] != "paragraph"
     )
-    assert "'pixel' is probably ahead" in text["content"]
+    assert "No winner is named: of 'ldfusion' there is one training" in text["content"]
     assert "| SSIM ↑" in text["content"]
     assert {each["name"] for each in grid["metadata"]["runSets"]} == {"pixel", "ldfusion"}
     code, _, error = clipfuse("compare", str(root), "--metrics=SSIM", "--no-trivial", "--wandb=fusion")
