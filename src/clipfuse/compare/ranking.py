@@ -98,17 +98,17 @@ class Ranking:
         names = [name for members in self._families.values() for name in members]
         half = (len(names) + 1) // 2
         if comb(len(names), half) <= HALVES:
-            chosen = [set(each) for each in combinations(names, half)]
+            chosen = list(combinations(range(len(names)), half))
         else:
-            chosen = [set(generator.choice(names, half, replace=False)) for _ in range(HALVES)]
-        means = []
-        for part in chosen:
-            families = [[name for name in members if name in part] for members in self._families.values()]
-            by_family = [
-                np.mean([self.by_metric[name] for name in members], axis=0) for members in families if members
-            ]
-            means.append(np.mean(by_family, axis=0)[: len(self.losses)])
-        return _firsts(np.array(means).T)
+            chosen = [tuple(generator.choice(len(names), half, replace=False)) for _ in range(HALVES)]
+        taken = np.zeros((len(chosen), len(names)))
+        taken[np.arange(len(chosen))[:, None], np.array(chosen)] = 1
+        member = statistics.membership([family for family, each in self._families.items() for _ in each])
+        counts = taken @ member  # metrics of each family that a half has
+        votes = np.divide(1, counts, out=np.zeros_like(counts), where=counts > 0)
+        weights = taken * (votes @ member.T) / (counts > 0).sum(axis=1, keepdims=True)
+        means = weights @ np.array([self.by_metric[name] for name in names])
+        return _firsts(means.T[: len(self.losses)])
 
     def _row_means(self, ranks: Array, shares: Array) -> Array:
         known = ~np.isnan(ranks[0])

@@ -22,7 +22,7 @@ RESAMPLES = 2000
 LEVEL = 0.05  # of every test
 POWER = 0.8
 MOST_SEEDS = 100
-QUANTILES = 2000
+QUANTILES = 500
 
 
 def membership(scenes: Sequence[str]) -> Array:
