@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.config import look_in
+from clipfuse.contract import KINDS
 from clipfuse.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     Sources = Callable[[str], dict[str, Tensor | None]]
 
-KINDS = ("protocol", "split", "budget")
 FORMATS = ("html", "markdown", "csv", "latex")
 
 
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     # Imported late: --help must not wait for scipy and torch.
     from clipfuse.compare.collect import find_runs
     from clipfuse.compare.compute import build_table
+    from clipfuse.compare.fairness import check_mixing
     from clipfuse.compare.formats import to_csv, to_latex, to_markdown
-    from clipfuse.compare.variants import check_mixing, group, select
+    from clipfuse.compare.variants import group, select
     from clipfuse.compare.verdict import verdict
     from clipfuse.engine.folder import check_output, write_atomically
 
@@ -131,7 +132,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--mix",
         metavar="KINDS",
         default="",
-        help=f"let runs differ in some of {', '.join(KINDS)}, with a warning",
+        help=f"let runs differ in what must agree, with a warning: some of {', '.join(KINDS)}",
     )
     parser.add_argument(
         "--no-trivial",
