@@ -46,6 +46,8 @@ class Rule:
     shared: bool = False
 
 
+_OURS = tuple(f"callbacks.{name}" for name in ("progress", "best", "last", "test", "notes"))
+
 RULES = (
     # How a run is started and what it is called.
     Rule("name run_dir", HARMLESS, "a label and a place", resume=True),
@@ -89,7 +91,14 @@ RULES = (
     Rule("trainer.enable_model_summary", HARMLESS, "what is shown"),
     Rule("trainer", "trainer", "strategy, determinism and limits change what is computed"),
     Rule(
-        "callbacks.progress callbacks.best callbacks.last callbacks.test callbacks.notes",
+        f"{'._target_ '.join(_OURS)}._target_",
+        "callbacks",
+        "another class in the place of one that ships may do anything",
+        resume=True,
+        shared=True,
+    ),
+    Rule(
+        " ".join(_OURS),
         HARMLESS,
         "those that ship show and write, and train nothing",
         resume=True,
@@ -188,7 +197,7 @@ def read_tuning(record: Mapping[str, Any], where: str = "") -> Tuning | None:
     value = leaves(record).get(key)
     if value not in grid:
         raise UserError(
-            f"{where}{key} is {value!r}, which is not in tuning.grid ({', '.join(map(str, grid))}); a setting "
-            "tuned by a rule is one of those that were tried"
+            f"{where}{key} is {value!r}, which is not in tuning.grid ({', '.join(map(str, grid))}); give one "
+            "of those that were tried, or leave tuning out"
         )
     return Tuning(key, tuple(grid), node["rule"].strip(), node["trials"].strip())

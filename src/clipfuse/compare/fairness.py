@@ -11,28 +11,28 @@ from clipfuse.errors import UserError
 # kind -> key -> [(value in words, the runs that have it)], two values or more
 Differences = dict[str, dict[str, list[tuple[str, list[Run]]]]]
 
-_GIVEN = "budget"  # what the training had by its end, beside the settings that asked for it
-_ASKED = ("steps", "loader.batch_size", "loader.crop_size")
+_GIVEN = "budget"  # what a training had by its end: the clock may have stopped it
+_ASKED = {"steps", "loader.batch_size", "loader.crop_size"}  # what it was told to have
 _SHOWN = 6
 
 
 def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
     """Refuse runs that no fair table can hold together.
 
-    They may differ in their loss, its solver, their seed, and in what the contract calls harmless. A setting of
-    the optimiser may differ, too, where all runs declare the same `tuning` of it.
+    They may differ in their loss, its solver, their seed, and in what the contract calls harmless; where all
+    declare the same `tuning` of a setting of the optimiser, in that as well.
 
     Args:
         runs: those that will be compared.
         allowed: kinds of `clipfuse.contract.KINDS` that may be mixed all the same.
 
     Returns:
-        A warning for each kind that is mixed; then what must be known: tuned settings, several devices, several
-        commits of the code.
+        A warning for each kind that is mixed; then what must be known: a setting that was tuned, several
+        devices, several commits of the code.
 
     Raises:
-        UserError: runs differ in a kind that is not allowed; names the first key, two runs and their values. Or
-            a run has no value of the grid that it declares.
+        UserError: runs differ in a kind that is not allowed; names the first key, two runs and their values.
+            Or a run's value is not in the grid that it declares.
     """
     differences = _differences(runs)
     notes = _tuned(runs, differences)
@@ -43,13 +43,12 @@ def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
 
 
 def _differences(runs: Sequence[Run]) -> Differences:
-    facts: list[Leaves] = [{_GIVEN: run.budget, **flatten(run.config)} for run in runs]
+    facts: list[Leaves] = [{**flatten(run.config), _GIVEN: run.budget} for run in runs]
     found: Differences = {}
     for key in dict.fromkeys(key for each in facts for key in each):
         rule = decide(key)
         kind = _GIVEN if key == _GIVEN else rule.compare
-        said = key in _ASKED and _GIVEN in found.get(_GIVEN, {})
-        if kind not in KINDS or said:
+        if kind not in KINDS or (key == _GIVEN and _ASKED & found.get(_GIVEN, {}).keys()):
             continue
         values: list[tuple[Any, list[Run]]] = []
         for run, each in zip(runs, facts, strict=True):
