@@ -98,11 +98,12 @@ def test_two_trainings_that_share_only_the_network_are_refused(sweep: Factory) -
 
 
 def test_losses_solvers_and_what_is_harmless_differ_freely(sweep: Factory) -> None:
-    root = sweep(options={"callbacks.mine.path": "nowhere"})
+    root = sweep(options={"callbacks.mine.path": "nowhere", "callbacks.best": None})
     clip = {"clip_identity": {"model": "micro", "weights_sha256": "92"}, "clip": {"model": "micro"}}
     for index, solver in enumerate(("Joint", "ValuePenalty"), start=1):
         own = {"solver": {"_target_": f"clipfuse.bilevel.{solver}"}, "validate_every": index, **clip}
         own |= {"callbacks.mine.path": "nowhere", "data.root": f"place/{index}", "trainer.max_time": index}
+        own |= {"callbacks.best._target_": "lightning.pytorch.callbacks.ModelCheckpoint"}
         sweep("promptfusion", options={**own, "versions.torch": f"2.8.{index}"})
     assert check(root) == []
 
