@@ -144,6 +144,14 @@ def test_what_is_swept_beside_the_loss_names_the_rows_where_it_may_be_mixed(swee
     ]
 
 
+def test_seeds_that_were_added_after_an_update_join_their_row(sweep: Factory) -> None:
+    root = sweep()
+    sweep(seed=1, options={"versions.torch": "2.9.0"})
+    (warning,) = check(root, "versions")
+    assert warning.endswith("versions.torch is 2.8 (sweep/0) or 2.9 (sweep/1).")
+    assert [(each.name, len(each.runs)) for each in group(find_runs([root]))] == [("pixel", 2)]
+
+
 def test_many_settings_are_not_all_told(sweep: Factory) -> None:
     root = sweep()
     sweep("ldfusion", options={"backbone": {f"size{index}": index for index in range(9)}})

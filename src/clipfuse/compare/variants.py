@@ -28,8 +28,12 @@ class Variant:
 
 
 def settings(run: Run) -> Leaves:
-    """Return what makes a run a variant: its configuration without what the contract calls harmless."""
-    return {key: value for key, value in flatten(run.config).items() if decide(key).compare != HARMLESS}
+    """Return what makes a run a variant: its configuration without what the contract calls harmless.
+
+    Package versions are left out, too: where they may be mixed, seeds that were added later still join their row.
+    """
+    plain = flatten(run.config)
+    return {key: value for key, value in plain.items() if decide(key).compare not in (HARMLESS, "versions")}
 
 
 def group(runs: Iterable[Run]) -> list[Variant]:
