@@ -15,6 +15,7 @@ ALLOWED = {
     "types": set(),
     "ops": {"types", "ops"},
     "images": {"errors", "ops"},
+    "contract": {"errors", "ops.settings"},
     "bilevel": set(),
     "contourlet": {"types", "ops", "contourlet"},
     "backbones": {"types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
@@ -23,9 +24,19 @@ ALLOWED = {
     "metrics": {"errors", "ops", "metrics"},
     "data": {"errors", "types", "ops", "images", "data"},
     "testing": {"errors", "types", "losses.base", "engine.build", "testing"},
-    "engine": {"errors", "types", "ops", "images", "bilevel", "contourlet", "losses.base", "engine"},
-    "compare": {"errors", "images", "metrics", "ops", "compare"},
-    "cli": {"errors", "cli", "compare", "engine", "data", "images", "clip", "metrics", "ops"},
+    "engine": {
+        "errors",
+        "types",
+        "ops",
+        "images",
+        "contract",
+        "bilevel",
+        "contourlet",
+        "losses.base",
+        "engine",
+    },
+    "compare": {"errors", "images", "contract", "metrics", "ops", "compare"},
+    "cli": {"errors", "cli", "contract", "compare", "engine", "data", "images", "clip", "metrics", "ops"},
 }
 # Package of others -> where it may be imported at all.
 PLACES = {

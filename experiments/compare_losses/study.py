@@ -57,6 +57,13 @@ METRICS = (
     "SSIM",
 )  # that choose a rate; larger is better in all
 SEEDS, TRIAL_SEED = "0,1,2", "100"
+# What `choose_rate` does, kept in each run: `clipfuse compare` takes rates that differ by one rule alone.
+TUNING = {
+    "key": "optimizer.lr",
+    "grid": list(RATES),
+    "rule": f"best mean rank on validation over {' '.join(METRICS)}",
+    "trials": f"one training each, seed {TRIAL_SEED}",
+}
 STEPS = 300
 SETTINGS = [
     "trainer=cpu",
@@ -174,8 +181,12 @@ def study(out: Path, data: list[str], clip: str, timed: Sequence[str] = ()) -> N
     run_part(out / "trials", dict.fromkeys(LOSSES, STEPS), dict.fromkeys(LOSSES, trial))
     chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
     print(f"{out}: learning rates {chosen}", flush=True)
+    tuning = ",".join(f"{key}:{json.dumps(value)}" for key, value in TUNING.items())
     final = {
-        loss: [*shared, f"optimizer.lr={rate}", f"seed={SEEDS}", f"validate_every={STEPS // 3}"]
+        loss: [
+            *(*shared, f"optimizer.lr={rate}", f"tuning={{{tuning}}}"),
+            *(f"seed={SEEDS}", f"validate_every={STEPS // 3}"),
+        ]
         for loss, rate in chosen.items()
     }
     run_part(out / "samples", dict.fromkeys(LOSSES, STEPS), final)

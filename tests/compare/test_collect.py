@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipfuse.compare.collect import find_runs
-from clipfuse.compare.variants import check_mixing, group, select
+from clipfuse.compare.variants import group, select
 from clipfuse.errors import UserError
 
 Factory = Callable[..., Path]
@@ -119,31 +119,6 @@ def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) 
     sweep()
     (variant,) = group(select(find_runs([root]), partial=True)[0])
     assert [run.folder.name for run in variant.runs] == ["1"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "status"),
-    [
-        ("protocol", {"protocol": "cddfuse-1"}, {}),
-        ("split", {"split_sha256": "0000"}, {}),
-        ("budget", {"steps": 20}, {"samples_seen": 80}),
-        ("budget", {}, {"samples_seen": 36, "fit": None}),  # stopped by the clock
-        ("budget", {"loader.crop_size": 64}, {}),
-        ("budget", {"backbone.width": 16}, {}),
-        ("budget", {"loader.batch_size": 8, "steps": 5}, {"fit": None}),
-    ],
-)
-def test_mixing_is_refused_unless_told(
-    sweep: Factory, kind: str, options: dict[str, object], status: dict[str, object]
-) -> None:
-    root = sweep()
-    sweep(seed=1, options=options, status=status)
-    runs = find_runs([root])
-    with pytest.raises(UserError, match=rf"differ in {kind}: .*0 has .*1 has .*--mix {kind}"):
-        check_mixing(runs, [])
-    (warning,) = check_mixing(runs, [kind])
-    assert f"differ in {kind}" in warning
-    assert check_mixing(runs[:1], []) == []
 
 
 def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:

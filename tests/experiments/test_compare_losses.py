@@ -9,7 +9,9 @@ from experiments.compare_losses import study
 from clipfuse.cli.config import check_config
 from clipfuse.cli.train import GROUPS
 from clipfuse.compare.collect import find_runs
+from clipfuse.compare.fairness import check_mixing
 from clipfuse.engine.run import TrainSettings
+from clipfuse.errors import UserError
 
 RESULTS = Path(study.__file__).parent / "results"
 PARTS = sorted(path.parent for path in RESULTS.glob("*/samples"))
@@ -55,3 +57,32 @@ def test_what_was_run_followed_the_rules(folder: Path) -> None:
                 rate, seed = run.config["optimizer"]["lr"], run.seed
                 assert (rate, seed) == ((study.RATES[job], 100) if part == "trials" else (chosen, job))
                 assert part == "trials" or len(run.scores["SSIM"]) in (24, 31)
+                assert run.config.get("tuning") == (None if part == "trials" else study.TUNING)
+
+
+@pytest.mark.parametrize("folder", PARTS, ids=lambda path: path.name)
+def test_its_losses_compare_at_rates_tuned_by_one_rule(folder: Path) -> None:
+    (note,) = check_mixing(find_runs([folder / "samples"]), [])
+    assert note.startswith(
+        f"optimizer.lr was tuned per loss by one rule ({study.TUNING['rule']}; of 0.0003, "
+    )
+    with pytest.raises(
+        UserError, match=r"differ in optimizer: .*optimizer.lr=0.0003, .*optimizer.lr=0.001; "
+    ):
+        check_mixing(find_runs([folder / "trials"]), [])
+
+
+def test_its_runs_say_how_their_rate_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sweeps: list[list[str]] = []
+    monkeypatch.setattr(
+        study, "run_sweeps", lambda jobs: sweeps.extend(list(words) for words in jobs.values())
+    )
+    monkeypatch.setattr(study, "trial_scores", lambda _: {1e-3: dict.fromkeys(study.METRICS, 1.0)})
+    (tmp_path / "seconds_per_update.json").write_text(json.dumps(dict.fromkeys(study.LOSSES, 1.0)))
+    study.study(tmp_path, ["data=synthetic"], "micro")
+    trials, samples = sweeps[0], sweeps[len(study.LOSSES)]
+    assert not any("tuning" in word for word in trials)
+    config = study.composed([*(word for word in samples if not word.startswith("seed=")), "run_dir=x"])
+    check_config(config, TrainSettings, GROUPS)
+    assert config.tuning == study.TUNING
+    assert config.optimizer.lr == 1e-3

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipfuse.cli.config import look_in
+from clipfuse.contract import KINDS
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.metrics.verdict import VERDICTS
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     Sources = Callable[[str], dict[str, Tensor | None]]
 
-KINDS = ("protocol", "split", "budget")
 FORMATS = ("html", "markdown", "csv", "latex")
 FIGURES: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
 VERDICT = "balanced"
@@ -44,11 +44,12 @@ def main(arguments: Sequence[str]) -> None:
     # Imported late: --help must not wait for scipy and torch.
     from clipfuse.compare.collect import find_runs
     from clipfuse.compare.compute import build_table, without_repeats
+    from clipfuse.compare.fairness import check_mixing
     from clipfuse.compare.formats import to_csv, to_latex, to_markdown
     from clipfuse.compare.insets import inset_picture
     from clipfuse.compare.plan import plan
     from clipfuse.compare.plots import pictures_of
-    from clipfuse.compare.variants import check_mixing, group, select
+    from clipfuse.compare.variants import group, select
     from clipfuse.compare.verdict import verdict
     from clipfuse.engine.folder import check_output, replace_when_whole, write_atomically
 
@@ -197,7 +198,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--mix",
         metavar="KINDS",
         default="",
-        help=f"let runs differ in some of {', '.join(KINDS)}, with a warning",
+        help=f"let runs differ in what must agree, with a warning: some of {', '.join(KINDS)}",
     )
     parser.add_argument(
         "--no-trivial",

@@ -12,7 +12,6 @@ import yaml
 
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
-from clipfuse.ops.settings import leaves
 
 SAMPLES_SEEN = "trainer/samples_seen"
 Leaves = dict[str, Any]  # "loss.weight" -> value
@@ -61,14 +60,11 @@ class Run:
 
     @property
     def budget(self) -> str:
-        """What the training was given: samples, batch, crop and network."""
+        """What the training was given: samples, batch and crop."""
         config = self.config
         batch, seen = self._batch, self.samples_seen
         samples = config["steps"] * batch if seen is None or self.status != "finished" else seen
-        network = config["backbone"]
-        hidden = ", ".join(f"{key} {value}" for key, value in leaves(network).items() if key != "_target_")
-        name, crop = stem(str(network.get("_target_"))), config["loader"].get("crop_size")
-        return f"{samples} samples, batch {batch}, crop {crop}, {name} ({hidden})"
+        return f"{samples} samples, batch {batch}, crop {config['loader'].get('crop_size')}"
 
     @property
     def seconds(self) -> tuple[float, bool] | None:

@@ -1,39 +1,15 @@
-"""Which runs are one variant of a loss, and which compare at all."""
+"""Which runs are one variant of a loss, and what it is called."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clipfuse.compare.collect import Leaves, Run, stem
+from clipfuse.contract import HARMLESS, decide, flatten
 from clipfuse.errors import UserError
-from clipfuse.ops.settings import is_place, leaves
-
-# What two runs of one variant may differ in.
-FREE = (
-    "name",
-    "seed",
-    "run_dir",
-    "overwrite",
-    "checkpoint",
-    "auto_resume",
-    "objective",
-    "test",
-    "validate_every",
-)
-FREE_GROUPS = ("callbacks", "logger", "versions", "metrics", "clip_identity")
-FREE_BELOW = {
-    "trainer": (
-        "accelerator",
-        "max_time",
-        "log_every_n_steps",
-        "enable_progress_bar",
-        "enable_model_summary",
-    ),
-    "loader": ("workers", "cache_mb"),
-}
 
 
 @dataclass(frozen=True)
@@ -52,20 +28,12 @@ class Variant:
 
 
 def settings(run: Run) -> Leaves:
-    """Return what makes a run a variant: its configuration without what runs of one may differ in."""
-    plain = {key: value for key, value in run.config.items() if key not in FREE + FREE_GROUPS}
-    for group, free in FREE_BELOW.items():
-        if isinstance(node := plain.get(group), Mapping):
-            plain[group] = {key: value for key, value in node.items() if key not in free}
-    flat = leaves(plain)
-    # The one a loss names is loss.clip; a pixel loss may have had any other at hand.
-    clip = {f"clip_identity.{key}": value for key, value in leaves(run.config.get("clip_identity")).items()}
-    own_seed = {key for key in flat if key.startswith("loss.") and key.endswith(".seed")}
-    place = {key for key in flat if is_place(key)}
-    left_out = own_seed | place
-    return {
-        key: value for key, value in flat.items() if not key.startswith("clip.") and key not in left_out
-    } | {key: value for key, value in clip.items() if key.endswith("weights_sha256")}
+    """Return what makes a run a variant: its configuration without what the contract calls harmless.
+
+    Package versions are left out, too: where they may be mixed, seeds that were added later still join their row.
+    """
+    plain = flatten(run.config)
+    return {key: value for key, value in plain.items() if decide(key).compare not in (HARMLESS, "versions")}
 
 
 def group(runs: Iterable[Run]) -> list[Variant]:
@@ -157,34 +125,3 @@ def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
         else:
             notes.append(f"Left out: {run.folder} ({state}).")
     return taken, notes
-
-
-def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
-    """Refuse runs that no fair table can hold together.
-
-    Args:
-        runs: those that will be compared.
-        allowed: any of "protocol", "split", "budget" that may be mixed all the same.
-
-    Returns:
-        A warning for each kind that is mixed.
-
-    Raises:
-        UserError: a kind differs that is not allowed to; names two runs and their values.
-    """
-    warnings = []
-    for kind in ("protocol", "split", "budget"):
-        values: dict[str, Run] = {}
-        for run in runs:
-            values.setdefault(str(getattr(run, kind)), run)
-        if len(values) < 2:
-            continue
-        told = "; ".join(f"{value} ({run.folder.name})" for value, run in values.items())
-        if kind not in allowed:
-            (first, one), (second, other) = list(values.items())[:2]
-            raise UserError(
-                f"the runs differ in {kind}: {one.folder} has {first}, {other.folder} has {second}; such "
-                f"numbers do not compare: give runs of one {kind}, or add --mix {kind} to be warned only"
-            )
-        warnings.append(f"The runs differ in {kind}, so this comparison is not fair: {told}.")
-    return warnings

@@ -5,18 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipfuse.contract import decide, flatten
 from clipfuse.engine.checkpoints import REMEDY, read_checkpoint
 from clipfuse.engine.folder import lies_in, read_status
 from clipfuse.engine.weights import walk
 from clipfuse.errors import UserError
-from clipfuse.ops.settings import is_place, leaves
-
-# What a resumed run may change: nothing that its weights, curves or scores depend on.
-_FREE = (
-    *("name", "run_dir", "checkpoint", "auto_resume", "overwrite", "test", "objective", "logger"),
-    *("callbacks", "versions", "loader.workers", "loader.cache_mb", "trainer.accelerator"),
-    *("trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-)
 
 
 @dataclass(frozen=True)
@@ -92,9 +85,9 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    saved, asked = leaves(saved), leaves(asked)
+    saved, asked = flatten(saved), flatten(asked)
     for key in sorted(saved.keys() | asked.keys()):
-        if key.startswith(_FREE) or is_place(key) or saved.get(key) == asked.get(key):
+        if decide(key).resume or saved.get(key) == asked.get(key):
             continue
         raise UserError(
             f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import nn
 
 from clipfuse.bilevel import Joint, Solver
+from clipfuse.contract import read_tuning
 from clipfuse.engine.build import build, build_all, load_backbone
 from clipfuse.engine.callbacks import TestWriter
 from clipfuse.engine.checkpoints import CheckpointFiles, LastCheckpoint
@@ -58,6 +59,7 @@ class TrainSettings:
     run_dir: str
     overwrite: bool
     test: bool
+    tuning: dict[str, Any] | None
 
 
 @dataclass
@@ -189,6 +191,7 @@ def train(config: DictConfig) -> float | None:
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
     record = run_record(config, source.fingerprint(), metrics, loss)
+    read_tuning(record)
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
         print(f"{folder} holds this run, finished; nothing is left to do")

@@ -12,8 +12,3 @@ def leaves(node: Any, path: str = "") -> dict[str, Any]:
     for key, child in node.items():
         flat |= leaves(child, f"{path}.{key}" if path else str(key))
     return flat
-
-
-def is_place(key: str) -> bool:
-    """Say whether a setting is where a data set lies: data.root, or data.sources.NAME.root."""
-    return key.startswith("data.") and key.endswith(".root")
