@@ -14,7 +14,7 @@ from clipfuse.data.facts import digests, thumbnails
 from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
-from clipfuse.data.video import find_scenes, looks_like_video
+from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.errors import UserError
 from clipfuse.images import match_stems, natural_order, read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
@@ -102,7 +102,7 @@ class PairedFolder:
     def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
         """Set the scenes of `ids`; where they must be looked for, of `seen`."""
         if scenes == "auto":
-            self._scenes, self._scenes_from = find_scenes(seen, self._thumbnails), "auto"
+            self._scenes, self._scenes_from = find_scenes(seen, self._features), "auto"
             sizes = Counter(self._scenes.values()).values()
             _log.info(
                 "%s: data.scenes=auto found %d scenes in %d pictures, the largest of %d",
@@ -111,12 +111,9 @@ class PairedFolder:
         elif scenes is not None:
             self._scenes, self._scenes_from = given_scenes(scenes, ids)
 
-    def _thumbnails(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        small = np.stack(thumbnails([path for name in ids for path in self._files[name]])).astype(np.float32)
-        flat = small.reshape(len(ids), 2, -1)
-        flat -= flat.mean(axis=2, keepdims=True)
-        flat /= np.maximum(np.linalg.norm(flat, axis=2, keepdims=True), 1e-9)
-        return dict(zip(ids, flat, strict=True))
+    def _features(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        small = np.stack(thumbnails([path for name in ids for path in self._files[name]]))
+        return dict(zip(ids, features(small.reshape(len(ids), 2, *small.shape[1:])), strict=True))
 
     def _check_listed(self, folder: Path, split: str) -> None:
         listed = {sample for names in self._parts.values() for sample in names}
@@ -147,7 +144,7 @@ class PairedFolder:
     def scene_notes(self) -> dict[str, Any]:
         """Return where the scenes are from (`source`), and a `warning` where pictures look like video."""
         warning = None
-        if self._scenes_from == "names" and looks_like_video(self._parts["test"], self._thumbnails):
+        if self._scenes_from == "names" and looks_like_video(self._parts["test"], self._features):
             warning = (
                 f"the test pictures of '{self.name}' look like video: neighbouring frames count as "
                 "independent scenes, so intervals are too narrow; set data.scenes=auto"

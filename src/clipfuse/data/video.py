@@ -6,15 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 
-# {id: (2, n) float, the thumbnails of both bands, each with mean 0 and norm 1} of the ids asked for
-Thumbnails = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
+# {id: (2, n), `features` of both bands} of the ids asked for
+Features = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 
-# Chosen on RoadScene's train and val scenes, to whose names the adjusted Rand index is highest (0.80) with
-# these; of equal choices the one that merges more, as too many scenes make intervals falsely narrow.
+# Rule: the highest adjusted Rand index on RoadScene's train and val scenes (0.95; by the gaps alone 0.94); of
+# equal choices the one that merges more, as too many scenes make intervals falsely narrow.
 LIKE = 0.2
-FRAMES = 2
+FRAMES = 3
 GAPS = 3
-SURE = 3.0  # standard errors
 SAME = 0.8  # a camera that stands still
 
 
@@ -42,62 +41,77 @@ def _spans(cuts: Sequence[int], count: int) -> list[tuple[int, int]]:
     return list(pairwise([0, *map(int, cuts), count]))
 
 
+def features(small: np.ndarray) -> np.ndarray:
+    """Return what `likeness` compares: the logarithm of each thumbnail, with mean 0 and norm 1.
+
+    Headlights and warm bodies then count for less than the place they are in.
+
+    Args:
+        small: (..., height, width) uint8.
+
+    Returns:
+        (..., height * width) float32; 0 where a thumbnail is flat.
+    """
+    flat = np.log(small.reshape(*small.shape[:-2], -1).astype(np.float32) + 8)
+    flat -= flat.mean(axis=-1, keepdims=True)
+    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6))
+
+
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the correlation of two pictures' thumbnails, the mean of both bands, in [-1, 1]."""
+    """Return the correlation of two pictures' `features`, the mean of both bands, in [-1, 1]."""
     return float((one * other).sum(axis=1).mean())
 
 
-def looks_like_video(ids: Sequence[str], thumbnails: Thumbnails, pairs: int = 50, least: int = 8) -> bool:
+def looks_like_video(
+    ids: Sequence[str], features_of: Features, sure: float = 3.0, pairs: int = 50, least: int = 8
+) -> bool:
     """Say whether pictures whose numbers follow each other are frames of video.
 
     They are if the median neighbours' likeness is above 0.8 (a camera that stands still), or if neighbours
-    are more alike than pictures half the set apart: by Mann and Whitney's statistic, at least three standard
-    errors above chance.
+    are more alike than pictures a third of the set apart or more, by the statistic of Mann and Whitney. Of
+    pictures of RoadScene and MSRS in random order less than 1 % of sets are taken for video; of 60 frames in
+    their own order, all are.
 
     Args:
         ids: the pictures.
-        thumbnails: reads both bands of some of them.
+        features_of: reads both bands of some of them.
+        sure: how far above chance the statistic must be, in standard errors.
         pairs: greatest number of neighbours looked at, spread over the set.
         least: fewer neighbours say nothing.
     """
     runs = blocks(ids)
-    order = [name for run in runs for name in run]
     neighbours = [pair for run in runs for pair in pairwise(run)]
     if len(neighbours) < least:
         return False
     chosen = np.unique(np.linspace(0, len(neighbours) - 1, min(pairs, len(neighbours))).round().astype(int))
     near = [neighbours[index] for index in chosen]
-    starts = [first for first, _ in near]
-    if len(starts) == len(neighbours):  # all are looked at, so that all may be strangers
-        starts = order
-    half = max(1, len(starts) // 2)
-    far = list(zip(starts, starts[half:], strict=False))
-    pictures = thumbnails(sorted({name for pair in (*near, *far) for name in pair}))
+    pictures = features_of(list(dict.fromkeys(name for pair in near for name in pair)))
     alike = np.array([likeness(pictures[a], pictures[b]) for a, b in near])
-    strange = np.array([likeness(pictures[a], pictures[b]) for a, b in far])
     if np.median(alike) >= SAME:
         return True
+    every = np.stack([pictures[first] for first, _ in near])
+    apart = np.triu_indices(len(near), max(1, len(near) // 3))
+    strange = np.sort(np.einsum("abn,cbn->ac", every, every, optimize=True)[apart] / 2)
     if not len(strange):
         return False
-    above = (alike[:, None] > strange).mean() + (alike[:, None] == strange).mean() / 2
-    error = np.sqrt((len(alike) + len(strange) + 1) / (12 * len(alike) * len(strange)))
-    return bool(above >= 0.5 + SURE * error)
+    below, up_to = (np.searchsorted(strange, alike, side) for side in ("left", "right"))
+    above = (below + up_to).mean() / 2 / len(strange)
+    return bool(above >= 0.5 + sure / np.sqrt(12 * len(alike)))
 
 
-def find_scenes(ids: Sequence[str], thumbnails: Thumbnails) -> dict[str, str]:
+def find_scenes(ids: Sequence[str], features_of: Features) -> dict[str, str]:
     """Find the scenes of pictures that may be frames of video.
 
-    Own design. Runs of numbers (`blocks`) are cut where none of the last two pictures before is like one of
-    the first two after: a likeness of 0.2, which one of ten pairs of pictures of MSRS taken at random
-    exceeds. Where neighbours are no more alike than any two pictures of the set, its numbers say nothing and
-    each picture is a scene of its own.
+    Own design. Runs of numbers (`blocks`) are cut where none of the last three pictures before is like one
+    of the first three after (a likeness of 0.2). Where neighbours are no more alike than any two pictures of
+    the set, its numbers say nothing, and each picture is a scene of its own.
 
     Returns:
         The scene of each id, called by the first of its pictures.
     """
-    if not looks_like_video(ids, thumbnails, pairs=len(ids), least=1):
+    if not looks_like_video(ids, features_of, sure=2, pairs=500, least=1):
         return {name: name for name in ids}
-    pictures = thumbnails(ids)
+    pictures = features_of(ids)
     scenes = {}
     for run in blocks(ids):
         first = run[0]
