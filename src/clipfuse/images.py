@@ -199,8 +199,10 @@ def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
         wide = image.mode == "F" or image.mode[0] == "I"
         array = np.array(image if wide else image.convert("L"), dtype=np.float32)
     small = cv2.resize(np.nan_to_num(array), (side, side), interpolation=cv2.INTER_AREA)
-    small -= small.min()
-    return np.asarray((small * (255 / max(float(small.max()), 1e-9)) + 0.5).astype(np.uint8))
+    low, high = float(small.min()), float(small.max())
+    if high - low <= 1e-5 * abs(high):  # flat, but for the rounding of the means
+        return np.zeros((side, side), np.uint8)
+    return np.asarray(((small - low) * (255 / (high - low)) + 0.5).astype(np.uint8))
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -52,9 +52,10 @@ def features(small: np.ndarray) -> np.ndarray:
     Returns:
         (..., height * width) float32; 0 where a thumbnail is flat.
     """
-    flat = np.log(small.reshape(*small.shape[:-2], -1).astype(np.float32) + 8)
+    flat = np.log(small.reshape(*small.shape[:-2], -1).astype(np.float64) + 8)
     flat -= flat.mean(axis=-1, keepdims=True)
-    return np.asarray(flat / np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6))
+    flat /= np.maximum(np.linalg.norm(flat, axis=-1, keepdims=True), 1e-6)
+    return flat.astype(np.float32)
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
