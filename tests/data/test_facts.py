@@ -15,7 +15,6 @@ from clipfuse.data.folder import PairedFolder
 from clipfuse.errors import UserError
 from clipfuse.images import read_thumbnail
 
-
 CACHE_FILE = facts.cache_file  # before the suite puts it elsewhere
 
 
