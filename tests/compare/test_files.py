@@ -10,6 +10,7 @@ import pytest
 
 from clipfuse.compare.collect import file_notes, find_runs
 from clipfuse.data.folder import PairedFolder
+from clipfuse.data.splits import read_split, split_fingerprint
 from clipfuse.errors import UserError
 
 Factory = Callable[..., Path]
@@ -102,6 +103,7 @@ def test_the_shipped_runs_are_read() -> None:
     runs = find_runs([Path(__file__).parents[2] / "experiments/compare_losses/results/roadscene/samples"])
     assert all(run.scores and not run.digested for run in runs)
     assert len(file_notes(runs)) == 2
+    assert {run.split for run in runs} == {split_fingerprint(read_split("roadscene"))}
 
 
 def test_a_warning_of_the_run_is_told_once(sweep: Factory) -> None:
