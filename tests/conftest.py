@@ -28,6 +28,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the tests learn of their files out of the user's cache."""
+    place = tmp_path_factory.mktemp("cache") / "files.sqlite"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfuse.data.facts.cache_file", lambda: place)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> np.lib.npyio.NpzFile:
     """Inputs and outputs of the published losses, cut down from the full record."""

@@ -183,6 +183,28 @@ def read_image(path: str | Path) -> Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
+def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
+    """Read a picture's luma, averaged over areas to a small square and stretched to its own range.
+
+    JPEG is decoded at a fraction of its size.
+
+    Returns:
+        (side, side) uint8 from 0 to 255; all 0 where the picture is flat.
+
+    Raises:
+        UserError: as `read_image`, but for the values of float images.
+    """
+    with _opened(Path(path)) as image:
+        image.draft("L", (2 * side, 2 * side))
+        wide = image.mode == "F" or image.mode[0] == "I"
+        array = np.array(image if wide else image.convert("L"), dtype=np.float32)
+    small = cv2.resize(np.nan_to_num(array), (side, side), interpolation=cv2.INTER_AREA)
+    low, high = float(small.min()), float(small.max())
+    if high - low <= 1e-5 * abs(high):  # flat, but for the rounding of the means
+        return np.zeros((side, side), np.uint8)
+    return np.asarray(((small - low) * (255 / (high - low)) + 0.5).astype(np.uint8))
+
+
 def _to_array(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         return np.array(image, dtype=np.float32)

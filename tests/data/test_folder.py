@@ -262,7 +262,7 @@ def test_split_file_by_path(tmp_path, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: left out 1 pairs that split '{split}' does not name"
     ]
-    assert source.fingerprint() == split_fingerprint(read_split(split))
+    assert source.names_fingerprint() == split_fingerprint(read_split(split))
 
 
 def test_split_names_that_the_folder_lacks(tmp_path):

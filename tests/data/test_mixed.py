@@ -1,5 +1,7 @@
 """Several data sets as one."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.mixed import MixedPairs
 from clipfuse.data.pairs import PARTS
+from clipfuse.data.splits import split_fingerprint
 from clipfuse.data.synthetic import SyntheticPairs
 
 
@@ -36,6 +39,14 @@ def test_the_fingerprint_is_that_of_all_sets() -> None:
         return MixedPairs({"rendered": SyntheticPairs(train=3, val=1, test=2, seed=seed)}).fingerprint()
 
     assert mixed(0) == mixed(0) != mixed(1)
+
+
+def test_older_runs_know_a_mixture_by_its_names(pairs_folder: Path) -> None:
+    real, rendered = PairedFolder(str(pairs_folder)), SyntheticPairs(train=3, val=1, test=2)
+    known = {"real": split_fingerprint(real.parts()), "rendered": rendered.fingerprint()}
+    mixed = MixedPairs({"rendered": rendered, "real": real})
+    text = json.dumps(known, sort_keys=True).encode()
+    assert mixed.names_fingerprint() == hashlib.sha256(text).hexdigest() != mixed.fingerprint()
 
 
 def test_nothing_to_mix_is_refused() -> None:

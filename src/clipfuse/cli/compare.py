@@ -329,7 +329,8 @@ def _sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     try:
         check_targets(run.config["data"], ("clipfuse.data",), run.folder / "config.yaml")
         source = build(run.config["data"], "data")
-        if source.fingerprint() == run.split:
+        names = getattr(source, "names_fingerprint", source.fingerprint)
+        if (source.fingerprint if run.knows_content else names)() == run.split:
             return lambda image: whole(source.load(image)), None
         problem = "the data set has changed since"
     except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from clipfuse.compare.files import check_scores
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 
@@ -31,6 +32,7 @@ class Run:
         scores: metric -> image -> score of the test, NaN where it is not defined; empty if not tested.
         scenes: image -> scene.
         curves: key of `metrics.csv` -> [(samples seen, value)].
+        digested: whether `metrics.json` holds the digest of the scores, and it is theirs.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Run:
     scores: Mapping[str, Mapping[str, float]]
     scenes: Mapping[str, str]
     curves: Mapping[str, Sequence[tuple[float, float]]]
+    digested: bool = False
 
     @property
     def seed(self) -> int:
@@ -57,6 +60,11 @@ class Run:
     def split(self) -> str:
         """SHA-256 of its data split."""
         return str(self.config["split_sha256"])
+
+    @property
+    def knows_content(self) -> bool:
+        """Whether `split` is of the pictures and the scenes, too, not of names alone as in older runs."""
+        return "split_of" in self.config
 
     @property
     def budget(self) -> str:
@@ -149,7 +157,31 @@ def _read_run(folder: Path) -> Run:
         scores,
         scenes,
         _read_curves(folder / "metrics.csv"),
+        bool(scores) and check_scores(folder / "test", scores, len(scenes)),
     )
+
+
+def file_notes(runs: Sequence[Run]) -> list[str]:
+    """Return what a reader must know of the files of the runs that are compared, one sentence each.
+
+    Older runs whose scores have no digest, or whose data is known by names alone; and test pictures that
+    look like video but count as independent scenes.
+    """
+    notes = []
+    if undigested := sum(bool(run.scores) and not run.digested for run in runs):
+        notes.append(
+            f"{undigested} of {len(runs)} runs lack a digest of their scores: whether these were changed "
+            "after the test cannot be told."
+        )
+    if nameless := sum(bool(run.config) and not run.knows_content for run in runs):
+        notes.append(
+            f"{nameless} of {len(runs)} runs lack a fingerprint of their data's content: that they saw the "
+            "same pictures is known by the names of these alone."
+        )
+    scenes = (run.config.get("scenes") for run in runs)
+    found = (each.get("warning") for each in scenes if isinstance(each, Mapping))
+    warnings = dict.fromkeys(str(warning) for warning in found if warning)
+    return notes + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
 
 
 def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:

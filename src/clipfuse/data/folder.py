@@ -1,11 +1,20 @@
 """A folder of registered pairs as a data set."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from clipfuse.data.facts import digests, thumbnails
 from clipfuse.data.pairs import PARTS, Pair
+from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
+from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.errors import UserError
 from clipfuse.images import match_stems, natural_order, read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
@@ -31,11 +40,15 @@ class PairedFolder:
         infrared: name of the infrared folders, where it is none of `INFRARED_NAMES`.
         visible: name of the visible folders, where it is none of `VISIBLE_NAMES`.
         split: "auto" takes the set's own part folders and cuts what is missing from `train` (or
-            from the whole, where there are none) by `hash_split`; "hash" cuts all pairs so;
-            else the name of a shipped split file, or a path to one (`*.json`).
+            from the whole, where there are none) by `hash_split`, whole scenes where these are known;
+            "hash" cuts all pairs so; else the name of a shipped split file, or a path to one (`*.json`).
         val: share of validation pairs where they are cut by hash.
         test: share of test pairs where they are cut by hash.
         name: the data set's name in tables and messages.
+        scenes: which pictures show one place. None: each its own, unless a split file tells; "auto":
+            found by numbers and likeness (`find_scenes`) among the validation and test pairs and those to
+            be cut; else a regular expression or a file (`given_scenes`). What is cut here is cut between
+            scenes; the set's own part folders and split files stay as they are.
 
     Attributes:
         name: as given.
@@ -54,10 +67,14 @@ class PairedFolder:
         val: float = 0.1,
         test: float = 0.2,
         name: str = "folder",
+        scenes: str | None = None,
     ) -> None:
+        if scenes is not None and (not isinstance(scenes, str) or not scenes):
+            raise UserError(f"data.scenes is {scenes!r}; expected {EXPECTED}")
         self.name = name
         self.unlisted: tuple[str, ...] = ()
         self._scenes: Mapping[str, str] = {}
+        self._scenes_from = "names"
         folder = Path(root).expanduser()
         official = _find_pairs(
             folder,
@@ -65,16 +82,38 @@ class PairedFolder:
             (visible.lower(),) if visible else VISIBLE_NAMES,
         )
         self._files: _Files = {sample: files for part in official.values() for sample, files in part.items()}
-        if split == "hash":
-            self._parts = hash_split(self._files, val, test)
-        elif split == "auto":
-            cut = hash_split(
-                official.get("train", {}), 0 if "val" in official else val, 0 if "test" in official else test
-            )
-            self._parts = cut | {part: tuple(files) for part, files in official.items() if part != "train"}
+        if split in ("auto", "hash"):
+            held = {part: tuple(found) for part, found in official.items() if part != "train"}
+            pool: Collection[str] = official.get("train", {})
+            if split == "hash":
+                held, pool = {}, self._files
+            val, test = 0 if "val" in held else val, 0 if "test" in held else test
+            seen = [name for found in held.values() for name in found] + [*pool] * (val + test > 0)
+            self._read_scenes(scenes, self._files, seen)
+            self._parts = hash_split(pool, val, test, self._scenes) | held
         else:
-            self._parts, self._scenes = read_split(split), read_scenes(split)
+            self._parts = read_split(split)
             self._check_listed(folder, split)
+            if told := read_scenes(split):
+                self._scenes, self._scenes_from = told, "split file"
+            listed = [name for part in PARTS for name in self._parts[part]]
+            self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
+
+    def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
+        """Set the scenes of `ids`; where they must be looked for, of `seen`."""
+        if scenes == "auto":
+            self._scenes, self._scenes_from = find_scenes(seen, self._features), "auto"
+            sizes = Counter(self._scenes.values()).values()
+            _log.info(
+                "%s: data.scenes=auto found %d scenes in %d pictures, the largest of %d",
+                *(self.name, len(sizes), len(seen), max(sizes, default=0)),
+            )
+        elif scenes is not None:
+            self._scenes, self._scenes_from = given_scenes(scenes, ids)
+
+    def _features(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        small = np.stack(thumbnails([path for name in ids for path in self._files[name]]))
+        return dict(zip(ids, features(small.reshape(len(ids), 2, *small.shape[1:])), strict=True))
 
     def _check_listed(self, folder: Path, split: str) -> None:
         listed = {sample for names in self._parts.values() for sample in names}
@@ -99,11 +138,32 @@ class PairedFolder:
         return load_pair(*self._files[sample_id])
 
     def scenes(self) -> Mapping[str, str]:
-        """Return the scene of each sample, where the split file tells."""
+        """Return the scene of each sample, where it is known; see `scenes` of the class."""
         return self._scenes
 
+    def scene_notes(self) -> dict[str, Any]:
+        """Return where the scenes are from (`source`), and a `warning` where pictures look like video."""
+        warning = None
+        if self._scenes_from == "names" and looks_like_video(self._parts["test"], self._features):
+            warning = (
+                f"the test pictures of '{self.name}' look like video: neighbouring frames count as "
+                "independent scenes, so intervals are too narrow; set data.scenes=auto"
+            )
+        return {"source": self._scenes_from, "warning": warning}
+
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the split: which id is in which part."""
+        """Return the SHA-256 (hex) of the parts, the bytes of their files, and the scenes of their pairs."""
+        listed = sorted(name for ids in self._parts.values() for name in ids)
+        files = digests([path for name in listed for path in self._files[name]])
+        facts = {
+            "parts": self.names_fingerprint(),
+            "files": {name: files[2 * place : 2 * place + 2] for place, name in enumerate(listed)},
+            "scenes": {name: scene for name in listed if (scene := self._scenes.get(name, name)) != name},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def names_fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of which id is in which part: all that the record of older runs tells."""
         return split_fingerprint(self._parts)
 
 

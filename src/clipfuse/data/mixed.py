@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from clipfuse.data.pairs import PARTS, Pair, PairSource
 
@@ -25,7 +26,7 @@ class MixedPairs:
         if not sources:
             raise ValueError("data.sources is empty; name one data set or more")
         self.name = name
-        self._fingerprints = {key: source.fingerprint() for key, source in sources.items()}
+        self._sources = dict(sources)
         self._places = {
             f"{key}-{sample}": (source, sample)
             for key, source in sources.items()
@@ -61,6 +62,32 @@ class MixedPairs:
         """Return the scene of each sample, where its data set tells."""
         return self._scenes
 
+    def scene_notes(self) -> dict[str, Any]:
+        """Return where the scenes of each set are from (`source`), and their `warning`s in one."""
+        notes = {
+            key: source.scene_notes()
+            for key, source in self._sources.items()
+            if hasattr(source, "scene_notes")
+        }
+        warnings = [note["warning"] for note in notes.values() if note["warning"]]
+        return {
+            "source": ", ".join(f"{key}: {note['source']}" for key, note in notes.items()) or "names",
+            "warning": "; ".join(warnings) or None,
+        }
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the fingerprints of all sets by their key."""
-        return hashlib.sha256(json.dumps(self._fingerprints, sort_keys=True).encode()).hexdigest()
+        return self._joined({key: source.fingerprint() for key, source in self._sources.items()})
+
+    def names_fingerprint(self) -> str:
+        """Return the same of the names alone, where a set's fingerprint tells more than these."""
+        return self._joined(
+            {
+                key: getattr(source, "names_fingerprint", source.fingerprint)()
+                for key, source in self._sources.items()
+            }
+        )
+
+    @staticmethod
+    def _joined(fingerprints: Mapping[str, str]) -> str:
+        return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()

@@ -42,4 +42,9 @@ class PairSource(Protocol):
         """Return the scene of each sample that shares one with others; may be missing or empty."""
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the split: which id is in which part."""
+        """Return the SHA-256 (hex) of the parts, of what their pictures show, and of the scenes.
+
+        Two optional methods may stand beside it: `scene_notes` returns {"source": where the scenes are
+        from, "warning": what is wrong with them, or None}; `names_fingerprint` the fingerprint of the
+        names alone, by which older runs are known.
+        """

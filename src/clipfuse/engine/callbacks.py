@@ -1,6 +1,8 @@
 """What a run leaves behind beside its curves: scores, fused pictures, a panel."""
 
 import csv
+import hashlib
+import io
 from collections.abc import Mapping
 from math import isfinite, nan
 from pathlib import Path
@@ -93,14 +95,19 @@ class TestWriter(Callback):
             return
         metrics: Any = pl_module.test_metrics
         protocol, columns = metrics.protocol, self.columns()
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, ["name", "scene", *columns, "protocol"])
+        writer.writeheader()
+        writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
+        # Killed in between, the new scores must not stand beside the digest of earlier ones.
+        (self.folder / "metrics.json").unlink(missing_ok=True)
         with write_atomically(self.folder / "per_image.csv") as file:
-            writer = csv.DictWriter(file, ["name", "scene", *columns, "protocol"])
-            writer.writeheader()
-            writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
+            file.write(table.getvalue())
         means = {name: float(trainer.callback_metrics.get(f"test/{name}", nan)) for name in columns}
         record = {
             "protocol": str(protocol),
             "images": len(self.scores),
+            "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
             "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
             "undefined": metrics.undefined(),
             "unchecked": [name for name in columns if name not in protocol.checked],

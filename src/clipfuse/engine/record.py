@@ -1,6 +1,7 @@
 """What a run keeps of itself: its configuration, and what that does not tell."""
 
 import subprocess
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipfuse.losses.base import FusionLoss
 
+CONTENT = "names, content and scenes"
+
 
 def run_record(
-    config: DictConfig, fingerprint: str, metrics: Any, loss: FusionLoss | None = None
+    config: DictConfig, source: Any, metrics: Any, loss: FusionLoss | None = None
 ) -> dict[str, Any]:
     """Return the content of `config.yaml` in plain types.
 
     Args:
         config: the run's whole configuration.
-        fingerprint: SHA-256 of the data split.
+        source: the data set, a `PairSource`.
         metrics: with the protocol of the test.
         loss: whose CLIP is recorded, if it has one.
     """
@@ -28,11 +31,23 @@ def run_record(
     }
     return {
         **{str(key): value for key, value in plain.items()},
-        "split_sha256": fingerprint,
+        "split_sha256": source.fingerprint(),
+        "split_of": CONTENT,
+        "names_sha256": getattr(source, "names_fingerprint", source.fingerprint)(),
+        "scenes": _scenes(source),
         "protocol": str(metrics.test.protocol),
         "clip_identity": _clip_identity(loss),
         "versions": versions | {"git_commit": git_commit()},
     }
+
+
+def _scenes(source: Any) -> dict[str, Any]:
+    """Return what is known of the scenes of the test pictures: how many, where from, and what is wrong."""
+    images = source.parts()["test"]
+    known = getattr(source, "scenes", dict)()
+    sizes = Counter(known.get(image, image) for image in images).values()
+    counts = {"images": len(images), "scenes": len(sizes), "largest": max(sizes, default=0)}
+    return {"source": "names", "warning": None, **getattr(source, "scene_notes", dict)(), **counts}
 
 
 def _clip_identity(loss: FusionLoss | None) -> Any:

@@ -112,6 +112,8 @@ def _quiet() -> None:
 def _recorded(folder: Path, record: Mapping[str, Any], loggers: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Keep configuration and status of a run, and close its loggers whatever happens."""
     leads: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    if leads and (warning := record["scenes"]["warning"]):
+        log.warning("%s", warning)
     failed = True
     try:
         with run_status(folder, leads) as status, memory_explained(record):
@@ -190,7 +192,7 @@ def train(config: DictConfig) -> float | None:
     optimizer = build(config.optimizer, "optimizer")
     scheduler = build(config.scheduler, "scheduler")
     _try_schedule(optimizer, scheduler, config.steps)
-    record = run_record(config, source.fingerprint(), metrics, loss)
+    record = run_record(config, source, metrics, loss)
     read_tuning(record)
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
@@ -317,7 +319,7 @@ def evaluate(config: DictConfig) -> None:
     source = build(config.data, "data")
     metrics = build(config.metrics, "metrics")
     data = build(config.loader, "loader", source=source)
-    record = run_record(config, source.fingerprint(), metrics)
+    record = run_record(config, source, metrics)
     module = ScoringModule(backbone, metrics.test)
     writer = TestWriter(config.run_dir, save_sources=config.save_sources)
     loggers = build_all(config.get("logger"), "logger")

@@ -15,24 +15,42 @@ from clipfuse.images import natural_order
 _FORM = 'not a split file; expected JSON of the form {"train": [names], "val": [names], "test": [names]}'
 
 
-def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, tuple[str, ...]]:
+def hash_split(
+    samples: Collection[str], val: float, test: float, scenes: Mapping[str, str] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Cut samples into parts by their ids alone, so that a new pair never moves an old one.
 
     Each id has a number u in [0, 1): the first 8 bytes of its SHA-256 over 2^64. It is in "test"
     where u < test, else in "val" where u < test + val, else in "train". Only where that leaves a
     part empty whose share is above 0, as in a tiny set, its borders move by as few ids as needed in
-    the order of u.
+    the order of u. Where scenes are known the number is that of the scene's name, so that no scene is
+    in two parts; the shares are then shares of the scenes.
+
+    Args:
+        samples: the ids.
+        val: share of "val".
+        test: share of "test".
+        scenes: the scene of each id that shares one with others.
 
     Raises:
-        UserError: if the shares are no shares, or there are fewer samples than wanted parts.
+        UserError: if the shares are no shares, or there are fewer samples (scenes) than wanted parts.
     """
+    members: dict[str, list[str]] = {}
+    for sample in samples:
+        members.setdefault((scenes or {}).get(sample, sample), []).append(sample)
+    cut = _cut(members, val, test, "scenes" if len(members) < len(samples) else "pairs")
+    whole = {part: [sample for scene in chosen for sample in members[scene]] for part, chosen in cut.items()}
+    return {part: tuple(sorted(ids, key=natural_order)) for part, ids in whole.items()}
+
+
+def _cut(samples: Collection[str], val: float, test: float, kind: str) -> dict[str, list[str]]:
     if min(val, test) < 0 or val + test > 1:
         raise UserError(f"data.val={val} and data.test={test}: expected shares >= 0 whose sum is at most 1")
     wanted = [part for part, share in zip(PARTS, (1 - val - test, val, test), strict=True) if share > 0]
     if samples and len(samples) < len(wanted):
         raise UserError(
-            f"{len(samples)} pairs ({', '.join(samples)}) cannot be cut into {', '.join(wanted)}: add pairs, "
-            "or take all of them for one part, as in data.val=0 data.test=1"
+            f"{len(samples)} {kind} ({', '.join(samples)}) cannot be cut into {', '.join(wanted)}: add "
+            f"{kind}, or take all of them for one part, as in data.val=0 data.test=1"
         )
     place = {sample: _hash_place(sample) for sample in samples}
     order = sorted(samples, key=lambda sample: (place[sample], sample))
@@ -40,8 +58,7 @@ def hash_split(samples: Collection[str], val: float, test: float) -> dict[str, t
     tests = max(min(tests, len(order) - ("train" in wanted) - ("val" in wanted)), int("test" in wanted))
     held_out = sum(u < test + val for u in place.values())
     held_out = max(min(held_out, len(order) - ("train" in wanted)), tests + ("val" in wanted))
-    parts = {"train": order[held_out:], "val": order[tests:held_out], "test": order[:tests]}
-    return {part: tuple(sorted(ids, key=natural_order)) for part, ids in parts.items()}
+    return {"train": order[held_out:], "val": order[tests:held_out], "test": order[:tests]}
 
 
 def _hash_place(sample: str) -> float:

@@ -1,0 +1,119 @@
+"""What is known of a file's content, remembered from run to run: digests and thumbnails."""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from clipfuse.errors import UserError
+from clipfuse.images import read_thumbnail
+
+SIDE = 32
+_RACY = 2_000_000_000  # ns: a file this fresh may change again without a new time stamp
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS facts (path TEXT, kind TEXT, size INTEGER, time INTEGER, value BLOB, "
+    "PRIMARY KEY (path, kind))"
+)
+
+
+def cache_file() -> Path:
+    """Return the SQLite file of remembered facts; it may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipfuse" / "files.sqlite"
+
+
+def digests(paths: Sequence[Path]) -> list[str]:
+    """Return the BLAKE2b (128 bit, hex) of the bytes of each file.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return [value.hex() for value in _facts(paths, "blake2b-128", _digest, "hashing the data set")]
+
+
+def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
+    """Return each picture's luma (32, 32), uint8, averaged over areas and stretched to its own range.
+
+    Raises:
+        UserError: as `read_thumbnail`.
+    """
+    values = _facts(paths, f"thumbnail-{SIDE}", _thumbnail, "looking for scenes")
+    return [np.frombuffer(value, np.uint8).reshape(SIDE, SIDE) for value in values]
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def _thumbnail(path: Path) -> bytes:
+    return read_thumbnail(path, SIDE).tobytes()
+
+
+def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doing: str) -> list[bytes]:
+    """Return what `find` makes of each file, from the cache while a file's size and time are the same."""
+    found, new = [], []
+    with _opened() as cache:
+        try:
+            # It shows itself where this takes longer than a second.
+            for path in tqdm(paths, desc=doing, unit="file", delay=1.0, leave=False, disable=None):
+                key = str(path.absolute())
+                try:
+                    state = path.stat()
+                    value = _recall(cache, key, kind, state)
+                    if value is None:
+                        value = find(path)
+                        if time.time_ns() - state.st_mtime_ns > _RACY:
+                            new.append((key, kind, state.st_size, state.st_mtime_ns, value))
+                except OSError as error:
+                    raise UserError(
+                        f"{path}: cannot be read ({error.strerror or error}); check the data set's files"
+                    ) from None
+                found.append(value)
+        finally:
+            if cache is not None and new:
+                with suppress(sqlite3.Error), cache:
+                    cache.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", new)
+    return found
+
+
+def _recall(cache: sqlite3.Connection | None, key: str, kind: str, state: os.stat_result) -> bytes | None:
+    if cache is None:
+        return None
+    query = "SELECT value FROM facts WHERE path = ? AND kind = ? AND size = ? AND time = ?"
+    with suppress(sqlite3.Error):
+        row = cache.execute(query, (key, kind, state.st_size, state.st_mtime_ns)).fetchone()
+        sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE}
+        if row is not None and isinstance(row[0], bytes) and len(row[0]) == sizes[kind]:
+            return row[0]
+    return None
+
+
+@contextmanager
+def _opened() -> Iterator[sqlite3.Connection | None]:
+    """Give the cache, made anew where it is damaged; None where there can be none."""
+    cache = None
+    for _ in range(2):
+        with suppress(sqlite3.Error, OSError):
+            cache_file().parent.mkdir(parents=True, exist_ok=True)
+            try:
+                cache = sqlite3.connect(cache_file(), timeout=5)
+                cache.execute(_TABLE)
+                break
+            except sqlite3.DatabaseError as error:
+                if cache is not None:
+                    cache.close()
+                    cache = None
+                if isinstance(error, sqlite3.OperationalError):  # locked, or not writable: leave it alone
+                    break
+                cache_file().unlink()
+    if cache is None:
+        yield None
+        return
+    with closing(cache):
+        yield cache

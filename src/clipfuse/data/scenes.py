@@ -1,0 +1,71 @@
+"""Scenes given by the user: a regular expression over names, or a file."""
+
+import csv
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from clipfuse.errors import UserError
+
+EXPECTED = "null, auto, a regular expression over the names, or the path of a .csv file of name,scene"
+
+
+def given_scenes(scenes: str, ids: Collection[str]) -> tuple[dict[str, str], str]:
+    """Return the scene of each id, and in words where it is from.
+
+    Args:
+        scenes: a path ending in ".csv" with the columns `name` and `scene`, or a regular expression that
+            is found somewhere in each id; its first group, else all it matches, is the scene.
+        ids: the pictures.
+
+    Raises:
+        UserError: there is no such file or it has another form, the expression is none, or an id has no
+            scene; the first one is named.
+    """
+    if scenes.endswith(".csv"):
+        path = Path(scenes).expanduser()
+        return _from_file(path, ids), "file"
+    try:
+        expression = re.compile(scenes)
+    except re.error as error:
+        raise UserError(
+            f"data.scenes={scenes}: no regular expression ({error}); expected {EXPECTED}"
+        ) from None
+    found = {}
+    for name in ids:
+        match = expression.search(name)
+        scene = None if match is None else match[1] if expression.groups else match[0]
+        if not scene:
+            raise UserError(
+                f"data.scenes={scenes}: '{name}' does not match, so its scene is unknown; mend the "
+                "expression, or set data.scenes=auto or null"
+            )
+        found[name] = scene
+    return found, "regular expression"
+
+
+def _from_file(path: Path, ids: Collection[str]) -> dict[str, str]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"data.scenes={path}: cannot be read ({reason}); expected a file with the columns name,scene"
+        ) from None
+    known: dict[str, str] = {}
+    for line, row in enumerate(rows, start=2):
+        name, scene = row.get("name"), row.get("scene")
+        if not name or not scene:
+            raise UserError(f"data.scenes={path}: line {line} has no name or no scene; expected name,scene")
+        if known.setdefault(name, scene) != scene:
+            raise UserError(
+                f"data.scenes={path}: line {line} puts '{name}' into '{scene}', an earlier one into "
+                f"'{known[name]}'; keep one"
+            )
+    if missing := [name for name in ids if name not in known]:
+        raise UserError(
+            f"data.scenes={path}: has no line for {len(missing)} of {len(ids)} pictures, the first is "
+            f"'{missing[0]}'; add them"
+        )
+    return {name: known[name] for name in ids}
