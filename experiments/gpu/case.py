@@ -55,12 +55,15 @@ class Part:
 
 
 def verdict(**found: tuple[float, float]) -> dict[str, Any]:
-    """Return differences and tolerances by name, and whether every one keeps its own; NaN does not."""
-    columns: dict[str, Any] = {}
-    for name, (difference, tolerance) in found.items():
-        columns |= {name: difference, f"{name}_tolerance": tolerance}
+    """Return differences by name, their tolerances in words, and whether each keeps its own; NaN does not."""
+    tolerances = {name: f"{tolerance:.2g}" for name, (_, tolerance) in found.items()}
+    each = [f"{name} {tolerance}" for name, tolerance in tolerances.items()]
     kept = all(difference <= tolerance for difference, tolerance in found.values())
-    return {**columns, "result": OK if kept else NOT_OK}
+    return {
+        **{name: difference for name, (difference, _) in found.items()},
+        "tolerance": ", ".join(each if len(each) > 1 else tolerances.values()),
+        "result": OK if kept else NOT_OK,
+    }
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from experiments.benchmarks.backbone import build as build_contourlet
 from experiments.benchmarks.contourlet import SHAPES, flat
+from experiments.compare_losses.study import composed
 from experiments.gpu.case import Case, Machine, Part, verdict
 from experiments.gpu.meter import synchronise
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.cli import fuse as fuse_command
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.data.synthetic import render
-from clipfuse.engine.build import BUNDLED, load_backbone
+from clipfuse.engine.build import BUNDLED, build, load_backbone
 from clipfuse.engine.exporting import TOLERANCE, write_onnx, write_program
 from clipfuse.engine.onnx_network import Fuse, read_onnx
 from clipfuse.images import write_png
@@ -226,7 +226,8 @@ def compile_settings(machine: Machine) -> dict[str, Any]:
 def measure_compile(machine: Machine, name: str, precision: str, compiled: bool) -> dict[str, Any]:
     """Time forward and backward of a backbone; a compiler that fails is a result."""
     settings, device = compile_settings(machine), machine.device
-    network: Any = build_contourlet(name).to(device)
+    torch.manual_seed(0)
+    network: Any = build(composed([f"backbone={name}", "run_dir=x"]).backbone, "backbone").to(device)
     side = settings["crop_size"]
     planes = torch.rand(2, settings["batch"], 1, side, side, generator=torch.Generator().manual_seed(0))
     infrared, visible = planes.to(device).unbind()
@@ -262,7 +263,7 @@ def measure_compile(machine: Machine, name: str, precision: str, compiled: bool)
 
 
 def compile_cases(machine: Machine) -> list[Case]:
-    names = ("contourlet_tiny",) if machine.tiny else ("contourlet_tiny", "contourlet_small")
+    names = ("conv_tiny",) if machine.tiny else ("contourlet_tiny", "contourlet_small")
     precisions = ("32-true",) if machine.tiny else ("bf16-mixed", "32-true")
     return [
         Case(

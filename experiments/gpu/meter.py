@@ -4,10 +4,10 @@ A training is measured in three stretches, each of whole cycles: `cycle` updates
 the lower level. The first, undisturbed, gives the speed and the peak of memory. The second gives the share of
 CLIP: what goes into its encoders and comes out is marked, forward and backward. On a GPU the marks are CUDA
 events in the stream of the work, so that nothing waits for them. In autograd the later work comes back first:
-between the gradient of what an encoder returned and that of what it was given lies its own backward and nothing
-else. Its resize counts as part of it. The third runs under torch's profiler, and gives nothing but the time in
-which a kernel or a copy ran; the idle share of the GPU is what that leaves of the undisturbed time of as many
-updates, and there is none on a CPU.
+between the gradient of what an encoder returned and that of what it was given lies its own backward and
+nothing else. Its resize counts as part of it. The third runs under torch's profiler, and gives only the time
+in which a kernel or a copy ran; the idle share of the GPU is what that leaves of the undisturbed time of as
+many updates, and there is none on a CPU.
 """
 
 import functools

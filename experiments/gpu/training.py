@@ -2,6 +2,7 @@
 
 import functools
 import json
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -10,9 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from experiments.benchmarks.ldfusion_step import make_vgg
 from experiments.compare_losses.study import LOSSES, composed
 from experiments.gpu.case import Case, Machine, Part
 
@@ -23,7 +22,7 @@ ARCHITECTURE = "ViT-B-32"
 PLAIN = [
     "data=synthetic",
     "test=false",
-    "objective=val/loss/total",
+    "objective=loss",
     "callbacks.best=null",
     "callbacks.notes=null",
     "~callbacks.progress",
@@ -56,15 +55,23 @@ def run(overrides: Sequence[str]) -> list[str]:
 @functools.cache
 def random_clip(folder: Path) -> tuple[FrozenClip, Path]:
     """Return an untrained ViT-B/32, kept so that it is read once, and its file: cost does not see weights."""
+    import open_clip
+
     torch.manual_seed(0)
     path = folder / "vit.pt"
-    torch.save(open_clip.create_model(ARCHITECTURE).state_dict(), path)
+    logging.disable(logging.WARNING)  # that the weights are random
+    try:
+        torch.save(open_clip.create_model(ARCHITECTURE).state_dict(), path)
+    finally:
+        logging.disable(logging.NOTSET)
     return FrozenClip.load(ARCHITECTURE, pretrained=str(path)), path
 
 
 @functools.cache
 def random_vgg(folder: Path) -> str:
     """Return the file of an untrained VGG19, which ldfusion asks where the CLIP is not micro."""
+    from experiments.benchmarks.ldfusion_step import make_vgg  # imports torch's compiler
+
     return make_vgg(str(folder))[1]
 
 
@@ -79,7 +86,7 @@ def clip_words(clip: str, loss: str, folder: Path) -> list[str]:
 
 def speed_settings(machine: Machine) -> dict[str, Any]:
     if machine.tiny:
-        return {"backbone": "conv_tiny", "crop_size": 32, "data.size": 32, "seconds": 0.0, "every": 2}
+        return {"backbone": "conv_tiny", "crop_size": 32, "data.size": 64, "seconds": 0.0, "every": 2}
     return {"backbone": "contourlet_tiny", "crop_size": 96, "data.size": 128, "seconds": 0.7, "every": 10}
 
 
