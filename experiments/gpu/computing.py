@@ -71,13 +71,15 @@ def measure_contourlet(machine: Machine, shape: tuple[int, ...], backward: bool)
     def there_and_back(planes: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(planes), s=planes.shape[-2:])
 
+    work: dict[str, Callable[[], object]] = {
+        "ours": lambda: transform(image),
+        "plain": lambda: there_and_back(image),
+    }
     if backward:
-        ours = functools.partial(lambda: torch.autograd.grad(flat(transform(leaf)), leaf, upward))
-        plain = functools.partial(lambda: torch.autograd.grad(there_and_back(leaf), leaf, image))
-    else:
-        ours, plain = functools.partial(transform, image), functools.partial(there_and_back, image)
+        work["ours"] = lambda: torch.autograd.grad(flat(transform(leaf)), leaf, upward)
+        work["plain"] = lambda: torch.autograd.grad(there_and_back(leaf), leaf, image)
     rounds = contourlet_settings(machine)["rounds"]
-    own, other = seconds(device, ours, rounds), seconds(device, plain, rounds)
+    own, other = (seconds(device, work[name], rounds) for name in ("ours", "plain"))
     return {"contourlet_ms": 1000 * own, "fft_ms": 1000 * other, "ratio": own / other}
 
 
