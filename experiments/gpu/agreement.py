@@ -71,7 +71,7 @@ def moved(inputs: LossInputs, move: Callable[[Tensor], Tensor]) -> LossInputs:
 
 
 def levels(loss: FusionLoss, inputs: LossInputs) -> dict[str, Tensor]:
-    """Return the loss and its gradients, to the fused image and to the prompts; the same of its lower level."""
+    """Return the loss and its gradients to the fused image and the prompts; the same of its lower level."""
     fused = inputs.fused.detach().requires_grad_()
     values: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
     problem = LossProblem(loss, LossInputs(**{**values, "fused": fused}))

@@ -152,8 +152,10 @@ def measure_command(machine: Machine, width: int, height: int) -> dict[str, Any]
     single()
     single()
     memory = peak_memory(machine.device, functools.partial(work, root / "ir", root / "vi"))
-    rate = (count - 1) / max(taken[2] - taken[1], 1e-9)
-    return {"pairs_per_second": rate, "peak_memory_mb": memory}
+    longer = taken[2] - taken[1]
+    if longer <= 0:
+        return {"peak_memory_mb": memory, "remark": f"{count} pairs took no longer than one"}
+    return {"pairs_per_second": (count - 1) / longer, "peak_memory_mb": memory}
 
 
 def fuse_cases(machine: Machine) -> list[Case]:
