@@ -58,10 +58,10 @@ def make_clip(name: str) -> FrozenClip:
     return FrozenClip(Source(model, model.visual.preprocess_cfg, "ViT-B-32-quickgelu", identity))
 
 
-def make_vgg() -> tuple[nn.Module, str]:
-    """Return all of a random VGG19's features, and a file of them."""
+def make_vgg(folder: str | None = None) -> tuple[nn.Module, str]:
+    """Return all of a random VGG19's features, and a file of them, in a folder of its own or that one."""
     layers = make_layers(cfgs["E"])
-    path = Path(tempfile.mkdtemp()) / "vgg19.pth"
+    path = Path(folder or tempfile.mkdtemp()) / "vgg19.pth"
     torch.save({f"features.{name}": value for name, value in layers.state_dict().items()}, path)
     return layers, str(path)
 
