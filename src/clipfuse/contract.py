@@ -68,6 +68,7 @@ RULES = (
     Rule("data.root data.*.root", HARMLESS, "a place; split_sha256 says what lies there", resume=True),
     Rule("data", "data", "other pictures are another task"),
     Rule("split_sha256", "split", "other pairs in training or test are another task"),
+    Rule("split_of names_sha256 scenes", HARMLESS, "split_sha256 says it", resume=True),
     Rule("steps accumulate", "budget", "training longer, or on larger batches, is no merit of a loss"),
     Rule("loader.batch_size loader.crop_size", "budget", "seeing more is no merit of a loss"),
     Rule("trainer.devices trainer.num_nodes", "budget", "each device adds a batch to every update"),

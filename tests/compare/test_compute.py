@@ -294,3 +294,18 @@ def test_the_same_runs_give_the_same_numbers(sweep: Factory) -> None:
     one, other = table(root), table(root)
     assert one.rows == other.rows
     assert np.array_equal(one.better, other.better)  # type: ignore[arg-type]
+
+
+def test_many_images_up_and_few_far_down_is_not_better(sweep: Factory) -> None:
+    """62 images + 0.05 and 13 - 0.6, five seeds: the mean is lower, so no rank of images makes it better."""
+    images = [f"image-{place:02d}" for place in range(75)]
+    for seed in range(5):
+        base = np.random.default_rng(seed).normal(0, 0.001, 75)
+        moved = base + np.where(np.arange(75) < 62, 0.05, -0.6)
+        sweep(seed=seed, scores={"SSIM": base.tolist()}, images=images)
+        root = sweep("ldfusion", seed=seed, scores={"SSIM": moved.tolist()}, images=images)
+    found = table(root).differences["ldfusion", "pixel"]["SSIM"]
+    assert found.estimate.value == pytest.approx(-0.0627, abs=1e-3)
+    assert found.median == pytest.approx(0.05, abs=1e-3)
+    assert found.divided
+    assert (found.word, found.better) == ("", 0)

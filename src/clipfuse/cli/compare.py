@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("two outputs are one file; choose a file for each")
 
     # Imported late: --help must not wait for scipy and torch.
-    from clipfuse.compare.collect import find_runs
+    from clipfuse.compare.collect import file_notes, find_runs
     from clipfuse.compare.compute import build_table, without_repeats
     from clipfuse.compare.fairness import check_mixing
     from clipfuse.compare.formats import to_csv, to_latex, to_markdown
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     if not tested:
         print(*notes, sep="\n")
         raise UserError("no run has been tested yet; wait for the sweep, or name folders of finished runs")
-    notes = [*check_mixing(runs, mixed), *notes]
+    notes = [*check_mixing(runs, mixed), *file_notes(tested), *notes]
     drawn = group(runs)
     variants, repeats = without_repeats(
         [replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))]

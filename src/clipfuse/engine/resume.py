@@ -10,18 +10,6 @@ from clipfuse.engine.checkpoints import REMEDY, read_checkpoint
 from clipfuse.engine.folder import lies_in, read_status
 from clipfuse.engine.weights import walk
 from clipfuse.errors import UserError
-<<<<<<< HEAD
-=======
-from clipfuse.ops.settings import is_place, leaves
-
-# What a resumed run may change: nothing that its weights, curves or scores depend on.
-_FREE = (
-    *("name", "run_dir", "checkpoint", "auto_resume", "overwrite", "test", "objective", "logger"),
-    *("callbacks", "versions", "loader.workers", "loader.cache_mb", "trainer.accelerator"),
-    *("trainer.max_time", "trainer.enable_progress_bar", "trainer.log_every_n_steps"),
-    *("split_of", "names_sha256", "scenes."),  # split_sha256 tells it
-)
->>>>>>> work-scenes
 
 
 @dataclass(frozen=True)
@@ -97,13 +85,9 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 
 def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-<<<<<<< HEAD
     saved, asked = flatten(saved), flatten(asked)
-=======
-    saved, asked = leaves(saved), leaves(asked)
     if "split_of" not in saved:  # an older run knows its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
->>>>>>> work-scenes
     for key in sorted(saved.keys() | asked.keys()):
         if decide(key).resume or saved.get(key) == asked.get(key):
             continue
