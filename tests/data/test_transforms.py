@@ -114,10 +114,10 @@ def test_the_least_contrast_of_a_patch_is_a_deviation_of_a_twentieth(band: str) 
         drawn = 0
 
         class Counting(v2.RandomCrop):
-            def make_params(self, flat_inputs):
+            def forward(self, *inputs):
                 nonlocal drawn
                 drawn += 1
-                return super().make_params(flat_inputs)
+                return super().forward(*inputs)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("clipfuse.data.transforms.v2.RandomCrop", Counting)
