@@ -32,13 +32,10 @@ def blocks(ids: Sequence[str]) -> list[list[str]]:
     for _, members in sorted(sequences.items()):
         members.sort()
         steps = np.diff([number for number, _ in members])
-        cuts = np.flatnonzero(steps > GAPS * np.median(steps)) + 1 if len(steps) else []
-        runs += [[name for _, name in members[a:b]] for a, b in _spans(cuts, len(members))]
+        limit = GAPS * np.median(steps) if len(steps) else 0
+        borders = [0, *(place for place, step in enumerate(steps, start=1) if step > limit), len(members)]
+        runs += [[name for _, name in members[a:b]] for a, b in pairwise(borders)]
     return runs
-
-
-def _spans(cuts: Sequence[int], count: int) -> list[tuple[int, int]]:
-    return list(pairwise([0, *map(int, cuts), count]))
 
 
 def features(small: np.ndarray) -> np.ndarray:

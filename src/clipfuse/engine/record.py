@@ -2,6 +2,7 @@
 
 import subprocess
 from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def run_record(
 def _scenes(source: Any) -> dict[str, Any]:
     """Return what is known of the scenes of the test pictures: how many, where from, and what is wrong."""
     images = source.parts()["test"]
-    known = getattr(source, "scenes", dict)()
+    known: Mapping[str, str] = getattr(source, "scenes", dict)()
     sizes = Counter(known.get(image, image) for image in images).values()
     counts = {"images": len(images), "scenes": len(sizes), "largest": max(sizes, default=0)}
     return {"source": "names", "warning": None, **getattr(source, "scene_notes", dict)(), **counts}
