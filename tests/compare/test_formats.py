@@ -37,7 +37,7 @@ def test_markdown(table: Table) -> None:
     best = table.rows[0].cells["SSIM"]
     assert f"**{best.mean:.3f} ± {best.std:.3f}**" in ssim
     assert "9.000" in ssim
-    assert lines[12].startswith("- protocol strict-1")
+    assert lines[12].startswith("- protocol strict-2")
 
 
 def test_csv_holds_every_number(table: Table) -> None:

@@ -1,0 +1,70 @@
+"""Verdict sets: by which metrics methods are ranked, in families of one vote each.
+
+A rank is the mean over families of the mean over a family's metrics; so two metrics that tell the same have
+one vote together. Which fusions each metric rewards: experiments/metrics_on_trial.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "information": ("kept-information",),
+    "structure": ("kept-structure",),
+    "detail": ("local-detail",),
+    "artifacts": ("clean-detail",),
+    "targets": ("kept-targets",),
+}
+# Our own, and no part of the literature's tables.
+NOT_CLASSIC = frozenset(
+    ("target-contrast", "noise", *(name for names in FAMILIES.values() for name in names))
+)
+
+
+@dataclass(frozen=True)
+class VerdictSet:
+    """A named and versioned set of metrics to rank by.
+
+    Attributes:
+        name: short name.
+        version: raised whenever a ranking it gives may change.
+        summary: what it is, in one line.
+        members: family -> names of its metrics; empty where every classic metric is a family of its own.
+    """
+
+    name: str
+    version: int
+    summary: str
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return name and version as a verdict carries them, such as "balanced-1"."""
+        return f"{self.name}-{self.version}"
+
+    def families(self, available: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Return family -> metrics, of those that there are; a family without any is left out.
+
+        Args:
+            available: names of metrics that all methods have scores of, in the order of the tables.
+        """
+        names = list(dict.fromkeys(available))
+        if not self.members:
+            return {name: (name,) for name in names if name not in NOT_CLASSIC}
+        found = {
+            family: tuple(name for name in members if name in names)
+            for family, members in self.members.items()
+        }
+        return {family: members for family, members in found.items() if members}
+
+
+BALANCED = VerdictSet(
+    name="balanced",
+    version=1,
+    summary="own design: what is kept of the poorer kept band; a copy, a stretch, sharpening or noise loses",
+    members=FAMILIES,
+)
+CLASSIC = VerdictSet(
+    name="classic",
+    version=1,
+    summary="one vote for every published metric; many tell the same, and degenerate fusions win by them",
+)
+VERDICTS: Mapping[str, VerdictSet] = {verdict.name: verdict for verdict in (BALANCED, CLASSIC)}
