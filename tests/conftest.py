@@ -175,7 +175,7 @@ def configuration(run: Path, loss: str, seed: int, options: Mapping[str, Any]) -
         "trainer": {"_target_": "lightning.Trainer", "devices": 1},
         "logger": {"csv": {"save_dir": str(run)}},
         "split_sha256": "4bcf",
-        "protocol": "strict-1",
+        "protocol": "strict-2",
         "clip_identity": None,
         "versions": {"clipfuse": "0.1.0", "torch": "2.8.0"},
     }

@@ -113,7 +113,7 @@ def test_an_unknown_protocol_version(clipfuse: Command, sweep: Factory) -> None:
     root = sweep(options={"protocol": "strict-0"})
     code, _, error = clipfuse("compare", str(root))
     assert code == 2
-    assert "protocol strict-0, this version has strict-1" in error
+    assert "protocol strict-0, this version has strict-2" in error
 
 
 def test_a_sweep_that_has_not_been_tested(clipfuse: Command, sweep: Factory) -> None:

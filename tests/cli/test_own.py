@@ -180,7 +180,7 @@ def test_a_metric_from_the_current_folder(clipfuse: Clipfuse, pairs_folder: Path
     assert "roughness ↓*" in output
     assert "* own, unchecked: roughness" in output
     record = json.loads(Path("run/test/metrics.json").read_text())
-    assert record["protocol"] == "strict-1"
+    assert record["protocol"] == "strict-2"
     assert record["unchecked"] == ["roughness"]
     status = json.loads(Path("run/status.json").read_text())
     assert status["objective"] == record["mean"]["roughness"]

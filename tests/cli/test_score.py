@@ -51,7 +51,7 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
         str(means),
     )
     assert code == 0, errors
-    assert "protocol strict-1" in text
+    assert "protocol strict-2" in text
     assert "Qcv ↓*" in text
     assert "* from the description, not checked against the published code: Qcv" in text
     header = text.splitlines()[0].split()
@@ -59,11 +59,11 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
     assert header == ["metric", "ours", "maximum", *baselines]
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["method", "name", "EN", "SD", "CC", "PSNR", "SSIM", "Qcv", "protocol"]
-    assert {row["protocol"] for row in rows} == {"strict-1"}
+    assert {row["protocol"] for row in rows} == {"strict-2"}
     assert [row["name"] for row in rows[:3]] == ["a", "b", "c10"]
     assert len(rows) == 6 * 3
     record = json.loads(means.read_text())
-    assert record["protocol"] == "strict-1"
+    assert record["protocol"] == "strict-2"
     for method, values in record["methods"].items():
         for name, mean in values.items():
             scores = [float(row[name]) for row in rows if row["method"] == method]
@@ -155,7 +155,7 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
         ),
         (lambda f: (f / "ours/b.png").write_bytes(b"no"), [], "ours/b.png: cannot be read"),
         (None, ["--protocol", "cdfuse"], "unknown protocol 'cdfuse'. Did you mean 'cddfuse'?"),
-        (None, ["--metrics", "SSMI"], "metric 'SSMI' is unknown to protocol strict-1. Did you mean 'SSIM'?"),
+        (None, ["--metrics", "SSMI"], "metric 'SSMI' is unknown to protocol strict-2. Did you mean 'SSIM'?"),
         (None, ["--fused", "{folder}/other/ours"], "are both called 'ours'; label them, as in LABEL="),
         (None, ["--fused", "baseline:average={folder}/ours"], "the label 'baseline:average' is taken"),
         (None, ["--fused", "{folder}/nowhere"], "nowhere: no such folder"),
@@ -192,7 +192,7 @@ def test_equals_what_evaluate_writes(
         *(f"data={data}", *chosen),
     )
     assert code == 0, errors
-    assert "protocol strict-1" in text
+    assert "protocol strict-2" in text
     folder = pairs_folder / "test" if data == "folder" else run / "test"
     names = ("ir", "vi") if data == "folder" else ("infrared", "visible")
     words = ["--infrared", str(folder / names[0]), "--visible", str(folder / names[1])]

@@ -20,7 +20,7 @@ def names(root: Path) -> list[str]:
 
 def test_a_run_of_the_engine_is_read(trained: Path) -> None:
     (run,) = find_runs([trained.parent])
-    assert (run.status, run.seed, run.protocol, run.samples_seen) == ("finished", 0, "strict-1", 12)
+    assert (run.status, run.seed, run.protocol, run.samples_seen) == ("finished", 0, "strict-2", 12)
     assert set(run.scenes) == {"test-0", "test-1"}
     means = json.loads((trained / "test/metrics.json").read_text())["mean"]
     assert sum(run.scores["SSIM"].values()) / 2 == pytest.approx(means["SSIM"], rel=1e-12)

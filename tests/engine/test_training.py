@@ -67,11 +67,11 @@ def test_leaves_a_complete_run_folder(tiny_config: Config) -> None:
     assert fit["seconds"] > 0
     assert fit["peak_memory_mb"] > 50  # no process with torch is smaller
     scores = json.loads((folder / "test/metrics.json").read_text())
-    assert scores["protocol"] == "strict-1"
+    assert scores["protocol"] == "strict-2"
     assert scores["images"] == 2
     with (folder / "test/per_image.csv").open(newline="") as file:
         per_image = list(csv.DictReader(file))
-    assert {row["protocol"] for row in per_image} == {"strict-1"}
+    assert {row["protocol"] for row in per_image} == {"strict-2"}
     assert [(row["name"], row["scene"]) for row in per_image] == [("test-0", "test-0"), ("test-1", "test-1")]
     assert scores["undefined"] == {"MS-SSIM": 2}  # 64x48 pixels are too few
     for name, mean in scores["mean"].items():

@@ -216,7 +216,7 @@ def test_names_are_resolved_and_refused() -> None:
     assert "Qcv" not in run.validation
     assert set(run.test) == set(STRICT.metrics)
     with pytest.raises(
-        ValueError, match=r"metric 'SSM' is unknown to protocol strict-1\. Did you mean 'SSIM'"
+        ValueError, match=r"metric 'SSM' is unknown to protocol strict-2\. Did you mean 'SSIM'"
     ):
         FusionMetrics("strict", ["SSM"])
     with pytest.raises(ValueError, match="metric 'Qcv' is not in protocol cddfuse-1"):

@@ -14,6 +14,7 @@ from typing import Any
 
 from clipfuse.errors import did_you_mean
 from clipfuse.metrics import (  # noqa: F401  (they enter DEFINITIONS)
+    balanced,
     contrast,
     correlation,
     feature_information,
@@ -29,8 +30,9 @@ from clipfuse.metrics.definition import DEFINITIONS, Definition
 
 UNCHECKED = "from the description, not checked against the published code"
 OF_THE_USER = "own, unchecked"
-# Cheap enough for every validation: none costs more than SSIM.
-FAST = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM", "local-detail", "noise")
+BALANCED = ("kept-information", "kept-structure", "clean-detail", "kept-targets")
+# Cheap enough for every validation, and all that the verdict set `balanced` needs.
+FAST = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM", "local-detail", "noise", *BALANCED)
 GOLDEN = ("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR", "SCD", "VIF", "Qabf", "SSIM")
 
 
@@ -47,6 +49,8 @@ class Protocol:
         checked: metrics whose values are tested against those of the published code, or that are
             our own and have none.
         own: metrics that a user has added; nobody but the user answers for them.
+        since: metric -> version of this protocol since which its numbers are what they are now; 1 where
+            there is none. Numbers of an older version are still comparable for all others.
     """
 
     name: str
@@ -56,9 +60,10 @@ class Protocol:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
     own: tuple[str, ...] = ()
+    since: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return name and version as every number carries them, such as "strict-1"."""
+        """Return name and version as every number carries them, such as "strict-2"."""
         return f"{self.name}-{self.version}"
 
     def definition(self, name: str) -> Definition:
@@ -121,13 +126,14 @@ class Protocol:
 OWN = ("target-contrast", "local-detail", "noise")
 STRICT = Protocol(
     name="strict",
-    version=1,
+    version=2,
     summary="published definitions in float64, flaws repaired",
     metrics=(
         *("EN", "SD", "SF", "AG", "MI", "NMI", "FMI-pixel", "FMI-gradient", "CC", "SCD", "PSNR", "MSE"),
-        *("SSIM", "MS-SSIM", "VIF", "VIFF", "Qabf", "Nabf", "Qcv", "Qcb", *OWN),
+        *("SSIM", "MS-SSIM", "VIF", "VIFF", "Qabf", "Nabf", "Qcv", "Qcb", *OWN, *BALANCED),
     ),
-    checked=frozenset((*GOLDEN, *OWN)),
+    checked=frozenset((*GOLDEN, *OWN, *BALANCED)),
+    since=dict.fromkeys(("local-detail", *BALANCED), 2),
 )
 CDDFUSE = Protocol(
     name="cddfuse",

@@ -108,7 +108,7 @@ def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: st
     score = fused.new_ones(fused.shape[0])
     for index, weight in enumerate(WEIGHTS):
         if index:
-            fused, source = _halved(fused, odd_sides), _halved(source, odd_sides)
+            fused, source = halved(fused, odd_sides), halved(source, odd_sides)
         similarity, contrast = _similarity(fused, source, "gaussian", data_range, "valid")
         mean = similarity if index == len(WEIGHTS) - 1 else contrast
         positive = mean > 0
@@ -123,11 +123,11 @@ def _similarity(
 ) -> tuple[Tensor, Tensor]:
     """Return the means over the image of SSIM and of its contrast and structure factor, each (N,)."""
     # Planes of this size cost more to allocate than to compute: where it can be, it is done in place.
-    taps, correction = WINDOWS[window]
-    x, y = _moments(fused, window, border), _moments(source, window, border)
+    _, correction = WINDOWS[window]
+    x, y = moments(fused, window, border), moments(source, window, border)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    covariance = filter_valid(x.centred * y.centred, taps).addcmul_(x.mean, y.mean, value=-1)
-    contrast = covariance.mul_(2 * correction).add_(c2) / (x.variance + y.variance).add_(c2)
+    both = covariance(fused, source, window, border)
+    contrast = both.mul(2 * correction).add_(c2) / (x.variance + y.variance).add_(c2)
     x_mean, y_mean = x.mean + x.offset, y.mean + y.offset
     product = (x_mean * y_mean).mul_(2).add_(c1)
     squares = x_mean.square().addcmul_(y_mean, y_mean).add_(c1)
@@ -135,7 +135,16 @@ def _similarity(
 
 
 @shared
-def _moments(plane: Tensor, window: Window, border: Border) -> Moments:
+def covariance(fused: Tensor, source: Tensor, window: Window, border: Border) -> Tensor:
+    """Return the covariance in each window, as a population's: times the window's factor it is a sample's."""
+    taps, _ = WINDOWS[window]
+    x, y = moments(fused, window, border), moments(source, window, border)
+    return filter_valid(x.centred * y.centred, taps).addcmul_(x.mean, y.mean, value=-1)
+
+
+@shared
+def moments(plane: Tensor, window: Window, border: Border) -> Moments:
+    """Return mean and variance in each window."""
     taps, correction = WINDOWS[window]
     # Variances are differences of squares: without the plane's mean they lose fewer digits.
     offset = plane.detach().mean((2, 3), keepdim=True)
@@ -148,7 +157,8 @@ def _moments(plane: Tensor, window: Window, border: Border) -> Moments:
 
 
 @shared
-def _halved(plane: Tensor, odd_sides: str) -> Tensor:
+def halved(plane: Tensor, odd_sides: str) -> Tensor:
+    """Return the 2x2 means; see `multi_scale_structural_similarity` for odd sides."""
     down, across = plane.shape[2] % 2, plane.shape[3] % 2
     if down or across:
         if odd_sides == "zero":

@@ -1,19 +1,35 @@
-"""Verdict sets: which metrics decide a comparison, in families of one vote each."""
+"""Verdict sets: by which metrics methods are ranked, in families of one vote each.
+
+A rank is the mean over families of the mean over a family's metrics; so two metrics that tell the same have
+one vote together. Which fusions each metric rewards: experiments/metrics_on_trial.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "information": ("kept-information",),
+    "structure": ("kept-structure",),
+    "detail": ("local-detail",),
+    "artifacts": ("clean-detail",),
+    "targets": ("kept-targets",),
+}
+# Our own, and no part of the literature's tables.
+NOT_CLASSIC = frozenset(
+    ("target-contrast", "noise", *(name for names in FAMILIES.values() for name in names))
+)
+
 
 @dataclass(frozen=True)
 class VerdictSet:
-    """A named and versioned choice of metrics.
+    """A named and versioned set of metrics to rank by.
 
     Attributes:
         name: short name.
-        version: raised whenever a verdict by it may change.
+        version: raised whenever a ranking it gives may change.
         summary: what it is, in one line.
-        members: family -> its metrics; each family has one vote. Empty: each metric at hand is a family.
-        optional: families that a data set may lack, as that of targets where there are no masks.
+        members: family -> names of its metrics; empty where every classic metric is a family of its own.
+        optional: families that a data set may lack, as those of targets where there are no masks.
     """
 
     name: str
@@ -23,14 +39,18 @@ class VerdictSet:
     optional: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        """Return name and version, such as "balanced-1"."""
+        """Return name and version as a verdict carries them, such as "balanced-1"."""
         return f"{self.name}-{self.version}"
 
     def families(self, available: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Return the families with those of their metrics that are available; none without any."""
-        names = list(available)
+        """Return family -> metrics, of those that there are; a family without any is left out.
+
+        Args:
+            available: names of metrics that all methods have scores of, in the order of the tables.
+        """
+        names = list(dict.fromkeys(available))
         if not self.members:
-            return {name: (name,) for name in names}
+            return {name: (name,) for name in names if name not in NOT_CLASSIC}
         found = {
             family: tuple(name for name in members if name in names)
             for family, members in self.members.items()
@@ -39,16 +59,21 @@ class VerdictSet:
 
     def missing(self, available: Iterable[str]) -> list[str]:
         """Return the metrics that are not available, less those of optional families."""
-        names = list(available)
-        needed = [
-            name
-            for family, members in self.members.items()
-            if family not in self.optional
-            for name in members
-        ]
-        return [name for name in needed if name not in names]
+        names = set(available)
+        needed = (members for family, members in self.members.items() if family not in self.optional)
+        return [name for members in needed for name in members if name not in names]
 
 
-BALANCED = VerdictSet("balanced", 1, "", {"none": ("none",)})
-CLASSIC = VerdictSet("classic", 1, "the usual metrics, one vote each; copies and sharpening win by them")
-VERDICTS = {each.name: each for each in (BALANCED, CLASSIC)}
+BALANCED = VerdictSet(
+    name="balanced",
+    version=1,
+    summary="own design: what is kept of the poorer kept band; a copy, a stretch, sharpening or noise loses",
+    members=FAMILIES,
+    optional=frozenset(("targets",)),
+)
+CLASSIC = VerdictSet(
+    name="classic",
+    version=1,
+    summary="one vote for every published metric; many tell the same, and degenerate fusions win by them",
+)
+VERDICTS: Mapping[str, VerdictSet] = {verdict.name: verdict for verdict in (BALANCED, CLASSIC)}

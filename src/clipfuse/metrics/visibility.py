@@ -1,4 +1,4 @@
-"""What the usual metrics do not tell: do targets stand out, is the detail kept, is it noise? (own design)."""
+"""What the usual metrics do not tell: do targets stand out, is the detail noise? (own design)."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def target_contrast(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_
         (N,) in [-0.94, 15.94]; higher is better; NaN where there is no target that has a ring.
     """
     scores = []
-    for plane, targets, rings in zip(fused, *_targets_and_rings(target_mask), strict=True):
+    for plane, targets, rings in zip(fused, *targets_and_rings(target_mask), strict=True):
         inside, around = ((plane * region).sum((1, 2)) / region.sum((1, 2)) for region in (targets, rings))
         # The mean of nothing is NaN: not defined.
         scores.append(((inside - around) / (around + 16)).mean())
@@ -38,7 +38,7 @@ def target_contrast(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_
 
 
 @shared
-def _targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return, per image, the targets and their rings, (T, H, W) bool each."""
     from scipy.ndimage import label
 
@@ -55,44 +55,6 @@ def _targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         targets.append(each[kept])
         rings.append(ring[kept])
     return targets, rings
-
-
-@metric("local-detail", higher_is_better=True, bounds=(0, 1), smallest=3)
-def local_detail(
-    fused: Tensor, infrared: Tensor, visible: Tensor, *, target_mask: Tensor | None = None
-) -> Tensor:
-    """Share of the sources' stronger gradients that the fused image keeps outside of targets (own design).
-
-    The mean of min(1, |grad F| / m), m = max(|grad I|, |grad V|), weighted by m: gradients beyond the
-    sources' earn nothing, so that sharpening and noise cannot raise it. Sobel gradients, border repeated.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
-        infrared: the same shape.
-        visible: the same shape.
-        target_mask: (N, 1, H, W) bool, True on targets; None counts all pixels.
-
-    Returns:
-        (N,) in [0, 1]; higher is better; 1 where the sources are flat and nothing can be lost.
-    """
-    strongest = torch.maximum(_gradient(infrared), _gradient(visible))
-    if target_mask is not None:
-        strongest = strongest * ~target_mask
-    kept = torch.minimum(_gradient(fused), strongest).sum((1, 2, 3))
-    whole = strongest.sum((1, 2, 3))
-    return torch.where(whole > 0, kept / torch.where(whole > 0, whole, 1), 1)
-
-
-@shared
-def _gradient(plane: Tensor) -> Tensor:
-    padded = pad(plane, (1, 1, 1, 1), mode="replicate")
-    smooth_rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
-    smooth_columns = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
-    along_x = smooth_rows[..., 2:] - smooth_rows[..., :-2]
-    along_y = smooth_columns[..., 2:, :] - smooth_columns[..., :-2, :]
-    squares = along_x.square() + along_y.square()
-    # The root has no gradient at 0; far below one grey level the clamp has none to give.
-    return squares.clamp_min(1e-24).sqrt() * (squares > 0)
 
 
 @metric("noise", higher_is_better=False, bounds=(0, 1), smallest=3)
