@@ -154,5 +154,5 @@ def speed_cases(machine: Machine) -> list[Case]:
 
 
 PARTS = {
-    "training": Part("What does an update of each loss cost?", 220, speed_settings, speed_cases),
+    "training": Part("What does an update of each loss cost?", 190, speed_settings, speed_cases),
 }

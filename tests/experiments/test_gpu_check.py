@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,13 +121,16 @@ def test_what_there_is_no_time_for_says_so_and_is_run_later(
 def test_a_row_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang() -> dict[str, Any]:
         while True:
-            pass
+            try:
+                time.sleep(1)
+            except Exception:  # as compilers do
+                continue
 
     monkeypatch.setattr(check, "GRACE", 0.2)
     monkeypatch.setitem(check.PARTS, "fuse", part(hang=hang, other=lambda: {}))
     assert not run(tmp_path, "fuse", limit=0.3)
     first, other = results(tmp_path)["fuse"]["rows"]
-    assert first["result"].startswith("failed: TimeoutError: stopped after")
+    assert first["result"].startswith("failed: OutOfTime: stopped after")
     assert other["result"] == check.NO_TIME
 
 
@@ -226,7 +230,8 @@ def test_every_row_of_the_full_check_can_be_composed(tmp_path: Path) -> None:
         **{"training": 44, "compile": 8},
     }
     assert all(len({json.dumps(row) for row in found}) == len(found) for found in rows.values())
-    assert sum(part.seconds for part in check.PARTS.values()) <= 480
+    before = sum(part.seconds for name, part in check.PARTS.items() if name != "compile")
+    assert before + 60 <= check.LIMIT <= 480 - 2 * check.GRACE
 
 
 def test_equality_can_be_denied(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
