@@ -20,6 +20,7 @@ from clipfuse.compare.collect import Run
 from clipfuse.compare.fairness import check_mixing
 from clipfuse.compare.variants import group
 from clipfuse.contract import KINDS, RULES, decide, flatten, read_tuning
+from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine import resume
 from clipfuse.engine.record import run_record
 from clipfuse.engine.run import train
@@ -71,7 +72,7 @@ def composed(options: list[str], loss: Any) -> dict[str, Any]:
         del config["hydra"]
     join_parts(config)
     metrics = SimpleNamespace(test=SimpleNamespace(protocol="strict-1"))
-    return run_record(config, "4bcf", metrics, loss)
+    return run_record(config, SyntheticPairs(train=1, val=1, test=1, size=64), metrics, loss)
 
 
 IDENTITY = {"model": "micro", "pretrained": None, "weights_sha256": "92", "preprocess": {"size": [112, 112]}}

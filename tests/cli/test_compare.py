@@ -28,9 +28,17 @@ def test_prints_table_and_verdict_and_writes_every_format(
     options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     code, out, _ = clipfuse("compare", str(root), *options)
     assert code == 0
-    assert "'ldfusion' is ahead, but 2 seeds are too few to be sure: average rank 1.00 of 2" in out
-    assert files["markdown"].read_text() in out
+    assert (
+        "No winner is named: 2 seeds per loss are fewer than 4, and 6.0 effective scenes are fewer than 10."
+        in out
+    )
+    written = files["markdown"].read_text()
+    assert written[written.index("| metric") :] in out
+    for name, mark in {"markdown": "> ", "latex": "% "}.items():  # no table without its answer
+        assert f"{mark}No winner is named" in files[name].read_text()
+        assert f"{mark}Ranked by classic-1, which can be bought" in files[name].read_text()
     rows = list(csv.DictReader(files["csv"].open()))
+    assert all("Ranked by classic-1, which can be bought" in row["notes"] for row in rows)
     trivial = {"infrared", "visible", "average", "maximum"}
     assert {row["method"] for row in rows} == {"pixel", "ldfusion", *trivial}
     scores = {(row["method"], row["metric"]): row["mean"] for row in rows}

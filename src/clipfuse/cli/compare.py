@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf, nan
@@ -11,27 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from clipfuse.cli.config import look_in
+from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
 from clipfuse.contract import KINDS
 from clipfuse.errors import UserError, did_you_mean
-from clipfuse.metrics.verdict import VERDICTS
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
-
     from clipfuse.compare.collect import Run
-    from clipfuse.compare.compute import TrivialScores
-    from clipfuse.compare.pictures import Sources as PictureSources
     from clipfuse.compare.table import Table
     from clipfuse.compare.variants import Variant
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.verdict import VerdictSet
 
-    Sources = Callable[[str], dict[str, Tensor | None]]
-
 FORMATS = ("html", "markdown", "csv", "latex")
 FIGURES: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
-VERDICT = "balanced"
+VERDICTS = ("balanced", "classic")  # the default first
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -75,18 +67,18 @@ def main(arguments: Sequence[str]) -> None:
     for path in outputs.values():
         check_output(path, options.overwrite)
     figures = Path(options.figures) if options.figures else None
-    sources, missing = _sources(tested)
+    sources, missing = find_sources(tested)
     if missing:
         notes.append(missing)
     trivial = None
     if sources and options.trivial:
         families = verdict_set.families(_shared(tested, protocol))
         ranked = [name for members in families.values() for name in members]
-        trivial = _trivial(tested, sources, protocol, list(dict.fromkeys([*metrics, *ranked])))
+        trivial = score_trivial(tested, sources, protocol, list(dict.fromkeys([*metrics, *ranked])))
     table = build_table(variants, protocol, metrics, baseline, trivial, verdict_set, options.pool_seeds)
     sentences = verdict(table)
     if figures:
-        drawings = [*pictures_of(table), inset_picture(table, variants, _as_pictures(sources), table.images)]
+        drawings = [*pictures_of(table), inset_picture(table, variants, as_pictures(sources), table.images)]
         files = {
             figures / f"{each.name}.{kind}": (each, kind)
             for each in drawings
@@ -107,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
         from clipfuse.compare.report import report
 
         found = extremes(table, variants)
-        pictures = album(table, variants, found, _as_pictures(sources))
+        pictures = album(table, variants, found, as_pictures(sources))
         command = shlex.join(["clipfuse", "compare", *arguments])
         return report(table, drawn, sentences, notes, pictures, found, command)
 
@@ -172,7 +164,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--verdict",
-        choices=tuple(VERDICTS),
+        choices=VERDICTS,
         help="which metrics rank the losses (default: balanced, where the runs have its metrics)",
     )
     parser.add_argument(
@@ -274,7 +266,9 @@ def _verdict_set(
     chosen: str | None, runs: Sequence["Run"], protocol: "Protocol"
 ) -> tuple["VerdictSet", list[str]]:
     """Return the verdict set, and a note where the default cannot be had."""
-    wanted = VERDICTS[chosen or VERDICT]
+    from clipfuse.metrics.verdict import VERDICTS as SETS
+
+    wanted = SETS[chosen or VERDICTS[0]]
     missing = wanted.missing(_shared(runs, protocol))
     if not missing:
         return wanted, []
@@ -283,7 +277,7 @@ def _verdict_set(
         raise UserError(
             f"--verdict {chosen}: {lacking}; score them again with this version, or take --verdict classic"
         )
-    classic = VERDICTS["classic"]
+    classic = SETS["classic"]
     return classic, [f"Ranked by {classic}, which can be bought, because {lacking}."]
 
 
@@ -315,82 +309,3 @@ def _baseline(variants: Sequence["Variant"], chosen: str | None) -> str:
             f"{', '.join(map(repr, names))}"
         )
     return chosen
-
-
-def _sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
-    """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
-    from clipfuse.data.transforms import whole
-    from clipfuse.engine.build import build, check_targets
-    from clipfuse.images import read_image
-    from clipfuse.ops.color import rgb_to_luma_chroma
-    from clipfuse.ops.depth import to_unit
-
-    run = runs[0]
-    try:
-        check_targets(run.config["data"], ("clipfuse.data",), run.folder / "config.yaml")
-        source = build(run.config["data"], "data")
-        names = getattr(source, "names_fingerprint", source.fingerprint)
-        if (source.fingerprint if run.knows_content else names)() == run.split:
-            return lambda image: whole(source.load(image)), None
-        problem = "the data set has changed since"
-    except UserError as error:
-        problem = str(error)
-    saved = next((r.folder / "test" for r in runs if (r.folder / "test/infrared").is_dir()), None)
-    if saved is None:
-        return (
-            None,
-            f"The trivial fusions and the sources are missing, for want of the test pairs ({problem}).",
-        )
-
-    def read(image: str) -> "dict[str, Tensor | None]":
-        planes = {
-            kind: to_unit(read_image(saved / kind / f"{image}.png")) for kind in ("infrared", "visible")
-        }
-        luma, chroma = rgb_to_luma_chroma(planes["visible"])
-        mask = saved / "masks" / f"{image}.png"
-        target = to_unit(read_image(mask)) > 0.5 if mask.is_file() else None
-        return {"infrared": planes["infrared"], "visible": luma, "chroma": chroma, "target_mask": target}
-
-    return read, None
-
-
-def _as_pictures(sources: "Sources | None") -> "PictureSources | None":
-    from clipfuse.engine.pictures import to_picture
-    from clipfuse.ops.color import luma_chroma_to_rgb
-
-    if sources is None:
-        return None
-
-    def pictures(image: str) -> "dict[str, Image]":
-        planes = sources(image)
-        infrared, visible, chroma = (planes[key] for key in ("infrared", "visible", "chroma"))
-        assert infrared is not None
-        assert visible is not None
-        assert chroma is not None
-        return {"infrared": to_picture(infrared), "visible": to_picture(luma_chroma_to_rgb(visible, chroma))}
-
-    return pictures
-
-
-def _trivial(
-    runs: Sequence["Run"], sources: "Sources", protocol: "Protocol", names: Sequence[str]
-) -> "TrivialScores":
-    """Score the trivial fusions of the test pairs."""
-    from tqdm import tqdm
-
-    from clipfuse.metrics import FusionMetrics, baselines
-
-    metrics = FusionMetrics(protocol, names)
-    images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    quiet = not sys.stderr.isatty()
-    for image in tqdm(images, desc="scoring trivial fusions", unit="image", disable=quiet):
-        planes = {key: None if plane is None else plane[None] for key, plane in sources(image).items()}
-        infrared, visible, mask = planes["infrared"], planes["visible"], planes.get("target_mask")
-        assert infrared is not None
-        assert visible is not None
-        rows = metrics.score_all(baselines(infrared, visible), infrared, visible, mask)
-        for name, row in rows.items():
-            for metric, value in row.items():
-                scores.setdefault(name, {}).setdefault(metric, {})[image] = value
-    return scores

@@ -1,4 +1,4 @@
-"""Metrics that cannot be bought: what is kept of the poorer kept band, and what is put in besides (own design).
+"""Metrics that cannot be bought: what is kept of the poorer kept band, and what is added (own design).
 
 Toolkits add the bands' scores, so that a copy of one band does well, and count contrast as a gain, so that a
 stretch, a sharpening or noise does. Here:
