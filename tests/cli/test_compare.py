@@ -117,6 +117,20 @@ def test_mixed_runs_are_refused_or_warned_of(clipfuse: Command, sweep: Factory) 
     assert "The runs differ in budget, so this comparison is not fair" in out
 
 
+def test_another_training_is_refused_or_told_before_the_verdict(clipfuse: Command, sweep: Factory) -> None:
+    root = sweep(options={"optimizer.lr": 1e-5, "gradient_clip": 1.0})
+    sweep("ldfusion", level=1.0, options={"optimizer.lr": 1e-2, "gradient_clip": None})
+    code, out, error = clipfuse("compare", str(root))
+    assert code == 2
+    assert "has optimizer.lr=1e-05, " in error
+    assert "has optimizer.lr=0.01 (and in clipping); such numbers do not compare" in error
+    assert "'ldfusion'" not in out
+    code, out, _ = clipfuse("compare", str(root), "--mix", "optimizer,clipping")
+    assert code == 0
+    warned = out.index("The runs differ in optimizer, so this comparison is not fair")
+    assert warned < out.index("The runs differ in clipping") < out.index("'ldfusion' is")
+
+
 def test_an_unknown_protocol_version(clipfuse: Command, sweep: Factory) -> None:
     root = sweep(options={"protocol": "strict-0"})
     code, _, error = clipfuse("compare", str(root))

@@ -30,7 +30,7 @@ class Variant:
 def settings(run: Run) -> Leaves:
     """Return what makes a run a variant: its configuration without what the contract calls harmless.
 
-    Package versions are left out, too: where they may be mixed, seeds added later still join their row.
+    Package versions are left out, too: where they may be mixed, seeds that were added later join their row.
     """
     plain = flatten(run.config)
     return {key: value for key, value in plain.items() if decide(key).compare not in (HARMLESS, "versions")}
