@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clipfuse.data.synthetic import SyntheticPairs
@@ -144,3 +145,135 @@ def test_a_sweep_that_has_not_been_tested(clipfuse: Command, sweep: Factory) -> 
     assert code == 2
     assert "no run has been tested yet" in error
     assert "(running), without scores." in out
+
+
+BALANCED = ("kept-information", "kept-structure", "local-detail", "clean-detail")
+
+
+def balanced_scores(level: float) -> dict[str, list[float]]:
+    return {name: [level + place / 100 for place in range(6)] for name in (*BALANCED, "SSIM")}
+
+
+def test_the_verdict_is_by_the_balanced_set(clipfuse: Command, sweep: Factory) -> None:
+    sweep(scores=balanced_scores(0.5))
+    root = sweep("ldfusion", scores=balanced_scores(0.6))
+    code, out, _ = clipfuse("compare", str(root), "--metrics", "SSIM", "--no-trivial")
+    assert code == 0
+    assert "over balanced-1 (4 metrics in 4 families)" in out
+    assert "Classic-1" not in out
+    _, out, _ = clipfuse("compare", str(root), "--metrics", "SSIM", "--no-trivial", "--verdict", "classic")
+    assert "over classic-1 (1 metric)" in out
+    assert "a good rank is no proof of a good picture" in out
+
+
+def test_a_verdict_set_that_the_runs_lack(clipfuse: Command, root: Path) -> None:
+    code, _, error = clipfuse("compare", str(root), "--verdict", "balanced")
+    assert code == 2
+    assert "--verdict balanced: the runs lack metrics of balanced-1: kept-information" in error
+    assert "take --verdict classic" in error
+
+
+def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, sweep: Factory) -> None:
+    scores = {"SSIM": [0.5] * 6, "local-detail": [0.5] * 6}
+    sweep(scores=scores, options={"protocol": "strict-1"})
+    root = sweep("ldfusion", scores=scores, options={"protocol": "strict-1"})
+    code, out, _ = clipfuse("compare", str(root), "--no-trivial")
+    assert code == 0
+    assert "The runs were scored under strict-1; this version has strict-2." in out
+    assert "Left out, as their definition has changed since: local-detail." in out
+    assert "| local-detail" not in out
+    assert "protocol strict-1" in out
+    code, _, error = clipfuse("compare", str(root), "--metrics", "local-detail")
+    assert code == 2
+    assert "local-detail" in error
+
+
+def test_losses_with_the_same_scores_are_said_to_be_equal(clipfuse: Command, sweep: Factory) -> None:
+    for seed in range(4):
+        scores = {"SSIM": [seed + place / 10 for place in range(6)]}
+        sweep(seed=seed, scores=scores)
+        root = sweep("ldfusion", seed=seed, scores=scores)
+    _, out, _ = clipfuse("compare", str(root), "--no-trivial")
+    assert "have the same scores to the last bit: what tells them apart had no effect." in out
+
+
+def test_a_training_counted_twice_is_left_out(clipfuse: Command, sweep: Factory) -> None:
+    scores = {"SSIM": [place / 10 for place in range(6)]}
+    sweep(seed=0, scores=scores)
+    sweep(seed=1, scores=scores)
+    root = sweep("ldfusion", seed=0)
+    _, out, _ = clipfuse("compare", str(root), "--metrics", "SSIM", "--no-trivial")
+    assert "so that seeds 0 and 1 of 'pixel' are one training." in out
+    assert out.count("One training each") == 1
+
+
+def test_each_against_each(clipfuse: Command, root: Path) -> None:
+    _, out, _ = clipfuse("compare", str(root), "--baseline", "all", "--no-trivial")
+    assert "against" in out
+    assert "Holm-corrected over 3 tests" in out
+
+
+def test_figures_are_written_as_svg_and_pdf(clipfuse: Command, sweep: Factory, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        sweep(seed=seed, pictures=48)
+        root = sweep("ldfusion", seed=seed, level=1.0, pictures=48)
+    folder = tmp_path / "figures"
+    code, out, _ = clipfuse("compare", str(root), "--no-trivial", "--figures", str(folder))
+    assert code == 0
+    assert f"written: 12 figures in {folder}" in out
+    names = {"ranks", "better", "insets", "metric0", "metric1", "metric2"}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{n}.{kind}" for n in names for kind in ("svg", "pdf")
+    }
+    for path in folder.iterdir():
+        text = path.read_bytes()
+        assert text.startswith(b"<?xml" if path.suffix == ".svg" else b"%PDF")
+        assert b"#010203" not in text  # ink that stands for a page's own
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    code, _, error = clipfuse("compare", str(root), "--no-trivial", "--figures", str(folder))
+    assert code == 2
+    assert "is there already" in error
+    assert clipfuse("compare", str(root), "--no-trivial", "--figures", str(folder), "--overwrite")[0] == 0
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_plan_says_how_many_seeds(clipfuse: Command, sweep: Factory) -> None:
+    generator = np.random.default_rng(0)
+    for seed in range(3):
+        for loss in ("pixel", "ldfusion"):
+            shift = generator.normal()
+            root = sweep(loss, seed=seed, scores={"SSIM": [shift + place / 10 for place in range(6)]})
+    code, out, _ = clipfuse("compare", str(root), "--plan")
+    assert code == 0
+    head, row = out.splitlines()[1:3]
+    assert head.split() == ["metric", *(w for n in (3, 5, 10, 20, 40, 100) for w in (str(n), "seeds"))]
+    found = [float(word) for word in row.split()[1:]]
+    assert found == sorted(found, reverse=True)
+    _, out, _ = clipfuse("compare", str(root), "--plan", f"SSIM={found[2]}", "SSIM=1e-9")
+    assert "SSIM: a difference of 1e-09 is not found by 100 seeds" in out
+    _, out, _ = clipfuse("compare", str(root), "--plan", f"SSIM={1.001 * found[2]:g}")
+    assert out.splitlines()[1].endswith("needs 10 seeds of each loss")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--plan", "SSIM"], "--plan SSIM: expected METRIC=DIFFERENCE above 0, as in SSIM=0.01"),
+        (["--plan", "SSIM=-1"], "expected METRIC=DIFFERENCE above 0"),
+        (["--plan", "SSMI=1"], "--plan SSMI: not among the metrics, which are"),
+    ],
+)
+def test_mistakes_in_a_plan(clipfuse: Command, root: Path, words: list[str], message: str) -> None:
+    code, _, error = clipfuse("compare", str(root), *words)
+    assert code == 2
+    assert message in error
+
+
+def test_a_plan_needs_seeds_and_losses(clipfuse: Command, sweep: Factory) -> None:
+    root = sweep(seed=0)
+    sweep(seed=1)
+    code, _, error = clipfuse("compare", str(root), "--plan")
+    assert (code, "there is one loss" in error) == (2, True)
+    sweep("ldfusion", seed=0)
+    code, _, error = clipfuse("compare", str(root), "--plan")
+    assert (code, "'ldfusion' has one seed" in error) == (2, True)

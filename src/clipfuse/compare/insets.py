@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from clipfuse.compare.pictures import Sources, fused_picture
-from clipfuse.compare.plots import Picture
+from clipfuse.compare.plots import Picture, wrapped
 from clipfuse.compare.statistics import Array
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import Variant
@@ -44,6 +44,7 @@ def inset_picture(
     if not rows:
         return None
     columns = list(rows[0][0])
+    titles, lines = wrapped(columns, 18)
     ratio = max(picture.height / picture.width for shown, _ in rows for picture in list(shown.values())[:1])
 
     def draw(figure: Figure) -> None:
@@ -63,9 +64,9 @@ def inset_picture(
                     axes.grid(visible=False)
                 part.spines[:].set(edgecolor=FRAME, visible=True)
                 if place == 0:
-                    whole.set_title(name.replace("$", r"\$"), fontsize=8, wrap=True)
+                    whole.set_title(titles[column], fontsize=8)
 
-    height = sum(1.35 * (ratio + 1) for _ in rows) + 0.5
+    height = sum(1.35 * (ratio + 1) for _ in rows) + 0.3 + 0.15 * lines
     return Picture(
         "insets", f"Test images under {', '.join(columns)}", 1.35 * len(columns) + 0.2, height, draw
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -82,12 +82,14 @@ class Picture:
 
     def save(self, path: Path, kind: Literal["svg", "pdf"]) -> None:
         """Write the picture in black on white; the same numbers give the same bytes."""
-        with rc_context({**_STYLE, "pdf.fonttype": 42}):
-            figure = self._figure()
-            for artist in figure.findobj(lambda each: getattr(each, "get_color", lambda: None)() == _INK):
-                artist.set(color="black")
-            dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
-            figure.savefig(path, format=kind, metadata=dates)
+        style = {key: "black" if value == _INK else value for key, value in _STYLE.items()}
+        dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
+        with rc_context({**style, "pdf.fonttype": 42}):
+            self._figure().savefig(path, format=kind, metadata=dates)
+
+
+def _ink() -> str:
+    return str(rcParams["text.color"])
 
 
 def pictures_of(table: Table) -> list[Picture]:
@@ -109,12 +111,12 @@ def rank_picture(table: Table) -> Picture | None:
     rows = [row for row in table.rows if row.rank is not None]
     rows.sort(key=lambda row: row.rank or 0)
     places = {row.name: place for place, row in enumerate(losses)}
-    labels, lines = _labels(row.name for row in rows)
+    labels, lines = wrapped(row.name for row in rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for height, row in enumerate(rows):
-            look = {"color": _INK, "marker": "|"} if row.trivial else style(places[row.name])
+            look = {"color": _ink(), "marker": "|"} if row.trivial else style(places[row.name])
             if row.rank_interval is not None:
                 ends = [min(max(end, 0.5), table.runs + 0.5) for end in row.rank_interval]
                 axes.plot(ends, [-height, -height], color=look["color"], linewidth=3, alpha=0.5)
@@ -138,7 +140,7 @@ def better_picture(table: Table) -> Picture | None:
         return None
     shares = table.better
     kept = [place for place, row in enumerate(table.rows) if row.rank is not None]
-    labels, lines = _labels(table.rows[place].name for place in kept)
+    labels, lines = wrapped(table.rows[place].name for place in kept)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -149,7 +151,7 @@ def better_picture(table: Table) -> Picture | None:
                 value = shown[row, column]
                 ink = "#ffffff" if abs(value - 0.5) > 0.35 else "#000000"
                 axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=8, color=ink)
-        axes.set_xticks(range(len(kept)), labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(len(kept)), labels, rotation=90)
         axes.set_yticks(range(len(kept)), labels)
         axes.grid(visible=False)
 
@@ -172,12 +174,12 @@ def interval_picture(table: Table, index: int) -> Picture:
     rows = [
         (place, row, cell) for place, row in enumerate(table.rows) if (cell := row.cells.get(column.name))
     ]
-    labels, lines = _labels(row.name for _, row, _ in rows)
+    labels, lines = wrapped(row.name for _, row, _ in rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, row, cell in rows:
-            look = {"color": _INK, "marker": "|"} if row.trivial else style(place)
+            look = {"color": _ink(), "marker": "|"} if row.trivial else style(place)
             if isfinite(cell.low):
                 axes.plot(
                     [cell.low, cell.high], [-place, -place], color=look["color"], linewidth=3, alpha=0.4
@@ -236,10 +238,10 @@ def _band(axes: Axes, curves: Sequence[Sequence[tuple[float, float]]], look: dic
         axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=look["color"], alpha=0.2, linewidth=0)
 
 
-def _labels(names: Iterable[str]) -> tuple[list[str], int]:
+def wrapped(names: Iterable[str], width: int = 24) -> tuple[list[str], int]:
     """Return names in lines that leave a picture its room, and the most lines of one."""
-    wrapped = [textwrap.wrap(_plain(name), 24) for name in names]
-    return ["\n".join(lines) for lines in wrapped], max((len(lines) for lines in wrapped), default=1)
+    cut = [textwrap.wrap(_plain(name), width) for name in names]
+    return ["\n".join(lines) for lines in cut], max((len(lines) for lines in cut), default=1)
 
 
 def _plain(text: str) -> str:
