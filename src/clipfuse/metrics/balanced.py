@@ -1,4 +1,4 @@
-"""Metrics that cannot be bought: what is kept of the poorer kept band, and what is put in besides (own design).
+"""Metrics that cannot be bought: what is kept of the poorer kept band, what is put in besides (own design).
 
 Toolkits add the bands' scores, so that a copy of one band does well, and count contrast as a gain, so that a
 stretch, a sharpening or noise does. Here:
@@ -14,7 +14,7 @@ Ties go to the infrared band. The verdict set made of them: `clipfuse.metrics.ve
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import hardshrink, interpolate, pad, threshold
 
 from clipfuse.metrics.definition import metric
 from clipfuse.metrics.gradients import sobel
@@ -24,6 +24,7 @@ from clipfuse.metrics.structure import covariance, halved, moments
 from clipfuse.metrics.visibility import targets_and_rings
 from clipfuse.metrics.windows import filter_valid, uniform_taps
 
+FLAT = 1e-10  # what rounding leaves of a variance or a detail that is 0
 SCALES = 3  # of 7x7 windows, and of details
 VISUAL_NOISE = 10.0  # variance in grey levels: details below 3 levels carry little
 LEAST = 0.01  # share of the information that is left in a window where all is lost
@@ -221,7 +222,7 @@ def _levels(plane: Tensor) -> list[Tensor]:
 def _stronger_windows(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Return the larger variance of the bands in each 7x7 window, and whose it is; see `_parts`."""
     warm, seen = (moments(plane, "uniform", "valid").variance for plane in (infrared, visible))
-    return torch.maximum(warm, seen), _parts(warm >= seen, warm)
+    return threshold(torch.maximum(warm, seen), FLAT, 0), _parts(warm >= seen, warm)
 
 
 @shared
@@ -274,7 +275,8 @@ def _stronger_details(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor
     """Return the greater detail, the least and the greatest of both and 0, and whose it is; see `_parts`."""
     here = infrared.abs() >= visible.abs()
     low, high = torch.minimum(infrared, visible).clamp_max(0), torch.maximum(infrared, visible).clamp_min(0)
-    return torch.where(here, infrared, visible), low, high, _parts(here, infrared)
+    stronger = hardshrink(torch.where(here, infrared, visible), FLAT)
+    return stronger, low, high, _parts(here, infrared)
 
 
 def _outside(plane: Tensor, low: Tensor, high: Tensor) -> Tensor:

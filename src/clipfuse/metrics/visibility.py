@@ -40,17 +40,20 @@ def target_contrast(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_
 @shared
 def targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """Return, per image, the targets and their rings, (T, H, W) bool each."""
-    from scipy.ndimage import label
+    from scipy.ndimage import find_objects, label
 
     targets, rings = [], []
     for plane in mask[:, 0]:
         labels, count = label(plane.cpu().numpy(), structure=torch.ones(3, 3).numpy())
         numbers = torch.arange(1, count + 1).view(-1, 1, 1)
         each = (torch.from_numpy(labels).long() == numbers).to(mask.device)
-        near = each.float()
-        for kernel, padding in (((2 * RING + 1, 1), (RING, 0)), ((1, 2 * RING + 1), (0, RING))):
-            near = max_pool2d(near[:, None], kernel, stride=1, padding=padding)[:, 0] if count else near
-        ring = (near > 0) & ~plane
+        ring = torch.zeros_like(each)
+        for target, around, place in zip(each, ring, find_objects(labels), strict=True):
+            reach = tuple(slice(max(0, side.start - RING), side.stop + RING) for side in place)
+            near = target[reach].float()[None]
+            for kernel, padding in (((2 * RING + 1, 1), (RING, 0)), ((1, 2 * RING + 1), (0, RING))):
+                near = max_pool2d(near, kernel, stride=1, padding=padding)
+            around[reach] = (near[0] > 0) & ~plane[reach]
         kept = ring.flatten(1).any(1)
         targets.append(each[kept])
         rings.append(ring[kept])
