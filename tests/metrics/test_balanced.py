@@ -69,8 +69,8 @@ def slow_information(fused: np.ndarray, infrared: np.ndarray, visible: np.ndarra
         for k in range(len(f)):
             energies = [band[k].var(ddof=1) for band in bands]
             band = int(energies[1] > energies[0])
-            whole_ = np.log(1 + energies[band] / 10)
-            kept = np.log(1 + energies[band] / ((f[k] - bands[band][k]).var(ddof=1) + 10)) / whole_
+            whole_ = np.log(1 + energies[band] / STABLE)
+            kept = np.log(1 + energies[band] / ((f[k] - bands[band][k]).var(ddof=1) + STABLE)) / whole_
             logs[band] += whole_ * np.log(max(kept, 0.01)) / len(f)
             weights[band] += whole_ / len(f)
         fused, infrared, visible = halved(fused), halved(infrared), halved(visible)

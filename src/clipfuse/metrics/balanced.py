@@ -26,9 +26,8 @@ from clipfuse.metrics.windows import filter_valid, uniform_taps
 
 FLAT = 1e-10  # what rounding leaves of a variance or a detail that is 0
 SCALES = 3  # of 7x7 windows, and of details
-VISUAL_NOISE = 10.0  # variance in grey levels: details below 3 levels carry little
 LEAST = 0.01  # share of the information that is left in a window where all is lost
-STABLE = (0.03 * 255) ** 2  # SSIM's constant
+STABLE = (0.03 * 255) ** 2  # SSIM's constant, as a variance: under 8 grey levels little is seen
 INVENTED = 1.5  # weight of a detail that neither band has; one that is lost has 1
 BASE = 0.3  # weight of a brightness that neither band has
 
@@ -38,7 +37,7 @@ def kept_information(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor
     """Information that the fused image carries of each band, poorer band first (own design).
 
     In each 7x7 window at three scales, halved by 2x2 means, S is the band of the larger variance s. With the
-    error e = var(F - S), the visual noise n = 10 and the log information of a noisy channel,
+    error e = var(F - S), a visual noise of variance n = (0.03 * 255)^2 and the information of such a channel,
 
         r = log(1 + s / (e + n)) / log(1 + s / n).
 
@@ -58,8 +57,8 @@ def kept_information(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor
     logs = weights = fused.new_zeros(len(fused), 2)
     for ours, warm, seen in zip(*(_levels(plane) for plane in (fused, infrared, visible)), strict=True):
         variance, parts = _stronger_windows(warm, seen)
-        whole = (variance / VISUAL_NOISE).log1p()
-        kept = (variance / (_differences(ours, warm, seen) + VISUAL_NOISE)).log1p_()
+        whole = (variance / STABLE).log1p()
+        kept = (variance / (_differences(ours, warm, seen) + STABLE)).log1p_()
         share = torch.where(whole > 0, kept / torch.where(whole > 0, whole, 1), 1).clamp(LEAST, 1)
         pixels = whole[0].numel()
         logs = logs + _sums(share.log() * whole, parts) / pixels
