@@ -173,8 +173,8 @@ def report(kind: str, scores: Scores, good: set[str], moves: Mapping[str, Scores
         writer = csv.writer(file)
         writer.writerow(["fusion", "honest", *means])
         for name in order:
-            row = (f"{column[names.index(name)]:.2f}" for column in means.values())
-            writer.writerow([name, int(name in honest_names), *row])
+            cells = (f"{column[names.index(name)]:.2f}" for column in means.values())
+            writer.writerow([name, int(name in honest_names), *cells])
     _write_scores(out / f"scores_{kind}.csv", scores)
     draw(out / f"ranks_{kind}.png", order, honest_names, names, means, VOTING)
 
@@ -216,10 +216,10 @@ def report(kind: str, scores: Scores, good: set[str], moves: Mapping[str, Scores
             "",
         ]
         lines += [f"| degradation | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-        for way, row in shares.items():
+        for way, falls in shares.items():
             strengths = ", ".join(f"{strength:g}" for strength in DEGRADATIONS[way])
-            lines.append(f"| {way} {strengths} | " + " | ".join(f"{row[m]:.0%}" for m in metrics) + " |")
-            rows += [[base, way, metric, f"{share:.4f}"] for metric, share in row.items()]
+            lines.append(f"| {way} {strengths} | " + " | ".join(f"{falls[m]:.0%}" for m in metrics) + " |")
+            rows += [[base, way, metric, f"{share:.4f}"] for metric, share in falls.items()]
         lines.append("")
     with (out / f"moves_{kind}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["base", "degradation", "metric", "monotone"], *rows])

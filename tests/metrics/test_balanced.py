@@ -71,7 +71,7 @@ def slow_information(fused: np.ndarray, infrared: np.ndarray, visible: np.ndarra
             band = int(energies[1] > energies[0])
             whole_ = np.log(1 + energies[band] / STABLE)
             kept = np.log(1 + energies[band] / ((f[k] - bands[band][k]).var(ddof=1) + STABLE)) / whole_
-            logs[band] += whole_ * np.log(max(kept, 0.01)) / len(f)
+            logs[band] += whole_ * np.log(kept) / len(f)
             weights[band] += whole_ / len(f)
         fused, infrared, visible = halved(fused), halved(infrared), halved(visible)
     return joined(list(np.exp(logs / weights)))
