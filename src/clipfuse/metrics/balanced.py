@@ -1,4 +1,4 @@
-"""Metrics that cannot be bought: what is kept of the poorer kept band, and what is added (own design).
+"""Metrics that cannot be bought: what is kept of the poorer kept band, what is put in besides (own design).
 
 Toolkits add the bands' scores, so that a copy of one band does well, and count contrast as a gain, so that a
 stretch, a sharpening or noise does. Here:
@@ -14,7 +14,7 @@ Ties go to the infrared band. The verdict set made of them: `clipfuse.metrics.ve
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import hardshrink, interpolate, pad, threshold
 
 from clipfuse.metrics.definition import metric
 from clipfuse.metrics.gradients import sobel
@@ -24,10 +24,9 @@ from clipfuse.metrics.structure import covariance, halved, moments
 from clipfuse.metrics.visibility import targets_and_rings
 from clipfuse.metrics.windows import filter_valid, uniform_taps
 
+FLAT = 1e-10  # what rounding leaves of a variance or a detail that is 0
 SCALES = 3  # of 7x7 windows, and of details
-VISUAL_NOISE = 10.0  # variance in grey levels: details below 3 levels carry little
-LEAST = 0.01  # share of the information that is left in a window where all is lost
-STABLE = (0.03 * 255) ** 2  # SSIM's constant
+STABLE = (0.03 * 255) ** 2  # SSIM's constant, as a variance: under 8 grey levels little is seen
 INVENTED = 1.5  # weight of a detail that neither band has; one that is lost has 1
 BASE = 0.3  # weight of a brightness that neither band has
 
@@ -37,12 +36,12 @@ def kept_information(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor
     """Information that the fused image carries of each band, poorer band first (own design).
 
     In each 7x7 window at three scales, halved by 2x2 means, S is the band of the larger variance s. With the
-    error e = var(F - S), the visual noise n = 10 and the log information of a noisy channel,
+    error e = var(F - S), a visual noise of variance n = (0.03 * 255)^2 and the information of such a channel,
 
         r = log(1 + s / (e + n)) / log(1 + s / n).
 
     Unlike VIF the channel has no gain: nobody who looks at the picture undoes a wrong contrast. A band's
-    score is the geometric mean of r (at least 0.01) over its windows, weighted by log(1 + s / n), each scale
+    score is the geometric mean of r over its windows, weighted by log(1 + s / n), each scale
     as a mean over all windows; geometric, so that a half of the picture that shows nothing is not made up for
     by the other half. The bands' scores are joined as this module says.
 
@@ -57,9 +56,9 @@ def kept_information(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor
     logs = weights = fused.new_zeros(len(fused), 2)
     for ours, warm, seen in zip(*(_levels(plane) for plane in (fused, infrared, visible)), strict=True):
         variance, parts = _stronger_windows(warm, seen)
-        whole = (variance / VISUAL_NOISE).log1p()
-        kept = (variance / (_differences(ours, warm, seen) + VISUAL_NOISE)).log1p_()
-        share = torch.where(whole > 0, kept / torch.where(whole > 0, whole, 1), 1).clamp(LEAST, 1)
+        whole = (variance / STABLE).log1p()
+        kept = (variance / (_differences(ours, warm, seen) + STABLE)).log1p_()
+        share = torch.where(whole > 0, kept / torch.where(whole > 0, whole, 1), 1)
         pixels = whole[0].numel()
         logs = logs + _sums(share.log() * whole, parts) / pixels
         weights = weights + _sums(whole, parts) / pixels
@@ -172,20 +171,20 @@ def kept_targets(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_mas
     """
     error, energy, parts = _gradient_error(fused, infrared, visible)
     joined = []
-    for image, (targets, rings) in enumerate(zip(*targets_and_rings(target_mask), strict=True)):
-        if not len(targets):
+    for image, targets in enumerate(targets_and_rings(target_mask)):
+        alike, near = [], torch.zeros_like(target_mask[image, 0])
+        for place, target, ring in targets:
+            region = target | ring
+            near[place] |= region
+            f, i = (plane[image, 0][place][region] for plane in (fused, infrared))
+            f, i = f - f.mean(), i - i.mean()
+            alike.append((2 * (f * i).mean() + STABLE) / ((f * f).mean() + (i * i).mean() + STABLE))
+        if not alike:
             joined.append(fused.new_full((), torch.nan))
             continue
-        regions = (targets | rings).flatten(1).to(fused.dtype)
-        # Variances are differences of squares: without the planes' means they lose fewer digits.
-        f, i = (plane[image].flatten() - plane[image].detach().mean() for plane in (fused, infrared))
-        means = regions @ torch.stack([f, i, f * f, i * i, f * i], 1) / regions.sum(1, keepdim=True)
-        mean_f, mean_i, of_f, of_i, both = means.unbind(1)
-        covariances = both - mean_f * mean_i
-        variances = of_f - mean_f.square() + of_i - mean_i.square()
-        warm = ((2 * covariances + STABLE) / (variances + STABLE)).clamp_min(0).mean()
-        seen = regions.amax(0) * parts[image, :, 1]
+        seen = near.flatten() * parts[image, :, 1]
         whole, lost = (plane[image].flatten() @ seen for plane in (energy, error))
+        warm = torch.stack(alike).clamp_min(0).mean()
         scores = torch.stack([warm, ratio(whole, whole + lost)])
         joined.append(_joined(scores, torch.stack([torch.ones_like(whole), whole])))
     return torch.stack(joined) if joined else fused.new_zeros(0)
@@ -196,7 +195,8 @@ def _joined(scores: Tensor, weights: Tensor) -> Tensor:
     (first, second), (has_first, has_second) = scores.unbind(-1), (weights > 0).unbind(-1)
     first, second = torch.where(has_first, first, second), torch.where(has_second, second, first)
     squares = (first.square() + second.square()).clamp_min(1e-30)
-    return torch.where(has_first | has_second, first * second * (2 / squares).sqrt(), torch.nan)
+    joined = (first * second * (2 / squares).sqrt()).clamp_max(1)  # rounding can pass 1
+    return torch.where(has_first | has_second, joined, torch.nan)
 
 
 def _parts(here: Tensor, like: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def _levels(plane: Tensor) -> list[Tensor]:
 def _stronger_windows(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Return the larger variance of the bands in each 7x7 window, and whose it is; see `_parts`."""
     warm, seen = (moments(plane, "uniform", "valid").variance for plane in (infrared, visible))
-    return torch.maximum(warm, seen), _parts(warm >= seen, warm)
+    return threshold(torch.maximum(warm, seen), FLAT, 0), _parts(warm >= seen, warm)
 
 
 @shared
@@ -255,7 +255,7 @@ def _stronger_gradient(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tenso
     )
     here = warm >= seen
     x, y = (torch.where(here, first, second) for first, second in zip(*gradients, strict=True))
-    return x, y, torch.where(here, *squares), _parts(here, squares[0])
+    return x, y, torch.where(here, squares[0], squares[1]), _parts(here, squares[0])
 
 
 @shared
@@ -274,7 +274,8 @@ def _stronger_details(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor
     """Return the greater detail, the least and the greatest of both and 0, and whose it is; see `_parts`."""
     here = infrared.abs() >= visible.abs()
     low, high = torch.minimum(infrared, visible).clamp_max(0), torch.maximum(infrared, visible).clamp_min(0)
-    return torch.where(here, infrared, visible), low, high, _parts(here, infrared)
+    stronger = hardshrink(torch.where(here, infrared, visible), FLAT)
+    return stronger, low, high, _parts(here, infrared)
 
 
 def _outside(plane: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from clipfuse.metrics.definition import DEFINITIONS, Definition
 UNCHECKED = "from the description, not checked against the published code"
 OF_THE_USER = "own, unchecked"
 BALANCED = ("kept-information", "kept-structure", "clean-detail", "kept-targets")
-# Cheap enough for every validation, and all that the verdict set `balanced` needs.
+# For every validation: none adds more than SSIM costs; all that the verdict set `balanced` ranks by is in it.
 FAST = ("EN", "SD", "SF", "AG", "MI", "CC", "SCD", "SSIM", "local-detail", "noise", *BALANCED)
 GOLDEN = ("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR", "SCD", "VIF", "Qabf", "SSIM")
 

@@ -10,6 +10,7 @@ from clipfuse.metrics.sharing import shared
 
 RING = 7
 WINDOW = 8
+Target = tuple[tuple[slice, slice], Tensor, Tensor]
 
 
 @metric("target-contrast", higher_is_better=True, bounds=(-255 / 271, 255 / 16))
@@ -30,31 +31,35 @@ def target_contrast(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_
         (N,) in [-0.94, 15.94]; higher is better; NaN where there is no target that has a ring.
     """
     scores = []
-    for plane, targets, rings in zip(fused, *targets_and_rings(target_mask), strict=True):
-        inside, around = ((plane * region).sum((1, 2)) / region.sum((1, 2)) for region in (targets, rings))
-        # The mean of nothing is NaN: not defined.
-        scores.append(((inside - around) / (around + 16)).mean())
+    for plane, targets in zip(fused[:, 0], targets_and_rings(target_mask), strict=True):
+        contrasts = []
+        for place, target, ring in targets:
+            inside, around = (plane[place][region].mean() for region in (target, ring))
+            contrasts.append((inside - around) / (around + 16))
+        scores.append(torch.stack(contrasts).mean() if contrasts else plane.new_full((), torch.nan))
     return torch.stack(scores) if scores else fused.new_zeros(0)
 
 
 @shared
-def targets_and_rings(mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return, per image, the targets and their rings, (T, H, W) bool each."""
-    from scipy.ndimage import label
+def targets_and_rings(mask: Tensor) -> list[list[Target]]:
+    """Return, per image, the targets that have a ring: where they are, and target and ring in there."""
+    from scipy.ndimage import find_objects, label
 
-    targets, rings = [], []
+    images: list[list[Target]] = []
     for plane in mask[:, 0]:
-        labels, count = label(plane.cpu().numpy(), structure=torch.ones(3, 3).numpy())
-        numbers = torch.arange(1, count + 1).view(-1, 1, 1)
-        each = (torch.from_numpy(labels).long() == numbers).to(mask.device)
-        near = each.float()
-        for kernel, padding in (((2 * RING + 1, 1), (RING, 0)), ((1, 2 * RING + 1), (0, RING))):
-            near = max_pool2d(near[:, None], kernel, stride=1, padding=padding)[:, 0] if count else near
-        ring = (near > 0) & ~plane
-        kept = ring.flatten(1).any(1)
-        targets.append(each[kept])
-        rings.append(ring[kept])
-    return targets, rings
+        labels, _ = label(plane.cpu().numpy(), structure=torch.ones(3, 3).numpy())
+        found: list[Target] = []
+        images.append(found)
+        for number, (rows, columns) in enumerate(find_objects(labels), 1):
+            down, across = (slice(max(0, side.start - RING), side.stop + RING) for side in (rows, columns))
+            target = (torch.from_numpy(labels[down, across]) == number).to(mask.device)
+            near = target[None].float()
+            for kernel, padding in (((2 * RING + 1, 1), (RING, 0)), ((1, 2 * RING + 1), (0, RING))):
+                near = max_pool2d(near, kernel, stride=1, padding=padding)
+            ring = (near[0] > 0) & ~plane[down, across]
+            if ring.any():
+                found.append(((down, across), target, ring))
+    return images
 
 
 @metric("noise", higher_is_better=False, bounds=(0, 1), smallest=3)
