@@ -1,0 +1,129 @@
+"""Score the kept runs again under the present protocol, from the pictures of trainings that repeat them.
+
+    python -m experiments.compare_losses.rescore --roadscene data/roadscene --runs runs/again [--sets
+    roadscene]
+
+The pictures of the study are not kept, its settings and seeds are. `--runs` holds the same trainings once
+more, as `SET/LOSS/SEED`. Only where every metric whose definition has not changed gives the very numbers
+that were kept are the pictures those of the study; anything else is refused. Then `test/per_image.csv` and
+`test/metrics.json` of the kept run get the present protocol's metrics, and its `config.yaml` the protocol's
+version.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+from collections.abc import Mapping
+from math import isfinite, isnan
+from pathlib import Path
+from statistics import fmean
+
+import yaml
+from tqdm import tqdm
+
+from clipfuse.compare.collect import Run, find_runs
+from clipfuse.data.folder import PairedFolder
+from clipfuse.data.pairs import PairSource
+from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.data.transforms import whole
+from clipfuse.engine.folder import write_atomically, write_json
+from clipfuse.errors import UserError
+from clipfuse.images import read_image
+from clipfuse.metrics import FusionMetrics
+from clipfuse.metrics.protocols import STRICT
+from clipfuse.ops.depth import to_unit
+
+HERE = Path(__file__).parent
+Scores = dict[str, dict[str, float]]  # image -> metric -> score
+
+
+def score(metrics: FusionMetrics, source: PairSource, pictures: Path) -> Scores:
+    """Score a folder of fused luma against the test pairs of a data set."""
+    scores: Scores = {}
+    for name in source.parts()["test"]:
+        pair = whole(source.load(name))
+        fused = to_unit(read_image(pictures / f"{name}.png"))
+        planes = {key: pair[key][None] for key in ("infrared", "visible")}
+        mask = None if pair["target_mask"] is None else pair["target_mask"][None]
+        row = metrics.score_all({"fused": fused[None]}, planes["infrared"], planes["visible"], mask)
+        scores[name] = row["fused"]
+    return scores
+
+
+def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -> int:
+    """Require that what was kept comes out again; return how many numbers were compared.
+
+    Raises:
+        UserError: an image is missing, or a number differs by more than rounding in float64 leaves (1e-9 of
+            it).
+    """
+    compared = 0
+    for metric, kept in run.scores.items():
+        if STRICT.since.get(metric, 1) > 1:
+            continue
+        for image, before in kept.items():
+            now = scores[image][metric]
+            if not (isnan(before) and not isfinite(now)) and abs(now - before) > 1e-9 * max(1, abs(before)):
+                raise UserError(
+                    f"{pictures / image}.png: {metric} is {now!r}, {run.folder} has {before!r}; these are "
+                    "not the pictures of the study: repeat the training with the settings of its config.yaml"
+                )
+            compared += 1
+    return compared
+
+
+def write(run: Run, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Replace the scores of a kept run, as a test of the present version writes them."""
+    columns = list(next(iter(scores.values())))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["name", "scene", *columns, "protocol"])
+    writer.writeheader()
+    for image, row in scores.items():
+        writer.writerow({"name": image, "scene": run.scenes[image], **row, "protocol": str(STRICT)})
+    defined = {name: [row[name] for row in scores.values() if isfinite(row[name])] for name in columns}
+    with write_atomically(run.folder / "test/per_image.csv") as file:
+        file.write(table.getvalue())
+    record = {
+        "protocol": str(STRICT),
+        "images": len(scores),
+        "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
+        "mean": {name: fmean(values) if values else None for name, values in defined.items()},
+        "undefined": {name: len(scores) - len(values) for name, values in defined.items()},
+        "unchecked": [name for name in columns if name not in STRICT.checked],
+        "own": {},
+    }
+    write_json(run.folder / "test/metrics.json", record)
+    config = {**run.config, "protocol": str(STRICT)}
+    with write_atomically(run.folder / "config.yaml") as file:
+        yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+
+
+def main() -> None:
+    """Score what is there again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    parser.add_argument(
+        "--runs", required=True, type=Path, help="the same trainings: SET/LOSS/SEED/test/fused"
+    )
+    parser.add_argument("--sets", nargs="+", default=["roadscene", "synthetic"])
+    options = parser.parse_args()
+    sources: dict[str, PairSource] = {
+        "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
+        "synthetic": SyntheticPairs(train=400, val=16, test=24),
+    }
+    metrics = FusionMetrics(STRICT)
+    for name in options.sets:
+        runs = find_runs([HERE / "results" / name / "samples"])
+        for run in tqdm(runs, desc=name, unit="run"):
+            pictures = options.runs / name / run.folder.parent.name / run.folder.name / "test/fused"
+            scores = score(metrics, sources[name], pictures)
+            compared = check(run, scores, pictures)
+            write(run, scores)
+            tqdm.write(f"{run.folder.parent.name}/{run.folder.name}: {compared} numbers came out again")
+
+
+if __name__ == "__main__":
+    main()
