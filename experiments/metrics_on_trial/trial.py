@@ -12,7 +12,7 @@ import argparse
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
-from math import isnan
+from math import comb, isnan
 from pathlib import Path
 from statistics import fmean
 
@@ -28,7 +28,7 @@ from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
 from clipfuse.engine.build import BUNDLED, load_backbone
 from clipfuse.metrics import DEFINITIONS, PROTOCOLS, FusionMetrics
-from clipfuse.metrics.verdict import BALANCED, CLASSIC
+from clipfuse.metrics.verdict import BALANCED, CLASSIC, VerdictSet
 
 Scores = dict[str, dict[str, list[float]]]  # fusion -> metric -> one per scene
 BASES = ("energy pyramid", "Laplacian pyramid", "bundled network")  # the first came first on validation
@@ -123,24 +123,32 @@ def overall(ranks: Mapping[str, np.ndarray], families: Iterable[Sequence[str]]) 
     return np.asarray(np.nanmean(votes, 0))
 
 
-def stability(scores: Scores) -> list[str]:
+def stability(scores: Scores, verdict: VerdictSet) -> str:
     """Say how often the best of the losses stays the best with half of the families, or of the scenes."""
     ranks = scene_ranks(scores)
-    families = list(BALANCED.families(ranks).values())
+    families = list(verdict.families(ranks).values())
     names, votes = list(scores), overall(ranks, families)
-    best = names[int(np.argmin(votes.mean(0)))]
-    sizes = {len(families) // 2, (len(families) + 1) // 2}
-    halves = [half for size in sizes for half in combinations(families, size)]
-    kept = [names[int(np.argmin(overall(ranks, half).mean(0)))] == best for half in halves]
     random = np.random.default_rng(0)
+
+    def best(table: np.ndarray) -> str:
+        return names[int(np.argmin(table.mean(0)))]
+
+    sizes = {len(families) // 2, (len(families) + 1) // 2}
+    halves: list[Sequence[Sequence[str]]] = []
+    if sum(comb(len(families), size) for size in sizes) <= HALVES:
+        halves = [half for size in sizes for half in combinations(families, size)]
+    else:
+        picks = [random.permutation(len(families))[: min(sizes)] for _ in range(HALVES)]
+        halves = [[families[index] for index in pick] for pick in picks]
+    kept = fmean(best(overall(ranks, half)) == best(votes) for half in halves)
     picks = [random.permutation(len(votes))[: len(votes) // 2] for _ in range(HALVES)]
-    same = fmean(names[int(np.argmin(votes[pick].mean(0)))] == best for pick in picks)
+    same = fmean(best(votes[pick]) == best(votes) for pick in picks)
     order = sorted(zip(votes.mean(0), names, strict=True))
-    return [
-        "losses alone: " + ", ".join(f"{name} {rank:.2f}" for rank, name in order),
-        f"'{best}' is first in {sum(kept)} of {len(kept)} halves of the families ({fmean(kept):.0%}) and in "
-        f"{same:.0%} of {HALVES} random halves of the scenes",
-    ]
+    ranked = ", ".join(f"{name} {rank:.2f}" for rank, name in order)
+    return (
+        f"{verdict}, losses alone: {ranked}; '{best(votes)}' is first in {kept:.0%} of {len(halves)} halves of "
+        f"the families and in {same:.0%} of {HALVES} random halves of the scenes"
+    )
 
 
 def monotone(moves: Scores) -> dict[str, dict[str, float]]:
@@ -204,9 +212,15 @@ def report(kind: str, scores: Scores, good: set[str], moves: Mapping[str, Scores
         f"{degenerate_ranks[closest]:.2f}, behind it in {ahead:.0%} of the scenes.",
         "",
     ]
+    lines += ["| metric | first | second | third |", "|---|---|---|---|"]
+    for metric, column in means.items():
+        best = [(names[index], column[index]) for index in np.argsort(column)[:BEST]]
+        first = (f"{f'**{name}**' if name in honest_names else name} {rank:.1f}" for name, rank in best)
+        lines.append(f"| {metric} | {' | '.join(first)} |")
+    lines.append("")
     losses = {name: row for name, row in merged.items() if f"{name}/0" in scores}
     if len(losses) > 1:
-        lines += [f"- {line}" for line in stability(losses)] + [""]
+        lines += [f"- {stability(losses, verdict)}" for verdict in (BALANCED, CLASSIC)] + [""]
     rows: list[list[str]] = []
     for base in BASES:
         shares = monotone(moves[base])
