@@ -77,7 +77,7 @@ def test_the_ranks_of_the_table(clipfuse: Run, folders: Path) -> None:
     _, text, _ = clipfuse("score", *both, *sources(folders), "--metrics", "EN,MSE", "--no-baselines")
     lines = text.splitlines()
     assert lines[2].count("(1)") == 2  # equal means share their rank
-    assert lines[4].split() == ["mean", "rank", "↓", "1.00", "1.00"]
+    assert lines[4].split() == ["rank,", "classic-1", "↓", "1.00", "1.00"]
     _, text, _ = clipfuse("score", *both[:2], *sources(folders), "--metrics", "MSE")
     ranks = text.splitlines()[2].split("MSE ↓")[1]
     assert "baseline" in text

@@ -5,6 +5,7 @@ from math import isclose, isfinite
 from statistics import fmean, stdev
 
 from clipfuse.metrics.protocols import OF_THE_USER, UNCHECKED, Protocol
+from clipfuse.metrics.verdict import BALANCED, CLASSIC
 
 MARK = "*"
 
@@ -13,7 +14,8 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
     """Return one line per metric and one column per method, with the protocol's name and version.
 
     A cell holds mean and sample standard deviation over images; with several methods also the rank of
-    the mean, 1 the best, ties sharing the better one. Arrows say which way is better.
+    the mean, 1 the best, ties sharing the better one. Arrows say which way is better. The last line is the
+    rank by the verdict set `balanced` where its metrics are there, else by `classic`.
 
     Args:
         protocol: the protocol of all scores.
@@ -35,13 +37,16 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
         ranked = ranks[name] if len(methods) > 1 else {}
         cells = [_cell(defined[method, name], ranked.get(method)) for method in methods]
         lines.append([f"{name} {better}{mark}", *cells])
-    if len(methods) > 1:
-        each = [[ranks[name][method] for name in metrics if method in ranks[name]] for method in methods]
-        lines.append(["mean rank ↓", *(f"{fmean(places):.2f}" if places else "-" for places in each)])
+    verdict = BALANCED if not BALANCED.missing(metrics) else CLASSIC
+    families = verdict.families(metrics)
+    if len(methods) > 1 and families:
+        lines.append([f"rank, {verdict} ↓", *(_mean_rank(families, ranks, method) for method in methods)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, "  ".join("-" * width for width in widths))
     notes = [f"protocol {protocol}: {protocol.summary}"]
+    if len(methods) > 1 and families:
+        notes.append(f"rank by {verdict}, mean of the ranks of means: {verdict.summary}")
     marked = [name for name in metrics if name not in protocol.checked]
     for reason, of_user in ((UNCHECKED, False), (OF_THE_USER, True)):
         if names := [name for name in marked if (name in protocol.own) is of_user]:
@@ -53,6 +58,17 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
                 need = f" (it needs sides of {side} px)" if side > 16 else ""
                 notes.append(f"{name} is not defined for {missing} of {images} images of {method}{need}")
     return "\n".join(row.rstrip() for row in [*rows, *notes])
+
+
+def _mean_rank(
+    families: Mapping[str, Sequence[str]], ranks: Mapping[str, Mapping[str, int]], method: str
+) -> str:
+    """Return the mean over families of the mean of a method's ranks by their metrics."""
+    voted = [
+        [ranks[name][method] for name in members if method in ranks[name]] for members in families.values()
+    ]
+    means = [fmean(places) for places in voted if places]
+    return f"{fmean(means):.2f}" if means else "-"
 
 
 def _cell(scores: Sequence[float], rank: int | None) -> str:
