@@ -146,8 +146,8 @@ def stability(scores: Scores, verdict: VerdictSet) -> str:
     order = sorted(zip(votes.mean(0), names, strict=True))
     ranked = ", ".join(f"{name} {rank:.2f}" for rank, name in order)
     return (
-        f"{verdict}, losses alone: {ranked}; '{best(votes)}' is first in {kept:.0%} of {len(halves)} halves of "
-        f"the families and in {same:.0%} of {HALVES} random halves of the scenes"
+        f"{verdict}, losses alone: {ranked}; '{best(votes)}' is first in {kept:.0%} of {len(halves)} halves "
+        f"of the families and in {same:.0%} of {HALVES} random halves of the scenes"
     )
 
 
