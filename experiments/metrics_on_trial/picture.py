@@ -7,6 +7,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+DARK = 0.13  # share of the ranks at either end whose colour asks for white figures
+
 
 def draw(
     path: Path,
@@ -36,7 +38,9 @@ def draw(
     axes = figure.subplots()
     shown = axes.imshow(table, cmap=mpl.colormaps["RdYlBu_r"], vmin=1, vmax=len(order), aspect="auto")
     for row, column in np.ndindex(table.shape):
-        axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=7)
+        dark = min(table[row, column] - 1, len(order) - table[row, column]) < DARK * len(order)
+        shade = "white" if dark else "black"
+        axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", fontsize=7, color=shade)
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="left", rotation_mode="anchor")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(order)), order)
