@@ -42,7 +42,7 @@ def test_effective_scenes() -> None:
 
 def slow_difference(a: Array, b: Array, shares: Array) -> tuple[float, float, float]:
     """Value, variance and degrees of freedom, written out sum by sum."""
-    scenes, parts, below, residual = len(shares), [], 0.0, 0.0
+    scenes, parts, below, residual, fewest = len(shares), [], 0.0, 0.0, min(len(a), len(b)) - 1
     for x in (a, b):
         means = [math.fsum(w * y for w, y in zip(shares, row, strict=True)) for row in x]
         centre = math.fsum(means) / len(means)
@@ -60,9 +60,12 @@ def slow_difference(a: Array, b: Array, shares: Array) -> tuple[float, float, fl
     whole = math.fsum((d - centre) ** 2 for d in apart) / (scenes - 1) * math.fsum(w * w for w in shares)
     value = math.fsum(w * d for w, d in zip(shares, apart, strict=True))
     total = sum(parts) + max(0.0, whole - residual)
+    smaller = sum(parts) ** 2 / fewest
     if whole > residual:
         below += whole**2 / (scenes - 1)
-    return value, total, total**2 / below
+        smaller += whole**2 / (scenes - 1)
+    satterthwaite, cautious = total**2 / below, total**2 / smaller
+    return value, total, math.exp((2 * math.log(satterthwaite) + math.log(cautious)) / 3)
 
 
 @pytest.mark.parametrize("shares", [EQUAL, UNEQUAL])
@@ -91,14 +94,34 @@ def test_interval_and_p_are_one_test(generator: np.random.Generator) -> None:
         assert (found.p < 0.05) == (low > 0 or high < 0)
 
 
-def test_seeds_alone_are_welchs_test(generator: np.random.Generator) -> None:
+def test_seeds_alone_are_welchs_test_with_fewer_degrees(generator: np.random.Generator) -> None:
     """Where each run is the same in all scenes nothing but the seeds varies."""
     a, b = generator.normal(0, 1, 4), generator.normal(1, 3, 6)
     one, other = (spread(np.repeat(x[:, None], 8, axis=1), EQUAL) for x in (a, b))
     found = statistics.crossed_difference(one, other, EQUAL)
     welch = stats.ttest_ind(a, b, equal_var=False)
-    assert found.p == pytest.approx(welch.pvalue, rel=1e-9)
-    assert found.degrees == pytest.approx(welch.df, rel=1e-9)
+    assert found.value / found.error == pytest.approx(welch.statistic, rel=1e-9)
+    assert found.degrees == pytest.approx(welch.df ** (2 / 3) * 3 ** (1 / 3), rel=1e-9)
+
+
+@pytest.mark.parametrize("runs", [3, 5])
+@pytest.mark.parametrize("ratio", [0.3, 1, 3])
+def test_the_tail_keeps_its_promise(runs: int, ratio: float) -> None:
+    """At p = 0.05 / 40, where a corrected test looks.
+
+    Four standard errors of the promised share in 20,000 draws.
+    """
+    generator = np.random.default_rng(1)
+    seeds = [sd * generator.normal(size=(20_000, runs)) for sd in (1.0, ratio)]
+    parts = [each.var(axis=1, ddof=1) / runs for each in seeds]
+    values = seeds[0].mean(axis=1) - seeds[1].mean(axis=1)
+    level, shares = 0.05 / 40, np.ones(1)
+    wrong = 0
+    for value, first, second in zip(values, *parts, strict=True):
+        both = (Spread(0.0, shares, runs, part * runs, 0.0) for part in (first, second))
+        found = statistics.crossed_difference(*both, shares)
+        wrong += 2 * stats.t.sf(abs(value) / found.error, found.degrees) < level
+    assert wrong / 20_000 <= level + 4 * math.sqrt(level / 20_000)
 
 
 def test_scenes_alone_are_the_paired_test(generator: np.random.Generator) -> None:
@@ -185,6 +208,9 @@ def test_pooled_seeds_are_students_test(generator: np.random.Generator) -> None:
     assert found.p == pytest.approx(student.pvalue, rel=1e-9)
     assert found.degrees == pytest.approx(student.df, rel=1e-9)
     assert statistics.pool([spread(np.ones((1, 8)), EQUAL)]) is None
+    single = spread(np.ones((1, 8)), EQUAL)
+    untested = statistics.crossed_difference(single, other, EQUAL, statistics.pool([one, other]))
+    assert untested.p == 1  # of one training nothing is said, pooled or not
 
 
 def test_holm_by_hand() -> None:
