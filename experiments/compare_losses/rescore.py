@@ -11,11 +11,8 @@ version.
 """
 
 import argparse
-import csv
-import hashlib
-import io
 from collections.abc import Mapping
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from statistics import fmean
 
@@ -27,7 +24,8 @@ from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
-from clipfuse.engine.folder import write_atomically, write_json
+from clipfuse.engine.folder import write_atomically
+from clipfuse.engine.scores import write_scores
 from clipfuse.errors import UserError
 from clipfuse.images import read_image
 from clipfuse.metrics import FusionMetrics
@@ -75,25 +73,12 @@ def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -
 
 def write(run: Run, scores: Mapping[str, Mapping[str, float]]) -> None:
     """Replace the scores of a kept run, as a test of the present version writes them."""
+    rows = [{"name": image, "scene": run.scenes[image], **row} for image, row in scores.items()]
     columns = list(next(iter(scores.values())))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["name", "scene", *columns, "protocol"])
-    writer.writeheader()
-    for image, row in scores.items():
-        writer.writerow({"name": image, "scene": run.scenes[image], **row, "protocol": str(STRICT)})
     defined = {name: [row[name] for row in scores.values() if isfinite(row[name])] for name in columns}
-    with write_atomically(run.folder / "test/per_image.csv") as file:
-        file.write(table.getvalue())
-    record = {
-        "protocol": str(STRICT),
-        "images": len(scores),
-        "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
-        "mean": {name: fmean(values) if values else None for name, values in defined.items()},
-        "undefined": {name: len(scores) - len(values) for name, values in defined.items()},
-        "unchecked": [name for name in columns if name not in STRICT.checked],
-        "own": {},
-    }
-    write_json(run.folder / "test/metrics.json", record)
+    means = {name: fmean(values) if values else nan for name, values in defined.items()}
+    undefined = {name: len(scores) - len(values) for name, values in defined.items()}
+    write_scores(run.folder / "test", rows, STRICT, means, undefined)
     config = {**run.config, "protocol": str(STRICT)}
     with write_atomically(run.folder / "config.yaml") as file:
         yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from clipfuse.compare.collect import find_runs
-from clipfuse.engine import callbacks
+from clipfuse.engine import callbacks, scores
 from clipfuse.engine.run import evaluate, train
 from clipfuse.errors import UserError
 
@@ -103,7 +103,7 @@ def test_a_test_that_is_killed_leaves_no_digest_of_an_earlier_one(
     def killed(path: Path, content: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks, "write_json", killed)
+    monkeypatch.setattr(scores, "write_json", killed)
     writer = callbacks.TestWriter(str(tmp_path))
     writer.folder.mkdir()
     (writer.folder / "metrics.json").write_text('{"per_image_sha256": "0"}')

@@ -1,10 +1,7 @@
 """What a run leaves behind beside its curves: scores, fused pictures, a panel."""
 
-import csv
-import hashlib
-import io
 from collections.abc import Mapping
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from clipfuse.engine.folder import write_atomically, write_json
 from clipfuse.engine.pictures import draw_panel, write_panel
+from clipfuse.engine.scores import write_scores
 from clipfuse.engine.wandb_run import RunWandbLogger
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
@@ -95,25 +92,8 @@ class TestWriter(Callback):
             return
         metrics: Any = pl_module.test_metrics
         protocol, columns = metrics.protocol, self.columns()
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(table, ["name", "scene", *columns, "protocol"])
-        writer.writeheader()
-        writer.writerows({**row, "protocol": str(protocol)} for row in self.scores)
-        # Killed in between, the new scores must not stand beside the digest of earlier ones.
-        (self.folder / "metrics.json").unlink(missing_ok=True)
-        with write_atomically(self.folder / "per_image.csv") as file:
-            file.write(table.getvalue())
         means = {name: float(trainer.callback_metrics.get(f"test/{name}", nan)) for name in columns}
-        record = {
-            "protocol": str(protocol),
-            "images": len(self.scores),
-            "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
-            "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
-            "undefined": metrics.undefined(),
-            "unchecked": [name for name in columns if name not in protocol.checked],
-            "own": {name: {"higher_is_better": metrics[name].higher_is_better} for name in protocol.own},
-        }
-        write_json(self.folder / "metrics.json", record)
+        write_scores(self.folder, self.scores, protocol, means, metrics.undefined())
         panel = draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel)
         write_panel(self.panel_path, panel)
         for logger in trainer.loggers:
