@@ -107,7 +107,7 @@ def furniture(
     for seed in (0, 1):
         for number, loss in enumerate(("pixel", "ldfusion")):
             write(loss, seed, level=number, folder=str(2 * number + seed), pictures=64)
-    for name in ("runs/study", "runs/mine"):
+    for name in ("runs/study", "runs/pilot", "runs/mine"):
         shutil.copytree(root / "SWEEP", root / name)
     for name in ("runs/mine/0", "runs/best"):
         shutil.copytree(root / "RUN/checkpoints", root / name / "checkpoints")
