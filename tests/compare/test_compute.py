@@ -13,6 +13,7 @@ from clipfuse.compare.collect import find_runs
 from clipfuse.compare.compute import build_table, without_repeats
 from clipfuse.compare.table import Table
 from clipfuse.compare.variants import group
+from clipfuse.compare.verdict import verdict
 from clipfuse.metrics.protocols import STRICT
 from clipfuse.metrics.verdict import VerdictSet
 
@@ -309,3 +310,20 @@ def test_many_images_up_and_few_far_down_is_not_better(sweep: Factory) -> None:
     assert found.median == pytest.approx(0.05, abs=1e-3)
     assert found.divided
     assert (found.word, found.better) == ("", 0)
+
+
+def test_a_loss_that_is_better_everywhere_wins(sweep: Factory) -> None:
+    images = [f"image-{place:02d}" for place in range(12)]
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        for loss, level in (("pixel", 0.0), ("ldfusion", 1.0), ("clip_ratio", 0.5)):
+            scores = level + 0.1 * generator.normal() + 0.1 * generator.normal(size=12)
+            root = sweep(loss, seed=seed, scores={"SSIM": scores.tolist()}, images=images)
+    built = table(root)
+    assert [(rival.name, rival.estimate.value > 0, rival.beaten) for rival in built.rivals] == [
+        ("clip_ratio", True, True),
+        ("pixel", True, True),
+    ]
+    assert verdict(built)[0].startswith(
+        "'ldfusion' wins: its trainings rank before those of every other loss"
+    )
