@@ -5,16 +5,20 @@
 
 The pictures of the study are not kept, its settings and seeds are. `--runs` holds the same trainings once
 more, as `SET/LOSS/SEED`. Only where every metric whose definition has not changed gives the very numbers
-that were kept are the pictures those of the study; anything else is refused. Then `test/per_image.csv` and
-`test/metrics.json` of the kept run get the present protocol's metrics, and its `config.yaml` the protocol's
-version.
+that were kept are the pictures those of the study; anything else is refused, but for the losses that
+`--replace` names, whose code has changed since: their trainings take the place of the kept ones, whole.
+Then `test/per_image.csv` and `test/metrics.json` of the kept run get the present protocol's metrics, and
+its `config.yaml` the protocol's version.
 """
 
 import argparse
+import dataclasses
+import shutil
 from collections.abc import Mapping
 from math import isfinite, isnan, nan
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import yaml
 from tqdm import tqdm
@@ -79,9 +83,24 @@ def write(run: Run, scores: Mapping[str, Mapping[str, float]]) -> None:
     means = {name: fmean(values) if values else nan for name, values in defined.items()}
     undefined = {name: len(scores) - len(values) for name, values in defined.items()}
     write_scores(run.folder / "test", rows, STRICT, means, undefined)
-    config = {**run.config, "protocol": str(STRICT)}
+    keep_config(run, {**run.config, "protocol": str(STRICT)})
+
+
+def keep_config(run: Run, config: Mapping[str, Any]) -> None:
+    """Write the configuration of a kept run."""
     with write_atomically(run.folder / "config.yaml") as file:
-        yaml.safe_dump(config, file, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
+
+
+def replace(run: Run, again: Path) -> Run:
+    """Put a repeated training in the place of a kept run, under its name and with its declared tuning."""
+    text = (again / "config.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text.replace(str(again), str(run.config["run_dir"])))
+    config |= {"tuning": run.config["tuning"], "overwrite": False, "metrics": run.config["metrics"]}
+    keep_config(run, config)
+    for name in ("status.json", "metrics.csv"):
+        shutil.copyfile(again / name, run.folder / name)
+    return dataclasses.replace(run, config=config)
 
 
 def main() -> None:
@@ -94,6 +113,7 @@ def main() -> None:
         "--runs", required=True, type=Path, help="the same trainings: SET/LOSS/SEED/test/fused"
     )
     parser.add_argument("--sets", nargs="+", default=["roadscene", "synthetic"])
+    parser.add_argument("--replace", nargs="+", default=[], metavar="LOSS", help="whose trainings are taken")
     options = parser.parse_args()
     sources: dict[str, PairSource] = {
         "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
@@ -101,13 +121,20 @@ def main() -> None:
     }
     metrics = FusionMetrics(STRICT)
     for name in options.sets:
-        runs = find_runs([HERE / "results" / name / "samples"])
+        runs = [
+            run for run in find_runs([HERE / "results" / name / "samples"]) if run.protocol != str(STRICT)
+        ]
         for run in tqdm(runs, desc=name, unit="run"):
-            pictures = options.runs / name / run.folder.parent.name / run.folder.name / "test/fused"
-            scores = score(metrics, sources[name], pictures)
-            compared = check(run, scores, pictures)
-            write(run, scores)
-            tqdm.write(f"{run.folder.parent.name}/{run.folder.name}: {compared} numbers came out again")
+            loss = run.folder.parent.name
+            again = options.runs / name / loss / run.folder.name
+            scores = score(metrics, sources[name], again / "test/fused")
+            if loss in options.replace:
+                write(replace(run, again), scores)
+                tqdm.write(f"{loss}/{run.folder.name}: replaced")
+            else:
+                compared = check(run, scores, again / "test/fused")
+                write(run, scores)
+                tqdm.write(f"{loss}/{run.folder.name}: {compared} numbers came out again")
 
 
 if __name__ == "__main__":
