@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from fnmatch import fnmatchcase
+from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
+from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from clipfuse.cli.parts import join_parts
 from clipfuse.compare.collect import Run
 from clipfuse.compare.fairness import check_mixing
 from clipfuse.compare.variants import group
-from clipfuse.contract import KINDS, RULES, decide, flatten, read_tuning
+from clipfuse.contract import CAME_LATER, KINDS, RULES, decide, flatten, read_tuning
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.engine import resume
 from clipfuse.engine.record import run_record
@@ -248,3 +250,19 @@ def test_a_training_beside_its_grid_does_not_begin(
     with pytest.raises(UserError, match=r"optimizer.lr is 0.001, which is not in tuning.grid \(1, 2\)"):
         train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_runs_did_before_an_option_is_its_default() -> None:
+    for path, later in CAME_LATER.items():
+        parameters = signature(resolve_name(path)).parameters
+        assert {name: parameters[name].default for name in later} == later
+
+
+def test_a_run_from_before_an_option_compares(records: Mapping[str, dict[str, Any]]) -> None:
+    record = records["backbone.detail_gain"]
+    older = deepcopy(dict(record))
+    assert older["backbone"].pop("detail_gain") == 1.0
+    assert check_mixing([run(record, "one"), run(older, "two")], []) == []
+    assert flatten(older)["backbone.detail_gain"] == 1.0
+    with pytest.raises(UserError, match="differ in network"):
+        check_mixing([run(changed(record, "backbone.detail_gain"), "one"), run(older, "two")], [])

@@ -127,17 +127,30 @@ def decide(key: str) -> Rule:
     return _UNKNOWN
 
 
+# Options that came later: class -> argument -> what runs from before it did, which is its default.
+CAME_LATER: Mapping[str, Mapping[str, Any]] = {
+    "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
+    "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
+    "clipfuse.data.folder.PairedFolder": {"scenes": None},
+}
+
+
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record by dotted keys, in the terms in which the rules compare.
 
     A path into the run folder is the same in every run; of the version of a package major and minor count, of
-    our own all; of several CLIPs the weights of each; a run from before `tuning` declares none.
+    our own all; of several CLIPs the weights of each. A run from before `tuning` declares none, and one from
+    before an option of `CAME_LATER` has its default.
 
     Args:
         record: the content of `config.yaml`.
     """
     flat = {"tuning": None, **leaves(record)} if "tuning" not in record else leaves(record)
     folder = str(record.get("run_dir") or "")
+    for key, value in list(flat.items()):
+        if key.endswith("_target_"):
+            later = CAME_LATER.get(str(value), {})
+            flat = {key.removesuffix("_target_") + name: each for name, each in later.items()} | flat
     for key, value in flat.items():
         if folder not in ("", ".", "/") and isinstance(value, str) and f"{value}/".startswith(f"{folder}/"):
             flat[key] = "${run_dir}" + value[len(folder) :]
