@@ -188,6 +188,16 @@ def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, swee
     assert "local-detail" in error
 
 
+def test_of_mixed_versions_the_oldest_counts(clipfuse: Command, sweep: Factory) -> None:
+    scores = {"SSIM": [0.5] * 6, "local-detail": [0.5] * 6}
+    sweep(scores=scores)
+    root = sweep("ldfusion", scores=scores, options={"protocol": "strict-1"})
+    code, out, _ = clipfuse("compare", str(root), "--no-trivial", "--mix", "protocol")
+    assert code == 0
+    assert "Left out, as their definition has changed since: local-detail." in out
+    assert "| local-detail" not in out
+
+
 def test_losses_with_the_same_scores_are_said_to_be_equal(clipfuse: Command, sweep: Factory) -> None:
     for seed in range(4):
         scores = {"SSIM": [seed + place / 10 for place in range(6)]}

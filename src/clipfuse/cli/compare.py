@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     variants, repeats = without_repeats(
         [replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))]
     )
-    protocol, told = _protocol(tested[0], options.own)
+    protocol, told = _protocol(tested, options.own)
     metrics = _metrics(tested, protocol, options.metrics)
     baseline = _baseline(variants, options.baseline)
     if options.plan is not None:
@@ -225,16 +225,21 @@ def _wanted(words: Sequence[str]) -> dict[str, float]:
     return wanted
 
 
-def _protocol(run: "Run", own: Sequence[str]) -> tuple["Protocol", list[str]]:
+def _protocol(runs: Sequence["Run"], own: Sequence[str]) -> tuple["Protocol", list[str]]:
     """Return the protocol of the scores, and a note where they are of an older version of it.
 
-    Of an older version only those metrics are kept whose numbers have not changed since.
+    Of an older version only those metrics are kept whose numbers have not changed since; where versions are
+    mixed the oldest counts.
     """
     from clipfuse.metrics import PROTOCOLS
 
-    name, _, text = run.protocol.rpartition("-")
-    found = PROTOCOLS.get(name)
-    version = int(text) if text.isdecimal() else 0
+    def version_of(run: "Run") -> int:
+        text = run.protocol.rpartition("-")[2]
+        return int(text) if text.isdecimal() else 0
+
+    name = runs[0].protocol.rpartition("-")[0]
+    run = min((each for each in runs if each.protocol.rpartition("-")[0] == name), key=version_of)
+    found, version = PROTOCOLS.get(name), version_of(run)
     if found is None or not 1 <= version <= found.version:
         known = ", ".join(map(str, PROTOCOLS.values()))
         raise UserError(

@@ -44,7 +44,7 @@ def inset_picture(
     if not rows:
         return None
     columns = list(rows[0][0])
-    titles, lines = wrapped(columns, 18)
+    titles, lines = wrapped(columns, 22)
     ratio = max(picture.height / picture.width for shown, _ in rows for picture in list(shown.values())[:1])
 
     def draw(figure: Figure) -> None:
