@@ -327,3 +327,15 @@ def test_a_loss_that_is_better_everywhere_wins(sweep: Factory) -> None:
     assert verdict(built)[0].startswith(
         "'ldfusion' wins: its trainings rank before those of every other loss"
     )
+
+
+def test_seeds_are_pooled_where_asked(sweep: Factory) -> None:
+    for seed in range(3):
+        for loss, spread in (("pixel", 0.1), ("ldfusion", 1.0), ("clip_ratio", 3.0)):
+            shift = spread * np.random.default_rng([seed, *map(ord, loss)]).normal()
+            root = sweep(loss, seed=seed, scores={"SSIM": [x + shift for x in ONE]})
+    apart = table(root).differences["ldfusion", "pixel"]["SSIM"].estimate
+    together = table(root, pooled=True).differences["ldfusion", "pixel"]["SSIM"].estimate
+    assert together.value == apart.value
+    assert together.error > apart.error  # the third loss's seeds count as well
+    assert together.degrees == pytest.approx(6)
