@@ -15,6 +15,7 @@ correction, and a percentile bootstrap over seeds and scenes.
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from clipfuse.metrics.protocols import STRICT
 
 ROADSCENE = (18, 3, 2, 2, 2, 2, 1, 1)  # images of each scene of RoadScene's test part
 METRICS = STRICT.metrics[:22]
+FIRST = {name for name in STRICT.metrics if STRICT.since.get(name, 1) == 1}  # what version 0.1 had, too
 FACTORS = 4  # independent sources of what 22 metrics say
 STUDY = Path(__file__).parents[1] / "compare_losses" / "results"
 
@@ -106,7 +108,11 @@ def real_variants(study: Path = STUDY) -> Iterator[tuple[str, list[Variant]]]:
     One training each, nothing but the seed differs.
     """
     for sweep in sorted(study.glob("*/*/*/sweep.yaml")):
-        runs = [run for run in find_runs([sweep.parent]) if run.scores]
+        runs = [
+            replace(run, scores={name: each for name, each in run.scores.items() if name in FIRST})
+            for run in find_runs([sweep.parent])
+            if run.scores
+        ]
         if len(runs) == 3:
             place = "/".join(sweep.parent.relative_to(study).parts)
             yield place, [Variant(f"seed-{run.seed}", (run,), {}) for run in runs]

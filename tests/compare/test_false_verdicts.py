@@ -41,14 +41,14 @@ def limit(tables: int) -> float:
 
 
 def test_three_seeds_of_one_loss_are_not_three_losses() -> None:
-    """The shipped runs, 24 tables: before, each had a false "clearly" (563 of 1,080 tests)."""
+    """The shipped runs, 24 tables: before, each had a false "clearly" (535 of 1,032 tests)."""
     found = list(simulate.real_variants())
     assert len(found) == 24
     generator = np.random.default_rng(0)
     before = [simulate.said_before(variants, generator) for _, variants in found]
     assert sum(clear > 0 for clear, _ in before) == 24
-    assert 540 < sum(clear for clear, _ in before) < 590  # of a bootstrap with its own draws
-    assert sum(tests for _, tests in before) == 1080
+    assert 510 < sum(clear for clear, _ in before) < 560  # of a bootstrap with its own draws
+    assert sum(tests for _, tests in before) == 1032
     for _, variants in found:
         table = simulate.tabled(variants)
         assert simulate.said(table)[0] == 0

@@ -100,9 +100,13 @@ def test_older_runs_are_read_with_a_note(sweep: Factory, root: Path) -> None:
 
 
 def test_the_shipped_runs_are_read() -> None:
-    runs = find_runs([Path(__file__).parents[2] / "experiments/compare_losses/results/roadscene/samples"])
-    assert all(run.scores and not run.digested for run in runs)
-    assert len(file_notes(runs)) == 2
+    results = Path(__file__).parents[2] / "experiments/compare_losses/results/roadscene"
+    older, scored_again = find_runs([results / "time"]), find_runs([results / "samples"])
+    assert all(run.scores and not run.digested for run in older)
+    assert len(file_notes(older)) == 2
+    assert all(run.digested for run in scored_again)
+    assert len(file_notes(scored_again)) == 1
+    runs = older + scored_again
     assert {run.split for run in runs} == {split_fingerprint(read_split("roadscene"))}
 
 

@@ -62,7 +62,8 @@ def test_what_was_run_followed_the_rules(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", PARTS, ids=lambda path: path.name)
 def test_its_losses_compare_at_rates_tuned_by_one_rule(folder: Path) -> None:
-    (note,) = check_mixing(find_runs([folder / "samples"]), [])
+    note, commits = check_mixing(find_runs([folder / "samples"]), [])
+    assert commits.startswith("The runs come from 2 states of the code")
     assert note.startswith(
         f"optimizer.lr was tuned per loss by one rule ({study.TUNING['rule']}; of 0.0003, "
     )

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.engine.folder import write_atomically, write_json
-from clipfuse.metrics.protocols import Protocol
 
 
 def write_scores(
     folder: Path,
     rows: Sequence[Mapping[str, Any]],
-    protocol: Protocol,
+    protocol: Any,
     means: Mapping[str, float],
     undefined: Mapping[str, int],
 ) -> None:
@@ -24,7 +23,7 @@ def write_scores(
     Args:
         folder: the run's `test`.
         rows: per image its "name", "scene", and its score by each metric of `means`.
-        protocol: of the scores.
+        protocol: of the scores, a `clipfuse.metrics.Protocol`.
         means: by metric, in the order of the tables.
         undefined: by metric, the images it is not defined for.
     """
