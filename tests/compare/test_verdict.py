@@ -163,6 +163,8 @@ def test_one_training_each_is_two_networks() -> None:
 def test_one_training_of_some() -> None:
     told = verdict(made(rows=[row("a", 3.5), row("b", 7.5, seeds=1)]))
     assert told[0] == "No winner is named: of 'b' there is one training, which is a network, not a loss."
+    unsampled = [replace(each, first=None) for each in (row("a", 3.5), row("b", 7.5, seeds=1))]
+    assert not any("resamples" in sentence for sentence in verdict(made(rows=unsampled)))
 
 
 def test_one_loss() -> None:

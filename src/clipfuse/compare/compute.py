@@ -251,8 +251,10 @@ def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking | None, p
 def _with_shares(rows: Sequence[Row], ranking: Ranking) -> list[Row]:
     generator = np.random.default_rng(SEED)
     first, stable = ranking.first(generator), ranking.stable(generator)
+    several = min(ranking.losses) > 1  # resamples of one training would know nothing of seeds
     return [
-        replace(row, first=float(a), stable=float(b)) for row, a, b in zip(rows, first, stable, strict=True)
+        replace(row, first=float(a) if several else None, stable=float(b))
+        for row, a, b in zip(rows, first, stable, strict=True)
     ]
 
 

@@ -114,7 +114,8 @@ class Row:
         rank: average rank of its runs among all runs by the verdict set, 1 the best; for a trivial fusion
             where it would stand among them. None with one loss, or where a trivial fusion lacks a score.
         rank_interval: 95 % interval over seeds and scenes.
-        first: share of the resamples over seeds and scenes in which its average rank is the best.
+        first: share of the resamples over seeds and scenes in which its average rank is the best; None where
+            there is one training of some loss.
         stable: share of the random halves of the verdict set by which its average rank is the best.
         seconds: of training, mean over its runs; None if a run does not say.
         projected: these are projected from the part after a resume.

@@ -69,8 +69,6 @@ def _ranks(table: Table) -> list[str]:
         return []
     best, second = losses[0], losses[1]
     assert best.rank is not None
-    assert best.first is not None
-    assert best.stable is not None
     over = f"{table.verdict_set} ({_families(table)}) and {_scenes(table)}"
     if table.runs == len(losses):
         return [
@@ -79,11 +77,16 @@ def _ranks(table: Table) -> list[str]:
             "What another seed would say is not known.",
             _stable(table),
         ]
+    first = []
+    if best.first is not None:
+        first = [
+            f"'{best.name}' comes first in {best.first:.0%} of resamples over seeds and scenes, which "
+            "describes these trainings and tests nothing."
+        ]
     return [
         f"the trainings of '{best.name}' rank {best.rank:.2f} of {table.runs} on average over {over}, those "
         f"of '{second.name}', which is next, {second.rank:.2f}.",
-        f"'{best.name}' comes first in {best.first:.0%} of resamples over seeds and scenes, which describes "
-        "these trainings and tests nothing.",
+        *first,
         _stable(table),
     ]
 
