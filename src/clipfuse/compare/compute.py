@@ -163,7 +163,7 @@ def _differences(
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     raw: dict[tuple[str, str], dict[str, Difference]] = {pair: {} for pair in pairs}
     for metric in metrics:
-        spreads = dict(zip(names, metric.spreads(), strict=True))
+        spreads = dict(zip(names, metric.spreads, strict=True))
         images = dict(zip(names, metric.images, strict=True))
         pool = statistics.pool([each for each in spreads.values() if each]) if pooled else None
         for pair in pairs:
@@ -184,31 +184,25 @@ def _differences(
             )
     tested = [each for row in raw.values() for each in row.values() if each.tested]
     p_values = [each.estimate.p for each in tested]
-    corrected = zip(tested, statistics.holm(p_values), statistics.benjamini_hochberg(p_values), strict=True)
-    by_object = {id(each): (holm, discovery) for each, holm, discovery in corrected}
+    corrected = zip(statistics.holm(p_values), statistics.benjamini_hochberg(p_values), strict=True)
     level = LEVEL / max(1, len(tested))
-    return {
-        pair: {
-            name: replace(
-                each,
-                holm=by_object.get(id(each), (1.0, 1.0))[0],
-                discovery=by_object.get(id(each), (1.0, 1.0))[1],
-                detectable=statistics.detectable(each.estimate, level),
-            )
-            for name, each in row.items()
-        }
-        for pair, row in raw.items()
-    }
+    found: dict[tuple[str, str], dict[str, Difference]] = {pair: {} for pair in pairs}
+    for pair, row in raw.items():
+        for name, each in row.items():
+            holm, discovery = next(corrected) if each.tested else (1.0, 1.0)
+            detectable = statistics.detectable(each.estimate, level)
+            found[pair][name] = replace(each, holm=holm, discovery=discovery, detectable=detectable)
+    return found
 
 
 def _cells(metrics: Sequence[Scores], loss: int, ranking: Ranking | None) -> dict[str, Cell]:
     cells = {}
     for metric in metrics:
-        scores = metric.by_scene[loss]
-        if scores is None:
+        spreads = metric.spreads
+        spread = spreads[loss]
+        if spread is None:
             continue
-        spread = statistics.spread(scores, metric.shares)
-        means = [float((each @ metric.shares).mean()) for each in metric.by_scene if each is not None]
+        means = [each.mean for each in spreads if each is not None]
         place = sorted(set(means), reverse=metric.higher_is_better).index(spread.mean) + 1
         cells[metric.name] = Cell(
             spread.mean,

@@ -52,7 +52,7 @@ def plan(
     found: dict[str, tuple[Array, list[tuple[Spread, Spread]]]] = {}
     for name in metrics:
         scores = collect(variants, protocol, name, images, member)
-        spreads = dict(zip([variant.name for variant in variants], scores.spreads(), strict=True))
+        spreads = dict(zip([variant.name for variant in variants], scores.spreads, strict=True))
         both = [(spreads[one], spreads[other]) for one, other in tested]
         found[name] = scores.shares, [(a, b) for a, b in both if a is not None and b is not None]
     lines = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import nan
 
 import numpy as np
@@ -35,6 +36,7 @@ class Scores:
     shares: Array
     present: NDArray[np.bool_]
 
+    @cached_property
     def spreads(self) -> list[Spread | None]:
         """Return `statistics.spread` of each loss."""
         return [None if each is None else statistics.spread(each, self.shares) for each in self.by_scene]
