@@ -106,7 +106,7 @@ def tiny_config(tmp_path: Path, pairs_folder: Path) -> Callable[..., DictConfig]
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, pairs_folder: Path) -> Path:
     """The run folder of one finished tiny training; not to be changed."""
-    from clipfuse.engine.run import train
+    from clipfuse.runs.train import train
 
     run_dir = tmp_path_factory.mktemp("trained") / "run"
     train(compose_tiny(run_dir, pairs_folder, (), "train"))

@@ -28,8 +28,9 @@ from clipfuse.cli.__main__ import COMMANDS
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
-from clipfuse.engine.folder import LOG, STATUS, write_json
-from clipfuse.engine.run import TrainSettings
+from clipfuse.files import write_json
+from clipfuse.runs.folder import LOG, STATUS
+from clipfuse.runs.train import TrainSettings
 from hydra_plugins.clipfuse_launcher._jobs import Job
 
 ROOT = Path(__file__).parents[1]

@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from clipfuse.engine.build import BUNDLED, load_backbone
-from clipfuse.engine.exporting import write_onnx
-from clipfuse.engine.onnx_network import Fuse, read_onnx
+from clipfuse.networks.export import write_onnx
+from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.onnx import Fuse, read_onnx
 
 
 def peak() -> float:

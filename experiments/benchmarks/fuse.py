@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.data.folder import load_pair
+from clipfuse.data.overlap import Overlap
 from clipfuse.data.pairs import Pair
 from clipfuse.data.synthetic import render
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import BUNDLED, load_backbone
-from clipfuse.engine.overlap import Overlap
 from clipfuse.images import match_stems, write_png
+from clipfuse.networks.load import BUNDLED, load_backbone
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.depth import to_unit
 

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from clipfuse.bilevel import Joint, Solver, ValuePenalty
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.engine.stepping import LossProblem
 from clipfuse.losses.promptfusion import PromptFusionLoss
+from clipfuse.training.stepping import LossProblem
 from clipfuse.types import LossInputs
 
 CONF = Path(__file__).parents[2] / "conf"

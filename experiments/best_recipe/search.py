@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.engine.build import load_backbone
+from clipfuse.networks.load import load_backbone
 
 Weights = dict[str, float]
 Found = Mapping[str, Mapping[str, list[Scores]]]  # scenes -> candidate -> one per seed

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import BUNDLED, load_backbone
-from clipfuse.engine.pictures import draw_panel
 from clipfuse.metrics import FusionMetrics
+from clipfuse.networks.load import BUNDLED, load_backbone
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.tracking.pictures import draw_panel
 
 NAME, START = "bundled", "bundled, untrained"
 FROM_OURS = "grey levels from the bundled"

@@ -28,13 +28,13 @@ from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
-from clipfuse.engine.folder import write_atomically
-from clipfuse.engine.scores import write_scores
 from clipfuse.errors import UserError
+from clipfuse.files import write_atomically
 from clipfuse.images import read_image
 from clipfuse.metrics import FusionMetrics
 from clipfuse.metrics.protocols import STRICT
 from clipfuse.ops.depth import to_unit
+from clipfuse.runs.scores import write_scores
 
 HERE = Path(__file__).parent
 Scores = dict[str, dict[str, float]]  # image -> metric -> score

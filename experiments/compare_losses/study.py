@@ -35,7 +35,7 @@ from scipy.stats import rankdata
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.cli.parts import join_parts
-from clipfuse.engine.run import train
+from clipfuse.runs.train import train
 
 LOSSES = {
     "pixel": ["loss=pixel"],

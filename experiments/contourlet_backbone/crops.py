@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import load_backbone
+from clipfuse.networks.load import load_backbone
 
 
 def main() -> None:

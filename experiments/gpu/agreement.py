@@ -19,10 +19,10 @@ from torch import Tensor
 
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import build
-from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.stepping import LossProblem, lower_parameters
 from clipfuse.losses.base import FusionLoss
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.runs.build import build
+from clipfuse.training.stepping import LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
 # Equality of CPU and GPU --------------------------------------------------------------------------------

@@ -30,9 +30,9 @@ import torch
 from experiments.gpu import agreement, computing, training
 from experiments.gpu.case import MEASURED, NOT_OK, Case, Machine, Part
 
-from clipfuse.engine.folder import write_atomically, write_json
-from clipfuse.engine.record import git_commit
 from clipfuse.errors import UserError
+from clipfuse.files import write_atomically, write_json
+from clipfuse.runs.record import git_commit
 
 # What may take longest, or hang, comes last.
 PARTS: dict[str, Part] = {

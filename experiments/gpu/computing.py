@@ -21,11 +21,12 @@ from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.cli import fuse as fuse_command
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.data.synthetic import render
-from clipfuse.engine.build import BUNDLED, build, load_backbone
-from clipfuse.engine.exporting import TOLERANCE, write_onnx, write_program
-from clipfuse.engine.onnx_network import Fuse, read_onnx
 from clipfuse.images import write_png
+from clipfuse.networks.export import TOLERANCE, write_onnx, write_program
+from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.onnx import Fuse, read_onnx
 from clipfuse.ops.depth import to_unit
+from clipfuse.runs.build import build
 
 
 def seconds(device: torch.device, work: Callable[[], object], rounds: int) -> float:

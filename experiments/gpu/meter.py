@@ -26,7 +26,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.engine.folder import write_json
+from clipfuse.files import write_json
 
 ENCODERS = ("encode_image", "image_features", "encode_with_features", "encode_text", "encode_embeddings")
 

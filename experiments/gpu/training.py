@@ -16,7 +16,7 @@ from experiments.compare_losses.study import LOSSES, composed
 from experiments.gpu.case import Case, Machine, Part
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.engine.run import train
+from clipfuse.runs.train import train
 
 ARCHITECTURE = "ViT-B-32"
 PLAIN = [

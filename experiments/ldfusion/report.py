@@ -25,11 +25,12 @@ from torch import Tensor
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import build, load_backbone
-from clipfuse.engine.pictures import draw_panel
 from clipfuse.losses.ldfusion import RELEASES, language_loss
 from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.networks.load import load_backbone
 from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.runs.build import build
+from clipfuse.tracking.pictures import draw_panel
 
 METRICS = ("target-contrast", "local-detail", "noise", "SSIM")
 DIRECTION, BLURRED, LATTICE = "direction", "direction, blurred", "lattice"

@@ -26,9 +26,9 @@ from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
-from clipfuse.engine.build import BUNDLED, load_backbone
 from clipfuse.metrics import DEFINITIONS, PROTOCOLS, FusionMetrics
 from clipfuse.metrics.verdict import BALANCED, CLASSIC, VerdictSet
+from clipfuse.networks.load import BUNDLED, load_backbone
 
 Scores = dict[str, dict[str, list[float]]]  # fusion -> metric -> one per scene
 BASES = ("energy pyramid", "Laplacian pyramid", "bundled network")  # the first came first on validation

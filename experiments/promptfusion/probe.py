@@ -21,9 +21,10 @@ from experiments.ldfusion.report import cell, load_scenes
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from clipfuse.engine.build import build, load_backbone
-from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.losses.promptfusion import PromptFusionLoss
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.networks.load import load_backbone
+from clipfuse.runs.build import build
 from clipfuse.types import LossInputs
 
 BATCH, CROP, STEPS, RATE = 8, 96, 300, 1e-3

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.similarity import pair_probability
-from clipfuse.engine.build import build, load_backbone
-from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.pictures import draw_panel
 from clipfuse.losses.promptfusion import PromptFusionLoss
 from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.networks.load import load_backbone
 from clipfuse.ops.depth import to_bytes, to_unit
+from clipfuse.runs.build import build
+from clipfuse.tracking.pictures import draw_panel
 from clipfuse.types import LossInputs
 
 LONG = "value_penalty, long"

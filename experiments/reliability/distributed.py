@@ -21,8 +21,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
-from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.run import train
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.runs.train import train
 from clipfuse.testing.ranks import Ranks
 
 LOSSES = {

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from clipfuse.errors import UserError
+from clipfuse.files import replace_when_whole
 from clipfuse.ops.depth import to_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -251,15 +252,5 @@ def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
     data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
-    partial = path.with_name(f".{os.getpid()}.partial")  # short: the name itself may be as long as can be
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(partial, format="PNG")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose a writable folder"
-        ) from None
-    finally:
-        if partial.is_file():
-            partial.unlink()
+    with replace_when_whole(path, durable=False) as temporary:
+        Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(temporary, format="PNG")

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+SAMPLES_SEEN = "trainer/samples_seen"
+"""The x-axis of every curve: samples of all ranks; the step counter of two optimisers would count twice."""
+
 
 @dataclass(frozen=True)
 class FusionBatch:

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from clipfuse.backbones.ldfusion import LDFusion
-from clipfuse.engine.build import load_backbone
-from clipfuse.engine.run import train
+from clipfuse.networks.load import load_backbone
+from clipfuse.runs.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHAPES: dict[str, dict[str, list[int]]] = json.loads((GOLDEN / "ldfusion_state_dict.json").read_text())

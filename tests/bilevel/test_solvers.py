@@ -149,7 +149,7 @@ def test_ranks_hold_the_same_bits_and_do_what_one_would(name: str, ranks: Ranks)
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_lower_level_moves_once_per_accumulated_update(name: str) -> None:
-    from clipfuse.engine.stepping import AccumulatingOptimizer  # not on the ranks
+    from clipfuse.training.stepping import AccumulatingOptimizer  # not on the ranks
 
     run = _Run(SOLVERS[name]())
     sgd = torch.optim.SGD(run.network.parameters(), lr=0.1)

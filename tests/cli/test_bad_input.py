@@ -13,8 +13,8 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from clipfuse.engine.run import train
 from clipfuse.errors import UserError
+from clipfuse.runs.train import train
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 Tiny = Callable[..., DictConfig]
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_opens_a_pickle_is_refused(
     if nested:
         changes: dict[str, object] = {"width": {"_target_": "torch.load", **call}}
     else:
-        changes = {"_target_": "clipfuse.engine.checkpoints.torch.load", **call}
+        changes = {"_target_": "clipfuse.training.checkpoints.torch.load", **call}
     path = spoiled_checkpoint(trained, tmp_path / "evil.ckpt", **changes)
     refused(fuse(clipfuse, pairs_folder, path, tmp_path / "out"), "evil.ckpt", "torch")
     assert not trace.exists()

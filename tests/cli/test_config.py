@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.train import GROUPS
-from clipfuse.engine.run import EvaluateSettings, TrainSettings
+from clipfuse.runs.train import EvaluateSettings, TrainSettings
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONS = sorted(
@@ -96,7 +96,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from clipfuse.cli.config import conf_dir
 from hydra.core.plugins import Plugins
-from clipfuse.engine.build import BUNDLED, load_backbone
+from clipfuse.networks.load import BUNDLED, load_backbone
 load_backbone(BUNDLED)
 assert BUNDLED.with_name("MODEL_CARD.md").is_file()
 assert "SubprocessLauncher" in [plugin.__name__ for plugin in Plugins.instance().discover()]

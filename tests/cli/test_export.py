@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clipfuse.engine.build import BUNDLED, load_backbone
-from clipfuse.engine.weights import write_safetensors
 from clipfuse.images import read_image
+from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.weights import write_safetensors
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 
@@ -91,7 +91,7 @@ def test_without_a_checkpoint_the_bundled_network_is_exported(clipfuse: Clipfuse
 
 
 def test_missing_bundled_weights(clipfuse: Clipfuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfuse.engine.build.BUNDLED", tmp_path / "gone.safetensors")
+    monkeypatch.setattr("clipfuse.networks.load.BUNDLED", tmp_path / "gone.safetensors")
     code, _, errors = clipfuse("export", "--out", str(tmp_path / "out.safetensors"))
     assert code == 2
     assert "gone.safetensors); install clipfuse again" in errors

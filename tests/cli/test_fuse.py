@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from clipfuse.cli.options import conf_dir
-from clipfuse.engine.build import BUNDLED, backbone_node, load_backbone
-from clipfuse.engine.checkpoints import read_checkpoint
 from clipfuse.images import read_image
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.networks.load import BUNDLED, backbone_node, load_backbone
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from clipfuse.data.datamodule import FusionDataModule
 from clipfuse.data.pairs import Pair
-from clipfuse.engine.run import train
 from clipfuse.errors import UserError
+from clipfuse.runs.train import train
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 Tiny = Callable[..., DictConfig]

@@ -18,8 +18,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
-from clipfuse.engine.folder import is_running
 from clipfuse.errors import UserError
+from clipfuse.runs.folder import is_running
 from hydra_plugins.clipfuse_launcher import _jobs
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher.cluster import ClusterLauncher

@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.train import GROUPS
-from clipfuse.engine.folder import is_running, read_status
-from clipfuse.engine.run import TrainSettings
+from clipfuse.runs.folder import is_running, read_status
+from clipfuse.runs.train import TrainSettings
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 

@@ -18,8 +18,8 @@ from clipfuse.clip import encoder, support
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import weights_hash
 from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
-from clipfuse.engine.build import build
 from clipfuse.errors import UserError
+from clipfuse.runs.build import build
 
 Clips = Callable[..., FrozenClip]
 TEXTS = ["a visible gray image", "an infrared image"]

@@ -1,4 +1,4 @@
-"""Losses are compared where all else agrees, as `clipfuse.contract` lists it."""
+"""Losses are compared where all else agrees, as `clipfuse.runs.contract` lists it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 from clipfuse.compare.collect import find_runs
 from clipfuse.compare.fairness import check_mixing
 from clipfuse.compare.variants import group
-from clipfuse.contract import KINDS
 from clipfuse.errors import UserError
+from clipfuse.runs.contract import KINDS
 
 Factory = Callable[..., Path]
 Options = dict[str, Any]
 ADAM = {"optimizer._target_": "torch.optim.Adam", "optimizer.lr": 1e-5}
-CONSTANT = {"scheduler._target_": "clipfuse.engine.schedules.constant"}
+CONSTANT = {"scheduler._target_": "clipfuse.training.schedules.constant"}
 TUNING = {
     "key": "optimizer.lr",
     "grid": [1e-3, 3e-3],
@@ -77,7 +77,7 @@ def test_two_trainings_that_share_only_the_network_are_refused(sweep: Factory) -
     """Which once ended in "'ldfusion' wins"."""
     root = sweep(options={**ADAM, **CONSTANT, "gradient_clip": 1.0, "ema": None, "input_noise": 0})
     adamw = {"optimizer._target_": "torch.optim.AdamW", "optimizer.lr": 1e-2}
-    cosine = {"scheduler._target_": "clipfuse.engine.schedules.cosine", "scheduler.final": 0.01}
+    cosine = {"scheduler._target_": "clipfuse.training.schedules.cosine", "scheduler.final": 0.01}
     sweep("ldfusion", options={**adamw, **cosine, "gradient_clip": None, "ema": 0.999, "input_noise": 0.03})
     kinds = ["optimizer", "schedule", "clipping", "averaging", "noise"]
     with pytest.raises(UserError) as refusal:

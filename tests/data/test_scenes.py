@@ -12,8 +12,8 @@ from clipfuse.data.mixed import MixedPairs
 from clipfuse.data.scenes import given_scenes
 from clipfuse.data.splits import hash_split
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.engine.build import build
 from clipfuse.errors import UserError
+from clipfuse.runs.build import build
 
 IDS = ["a_1", "a_2", "b_1"]
 

@@ -13,8 +13,8 @@ from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.cli.config import check_config
 from clipfuse.cli.train import GROUPS
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.engine.run import TrainSettings
 from clipfuse.ops.pyramid import energy_fusion
+from clipfuse.runs.train import TrainSettings
 
 SMALL = {"dim": 4, "heads": 1, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2, "stride": 2}
 

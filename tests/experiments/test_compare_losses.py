@@ -10,8 +10,8 @@ from clipfuse.cli.config import check_config
 from clipfuse.cli.train import GROUPS
 from clipfuse.compare.collect import find_runs
 from clipfuse.compare.fairness import check_mixing
-from clipfuse.engine.run import TrainSettings
 from clipfuse.errors import UserError
+from clipfuse.runs.train import TrainSettings
 
 RESULTS = Path(study.__file__).parent / "results"
 PARTS = sorted(path.parent for path in RESULTS.glob("*/samples"))

@@ -13,12 +13,12 @@ from torch import Tensor, distributed
 from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.perceptual import maximum_feature_loss
-from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.run import train
 from clipfuse.errors import UserError
 from clipfuse.losses.ldfusion import LDFusionLoss, language_loss, similarity_loss
+from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.ops.entropy import entropy
 from clipfuse.ops.patches import cut_patches
+from clipfuse.runs.train import train
 from clipfuse.testing.loss_contract import LossContract
 from clipfuse.testing.ranks import Ranks
 from clipfuse.types import LossInputs
@@ -397,7 +397,7 @@ def with_micro(
 
 def test_trains_from_the_configuration(with_micro: Callable[..., DictConfig]) -> None:
     from clipfuse.cli.config import check_config
-    from clipfuse.engine.run import TrainSettings
+    from clipfuse.runs.train import TrainSettings
 
     config = with_micro("loss.patches=2", "trainer.precision=64-true")
     check_config(config, TrainSettings, ("backbone", "loss", "data", "trainer"))

@@ -12,17 +12,17 @@ from torch import Tensor
 from clipfuse.bilevel import ValuePenalty
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.engine.build import build
-from clipfuse.engine.checkpoints import read_checkpoint
-from clipfuse.engine.run import TrainSettings, train
-from clipfuse.engine.stepping import LossProblem
 from clipfuse.errors import UserError
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.losses.promptfusion import PromptFusionLoss
+from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.ops.defects import bad_pictures
 from clipfuse.ops.pyramid import detail_maximum
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.runs.build import build
+from clipfuse.runs.train import TrainSettings, train
 from clipfuse.testing.loss_contract import LossContract, example_inputs
+from clipfuse.training.stepping import LossProblem
 from clipfuse.types import LossInputs
 
 PAIRS = {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from clipfuse.cli.config import look_in
 from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
-from clipfuse.contract import KINDS
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.runs.contract import KINDS
 
 if TYPE_CHECKING:
     from clipfuse.compare.collect import Run
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.compare.plots import pictures_of
     from clipfuse.compare.variants import group, select
     from clipfuse.compare.verdict import verdict
-    from clipfuse.engine.folder import check_output, replace_when_whole, write_atomically
+    from clipfuse.files import check_output, replace_when_whole, write_atomically
 
     mixed = _words("--mix", options.mix, KINDS)
     runs, notes = select(find_runs([Path(path) for path in options.sweeps]), options.partial)

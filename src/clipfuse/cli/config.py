@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from clipfuse.cli.options import conf_dir, help_text, options, search_words, unknown_option
+from clipfuse.cli.options import conf_dir, help_text, options, unknown_option
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.runs.overrides import quoted, search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -82,12 +83,6 @@ def _own_words(config: "DictConfig") -> list[str]:
 
     overrides = HydraConfig.get().overrides
     return [*overrides.task, *search_words(overrides.hydra), f"run_dir={quoted(config.run_dir)}"]
-
-
-def quoted(value: str) -> str:
-    """Return a text as Hydra's override grammar reads it back, whatever is in it."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:

@@ -114,7 +114,7 @@ def _data() -> str:
 
 
 def _wandb_login() -> str:
-    from clipfuse.engine.wandb_run import login_mode
+    from clipfuse.tracking.wandb_run import login_mode
 
     if login_mode() == "online":
         return "found: logger=wandb uploads while it trains"
@@ -129,7 +129,7 @@ def _micro() -> str:
 
 
 def _bundled() -> str:
-    from clipfuse.engine.build import BUNDLED, load_backbone
+    from clipfuse.networks.load import BUNDLED, load_backbone
 
     load_backbone(BUNDLED)
     return "clipfuse fuse needs no checkpoint"

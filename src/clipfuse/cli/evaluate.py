@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _task(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config, check_run_dir
-    from clipfuse.engine.run import EvaluateSettings, evaluate
+    from clipfuse.runs.train import EvaluateSettings, evaluate
 
     check_run_dir(config)
     check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))

@@ -17,11 +17,11 @@ def main(arguments: Sequence[str]) -> None:
     out = Path(options.out)
 
     # Imported late: --help must not wait for torch.
-    from clipfuse.engine.build import backbone_node, build_backbone, choose_checkpoint
-    from clipfuse.engine.checkpoints import read_checkpoint
-    from clipfuse.engine.exporting import write_onnx, write_program
-    from clipfuse.engine.folder import check_output
-    from clipfuse.engine.weights import write_safetensors
+    from clipfuse.files import check_output
+    from clipfuse.networks.checkpoints import read_checkpoint
+    from clipfuse.networks.export import write_onnx, write_program
+    from clipfuse.networks.load import backbone_node, build_backbone, choose_checkpoint
+    from clipfuse.networks.weights import write_safetensors
 
     if out.suffix not in _SUFFIXES:
         raise UserError(

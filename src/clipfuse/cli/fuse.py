@@ -21,11 +21,11 @@ def main(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from clipfuse.data.folder import load_pair
+    from clipfuse.data.overlap import Overlap
     from clipfuse.data.transforms import whole
-    from clipfuse.engine.build import choose_checkpoint, load_backbone
-    from clipfuse.engine.onnx_network import read_onnx
-    from clipfuse.engine.overlap import Overlap
     from clipfuse.images import match_stems, write_png
+    from clipfuse.networks.load import choose_checkpoint, load_backbone
+    from clipfuse.networks.onnx import read_onnx
     from clipfuse.ops.color import luma_chroma_to_rgb
 
     if infrared.is_file() and visible.is_file():

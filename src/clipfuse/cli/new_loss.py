@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     cls = "".join(word.capitalize() for word in name.split("_"))
     words = {"name": name, "title": title, "cls": cls if cls.endswith("Loss") else f"{cls}Loss"}
 
-    from clipfuse.engine.folder import write_atomically
+    from clipfuse.files import write_atomically
 
     for path, text in files.items():
         with write_atomically(path) as file:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.runs.overrides import search_words
 
 
 def conf_dir() -> Path:
@@ -15,11 +16,6 @@ def conf_dir() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
-
-
-def search_words(words: Sequence[str]) -> list[str]:
-    """Return those overrides that add folders to Hydra's search path."""
-    return [word for word in words if word.startswith("hydra.searchpath")]
 
 
 def options(group: str, arguments: Sequence[str] = ()) -> list[str]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.options import options, search_words, unknown_option
+from clipfuse.cli.options import options, unknown_option
 from clipfuse.errors import UserError
+from clipfuse.runs.overrides import search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
-    from clipfuse.engine.folder import check_output
+    from clipfuse.files import check_output
     from clipfuse.images import check_sizes, match_stems
 
     metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
@@ -159,7 +159,7 @@ def _score(
 
 
 def _write_csv(path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol") -> None:
-    from clipfuse.engine.folder import write_atomically
+    from clipfuse.files import write_atomically
 
     with write_atomically(path) as file:
         writer = csv.writer(file)
@@ -175,7 +175,7 @@ def _write_json(
     names: Sequence[str],
     protocol: "Protocol",
 ) -> None:
-    from clipfuse.engine.folder import write_json
+    from clipfuse.files import write_json
 
     means: dict[str, dict[str, float | None]] = {}
     undefined: dict[str, dict[str, int]] = {}

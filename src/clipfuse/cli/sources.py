@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
     from clipfuse.data.transforms import whole
-    from clipfuse.engine.build import build, check_targets
     from clipfuse.images import read_image
+    from clipfuse.networks.load import check_targets
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
+    from clipfuse.runs.build import build
 
     run = runs[0]
     try:
@@ -57,8 +58,8 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
 
 def as_pictures(sources: "Sources | None") -> "PictureSources | None":
     """Return what gives the two bands of a pair as pictures, the visible one in colour."""
-    from clipfuse.engine.pictures import to_picture
     from clipfuse.ops.color import luma_chroma_to_rgb
+    from clipfuse.tracking.pictures import to_picture
 
     if sources is None:
         return None

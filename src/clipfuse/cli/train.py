@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import quoted, run_hydra
+from clipfuse.cli.config import run_hydra
 from clipfuse.errors import UserError
+from clipfuse.runs.overrides import quoted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,7 +79,7 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
 def _task(config: "DictConfig") -> float | None:
     from clipfuse.cli.config import check_config, check_run_dir
     from clipfuse.cli.parts import join_parts
-    from clipfuse.engine.run import TrainSettings, train
+    from clipfuse.runs.train import TrainSettings, train
 
     check_run_dir(config)
     join_parts(config)

@@ -1,6 +1,5 @@
 """Where a CLIP comes from: the bundled one, open_clip's names and tags, a weights file, a folder, the hub."""
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from clipfuse.clip.micro_files import load_micro
 from clipfuse.clip.towers import speed_up
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import file_sha256, weights_sha256
 
 MICRO = "micro"
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
@@ -47,7 +47,7 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
 
     path = find_weights(model, pretrained)
     trusted_script = path is not None and _is_script(path)
-    if path is not None and trusted_script and _sha256(path) not in _openai_hashes():
+    if path is not None and trusted_script and file_sha256(path) not in _openai_hashes():
         raise UserError(
             f"{path} is a TorchScript program other than OpenAI's own; it could run foreign code: save its "
             "state dict by torch.save, or as safetensors"
@@ -217,17 +217,7 @@ def _facts(model: nn.Module) -> dict[str, Any]:
     from open_clip.transformer import QuickGELU
 
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
-    return {"quick_gelu": quick, "weights_sha256": weights_hash(model)}
-
-
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights: the same for any file format."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(memoryview(value.reshape(-1).view(torch.uint8).numpy()))
-    return digest.hexdigest()
+    return {"quick_gelu": quick, "weights_sha256": weights_sha256(model.state_dict())}
 
 
 def _is_script(path: Path) -> bool:
@@ -236,11 +226,6 @@ def _is_script(path: Path) -> bool:
         return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _openai_hashes() -> set[str]:

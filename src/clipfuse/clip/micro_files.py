@@ -6,7 +6,6 @@ never had a gradient, so they are drawn again from the seed. That is most of the
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from clipfuse.errors import UserError
+from clipfuse.files import write_atomically, write_json
 
 TABLE = "token_embedding.weight"
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
@@ -78,8 +78,9 @@ def save_micro(model: nn.Module, seen: Sequence[int], config: Mapping[str, Any],
         if not stored[name].isfinite().all():
             raise ValueError(f"{name} holds a number that fp16 cannot")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "model.safetensors", save(stored))
-    _write(folder / "config.json", (json.dumps(dict(config), indent=2) + "\n").encode())
+    with write_atomically(folder / "model.safetensors", "wb") as file:
+        file.write(save(stored))
+    write_json(folder / "config.json", dict(config))
 
 
 def load_micro(folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
@@ -123,10 +124,3 @@ def _table_key(weights: Mapping[str, Tensor]) -> str:
         if key in weights:
             return key
     raise ValueError("the model has no token table; only open_clip's own text towers can be saved")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)

@@ -13,8 +13,8 @@ import yaml
 from clipfuse.compare.files import check_scores
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
+from clipfuse.types import SAMPLES_SEEN
 
-SAMPLES_SEEN = "trainer/samples_seen"
 Leaves = dict[str, Any]  # "loss.weight" -> value
 
 

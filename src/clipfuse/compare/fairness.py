@@ -1,12 +1,12 @@
-"""Whether the losses of some runs compare at all: they must agree in what `clipfuse.contract` lists."""
+"""Whether the losses of some runs compare at all: they must agree in what `clipfuse.runs.contract` lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipfuse.compare.collect import Leaves, Run
 from clipfuse.compare.variants import group
-from clipfuse.contract import KINDS, Tuning, decide, flatten, read_tuning
 from clipfuse.errors import UserError
+from clipfuse.runs.contract import KINDS, Tuning, decide, flatten, read_tuning
 
 # kind -> key -> [(value in words, the runs that have it)], two values or more
 Differences = dict[str, dict[str, list[tuple[str, list[Run]]]]]
@@ -24,7 +24,7 @@ def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
 
     Args:
         runs: those that will be compared.
-        allowed: kinds of `clipfuse.contract.KINDS` that may be mixed all the same.
+        allowed: kinds of `clipfuse.runs.contract.KINDS` that may be mixed all the same.
 
     Returns:
         A warning for each kind that is mixed; then what must be known: a setting that was tuned, several

@@ -1,6 +1,5 @@
 """Whether the scores of a run are those that its test wrote."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from math import isclose, isfinite
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.errors import UserError
+from clipfuse.files import file_sha256
 
 _REMEDY = "restore the file, test the run again, or leave its folder out"
 _ROUNDING = 1e-5  # of means that were kept in float32
@@ -41,7 +41,7 @@ def check_scores(folder: Path, scores: Mapping[str, Mapping[str, float]], images
     if stated != images:
         raise UserError(f"{table} holds {images} of {stated} images that metrics.json counts; {_REMEDY}")
     digest = content.get("per_image_sha256")
-    if digest is not None and digest != (found := hashlib.sha256(table.read_bytes()).hexdigest()):
+    if digest is not None and digest != (found := file_sha256(table)):
         raise UserError(
             f"{table} was changed after the test: its digest is {found[:12]}..., metrics.json has "
             f"{str(digest)[:12]}...; {_REMEDY}"

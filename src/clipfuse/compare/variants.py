@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clipfuse.compare.collect import Leaves, Run, stem
-from clipfuse.contract import HARMLESS, decide, flatten
 from clipfuse.errors import UserError
+from clipfuse.runs.contract import HARMLESS, decide, flatten
 
 
 @dataclass(frozen=True)

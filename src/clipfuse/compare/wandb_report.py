@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.errors import UserError
+from clipfuse.types import SAMPLES_SEEN
 
-_X = "trainer/samples_seen"
 _ANSWER_S = 20  # how long W&B may take for an answer
 
 
@@ -69,7 +69,7 @@ def publish(
         spread: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
         panels: list[Any] = [
             *(wr.BarPlot(title=f"test {name}", metrics=[f"test/{name}"], **spread) for name in metrics),
-            *(wr.LinePlot(title=key, x=_X, y=[key], **spread) for key in curves),
+            *(wr.LinePlot(title=key, x=SAMPLES_SEEN, y=[key], **spread) for key in curves),
             wr.MediaBrowser(media_keys=["val/samples", "test/panel"]),
             wr.RunComparer(diff_only="split"),
         ]

@@ -80,6 +80,10 @@ class ContourletTransform(nn.Module):
         self.method = method
         self._filters = spatial.SpatialFilters.build(self.bank, self.levels) if method == "spatial" else None
 
+    def prepare_export(self) -> None:
+        """Compute by convolutions, which ONNX can express; `networks.export` calls this."""
+        self.use("spatial")
+
     def forward(self, image: Tensor) -> ContourletCoefficients:
         """Analyse (N, C, H, W), each plane by itself.
 

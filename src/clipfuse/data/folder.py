@@ -1,7 +1,5 @@
 """A folder of registered pairs as a data set."""
 
-import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +14,7 @@ from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
 from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.errors import UserError
+from clipfuse.files import json_sha256
 from clipfuse.images import match_stems, natural_order, read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import from_unit, to_unit
@@ -160,7 +159,7 @@ class PairedFolder:
             "files": {name: files[2 * place : 2 * place + 2] for place, name in enumerate(listed)},
             "scenes": {name: scene for name in listed if (scene := self._scenes.get(name, name)) != name},
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return json_sha256(facts)
 
     def names_fingerprint(self) -> str:
         """Return the SHA-256 (hex) of which id is in which part: all that the record of older runs tells."""

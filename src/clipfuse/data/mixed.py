@@ -1,11 +1,10 @@
 """Several data sets as one."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from clipfuse.data.pairs import PARTS, Pair, PairSource
+from clipfuse.files import json_sha256
 
 
 class MixedPairs:
@@ -90,4 +89,4 @@ class MixedPairs:
 
     @staticmethod
     def _joined(fingerprints: Mapping[str, str]) -> str:
-        return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
+        return json_sha256(fingerprints)

@@ -24,7 +24,7 @@ Node = Mapping[str, Any]
 
 def build_loss(node: Node) -> FusionLoss:
     """Build a loss as a run does, in training mode."""
-    from clipfuse.engine.build import build
+    from clipfuse.runs.build import build
 
     torch.manual_seed(0)
     loss = build(node, "loss")

@@ -12,7 +12,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from clipfuse.engine.folder import LOG, STATUS, read_status, write_json
+from clipfuse.files import write_json
+from clipfuse.runs.folder import LOG, STATUS, read_status
 
 GRACE = 60.0  # seconds a job that was told to stop has for closing its run
 

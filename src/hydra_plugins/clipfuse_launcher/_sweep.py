@@ -10,10 +10,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from clipfuse.cli.config import quoted
-from clipfuse.cli.options import search_words
-from clipfuse.engine.folder import LOG, STATUS, is_running, read_status, write_atomically
 from clipfuse.errors import UserError
+from clipfuse.files import write_atomically
+from clipfuse.runs.folder import LOG, STATUS, is_running, read_status
+from clipfuse.runs.overrides import quoted, search_words
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 
 RECORD = "sweep.yaml"

@@ -10,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from clipfuse.cli.config import quoted
-from clipfuse.cli.options import search_words
-from clipfuse.engine.folder import STATUS, read_status, write_json
 from clipfuse.errors import UserError
+from clipfuse.files import write_json
+from clipfuse.runs.folder import STATUS, read_status
+from clipfuse.runs.overrides import quoted, search_words
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command

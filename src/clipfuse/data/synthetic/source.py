@@ -1,7 +1,5 @@
 """Rendered pairs as a data set."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ from clipfuse.data.synthetic import sensor
 from clipfuse.data.synthetic.canvas import TARGET, Canvas
 from clipfuse.data.synthetic.scene import Sampler, Scene
 from clipfuse.errors import UserError
+from clipfuse.files import json_sha256
 
 VERSION = 1  # raise it whenever a picture changes; it is part of the fingerprint
 SMALLEST = 64
@@ -115,4 +114,4 @@ class SyntheticPairs:
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of renderer version, seed, size and counts, which fix every byte."""
         facts = {"version": VERSION, "seed": self.seed, "size": self.size, **self.counts}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return json_sha256(facts)

@@ -1,1 +1,0 @@
-"""Training and evaluation: the one loop every loss goes through."""

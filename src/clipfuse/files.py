@@ -1,0 +1,141 @@
+"""Files: written whole or not at all, and known by their hashes."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from clipfuse.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+PARTIAL = re.compile(r"\.[0-9a-z]+\.\d+\.partial")  # names of what a killed process leaves half written
+
+
+@contextmanager
+def replace_when_whole(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Give the name of a file that takes the place of `path` at the end, or vanishes on an error.
+
+    Args:
+        path: the file; missing folders are made.
+        durable: whether the new name is also brought to the disk, so that it outlives a crash of the machine.
+
+    That name is matched by `PARTIAL` and short: the name of `path` may be as long as a file system allows.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    label = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    temporary = path.with_name(f".{label}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be written ({reason}); make room, or choose a writable place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_atomically(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """Open a file that appears at `path` whole and on the disk, or not at all; text is UTF-8.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = {"newline": "", "encoding": "utf-8"} if mode == "w" else {}
+    with (
+        replace_when_whole(path) as temporary,
+        open(temporary, mode, **text) as file,  # type: ignore[call-overload]
+    ):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a renaming to the disk; a few file systems cannot, and need not."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Find out before the work whether a file can be written after it; makes its folder.
+
+    Raises:
+        UserError: it exists and `overwrite` is False, or it cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} is there already; choose another file or add --overwrite")
+    probe_folder(path.parent)
+
+
+def probe_folder(folder: Path) -> None:
+    """Make a folder and find out that files can be written into it.
+
+    Raises:
+        UserError: they cannot.
+    """
+    probe = folder / f".probe.{os.getpid()}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror or error}); make room, or choose another place"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that a person can read, atomically."""
+    with write_atomically(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(content: Any) -> str:
+    """Return the SHA-256 (hex) of plain content, written as JSON with its keys in order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def weights_sha256(weights: "Mapping[str, Tensor]", head: bytes = b"") -> str:
+    """Return the SHA-256 (hex) over names, types, shapes and bytes of weights: the same for any file format.
+
+    Args:
+        weights: tensors by name, of any device.
+        head: bytes that are hashed first.
+    """
+    import torch
+
+    digest = hashlib.sha256(head)
+    for name, value in sorted(weights.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

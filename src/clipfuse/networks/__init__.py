@@ -1,0 +1,1 @@
+"""Networks in files: loading, checking and exporting them."""

@@ -1,0 +1,138 @@
+"""Building the network of a checkpoint: torch alone, no trainer and no configuration framework."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from torch import nn
+
+from clipfuse.errors import UserError
+from clipfuse.networks.checkpoints import load_weights, read_checkpoint
+from clipfuse.networks.weights import limited_parameters
+
+_BACKBONES = "clipfuse.backbones"
+BUNDLED = Path(__file__).parents[1] / "backbones/best/model.safetensors"
+_ROOM = 4  # a network may be built larger than its file: some plugins hold a weight twice on the way
+
+
+def instantiate(node: Any) -> Any:
+    """Build what a plain node describes: each mapping with `_target_`, inside out, by its other keys.
+
+    `_partial_` gives a function that waits for the rest; other words of Hydra's are passed over. The names
+    must have been checked by `check_targets`.
+    """
+    if isinstance(node, list | tuple):
+        return [instantiate(child) for child in node]
+    if not isinstance(node, Mapping):
+        return node
+    built = {str(key): instantiate(child) for key, child in node.items()}
+    if "_target_" not in built:
+        return built
+    target = resolve_name(str(built["_target_"]))
+    arguments = {key: value for key, value in built.items() if key not in _WORDS}
+    return partial(target, **arguments) if built.get("_partial_") else target(**arguments)
+
+
+_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_"}
+
+
+def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
+    """Refuse whatever a file names that is not a class of a trusted package.
+
+    The name alone proves nothing: `clipfuse.backbones.ldfusion.torch.load` is a function of torch.
+
+    Raises:
+        UserError: names `path`, which holds `node`, and what it wants.
+    """
+    if isinstance(node, Mapping):
+        for child in node.values():
+            check_targets(child, trusted, path)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            check_targets(child, trusted, path)
+    elif isinstance(node, str) and "${" in node:
+        raise UserError(f"{path} asks for values of this machine ('{node}'); do not use it")
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return
+    if "_args_" in node:
+        raise UserError(f"{path} gives arguments without names; do not use it")
+    target = str(node["_target_"])
+    package = target.partition(".")[0]
+    if package not in (*trusted, "clipfuse"):
+        raise UserError(f"{path} wants to run code of '{package}'; if you trust it, add: trust '{package}'")
+    refusal = f"{path} names '{target}', which is not a class of {' or '.join(trusted)}; do not use it"
+    if not _lies_in(target, trusted):
+        raise UserError(refusal)
+    try:
+        found = resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} names '{target}', which cannot be imported here ({error})") from error
+    if not isinstance(found, type) or not _lies_in(found.__module__, trusted):
+        raise UserError(refusal)
+
+
+def _lies_in(name: str, packages: Sequence[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> dict[str, Any]:
+    """Return how a checkpoint says that its backbone is built, without the files it once started from.
+
+    Args:
+        checkpoint: as `read_checkpoint` returns it.
+        trusted: packages beside our backbones whose classes it may name.
+        path: where it came from, for messages.
+
+    Raises:
+        UserError: it names what is not a class of a trusted package.
+    """
+    node = checkpoint["clipfuse"]["config"]["backbone"]
+    check_targets(node, (_BACKBONES, *trusted), path)
+    # The files may be gone, or a stranger's idea; their weights are in the checkpoint.
+    return {key: None if str(key).endswith("_weights") else value for key, value in node.items()}
+
+
+def choose_checkpoint(given: str | None) -> Path:
+    """Return the file that was named, else that of the bundled weights, which the output then says.
+
+    Raises:
+        UserError: these are missing.
+    """
+    if given is not None:
+        return Path(given)
+    if not BUNDLED.is_file():
+        raise UserError(f"the bundled weights are missing ({BUNDLED}); install clipfuse again")
+    print(f"no --checkpoint given: the bundled weights, {BUNDLED}")
+    return BUNDLED
+
+
+def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the backbone of a checkpoint, in eval mode, with its weights.
+
+    Args:
+        path: a checkpoint of `clipfuse train`, or what `clipfuse export` made of it.
+        trusted: packages beside our backbones whose classes the checkpoint may name.
+
+    Raises:
+        UserError: no such checkpoint, it names what is not a class of a trusted package, or its weights
+            are not those of what it names.
+    """
+    return build_backbone(read_checkpoint(path), path, trusted)
+
+
+def build_backbone(checkpoint: dict[str, Any], path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:
+    """Build the backbone of a checkpoint that was read from `path`; see `load_backbone`."""
+    node = backbone_node(checkpoint, trusted, path)
+    try:
+        with limited_parameters(_ROOM * Path(path).stat().st_size):
+            backbone = instantiate(node)
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's arguments raise whatever a constructor stumbles upon
+        raise UserError(f"the backbone of {path} cannot be built: {error}") from error
+    if not isinstance(backbone, nn.Module):
+        raise UserError(f"{path} names '{node.get('_target_')}', which is no network; do not use it")
+    load_weights(backbone, checkpoint, path)
+    return backbone.eval()

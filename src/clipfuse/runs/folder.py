@@ -1,0 +1,134 @@
+"""The run folder: what is in it, and how nothing half-written ever lies there."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clipfuse.errors import UserError
+from clipfuse.files import PARTIAL, write_json
+
+STATUS = "status.json"
+LOG = "log.txt"  # a sweep has already opened it when the job starts
+
+
+def _remove_partial(folder: Path) -> None:
+    for path in folder.rglob(".*"):
+        if PARTIAL.fullmatch(path.name):
+            path.unlink()
+
+
+def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resumes: bool = False) -> None:
+    """Make an empty run folder, or accept that of the run being resumed; what a killed one half wrote goes.
+
+    Args:
+        folder: the run folder.
+        overwrite: delete an earlier run that lies there.
+        checkpoint: a file that must survive.
+        resumes: the run goes on in its own folder.
+
+    Raises:
+        UserError: the folder is in use and neither was asked for, or it cannot be made.
+    """
+    try:
+        if resumes:
+            _remove_partial(folder)
+        elif folder.exists():
+            _clear(folder, overwrite, checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another run_dir"
+        ) from error
+
+
+def _clear(folder: Path, overwrite: bool, checkpoint: str | None) -> None:
+    if not folder.is_dir():
+        raise UserError(f"the run folder {folder} is a file; choose another run_dir")
+    if {path.name for path in folder.iterdir() if not PARTIAL.fullmatch(path.name)} <= {LOG}:
+        _remove_partial(folder)
+        return
+    if not (folder / STATUS).is_file():
+        raise UserError(f"the run folder {folder} holds files that are not a run; choose another run_dir")
+    if not overwrite:
+        raise UserError(f"the run folder {folder} holds a run; choose another run_dir, or set overwrite=true")
+    if lies_in(checkpoint, folder):
+        raise UserError(
+            f"overwriting the run folder {folder} would delete {checkpoint}; choose another run_dir"
+        )
+    # The status goes last: killed in between, this is still known for a run.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == STATUS):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOG:
+            path.unlink()
+
+
+def lies_in(file: str | None, folder: Path) -> bool:
+    """Return whether `file` is somewhere below `folder`."""
+    return file is not None and folder.resolve() in Path(file).resolve().parents
+
+
+@contextmanager
+def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
+    """Keep `status.json` at running, then finished or failed with the reason.
+
+    Args:
+        folder: the run folder.
+        leads: whether this process writes it; another rank of the run does so only when it fails first.
+
+    Yields:
+        A mapping whose entries are written into the file at the end.
+
+    Raises:
+        UserError: this rank failed because another one had.
+    """
+    extra: dict[str, Any] = {}
+    if leads:
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        write_json(folder / STATUS, {"status": "running", "reason": None, **process})
+    try:
+        yield extra
+    except BaseException as error:
+        known = read_status(folder)
+        if known.get("status") == "failed":
+            if isinstance(error, RuntimeError):
+                # A connection that broke says nothing; the rank that broke it has said why.
+                raise UserError(f"another process of this run failed: {known['reason']}") from error
+            raise
+        reason = str(error) or type(error).__name__
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            reason = "interrupted"
+        with suppress(UserError):  # a full disk: what filled it is the news
+            write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
+        raise
+    if leads:
+        write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return what `status.json` holds; nothing where there is none."""
+    path = folder / STATUS
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def is_running(status: Mapping[str, Any]) -> bool:
+    """Return whether the run that wrote a status is still at work; one of another machine is believed."""
+    if status.get("status") != "running":
+        return False
+    if status.get("host") != socket.gethostname():
+        return "pid" in status
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True

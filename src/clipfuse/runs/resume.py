@@ -1,0 +1,97 @@
+"""Where a run goes on: after a kill, a preemption, or because it is told to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipfuse.runs.contract import decide, flatten
+from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
+from clipfuse.runs.folder import lies_in, read_status
+from clipfuse.networks.weights import walk
+from clipfuse.errors import UserError
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        path: the checkpoint it goes on from; None: it begins anew.
+        checkpoint: its content.
+        trained: the checkpoint is the end of the training; what is left is the test.
+        finished: `status.json` of the run where nothing is left to do, else None.
+    """
+
+    path: str | None = None
+    checkpoint: dict[str, Any] | None = None
+    trained: bool = False
+    finished: Mapping[str, Any] | None = None
+
+    @property
+    def updates(self) -> int:
+        """Updates done before."""
+        return 0 if self.checkpoint is None else int(self.checkpoint["global_step"])
+
+
+def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mapping[str, Any]) -> Start:
+    """Find where a run of `config` begins, and require that it goes on exactly.
+
+    Args:
+        asked: a checkpoint; "last" is that of the run folder.
+        auto_resume: the run folder's own checkpoint is taken if it has one, and a finished run left alone.
+        folder: the run folder.
+        config: the run's whole configuration in plain types.
+
+    Raises:
+        UserError: no such checkpoint, it is the end of its run, or names the first setting that differs.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    finished = read_status(folder).get("status") == "finished"
+    if asked == "last" and not auto_resume and not last.is_file():
+        raise UserError(
+            f"checkpoint=last: there is no {last}; give the run_dir of a run that has come to its first "
+            "validation, or auto_resume=true, which otherwise begins anew"
+        )
+    if asked == "last" or (auto_resume and last.is_file()):
+        asked = str(last) if last.is_file() else None
+    if asked is None:
+        if auto_resume and finished:
+            raise UserError(f"{folder} holds a finished run, and its {last} is gone; choose another run_dir")
+        return Start()
+    checkpoint = read_checkpoint(asked)
+    _check_whole(asked, checkpoint)
+    _check_same(asked, checkpoint["clipfuse"]["config"], config)
+    trained = checkpoint["global_step"] >= config["steps"]
+    if trained and finished and auto_resume:
+        return Start(finished=read_status(folder))
+    if trained and (finished or not lies_in(asked, folder)):
+        raise UserError(f"checkpoint {asked} is the end of its run; score it with: clipfuse evaluate")
+    return Start(asked, checkpoint, trained)
+
+
+def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
+    steps, callbacks = checkpoint.get("global_step"), checkpoint.get("callbacks")
+    whole = checkpoint.keys() >= {"loops", "optimizer_states", "lr_schedulers"}
+    if not whole or not isinstance(steps, int) or not isinstance(callbacks, dict):
+        raise UserError(f"checkpoint {path} cannot be resumed: it holds weights alone; {REMEDY}")
+    try:
+        # Lightning deletes the best checkpoint so far where the file says that it lies.
+        outside = [text for text in walk(callbacks) if isinstance(text, str) and ".." in Path(text).parts]
+    except ValueError as error:
+        raise UserError(f"checkpoint {path} cannot be resumed: {error}") from error
+    if outside:
+        raise UserError(f"checkpoint {path} names a file outside of its run, {outside[0]!r}; do not use it")
+
+
+def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    saved, asked = flatten(saved), flatten(asked)
+    if "split_of" not in saved:  # an older run knows its pairs by their names alone
+        asked["split_sha256"] = asked.get("names_sha256")
+    for key in sorted(saved.keys() | asked.keys()):
+        if decide(key).resume or saved.get(key) == asked.get(key):
+            continue
+        raise UserError(
+            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
+            f"{asked.get(key)!r}; a resumed run keeps its settings"
+        )

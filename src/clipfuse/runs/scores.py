@@ -1,0 +1,49 @@
+"""The files that a test leaves of its scores: `per_image.csv`, and `metrics.json` that vouches for it."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from clipfuse.files import write_atomically, write_json
+
+
+def write_scores(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    protocol: Any,
+    means: Mapping[str, float],
+    undefined: Mapping[str, int],
+) -> None:
+    """Write the scores of a test; those that lie there go.
+
+    Args:
+        folder: the run's `test`.
+        rows: per image its "name", "scene", and its score by each metric of `means`.
+        protocol: of the scores, a `clipfuse.metrics.Protocol`.
+        means: by metric, in the order of the tables.
+        undefined: by metric, the images it is not defined for.
+    """
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ["name", "scene", *means, "protocol"])
+    writer.writeheader()
+    writer.writerows({**row, "protocol": str(protocol)} for row in rows)
+    # Killed in between, the new scores must not stand beside the digest of earlier ones.
+    (folder / "metrics.json").unlink(missing_ok=True)
+    with write_atomically(folder / "per_image.csv") as file:
+        file.write(table.getvalue())
+    record = {
+        "protocol": str(protocol),
+        "images": len(rows),
+        "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
+        "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
+        "undefined": dict(undefined),
+        "unchecked": [name for name in means if name not in protocol.checked],
+        "own": {
+            name: {"higher_is_better": protocol.definition(name).higher_is_better} for name in protocol.own
+        },
+    }
+    write_json(folder / "metrics.json", record)

@@ -1,0 +1,102 @@
+"""Writing the checkpoints of a training."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from clipfuse.files import write_atomically
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.training.interrupts import StopRequest
+from clipfuse.training.module import FusionModule
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, and reads the one a run goes on from only once.
+
+    A checkpoint replaces the one before it when it is complete and on the disk.
+
+    Args:
+        resumed: content of that one, read before.
+    """
+
+    def __init__(self, resumed: dict[str, Any] | None = None) -> None:
+        self.resumed = resumed
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write it; raises UserError where that fails."""
+        content = BytesIO()  # torch.save hides what goes wrong with a file
+        torch.save(checkpoint, content)
+        with write_atomically(Path(path), "wb") as file:
+            file.write(content.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the content of the file, on the CPU; raises UserError as `read_checkpoint`."""
+        content, self.resumed = self.resumed, None  # Lightning changes what it gets
+        return content or read_checkpoint(path)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the state of the run at every validation, at its end and when it is told to stop.
+
+    Always to the same file. Lightning's `ModelCheckpoint` ties a save to one of these, and counts steps
+    differently under manual optimisation. After Ctrl-C or SIGTERM the run ends with the update at hand,
+    or with the validation that is due after it: half of either can be neither saved nor resumed.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.stop = StopRequest()
+        self._saved: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Wait for signals."""
+        self._saved = None
+        self.stop.listen()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and end the run if it was told to."""
+        assert isinstance(pl_module, FusionModule)
+        validates = (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+        if pl_module.between_updates and not validates and self.stop.made(trainer):
+            self._save(trainer)
+            self._end(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save."""
+        self._save(trainer)
+        if self.stop.made(trainer):
+            self._end(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the end, where no validation has just done so: one epoch is the whole run."""
+        if self._saved != trainer.global_step:
+            self._save(trainer)
+        if self.stop.made(trainer):
+            self._end(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.path)
+        self._saved = trainer.global_step
+
+    def _end(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            print(
+                f"stopped after update {trainer.global_step}, saved in {self.path}; the same command with "
+                "the same run_dir and auto_resume=true goes on",
+                flush=True,
+            )
+        self.stop.obey()

@@ -1,0 +1,309 @@
+"""Training: one backbone, one loss, one solver, manual optimisation."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from statistics import fmean
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
+
+from clipfuse.bilevel import Joint, Solver
+from clipfuse.errors import UserError
+from clipfuse.losses.base import FusionLoss, Notes
+from clipfuse.ops.noise import seeded_noise
+from clipfuse.ops.ranks import gather_objects
+from clipfuse.training.randomness import random_state, restore_random_state
+from clipfuse.training.scoring import ScoringModule, naming
+from clipfuse.training.stepping import (
+    AccumulatingOptimizer,
+    LossProblem,
+    NonFiniteLossError,
+    lower_parameters,
+)
+from clipfuse.types import SAMPLES_SEEN, FusionBatch, LossInputs
+
+log = logging.getLogger(__name__)
+
+RANGE_ERROR = 0.01  # of bf16, in which the network may run
+
+
+class FusionModule(ScoringModule):
+    """Trains a backbone under a loss.
+
+    Args:
+        backbone: (infrared, visible) -> `FusionOutput`.
+        loss: the plugin.
+        optimizer: parameters -> optimiser.
+        scheduler: (optimiser, number of updates) -> learning-rate schedule.
+        metrics: of the test, as `ScoringModule`.
+        validation_metrics: of each validation; a copy is used.
+        seed: seeds every draw of the loss.
+        accumulate: micro-batches per update, 1 or more.
+        gradient_clip: largest L2 norm of the gradient; None leaves it alone.
+        input_noise: standard deviation of what is added to the network's inputs in training, in [0, 1];
+            the loss sees the images without it.
+        skip_nonfinite: batches whose loss may be NaN or infinite in a run; the update of such a batch is
+            left out. With 0 the first one ends the run.
+        solver: moves backbone and loss; one joint step by default.
+        config: the run's whole configuration in plain types, kept in the checkpoint.
+
+    Raises:
+        ValueError: `accumulate` below 1, `gradient_clip` not positive or `input_noise` outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        loss: FusionLoss,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        metrics: MetricCollection,
+        validation_metrics: MetricCollection,
+        seed: int = 0,
+        accumulate: int = 1,
+        gradient_clip: float | None = None,
+        input_noise: float = 0.0,
+        skip_nonfinite: int = 0,
+        solver: Solver | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(backbone, metrics)
+        if accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate}; expected 1 or more micro-batches per update")
+        if gradient_clip is not None and gradient_clip <= 0:
+            raise ValueError(f"gradient_clip is {gradient_clip}; expected a norm above 0, or null for none")
+        if not 0 <= input_noise <= 1:
+            raise ValueError(f"input_noise is {input_noise}; expected a standard deviation from 0 to 1")
+        self.automatic_optimization = False
+        self.loss = loss
+        self.solver = solver or Joint()
+        if not isinstance(self.solver, Joint):
+            # The solver moves the lower level by itself; the optimiser and DDP must not wait for it.
+            for parameter in lower_parameters(loss):
+                parameter.requires_grad_(False)
+        self.seed = seed
+        self.accumulate = accumulate
+        self.gradient_clip = gradient_clip
+        self.input_noise = input_noise
+        self.config = dict(config or {})
+        self.samples_seen = 0
+        self.skip_nonfinite = skip_nonfinite
+        self.skipped = 0
+        self._random_state: dict[str, Any] | None = None
+        self._micro_batches: list[dict[str, Tensor]] = []
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self.val_metrics = validation_metrics.clone(prefix="val/metric/")
+        self._val_losses: dict[str, list[float]] = defaultdict(list)
+
+    def loss_inputs(self, batch: FusionBatch, noise: float = 0.0) -> LossInputs:
+        """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
+        infrared, visible = batch.infrared, batch.visible
+        if noise:
+            bands = torch.cat([infrared, visible], dim=1)
+            bands = seeded_noise(bands, noise, self.seed, self.global_step, batch.sample_ids)
+            infrared, visible = bands.split(1, dim=1)
+        output = self(infrared, visible)
+        return LossInputs(
+            fused=output.fused.to(batch.visible.dtype),
+            infrared=batch.infrared,
+            visible=batch.visible,
+            chroma=batch.chroma,
+            features=output.features,
+            sample_ids=batch.sample_ids,
+            step=self.global_step,
+            seed=self.seed,
+            target_mask=batch.target_mask,
+            reference=batch.reference,
+        )
+
+    def _full_precision(self) -> torch.autocast:
+        """Leave the mixed precision of the backbone: bf16 Sobel fields would lose the fine edges."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def on_fit_start(self) -> None:
+        """Let the loss look at one training crop and refuse what cannot work."""
+        if self.trainer.precision == "64-true":
+            # A CLIP is no part of the module tree; Lightning does not reach it.
+            for part in self.loss.modules():
+                if (clip := getattr(part, "clip", None)) is not None:
+                    clip.to(dtype=torch.float64)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = self.transfer_batch_to_device(data.example(), self.device, 0)
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
+        self._check_range(inputs.fused)
+        try:
+            with self._full_precision():
+                self.loss.setup(inputs)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def _check_range(self, fused: Tensor) -> None:
+        low, high = (float(value) for value in fused.aminmax())
+        if not -RANGE_ERROR <= low <= high <= 1 + RANGE_ERROR:
+            raise UserError(
+                f"the backbone {type(self.backbone).__name__} gives values from {low:g} to {high:g} before "
+                "the first update; expected [0, 1]: let it end in a sigmoid"
+            )
+
+    def on_train_start(self) -> None:
+        """Wrap optimiser and schedule, which exist only now."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, LightningOptimizer)
+        assert isinstance(scheduler, LRScheduler)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        self._stepper = AccumulatingOptimizer(
+            optimizer, scheduler, parameters, self.accumulate, self.gradient_clip
+        )
+        if self._random_state is not None:
+            restore_random_state(self._random_state)
+
+    @property
+    def between_updates(self) -> bool:
+        """Whether no micro-batch waits for an update: only then can the run be saved and resumed."""
+        return self._stepper.micro_batch == 0
+
+    def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
+        """Make the batch's problem and let the solver take one step."""
+        inputs = self.loss_inputs(batch, self.input_noise)
+        with self._full_precision():
+            problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
+            try:
+                solved = self.solver.step(problem, self._stepper, backward=self._backward)
+            except NonFiniteLossError as error:
+                self._skip(batch_idx, batch, error)
+                return
+        total = problem.output.total.detach()
+        terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in problem.output.terms.items()}
+        self._micro_batches.append({"train/loss/total": total, **terms})
+        self._count(batch_idx, batch)
+        self.log("loss", total, batch_size=len(batch), prog_bar=True, logger=False)
+        if self.between_updates:
+            self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
+
+    def _count(self, batch_idx: int, batch: FusionBatch) -> None:
+        self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
+
+    def _skip(self, batch_idx: int, batch: FusionBatch, error: NonFiniteLossError) -> None:
+        """Leave the update out; what a solver moved in the lower level by finite losses stays moved."""
+        self.skipped += 1
+        if self.skipped > self.skip_nonfinite:
+            if not self.skip_nonfinite:
+                raise error
+            raise UserError(f"{error}; skip_nonfinite={self.skip_nonfinite} batches were skipped before")
+        log.warning("skipped batch %d of %d: %s", self.skipped, self.skip_nonfinite, error)
+        self._stepper.leave_out()
+        self._count(batch_idx, batch)
+        if self.between_updates:
+            self._micro_batches.clear()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Stop between updates only: half an update can be neither saved nor resumed."""
+        if not self.between_updates:
+            self.trainer.should_stop = False  # the timer that asked will ask again
+
+    def _log_update(self, solved: dict[str, float]) -> None:
+        """Write a row of the curves: losses as means over the micro-batches of one update, of all ranks."""
+        micro_batches, self._micro_batches = self._micro_batches, []
+        if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        row = {name: fmean(float(part[name]) for part in micro_batches) for name in micro_batches[0]} | solved
+        mine = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
+        means = self.trainer.strategy.reduce(mine, reduce_op="mean")
+        row = dict(zip(row, means.tolist(), strict=True))
+        row |= {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
+        if self._stepper.gradient_norm is not None:
+            row["train/gradient_norm"] = float(self._stepper.gradient_norm)
+        if self.skip_nonfinite:
+            row["train/skipped"] = self.skipped
+        # Not by self.log: Lightning would repeat old values on every later row.
+        for logger in self.loggers:
+            logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
+
+    def _backward(self, loss: Tensor) -> None:
+        strategy = self.trainer.strategy
+        apart: AbstractContextManager[Any] = nullcontext()
+        if isinstance(strategy, ParallelStrategy) and not self._stepper.updates_next:
+            # Ranks exchange gradients once per update, not once per micro-batch.
+            apart = strategy.block_backward_sync()
+        with apart:
+            self.manual_backward(loss / self.accumulate)
+
+    def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Score one batch by the metrics and by the loss itself; callbacks get the fused luma."""
+        inputs = self.loss_inputs(batch)
+        with self._full_precision():
+            output = self.loss(inputs)
+        with naming(batch.sample_ids):
+            self.val_metrics.update(
+                inputs.fused, batch.infrared, batch.visible, target_mask=batch.target_mask
+            )
+        terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
+        for name, value in {"val/loss/total": output.total, **terms}.items():
+            self._val_losses[name] += [float(value)] * len(batch)
+        return {"fused": inputs.fused}
+
+    def notes(self, batch: FusionBatch) -> Notes | None:
+        """Return what the loss has to say beside numbers, of the first pair of a validation batch."""
+        parts: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        parts = {name: None if value is None else value[:1] for name, value in parts.items()}
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            inputs = self.loss_inputs(FusionBatch(**parts))
+            with self._full_precision():
+                return self.loss.notes(inputs)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means under the same x-axis as the training curves."""
+        self.log_means(self.val_metrics, "val")
+        # Gathered by hand: the images of one rank may have terms that those of another have not.
+        parts = gather_objects(dict(self._val_losses))
+        names = dict.fromkeys(name for part in parts for name in part)
+        losses = {name: [value for part in parts for value in part.get(name, ())] for name in names}
+        self.log_dict({name: fmean(values) for name, values in losses.items()})
+        self._val_losses.clear()
+        # "step" names the row for the loggers.
+        self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimiser over all that learns, and its schedule over the whole run."""
+        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        scheduler = self._scheduler(optimizer, steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add configuration, counts, scores, and the states of solver and generators.
+
+        A resumed run has the whole `max_time` again.
+        """
+        states = checkpoint.get("callbacks", {})
+        for key in [key for key in states if key.startswith("Timer")]:
+            del states[key]
+        for key in [key for key in states if key.startswith("ModelCheckpoint")]:
+            states[key].pop("current_score", None)  # Lightning does not restore it
+        checkpoint["clipfuse"] = {
+            "config": self.config,
+            "solver": self.solver.state_dict(),
+            "random": random_state(),
+            "samples_seen": self.samples_seen,
+            "skipped": self.skipped,
+            "scores": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore counts and the states of solver and, when training begins, generators."""
+        state = checkpoint["clipfuse"]
+        self.solver.load_state_dict(state["solver"])
+        self._random_state = state["random"]
+        self.samples_seen, self.skipped = state["samples_seen"], state["skipped"]

@@ -1,0 +1,196 @@
+"""Where a run goes on, begins anew or is left alone."""
+
+import json
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from clipfuse.training.checkpoints import CheckpointFiles
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.training.interrupts import StopRequest
+from clipfuse.training.module import FusionModule
+from clipfuse.runs.train import train
+from clipfuse.errors import UserError
+from clipfuse.losses.base import FusionLoss
+from clipfuse.types import LossInputs, LossOutput
+
+Config = Callable[..., DictConfig]
+
+
+def status(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "status.json").read_text()))
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+class _PowerCut(Callback):
+    def __init__(self, updates: int) -> None:
+        self.updates = updates
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.updates:
+            raise RuntimeError("power cut")
+
+
+def break_after(updates: int) -> str:
+    return f"+callbacks.cut={{_target_: {__name__}._PowerCut, updates: {updates}}}"
+
+
+def test_last_needs_a_checkpoint(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"checkpoint=last: there is no .*last\.ckpt; give the run_dir of a run"
+    ):
+        train(tiny_config("checkpoint=last"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_last_is_the_checkpoint_of_the_run_folder(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    train(tiny_config("test=false", "checkpoint=last"))
+    assert read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 6
+    with pytest.raises(UserError, match="is the end of its run; score it with: clipfuse evaluate"):
+        train(tiny_config("test=false", "checkpoint=last"))
+
+
+def test_a_finished_run_is_left_alone(
+    tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objective = train(tiny_config("auto_resume=true"))
+    before = contents(tmp_path / "run")
+    assert train(tiny_config("auto_resume=true")) == objective
+    assert "holds this run, finished; nothing is left to do" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"its backbone\.width is 8, this run's is 16"):
+        train(tiny_config("auto_resume=true", "backbone.width=16"))
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run/checkpoints/last.ckpt").unlink()
+    with pytest.raises(UserError, match=r"holds a finished run, and its .*last\.ckpt is gone"):
+        train(tiny_config("auto_resume=true"))
+    assert contents(tmp_path / "run").keys() == before.keys() - {"checkpoints/last.ckpt"}
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tiny_config: Config, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(2)))
+    (run_dir / ".metrics.csv.4711").write_text("half")
+    (run_dir / "log.txt").write_text("opened by the sweep")
+    train(tiny_config("test=false", "auto_resume=true"))
+    assert status(run_dir)["status"] == "finished"
+    assert not (run_dir / ".metrics.csv.4711").exists()
+    assert (run_dir / "log.txt").read_text() == "opened by the sweep"
+    assert len((run_dir / "metrics.csv").read_text().splitlines()) == 7
+
+
+def test_a_folder_that_is_no_run_is_not_cleared(tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.thesis.csv.2024").write_text("years of work")
+    (tmp_path / "run/thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds files that are not a run"):
+        train(tiny_config("auto_resume=true"))
+    assert len(list((tmp_path / "run").iterdir())) == 2
+
+
+def test_what_a_kill_half_wrote_goes_when_the_run_goes_on(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config(break_after(4)))
+    (tmp_path / "run/checkpoints/.last.ckpt.4711").write_text("half")
+    (tmp_path / "run/notes").mkdir()
+    (tmp_path / "run/notes/.000003.png.4711.partial").write_text("half")
+    train(tiny_config("auto_resume=true"))
+    assert [str(path) for path in (tmp_path / "run").rglob(".*")] == []
+
+
+@pytest.mark.parametrize("options", [(), ("ema=0.7",)], ids=["plain", "averaged"])
+def test_a_run_that_died_in_its_test_is_tested(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    options = (*options, "objective=val/loss/total", "auto_resume=true")
+    objective = train(tiny_config(*options, f"run_dir={tmp_path / 'straight'}"))
+
+    def die(*_: Any) -> None:
+        raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusionModule, "test_step", die)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(tiny_config(*options))
+    assert train(tiny_config(*options)) == objective
+    for name in ("test/metrics.json", "test/per_image.csv", "metrics.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    ends = [status(tmp_path / name) for name in ("run", "straight")]
+    assert [end.pop("fit")["updates"] for end in ends] == [0, 6]  # the cost of this part alone
+    assert ends[0] == ends[1]
+
+
+class _Draws(FusionLoss):
+    """Draws from the global generators, as a user's loss may."""
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        weight = random.random() + np.random.rand() + float(torch.rand(()))
+        return LossOutput(weight * (inputs.fused - inputs.infrared).abs().mean(), {})
+
+
+def test_the_global_generators_go_on(tiny_config: Config, tmp_path: Path) -> None:
+    found = []
+    for name, stops in {"straight": [], "broken": [break_after(4)]}.items():
+        for option in ([stop] for stop in [*stops, "auto_resume=true"]):
+            config = tiny_config("test=false", f"run_dir={tmp_path / name}", *option)
+            config.loss = {"_target_": f"{__name__}._Draws"}
+            if option == ["auto_resume=true"]:
+                train(config)
+            else:
+                with pytest.raises(RuntimeError, match="power cut"):
+                    train(config)
+        found.append((tmp_path / name / "metrics.csv").read_text())
+    assert found[0] == found[1]
+
+
+def test_auto_resume_needs_what_writes_the_checkpoint(tiny_config: Config) -> None:
+    with pytest.raises(UserError, match=r"auto_resume=true needs the checkpoint that callbacks\.last writes"):
+        train(tiny_config("auto_resume=true", "callbacks.last=null"))
+
+
+def test_the_checkpoint_of_a_resume_is_read_once(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    read = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: read.append(a) or load(*a, **k))
+    written = []
+    save = CheckpointFiles.save_checkpoint
+
+    def counted(self: CheckpointFiles, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        written.append(str(path))
+        save(self, checkpoint, path)
+
+    monkeypatch.setattr(CheckpointFiles, "save_checkpoint", counted)
+    train(tiny_config("test=false", "auto_resume=true"))
+    assert len(read) == 1
+    assert len([path for path in written if path.endswith("last.ckpt")]) == 1
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopRequest()
+    try:
+        stop.listen()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)

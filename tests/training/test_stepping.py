@@ -1,0 +1,26 @@
+import torch
+
+from clipfuse.losses.base import FusionLoss
+from clipfuse.testing.ranks import Ranks
+from clipfuse.training.stepping import LossProblem, NonFiniteLossError
+from clipfuse.types import LossInputs, LossOutput
+
+
+def test_a_nan_on_one_rank_is_refused_by_all(ranks: Ranks) -> None:
+    assert ranks.run(_one_rank_has_nan) == [True, True]
+
+
+def _one_rank_has_nan() -> bool:
+    image = torch.full((1, 1, 4, 4), float("nan") if torch.distributed.get_rank() else 0.5)
+    bands = {"infrared": image, "visible": image, "chroma": image.expand(1, 2, 4, 4)}
+    inputs = LossInputs(fused=image, features={}, sample_ids=("a",), step=0, seed=0, **bands)
+    try:
+        LossProblem(_Mean(), inputs, agree=True).upper_loss(())
+    except NonFiniteLossError:
+        return True
+    return False
+
+
+class _Mean(FusionLoss):
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(inputs.fused.mean(), {})
