@@ -29,12 +29,12 @@ ALLOWED = {
         *("errors", "types", "files", "ops", "images", "bilevel", "losses.base"),
         *("networks", "training", "tracking", "runs"),
     },
-    "compare": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "compare"},
+    "comparison": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "comparison"},
     "testing": {"errors", "types", "losses.base", "runs.build", "testing"},
     "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides"},
     "cli": {
         *("errors", "files", "images", "ops", "clip", "metrics", "data"),
-        *("networks", "training", "tracking", "runs", "compare", "cli"),
+        *("networks", "training", "tracking", "runs", "comparison", "cli"),
     },
 }
 # Package of others -> where it may be imported at all.
@@ -42,11 +42,11 @@ PLACES = {
     "lightning": ("training/", "tracking/", "runs/", "data/datamodule.py"),
     "hydra": ("cli/", "runs/build.py"),
     "omegaconf": ("cli/", "runs/build.py", "runs/train.py", "runs/record.py", "tracking/wandb_run.py"),
-    "wandb": ("tracking/wandb_", "compare/wandb_report.py"),
-    "wandb_workspaces": ("compare/wandb_report.py",),
+    "wandb": ("tracking/wandb_", "comparison/wandb_report.py"),
+    "wandb_workspaces": ("comparison/wandb_report.py",),
     "open_clip": ("clip/",),
-    "jinja2": ("compare/",),
-    "matplotlib": ("compare/",),
+    "jinja2": ("comparison/",),
+    "matplotlib": ("comparison/",),
 }
 # Slow to import: never when a module of these places is loaded.
 LATE = {

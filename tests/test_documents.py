@@ -234,7 +234,7 @@ def command(place: Place, words: Sequence[str]) -> None:
         assert rest[0] == "--download"
         assert tuple(rest[1:]) in list_pretrained()
     elif name == "compare":
-        from clipfuse.compare import wandb_report
+        from clipfuse.comparison import wandb_report
 
         place.patch.setattr(wandb_report, "publish", lambda project, *_: f"https://example.org/{project}")
         assert "SSIM" in place.run(name, *rest)

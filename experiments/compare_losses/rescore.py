@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from clipfuse.compare.collect import Run, find_runs
+from clipfuse.comparison.collect import Run, find_runs
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.synthetic import SyntheticPairs

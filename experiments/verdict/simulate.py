@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from clipfuse.compare import statistics
-from clipfuse.compare.collect import Run, find_runs
-from clipfuse.compare.compute import build_table
-from clipfuse.compare.statistics import Array
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import Variant
-from clipfuse.compare.verdict import verdict
+from clipfuse.comparison import statistics
+from clipfuse.comparison.collect import Run, find_runs
+from clipfuse.comparison.compute import build_table
+from clipfuse.comparison.statistics import Array
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant
+from clipfuse.comparison.verdict import verdict
 from clipfuse.metrics.protocols import STRICT
 
 ROADSCENE = (18, 3, 2, 2, 2, 2, 1, 1)  # images of each scene of RoadScene's test part

@@ -8,8 +8,8 @@ from experiments.compare_losses import study
 
 from clipfuse.cli.config import check_config
 from clipfuse.cli.train import GROUPS
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.fairness import check_mixing
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.fairness import check_mixing
 from clipfuse.errors import UserError
 from clipfuse.runs.train import TrainSettings
 

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, open_dict
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.cli.parts import join_parts
-from clipfuse.compare.collect import Run
-from clipfuse.compare.fairness import check_mixing
-from clipfuse.compare.variants import group
+from clipfuse.comparison.collect import Run
+from clipfuse.comparison.fairness import check_mixing
+from clipfuse.comparison.variants import group
 from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, read_tuning
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.runs import resume

@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig
 from PIL import Image
 
-from clipfuse.compare.collect import find_runs
+from clipfuse.comparison.collect import find_runs
 from clipfuse.runs import test_writer as callbacks, scores
 from clipfuse.runs.train import evaluate, train
 from clipfuse.errors import UserError

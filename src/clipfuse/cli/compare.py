@@ -15,9 +15,9 @@ from clipfuse.errors import UserError, did_you_mean
 from clipfuse.runs.contract import KINDS
 
 if TYPE_CHECKING:
-    from clipfuse.compare.collect import Run
-    from clipfuse.compare.table import Table
-    from clipfuse.compare.variants import Variant
+    from clipfuse.comparison.collect import Run
+    from clipfuse.comparison.table import Table
+    from clipfuse.comparison.variants import Variant
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.verdict import VerdictSet
 
@@ -34,15 +34,15 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("two outputs are one file; choose a file for each")
 
     # Imported late: --help must not wait for scipy and torch.
-    from clipfuse.compare.collect import file_notes, find_runs
-    from clipfuse.compare.compute import build_table, without_repeats
-    from clipfuse.compare.fairness import check_mixing
-    from clipfuse.compare.formats import to_csv, to_latex, to_markdown
-    from clipfuse.compare.insets import inset_picture
-    from clipfuse.compare.plan import plan
-    from clipfuse.compare.plots import pictures_of
-    from clipfuse.compare.variants import group, select
-    from clipfuse.compare.verdict import verdict
+    from clipfuse.comparison.collect import file_notes, find_runs
+    from clipfuse.comparison.compute import build_table, without_repeats
+    from clipfuse.comparison.fairness import check_mixing
+    from clipfuse.comparison.formats import to_csv, to_latex, to_markdown
+    from clipfuse.comparison.insets import inset_picture
+    from clipfuse.comparison.plan import plan
+    from clipfuse.comparison.plots import pictures_of
+    from clipfuse.comparison.variants import group, select
+    from clipfuse.comparison.verdict import verdict
     from clipfuse.files import check_output, replace_when_whole, write_atomically
 
     mixed = _words("--mix", options.mix, KINDS)
@@ -95,8 +95,8 @@ def main(arguments: Sequence[str]) -> None:
         return "".join(f"{comment}{line}\n" for line in (*notes, *sentences)) + text
 
     def to_html(table: "Table") -> str:
-        from clipfuse.compare.pictures import album, extremes
-        from clipfuse.compare.report import report
+        from clipfuse.comparison.pictures import album, extremes
+        from clipfuse.comparison.report import report
 
         found = extremes(table, variants)
         pictures = album(table, variants, found, as_pictures(sources))
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str]) -> None:
                 picture.save(temporary, kind)
         print(f"written: {len(files)} figures in {figures}")
     if options.wandb:
-        from clipfuse.compare.wandb_report import publish
+        from clipfuse.comparison.wandb_report import publish
 
         text = "\n\n".join([*notes, *sentences, to_markdown(table)])
         names = ", ".join(Path(path).resolve().name for path in options.sweeps)

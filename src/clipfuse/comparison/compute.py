@@ -8,13 +8,13 @@ from statistics import fmean, median
 
 import numpy as np
 
-from clipfuse.compare import statistics
-from clipfuse.compare.collect import Run
-from clipfuse.compare.ranking import Ranking
-from clipfuse.compare.scores import Scores, collect, scene_means, shared_images
-from clipfuse.compare.statistics import LEVEL, Array
-from clipfuse.compare.table import Cell, Column, Difference, Rival, Row, Table
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison import statistics
+from clipfuse.comparison.collect import Run
+from clipfuse.comparison.ranking import Ranking
+from clipfuse.comparison.scores import Scores, collect, scene_means, shared_images
+from clipfuse.comparison.statistics import LEVEL, Array
+from clipfuse.comparison.table import Cell, Column, Difference, Rival, Row, Table
+from clipfuse.comparison.variants import Variant
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import CLASSIC, VerdictSet
 

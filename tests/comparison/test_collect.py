@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.variants import group, select
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.variants import group, select
 from clipfuse.errors import UserError
 
 Factory = Callable[..., Path]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipfuse.compare.collect import Leaves, Run, stem
+from clipfuse.comparison.collect import Leaves, Run, stem
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import HARMLESS, decide, flatten
 

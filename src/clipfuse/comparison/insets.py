@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from clipfuse.compare.pictures import Sources, fused_picture
-from clipfuse.compare.plots import Picture, wrapped
-from clipfuse.compare.statistics import Array
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison.pictures import Sources, fused_picture
+from clipfuse.comparison.plots import Picture, wrapped
+from clipfuse.comparison.statistics import Array
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant
 
 ROWS = 3
 SHARE = 5  # an inset shows a fifth of the picture's longer side

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from clipfuse.compare.statistics import LEVEL, Array, Estimate
+from clipfuse.comparison.statistics import LEVEL, Array, Estimate
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VerdictSet
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import wandb
 
-from clipfuse.compare.wandb_report import publish
+from clipfuse.comparison.wandb_report import publish
 from clipfuse.errors import UserError
 
 Command = Callable[..., tuple[int, str, str]]

@@ -14,8 +14,8 @@ from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant
 
 # Okabe and Ito's colours less black and yellow, for eyes of all kinds on light and dark pages; then markers.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.compute import build_table
-from clipfuse.compare.formats import difference, duration, to_csv, to_latex, to_markdown
-from clipfuse.compare.statistics import Estimate
-from clipfuse.compare.table import Column, Difference, Table
-from clipfuse.compare.variants import group
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.compute import build_table
+from clipfuse.comparison.formats import difference, duration, to_csv, to_latex, to_markdown
+from clipfuse.comparison.statistics import Estimate
+from clipfuse.comparison.table import Column, Difference, Table
+from clipfuse.comparison.variants import group
 from clipfuse.metrics.protocols import STRICT
 
 Factory = Callable[..., Path]

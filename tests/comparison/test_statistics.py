@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipfuse.compare import statistics
-from clipfuse.compare.statistics import Array, Estimate, Spread, spread
+from clipfuse.comparison import statistics
+from clipfuse.comparison.statistics import Array, Estimate, Spread, spread
 
 EQUAL = np.full(8, 1 / 8)
 UNEQUAL = np.array([18, 3, 2, 2, 2, 2, 1, 1]) / 31  # the scenes of RoadScene's test part

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from clipfuse.compare.statistics import Estimate
-from clipfuse.compare.table import Column, Difference, Rival, Row, Table
-from clipfuse.compare.verdict import verdict
+from clipfuse.comparison.statistics import Estimate
+from clipfuse.comparison.table import Column, Difference, Rival, Row, Table
+from clipfuse.comparison.verdict import verdict
 from clipfuse.metrics.protocols import STRICT
 from clipfuse.metrics.verdict import CLASSIC, VerdictSet
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clipfuse.compare.collect import Leaves, Run
-from clipfuse.compare.variants import group
+from clipfuse.comparison.collect import Leaves, Run
+from clipfuse.comparison.variants import group
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS, Tuning, decide, flatten, read_tuning
 

@@ -8,12 +8,12 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
-from clipfuse.compare import statistics
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.compute import build_table, without_repeats
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import group
-from clipfuse.compare.verdict import verdict
+from clipfuse.comparison import statistics
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.compute import build_table, without_repeats
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import group
+from clipfuse.comparison.verdict import verdict
 from clipfuse.metrics.protocols import STRICT
 from clipfuse.metrics.verdict import VerdictSet
 

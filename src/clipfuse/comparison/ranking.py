@@ -6,8 +6,8 @@ from math import comb
 
 import numpy as np
 
-from clipfuse.compare import statistics
-from clipfuse.compare.statistics import Array, Estimate
+from clipfuse.comparison import statistics
+from clipfuse.comparison.statistics import Array, Estimate
 
 HALVES = 1000  # of a verdict set that are tried at the most
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
-from clipfuse.compare import statistics
-from clipfuse.compare.compute import pairs
-from clipfuse.compare.scores import collect, shared_images
-from clipfuse.compare.statistics import LEVEL, Array, Spread
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison import statistics
+from clipfuse.comparison.compute import pairs
+from clipfuse.comparison.scores import collect, shared_images
+from clipfuse.comparison.statistics import LEVEL, Array, Spread
+from clipfuse.comparison.variants import Variant
 from clipfuse.errors import UserError
 from clipfuse.metrics.protocols import Protocol
 

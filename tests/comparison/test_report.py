@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.compute import build_table
-from clipfuse.compare.pictures import Sources, album, choose, extremes
-from clipfuse.compare.report import report
-from clipfuse.compare.variants import Variant, group
-from clipfuse.compare.verdict import verdict
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.compute import build_table
+from clipfuse.comparison.pictures import Sources, album, choose, extremes
+from clipfuse.comparison.report import report
+from clipfuse.comparison.variants import Variant, group
+from clipfuse.comparison.verdict import verdict
 from clipfuse.metrics.protocols import STRICT
 
 Factory = Callable[..., Path]

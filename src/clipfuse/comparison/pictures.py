@@ -10,8 +10,8 @@ from statistics import fmean
 
 from PIL import Image
 
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant
 from clipfuse.images import read_image
 from clipfuse.ops.depth import to_bytes, to_unit
 

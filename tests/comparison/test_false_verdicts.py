@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from experiments.verdict import simulate
 
-from clipfuse.compare.verdict import verdict
+from clipfuse.comparison.verdict import verdict
 
 ONE_BY_ONE = (1,) * 24
 SHORT: list[dict[str, Any]] = [

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from clipfuse.compare.insets import most_divided
+from clipfuse.comparison.insets import most_divided
 
 
 def test_the_enlarged_part_is_where_pictures_differ_most() -> None:

@@ -8,11 +8,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipfuse.compare import formats, plots
-from clipfuse.compare.collect import Run, sweep_jobs
-from clipfuse.compare.pictures import Album, Extremes
-from clipfuse.compare.table import Table
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison import formats, plots
+from clipfuse.comparison.collect import Run, sweep_jobs
+from clipfuse.comparison.pictures import Album, Extremes
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
 
 
@@ -40,7 +40,7 @@ def report(
     places = {name: place for place, name in enumerate(losses)}
     drawn = sorted(variants, key=lambda variant: places.get(variant.name, len(places)))
     environment = Environment(
-        loader=PackageLoader("clipfuse.compare", "."),
+        loader=PackageLoader("clipfuse.comparison", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

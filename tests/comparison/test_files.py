@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipfuse.compare.collect import file_notes, find_runs
+from clipfuse.comparison.collect import file_notes, find_runs
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.splits import read_split, split_fingerprint
 from clipfuse.errors import UserError

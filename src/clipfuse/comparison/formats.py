@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from io import StringIO
 from math import isfinite
 
-from clipfuse.compare.table import Cell, Column, Difference, Row, Table
+from clipfuse.comparison.table import Cell, Column, Difference, Row, Table
 
 MISSING = "-"
 RANK = "average rank ↓"

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from clipfuse.compare.formats import FOUND, p_value
-from clipfuse.compare.statistics import LEVEL
-from clipfuse.compare.table import Difference, Row, Table
+from clipfuse.comparison.formats import FOUND, p_value
+from clipfuse.comparison.statistics import LEVEL
+from clipfuse.comparison.table import Difference, Row, Table
 
 SHOWN = 3  # names in a list, then "and N more"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from clipfuse.compare.collect import find_runs
-from clipfuse.compare.fairness import check_mixing
-from clipfuse.compare.variants import group
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.fairness import check_mixing
+from clipfuse.comparison.variants import group
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS
 

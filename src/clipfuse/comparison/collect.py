@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from clipfuse.compare.files import check_scores
+from clipfuse.comparison.files import check_scores
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.types import SAMPLES_SEEN

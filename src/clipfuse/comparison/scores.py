@@ -8,9 +8,9 @@ from math import nan
 import numpy as np
 from numpy.typing import NDArray
 
-from clipfuse.compare import statistics
-from clipfuse.compare.statistics import Array, Spread
-from clipfuse.compare.variants import Variant
+from clipfuse.comparison import statistics
+from clipfuse.comparison.statistics import Array, Spread
+from clipfuse.comparison.variants import Variant
 from clipfuse.metrics.protocols import Protocol
 
 
