@@ -16,9 +16,9 @@ from torch import nn
 from clipfuse.cli.config import conf_dir
 from clipfuse.clip import encoder, support
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.clip.loading import weights_hash
 from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
 from clipfuse.errors import UserError
+from clipfuse.files import weights_sha256
 from clipfuse.runs.build import build
 
 Clips = Callable[..., FrozenClip]
@@ -237,7 +237,7 @@ def test_a_resnet_is_made_faster_and_stays_the_same(
         torch.autograd.grad(x.square().sum(), images, retain_graph=True)[0] for x in (ours, expected)
     ]
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))
-    assert clip.identity["weights_sha256"] == weights_hash(plain)
+    assert clip.identity["weights_sha256"] == weights_sha256(plain.state_dict())
 
 
 def test_other_layers_and_towers_are_refused(tiny_clip: Clips) -> None:

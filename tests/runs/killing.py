@@ -19,13 +19,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from clipfuse import files
 from clipfuse.bilevel.descent import Descent
 from clipfuse.cli.config import conf_dir
-from clipfuse import files
-from clipfuse.runs.build import build
 from clipfuse.networks.checkpoints import read_checkpoint
-from clipfuse.training.module import FusionModule
+from clipfuse.runs.build import build
 from clipfuse.runs.train import train
+from clipfuse.training.module import FusionModule
 from clipfuse.training.stepping import AccumulatingOptimizer
 
 OPTIONS = (

@@ -21,13 +21,13 @@ from clipfuse.cli.parts import join_parts
 from clipfuse.comparison.collect import Run
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.variants import group
-from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, read_tuning
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.runs import resume
-from clipfuse.runs.record import run_record
-from clipfuse.runs.train import train
 from clipfuse.errors import UserError
 from clipfuse.ops.settings import leaves
+from clipfuse.runs import resume
+from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, read_tuning
+from clipfuse.runs.record import run_record
+from clipfuse.runs.train import train
 
 # What the runs of one row may differ in. The contract says why; that it is no more than this, stands here.
 HARMLESS = (

@@ -21,11 +21,11 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.tracking import wandb_run
-from clipfuse.networks.checkpoints import read_checkpoint
-from clipfuse.runs.train import train
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.runs.train import train
+from clipfuse.tracking import wandb_run
 from clipfuse.types import LossInputs, LossOutput
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from clipfuse.training.checkpoints import CheckpointFiles
-from clipfuse.networks.checkpoints import read_checkpoint
-from clipfuse.training.interrupts import StopRequest
-from clipfuse.training.module import FusionModule
-from clipfuse.runs.train import train
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.runs.train import train
+from clipfuse.training.checkpoints import CheckpointFiles
+from clipfuse.training.interrupts import StopRequest
+from clipfuse.training.module import FusionModule
 from clipfuse.types import LossInputs, LossOutput
 
 Config = Callable[..., DictConfig]

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from clipfuse.comparison.collect import find_runs
-from clipfuse.runs import test_writer as callbacks, scores
-from clipfuse.runs.train import evaluate, train
 from clipfuse.errors import UserError
+from clipfuse.runs import scores
+from clipfuse.runs import test_writer as callbacks
+from clipfuse.runs.train import evaluate, train
 
 Config = Callable[..., DictConfig]
 QUICK = ("steps=1", "metrics.test=[SSIM]", "metrics.validation=[SSIM]")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipfuse.runs.contract import decide, flatten
-from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
-from clipfuse.runs.folder import lies_in, read_status
-from clipfuse.networks.weights import walk
 from clipfuse.errors import UserError
+from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
+from clipfuse.networks.weights import walk
+from clipfuse.runs.contract import decide, flatten
+from clipfuse.runs.folder import lies_in, read_status
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from clipfuse.tracking.pictures import draw_panel, write_panel
-from clipfuse.runs.scores import write_scores
-from clipfuse.tracking.wandb_run import RunWandbLogger
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_dealt
+from clipfuse.runs.scores import write_scores
+from clipfuse.tracking.pictures import draw_panel, write_panel
+from clipfuse.tracking.wandb_run import RunWandbLogger
 from clipfuse.types import FusionBatch
 
 

@@ -19,25 +19,25 @@ from pydantic import Field
 from torch import nn
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.runs.contract import read_tuning
-from clipfuse.runs.build import build, build_all
+from clipfuse.errors import UserError
+from clipfuse.files import write_atomically
+from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.networks.load import load_backbone
-from clipfuse.runs.test_writer import TestWriter
-from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
+from clipfuse.runs.build import build, build_all
+from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.failures import memory_explained
-from clipfuse.files import write_atomically
 from clipfuse.runs.folder import lies_in, prepare_folder, run_status
-from clipfuse.training.module import FusionModule
-from clipfuse.tracking.progress import RunProgress
 from clipfuse.runs.record import run_record
 from clipfuse.runs.resume import find_start
-from clipfuse.training.scoring import ScoringModule
-from clipfuse.training.stepping import lower_parameters
+from clipfuse.runs.test_writer import TestWriter
+from clipfuse.tracking.progress import RunProgress
 from clipfuse.tracking.wandb_record import WandbRecord
 from clipfuse.tracking.wandb_run import RunWandbLogger
-from clipfuse.errors import UserError
-from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
+from clipfuse.training.module import FusionModule
+from clipfuse.training.scoring import ScoringModule
+from clipfuse.training.stepping import lower_parameters
 
 log = logging.getLogger(__name__)
 

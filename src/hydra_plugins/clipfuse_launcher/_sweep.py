@@ -6,7 +6,6 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
-from clipfuse.runs.overrides import quoted, search_words
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from clipfuse.errors import UserError
 from clipfuse.files import write_atomically
 from clipfuse.runs.folder import LOG, STATUS, is_running, read_status
+from clipfuse.runs.overrides import quoted, search_words
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 
 RECORD = "sweep.yaml"

@@ -6,7 +6,6 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
-from clipfuse.runs.overrides import quoted, search_words
 from hydra.core.hydra_config import HydraConfig
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
@@ -14,6 +13,7 @@ from omegaconf import DictConfig
 from clipfuse.errors import UserError
 from clipfuse.files import write_json
 from clipfuse.runs.folder import STATUS, read_status
+from clipfuse.runs.overrides import quoted, search_words
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command

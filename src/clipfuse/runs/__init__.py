@@ -1,0 +1,1 @@
+"""The run folder, from a composed configuration to its scores."""
