@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from clipfuse.clip import loading
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import _openai_hashes
 from clipfuse.errors import UserError
