@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PARTIAL = re.compile(r"\.[0-9a-z]+\.\d+\.partial")  # names of what a killed process leaves half written
+PARTIAL = re.compile(r"\..+\.\d+\.partial")  # names of what a killed process leaves half written
+_LONGEST = 200  # bytes of a name that is kept in that of its partial file
 
 
 @contextmanager
@@ -26,12 +27,13 @@ def replace_when_whole(path: Path, durable: bool = True) -> Iterator[Path]:
         path: the file; missing folders are made.
         durable: whether the new name is also brought to the disk, so that it outlives a crash of the machine.
 
-    That name is matched by `PARTIAL` and short: the name of `path` may be as long as a file system allows.
+    That name is matched by `PARTIAL`, and short enough even where that of `path` is as long as can be.
 
     Raises:
         UserError: it cannot be written.
     """
-    label = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    name = os.fsencode(path.name)
+    label = path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
     temporary = path.with_name(f".{label}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

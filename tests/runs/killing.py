@@ -92,7 +92,7 @@ def half_written(number: int) -> None:
     left = [number]
 
     def opened(path: Any, mode: str, **keywords: Any) -> Any:
-        left[0] -= str(path).endswith(f".last.ckpt.{os.getpid()}")
+        left[0] -= str(path).endswith(f".last.ckpt.{os.getpid()}.partial")
         return open(path, mode, **keywords) if left[0] else HalfWritten(open(path, mode, **keywords))
 
     files.open = opened  # type: ignore[attr-defined]
@@ -129,7 +129,10 @@ def in_solve(number: int) -> None:
 MOMENTS: dict[str, Callable[[int], None]] = {
     "half of a checkpoint written": half_written,
     "checkpoint written, not synced": lambda n: before(
-        os, "fsync", n, lambda number: os.readlink(f"/proc/self/fd/{number}").endswith(f"ckpt.{os.getpid()}")
+        os,
+        "fsync",
+        n,
+        lambda number: os.readlink(f"/proc/self/fd/{number}").endswith(f"ckpt.{os.getpid()}.partial"),
     ),
     "checkpoint synced, not renamed": lambda n: before(os, "replace", n, writes("last.ckpt")),
     "checkpoint renamed": after_renaming,
