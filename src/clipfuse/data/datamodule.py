@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipfuse.data.pairs import Pair, PairSource
-from clipfuse.data.transforms import paired_crop, whole
+from clipfuse.data.transforms import collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.ops.seeding import derived_seed
@@ -118,15 +118,6 @@ class _Whole(Dataset[FusionBatch]):
 
     def __getitem__(self, index: int) -> FusionBatch:
         return whole(self.cache.load(self.ids[index]), self.ids[index])
-
-
-def collate(batches: Sequence[FusionBatch]) -> FusionBatch:
-    """Join batches of one image size; a plane that one of them lacks is None."""
-    planes = {}
-    for name in ("infrared", "visible", "chroma", "target_mask", "reference"):
-        parts = [getattr(batch, name) for batch in batches]
-        planes[name] = None if any(part is None for part in parts) else torch.cat(parts)
-    return FusionBatch(sample_ids=tuple(name for batch in batches for name in batch.sample_ids), **planes)
 
 
 class FusionDataModule(L.LightningDataModule):

@@ -1,5 +1,7 @@
 """From a stored pair to a batch of one: random patches for training, whole images for validation and test."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -86,6 +88,15 @@ def whole(pair: Pair, sample_id: str = "0") -> FusionBatch:
         target_mask=None if mask is None else _plain(mask),
         reference=None if reference is None else to_unit(_plain(reference)),
     )
+
+
+def collate(batches: Sequence[FusionBatch]) -> FusionBatch:
+    """Join batches of one image size; a plane that one of them lacks is None."""
+    planes = {}
+    for name in ("infrared", "visible", "chroma", "target_mask", "reference"):
+        parts = [getattr(batch, name) for batch in batches]
+        planes[name] = None if any(part is None for part in parts) else torch.cat(parts)
+    return FusionBatch(sample_ids=tuple(name for batch in batches for name in batch.sample_ids), **planes)
 
 
 def _plain(stored: Tensor) -> Tensor:
