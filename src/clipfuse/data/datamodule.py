@@ -1,6 +1,7 @@
 """Batches of pairs: one endless, numbered stream of samples that any number of ranks can share."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -17,6 +18,7 @@ from clipfuse.types import FusionBatch
 Key = tuple[int, int]
 
 
+@dataclass(eq=False)
 class StreamSampler(Sampler[list[Key]]):
     """Batches of (position, index), where position counts all samples of the training, over all ranks.
 
@@ -33,23 +35,13 @@ class StreamSampler(Sampler[list[Key]]):
         world_size: number of processes.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        batches: int,
-        start: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.batches = batches
-        self.start = start
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+    size: int
+    batch_size: int
+    batches: int
+    start: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return self.batches
@@ -95,12 +87,12 @@ class PairCache:
         return pair
 
 
+@dataclass(eq=False)
 class _Crops(Dataset[FusionBatch]):
-    def __init__(self, cache: PairCache, ids: Sequence[str], crop_size: int, seed: int) -> None:
-        self.cache = cache
-        self.ids = ids
-        self.crop_size = crop_size
-        self.seed = seed
+    cache: PairCache
+    ids: Sequence[str]
+    crop_size: int
+    seed: int
 
     def __getitem__(self, key: Key) -> FusionBatch:
         position, index = key
@@ -108,10 +100,10 @@ class _Crops(Dataset[FusionBatch]):
         return paired_crop(self.cache.load(sample_id), self.crop_size, self.seed, position, sample_id)
 
 
+@dataclass(eq=False)
 class _Whole(Dataset[FusionBatch]):
-    def __init__(self, cache: PairCache, ids: Sequence[str]) -> None:
-        self.cache = cache
-        self.ids = ids
+    cache: PairCache
+    ids: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.ids)
