@@ -41,10 +41,10 @@ def render_pairs(folder: Path, count: int) -> Files:
 
 def fuse(network: nn.Module, pair: Pair) -> tuple[Tensor, Tensor]:
     """Return the fused luma and the visible chroma."""
-    planes = whole(pair)
+    batch = whole(pair)
     with torch.inference_mode():
-        fused = network(planes["infrared"][None], planes["visible"][None]).fused[0]
-    return fused, planes["chroma"]
+        fused = network(batch.infrared, batch.visible).fused[0]
+    return fused, batch.chroma[0]
 
 
 def write(path: Path, fused: Tensor, chroma: Tensor) -> None:

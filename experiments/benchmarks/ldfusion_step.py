@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,7 +39,7 @@ from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import Source
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import whole
+from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.ldfusion import LDFusionLoss
 from clipfuse.ops.entropy import entropy
 from clipfuse.ops.patches import cut_patches
@@ -78,11 +79,9 @@ def make_inputs(scenes: bool = False) -> LossInputs:
     fused, infrared, visible = torch.rand(3, COUNT, 1, SIDE, SIDE)
     if scenes:
         source = SyntheticPairs(train=1, val=1, test=COUNT, size=SIDE)
-        samples = [whole(source.load(name)) for name in source.parts()["test"]]
-        infrared, visible = (
-            torch.stack([each[name] for each in samples]) for name in ("infrared", "visible")
-        )
-    return LossInputs(fused.requires_grad_(), infrared, visible, visible, {}, ("a", "b"), step=0, seed=0)
+        batch = collate([whole(source.load(name)) for name in source.parts()["test"]])
+        infrared, visible = batch.infrared, batch.visible
+    return LossInputs(fused.requires_grad_(), infrared, visible, sample_ids=("a", "b"))
 
 
 def ours(loss: LDFusionLoss, inputs: LossInputs) -> Callable[[], object]:
@@ -199,8 +198,7 @@ def steps(
     loss = LDFusionLoss(clip, patches=patches, perceptual="vgg19", vgg_weights=vgg_file)
 
     def judge(fused: Tensor) -> Tensor:
-        fields = {**vars(inputs), "fused": fused}
-        return loss(LossInputs(**fields)).total
+        return loss(replace(inputs, fused=fused)).total
 
     return whole_step(judge, inputs.infrared, inputs.visible)
 

@@ -43,12 +43,11 @@ def make_cycle(clip: FrozenClip, prompts: str, updates: int) -> Callable[[], Non
     network = make_backbone()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     infrared, visible = torch.rand(2, COUNT, 1, SIDE, SIDE)
-    names = tuple(map(str, range(COUNT)))
 
     def cycle() -> None:
         for step in range(updates):
             output = network(infrared, visible)
-            inputs = LossInputs(output.fused, infrared, visible, visible, output.features, names, step, 0)
+            inputs = LossInputs(output.fused, infrared, visible, features=output.features, step=step)
             solver.step(LossProblem(loss, inputs), optimizer, backward=torch.Tensor.backward)
 
     return cycle
@@ -60,9 +59,8 @@ def parts(clip: FrozenClip) -> dict[str, Callable[[], object]]:
     network = make_backbone()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     fused, infrared, visible = torch.rand(3, COUNT, 1, SIDE, SIDE)
-    names = tuple(map(str, range(COUNT)))
     features = {key: value.detach() for key, value in network(infrared, visible).features.items()}
-    inputs = LossInputs(fused.requires_grad_(), infrared, visible, visible, features, names, step=1, seed=0)
+    inputs = LossInputs(fused.requires_grad_(), infrared, visible, features=features, step=1)
     loss.prepare(inputs)
     assert isinstance(solver, ValuePenalty)
     problem = LossProblem(loss, inputs)

@@ -24,6 +24,7 @@ from clipfuse.data.transforms import whole
 from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.ops.pyramid import pyramid_fusion
+from clipfuse.types import FusionBatch
 
 METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
 OWN = ("noise", "target-contrast")
@@ -32,18 +33,13 @@ NOISE, SHARPNESS, COPY = 2.0, 1.25, 4.0
 FROM_MAXIMUM = "from maximum"
 LAPLACIAN = "baseline:laplacian"
 
-Scene = Mapping[str, Tensor | None]
 Fuse = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, float]
 
 
-def load_scenes(source: PairSource, part: str) -> list[Scene]:
-    """Return the pairs of a part as planes of one image each."""
-    found: list[Scene] = []
-    for name in source.parts()[part]:
-        planes = whole(source.load(name))
-        found.append({key: None if plane is None else plane[None] for key, plane in planes.items()})
-    return found
+def load_scenes(source: PairSource, part: str) -> list[FusionBatch]:
+    """Return the pairs of a part as batches of one."""
+    return [whole(source.load(name), name) for name in source.parts()[part]]
 
 
 def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
@@ -58,7 +54,7 @@ def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
 
 
 def score(
-    scenes: Sequence[Scene], candidates: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
+    scenes: Sequence[FusionBatch], candidates: Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 ) -> dict[str, Scores]:
     """Return the mean scores of several fusions over the scenes that define them, by the candidate's name.
 
@@ -67,9 +63,7 @@ def score(
     published, own = FusionMetrics("cddfuse", METRICS), FusionMetrics("strict", OWN)
     found: dict[str, dict[str, list[float]]] = {}
     for scene in scenes:
-        infrared, visible, mask = scene["infrared"], scene["visible"], scene.get("target_mask")
-        assert infrared is not None
-        assert visible is not None
+        infrared, visible, mask = scene.infrared, scene.visible, scene.target_mask
         fused = {name: to_unit(to_bytes(plane)) for name, plane in candidates(infrared, visible).items()}
         brighter = to_unit(to_bytes(infrared.maximum(visible)))
         rows = published.score_all(fused, infrared, visible, None)

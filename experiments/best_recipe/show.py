@@ -55,11 +55,10 @@ def draw(networks: Networks, source: PairSource, names: list[str], height: int) 
     """Return a row for each scene: both bands, the trivial fusions, ours untrained and trained."""
     rows = []
     for name in names:
-        planes = whole(source.load(name))
-        infrared, visible, chroma = (planes[key] for key in ("infrared", "visible", "chroma"))
-        found = fuse(networks, infrared[None], visible[None])
-        shown = [luma_chroma_to_rgb(found[key][0], chroma) for key in FUSIONS.values()]
-        rows.append([infrared, luma_chroma_to_rgb(visible, chroma), *shown])
+        batch = whole(source.load(name), name)
+        found = fuse(networks, batch.infrared, batch.visible)
+        lumas = [batch.visible, *(found[key] for key in FUSIONS.values())]
+        rows.append([batch.infrared[0], *(luma_chroma_to_rgb(luma, batch.chroma)[0] for luma in lumas)])
     return draw_panel(["infrared", "visible", *FUSIONS], rows, height)
 
 
@@ -78,9 +77,7 @@ def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]
     metric = FusionMetrics("cddfuse", ["MI"])
     found: dict[str, dict[str, list[float]]] = {}
     for scene in load_scenes(source, "test"):
-        infrared, visible = scene["infrared"], scene["visible"]
-        assert infrared is not None
-        assert visible is not None
+        infrared, visible = scene.infrared, scene.visible
         fused = fuse(networks, infrared, visible)
         shown = {name: to_unit(to_bytes(plane)) for name, plane in fused.items()}
         for name, row in metric.score_all(shown, infrared, visible).items():

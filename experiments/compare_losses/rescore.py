@@ -44,11 +44,9 @@ def score(metrics: FusionMetrics, source: PairSource, pictures: Path) -> Scores:
     """Score a folder of fused luma against the test pairs of a data set."""
     scores: Scores = {}
     for name in source.parts()["test"]:
-        pair = whole(source.load(name))
+        batch = whole(source.load(name), name)
         fused = to_unit(read_image(pictures / f"{name}.png"))
-        planes = {key: pair[key][None] for key in ("infrared", "visible")}
-        mask = None if pair["target_mask"] is None else pair["target_mask"][None]
-        row = metrics.score_all({"fused": fused[None]}, planes["infrared"], planes["visible"], mask)
+        row = metrics.score_all({"fused": fused[None]}, batch.infrared, batch.visible, batch.target_mask)
         scores[name] = row["fused"]
     return scores
 

@@ -32,8 +32,8 @@ def main() -> None:
     rows = []
     print(f"{'pair':<14}{'mean':>8}{'95 %':>8}{'largest':>9}{'seams':>8}")
     for name in source.parts()["test"][: options.count]:
-        pair = whole(source.load(name))
-        difference, seams = compare(network, pair["infrared"][None], pair["visible"][None], options.crop)
+        batch = whole(source.load(name))
+        difference, seams = compare(network, batch.infrared, batch.visible, options.crop)
         levels = 255 * difference.flatten()
         row = levels.mean(), levels.quantile(0.95), levels.max(), 255 * seams
         rows.append(torch.stack(row))

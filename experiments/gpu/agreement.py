@@ -5,7 +5,7 @@ import csv
 import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from experiments.gpu.training import PLAIN, accelerator, run, words
 from torch import Tensor
 
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import whole
+from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.base import FusionLoss
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.build import build
@@ -44,37 +44,27 @@ def loss_inputs(machine: Machine, dtype: torch.dtype) -> LossInputs:
     """Return rendered scenes, an untrained network's features, and a fused image that equals no band."""
     count, side = (2, 64) if machine.tiny else (4, 96)
     source = SyntheticPairs(train=1, val=1, test=count, size=side)
-    samples = [whole(source.load(name)) for name in source.parts()["test"]]
-    planes = {
-        name: torch.stack([each[name] for each in samples]) for name in ("infrared", "visible", "chroma")
-    }
+    batch = collate([whole(source.load(name)) for name in source.parts()["test"]])
     torch.manual_seed(0)
     network = build(composed(["run_dir=x"]).backbone, "backbone")
     with torch.no_grad():
-        features = network(planes["infrared"], planes["visible"]).features
-    noise = torch.rand(planes["visible"].shape, generator=torch.Generator().manual_seed(0))
-    fused = 0.55 * planes["infrared"] + 0.4 * planes["visible"] + 0.05 * noise
-    names = tuple(map(str, range(count)))
-    inputs = LossInputs(fused, **planes, features=features, sample_ids=names, step=0, seed=0)
+        features = network(batch.infrared, batch.visible).features
+    noise = torch.rand(batch.visible.shape, generator=torch.Generator().manual_seed(0))
+    fused = 0.55 * batch.infrared + 0.4 * batch.visible + 0.05 * noise
+    inputs = LossInputs(fused, batch.infrared, batch.visible, batch.chroma, features)
     return moved(inputs, lambda tensor: tensor.to(dtype))
 
 
 def moved(inputs: LossInputs, move: Callable[[Tensor], Tensor]) -> LossInputs:
     """Return the record with every tensor of it moved."""
-    values: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            values[name] = move(value)
-        elif isinstance(value, Mapping):
-            values[name] = {key: move(each) for key, each in value.items()}
-    return LossInputs(**values)
+    planes = {name: move(value) for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    return replace(inputs, **planes, features={key: move(each) for key, each in inputs.features.items()})
 
 
 def levels(loss: FusionLoss, inputs: LossInputs) -> dict[str, Tensor]:
     """Return the loss and its gradients to the fused image and the prompts; the same of its lower level."""
     fused = inputs.fused.detach().requires_grad_()
-    values: dict[str, Any] = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
-    problem = LossProblem(loss, LossInputs(**{**values, "fused": fused}))
+    problem = LossProblem(loss, replace(inputs, fused=fused))
     lower = [value.detach().requires_grad_() for value in lower_parameters(loss)]
     total = problem.upper_loss(lower)
     gradients = torch.autograd.grad(total, [fused, *lower])

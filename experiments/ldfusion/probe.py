@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import whole
+from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.ldfusion import LDFusionLoss
 from clipfuse.types import LossInputs
 
@@ -36,14 +36,12 @@ def main() -> None:
     torch.set_num_threads(1)
     source = SyntheticPairs(test=24)
     names = source.parts()["test"]
-    samples = [whole(source.load(name)) for name in names]
-    planes = {
-        key: torch.stack([each[key] for each in samples]) for key in ("infrared", "visible", "reference")
-    }
+    batch = collate([whole(source.load(name), name) for name in names])
+    planes = {"infrared": batch.infrared, "visible": batch.visible, "reference": batch.reference}
     loss = LDFusionLoss(FrozenClip.load("micro"))
 
     def row(name: str, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:
-        inputs = LossInputs(fused, infrared, visible, visible, {}, tuple(names), step=0, seed=0)
+        inputs = LossInputs(fused, infrared, visible, sample_ids=batch.sample_ids)
         terms = weighted_terms(loss, inputs)
         print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in terms.values()) + " |")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import whole
+from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.ldfusion import RELEASES, language_loss
 from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.networks.load import load_backbone
@@ -47,9 +47,9 @@ Scenes = dict[str, Tensor]
 def load_scenes(settings: Mapping[str, Any]) -> Scenes:
     """Return the planes of the test part, (N, 1, S, S) each."""
     source = SyntheticPairs(**{key: value for key, value in settings.items() if key != "_target_"})
-    samples = [whole(source.load(name)) for name in source.parts()["test"]]
+    batch = collate([whole(source.load(name)) for name in source.parts()["test"]])
     names = ("infrared", "visible", "target_mask", "reference")
-    return {name: torch.stack([sample[name] for sample in samples]) for name in names}
+    return {name: getattr(batch, name) for name in names}
 
 
 class Judge:

@@ -65,10 +65,8 @@ def judge(
     moves: dict[str, Scores] = {base: {} for base in BASES}
     good: set[str] = set()
     for index, name in enumerate(source.parts()[part]):
-        planes = whole(source.load(name))
-        infrared, visible = planes["infrared"][None], planes["visible"][None]
-        mask = planes.get("target_mask")
-        mask = None if mask is None else mask[None]
+        batch = whole(source.load(name), name)
+        infrared, visible, mask = batch.infrared, batch.visible, batch.target_mask
         ours = honest(infrared, visible, networks)
         good.update(ours)
         fused = {**degenerate(infrared, visible, index), **ours}

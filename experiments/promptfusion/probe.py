@@ -93,7 +93,9 @@ def probe(run: Path) -> dict[str, float]:
         output = network(infrared, visible)
         names = tuple(f"{index}-{place}" for place in range(BATCH))
         step = config["steps"] // loss.pictures_every * loss.pictures_every
-        inputs = LossInputs(output.fused, infrared, visible, visible, output.features, names, step, 0)
+        inputs = LossInputs(
+            output.fused, infrared, visible, features=output.features, sample_ids=names, step=step
+        )
         batch = Batch(loss, network, inputs, config["solver"]["w_max"])
         found["as trained"].append(batch.gradients(y, z))
         found["solved"].append(batch.gradients(*batch.solved(y)))

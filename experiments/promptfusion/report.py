@@ -104,11 +104,7 @@ def separation(run: Path, scenes: Mapping[str, Tensor]) -> dict[str, float]:
                if key.startswith("loss.")}  # fmt: skip
     loss.load_state_dict(weights)
     loss.eval()
-    count = len(scenes["infrared"])
-    names = tuple(map(str, range(count)))
-    inputs = LossInputs(
-        scenes["infrared"], scenes["infrared"], scenes["visible"], scenes["visible"], {}, names, 0, 0
-    )
+    inputs = LossInputs(scenes["infrared"], scenes["infrared"], scenes["visible"])
     with torch.no_grad():
         good, bad = loss._judge(loss._embed_pictures(inputs), loss._texts(loss.lower_parameters()))
     right = (good > bad).float().mean(dim=0)

@@ -1,11 +1,12 @@
-"""The records that travel through ClipFuse. All images are luma or chroma planes, float, in [0, 1].
+"""The records that travel from the data loader to the losses, in the order fused, infrared, visible.
 
-A misspelt field of a frozen dataclass fails at once, a misspelt dictionary key only at the end of
-a sweep. The order of words is always fused, infrared, visible.
+A data set yields a `clipfuse.data.pairs.Pair` as stored. `clipfuse.data.transforms` makes a `FusionBatch` of
+it, which data loader, training and callbacks share. Training adds the network's output: `LossInputs`.
+A misspelt field of a record fails at once, a misspelt key of a dictionary only at the end of a sweep.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 from torch import Tensor
 
@@ -13,17 +14,20 @@ SAMPLES_SEEN = "trainer/samples_seen"
 """The x-axis of every curve: samples of all ranks; the step counter of two optimisers would count twice."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class FusionBatch:
-    """A batch of registered pairs of one size, as the data module yields it.
+    """A batch of registered pairs of one size. Treat it as read-only.
+
+    It is not frozen, because Lightning sets the fields of a copy when it moves the batch to a device or
+    converts it to another precision.
 
     Attributes:
-        infrared: (N, 1, H, W) in [0, 1].
-        visible: luma of the visible image, (N, 1, H, W) in [0, 1].
-        chroma: Cb and Cr of the visible image, (N, 2, H, W) in [0, 1], 0.5 where it is gray.
+        infrared: (N, 1, H, W), float in [0, 1].
+        visible: luma of the visible images, (N, 1, H, W), float in [0, 1].
+        chroma: Cb and Cr of the visible images, (N, 2, H, W), float in [0, 1]; 0.5 where they are gray.
         sample_ids: N names, unique within a data set.
-        target_mask: (N, 1, H, W) bool, True on targets; None where the data has none.
-        reference: ideal fused luma, (N, 1, H, W) in [0, 1]; None where the data has none.
+        target_mask: (N, 1, H, W) bool, True on targets; None where the data set has none.
+        reference: ideal fused luma, (N, 1, H, W), float in [0, 1]; None where the data set has none.
     """
 
     infrared: Tensor
@@ -36,14 +40,20 @@ class FusionBatch:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def pin_memory(self) -> "FusionBatch":
+        """Return the batch in page-locked memory; the data loader calls this where there is a GPU."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        pinned = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **pinned)
+
 
 @dataclass(frozen=True)
 class FusionOutput:
     """What a backbone returns.
 
     Attributes:
-        fused: fused luma, (N, 1, H, W) in [0, 1].
-        features: intermediate maps by name, for losses that ask for them; may be empty.
+        fused: fused luma, (N, 1, H, W), float in [0, 1].
+        features: intermediate maps by name, for the losses that need them; may be empty.
     """
 
     fused: Tensor
@@ -52,31 +62,49 @@ class FusionOutput:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Everything a loss may look at.
+    """All that a loss receives. Outside of the trainer, `LossInputs(fused, infrared, visible)` is enough.
+
+    The planes are those of `FusionBatch`.
 
     Attributes:
-        fused: luma in [0, 1], (N, 1, H, W), with gradient.
-        infrared: luma in [0, 1], (N, 1, H, W).
-        visible: luma in [0, 1], (N, 1, H, W).
-        chroma: Cb and Cr of the visible image in [0, 1], (N, 2, H, W).
+        fused: fused luma, (N, 1, H, W), float in [0, 1], with gradient.
+        infrared: (N, 1, H, W), float in [0, 1].
+        visible: luma of the visible images, (N, 1, H, W), float in [0, 1].
+        chroma: Cb and Cr of the visible images, (N, 2, H, W), float in [0, 1]; None becomes 0.5, gray.
         features: the backbone's named features.
-        sample_ids: N names.
+        sample_ids: N names; left empty they become "0" to "N-1".
         step: number of optimiser updates before this one; schedules depend on it alone.
-        seed: the run's seed; random draws are seeded by (seed, step, sample id).
-        target_mask: (N, 1, H, W) bool, or None.
-        reference: (N, 1, H, W) in [0, 1], or None.
+        seed: the training's seed; random draws are seeded by (seed, step, sample id).
+        target_mask: (N, 1, H, W) bool, True on targets; None where the data set has none.
+        reference: ideal fused luma, (N, 1, H, W), float in [0, 1]; None where the data set has none.
+
+    Raises:
+        ValueError: fused, infrared and visible are not of one shape (N, 1, H, W), or sample_ids are not N.
     """
 
     fused: Tensor
     infrared: Tensor
     visible: Tensor
-    chroma: Tensor
-    features: Mapping[str, Tensor]
-    sample_ids: tuple[str, ...]
-    step: int
-    seed: int
+    chroma: Tensor = None  # type: ignore[assignment]  # a Tensor once it is made
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    sample_ids: tuple[str, ...] = ()
+    step: int = 0
+    seed: int = 0
     target_mask: Tensor | None = None
     reference: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("fused", "infrared", "visible")}
+        if len(set(shapes.values())) > 1 or len(shapes["fused"]) != 4 or shapes["fused"][1] != 1:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise ValueError(f"LossInputs got {found}; expected luma of one shape (N, 1, H, W) for all three")
+        count, _, height, width = shapes["fused"]
+        if self.chroma is None:
+            object.__setattr__(self, "chroma", self.visible.new_full((count, 2, height, width), 0.5))
+        if not self.sample_ids:
+            object.__setattr__(self, "sample_ids", tuple(map(str, range(count))))
+        if (found := len(self.sample_ids)) != count:
+            raise ValueError(f"LossInputs got {found} sample ids for {count} images; expected one for each")
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def test_trivial_scores_are_those_of_the_metrics(clipfuse: Command, root: Path, 
     clipfuse("compare", str(root), "--csv", str(tmp_path / "table.csv"), "--metrics", "SSIM")
     source, metrics = SyntheticPairs(train=6, val=1, test=6, size=64), FusionMetrics("strict", "SSIM")
     for index in range(6):
-        planes = whole(source.load(f"test-{index:06d}"))
-        infrared, visible = planes["infrared"][None], planes["visible"][None]
+        batch = whole(source.load(f"test-{index:06d}"))
+        infrared, visible = batch.infrared, batch.visible
         metrics.update(baselines(infrared, visible)["baseline:maximum"], infrared, visible)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     (row,) = [row for row in rows if row["method"] == "maximum"]

@@ -1,11 +1,10 @@
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from clipfuse.data.datamodule import FusionDataModule, PairCache, StreamSampler, collate
+from clipfuse.data.datamodule import FusionDataModule, PairCache, StreamSampler
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import Pair
 from clipfuse.errors import UserError
@@ -67,7 +66,7 @@ def test_the_cache_keeps_what_fits(budget_mb: float, decoded: int) -> None:
     assert len(source.loaded) == decoded
 
 
-def loaders(pairs_folder: Path, workers: int) -> list[dict[str, Any]]:
+def loaders(pairs_folder: Path, workers: int) -> list[FusionBatch]:
     data = FusionDataModule(PairedFolder(str(pairs_folder)), batch_size=3, crop_size=24, workers=workers)
     data.trainer = SimpleNamespace(max_steps=5, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
     return list(data.train_dataloader())
@@ -77,25 +76,24 @@ def test_crops_do_not_depend_on_workers(pairs_folder: Path) -> None:
     alone, shared = loaders(pairs_folder, 0), loaders(pairs_folder, 2)
     assert len(alone) == 5
     for first, second in zip(alone, shared, strict=True):
-        assert first["sample_ids"] == second["sample_ids"]
+        assert first.sample_ids == second.sample_ids
         for name in ("infrared", "visible", "chroma"):
-            assert torch.equal(first[name], second[name])
+            assert torch.equal(getattr(first, name), getattr(second, name))
 
 
-def test_batches_become_the_typed_record(pairs_folder: Path) -> None:
-    data = FusionDataModule(PairedFolder(str(pairs_folder)))
-    batch = data.on_after_batch_transfer(next(iter(data.val_dataloader())), 0)
-    assert isinstance(batch, FusionBatch)
+def test_validation_pairs_come_whole_and_one_by_one(pairs_folder: Path) -> None:
+    batch = next(iter(FusionDataModule(PairedFolder(str(pairs_folder))).val_dataloader()))
     assert batch.sample_ids == ("val-0",)
     assert batch.visible.shape == (1, 1, 48, 64)
     assert batch.chroma.shape == (1, 2, 48, 64)
     assert batch.target_mask is None
 
 
-def test_a_field_that_one_sample_lacks_is_none() -> None:
-    plane = torch.zeros(1, 2, 2)
-    batch = collate([{"reference": plane, "sample_ids": "a"}, {"reference": None, "sample_ids": "b"}])
-    assert batch == {"reference": None, "sample_ids": ("a", "b")}
+def test_the_example_is_the_first_crop_of_the_training(pairs_folder: Path) -> None:
+    data = FusionDataModule(PairedFolder(str(pairs_folder)), crop_size=24)
+    example = data.example()
+    assert example.sample_ids == (data.parts["train"][0],)
+    assert example.chroma.shape == (1, 2, 24, 24)
 
 
 def test_an_empty_part_is_named() -> None:

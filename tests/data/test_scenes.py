@@ -57,7 +57,7 @@ def test_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, r"mine\.csv: cannot be read \(No such file"),
-        ("name,scene\na_1,x\n", r"no line for 2 of 3 pictures, the first is 'a_2'"),
+        ("name,scene\na_1,x\n", r"no line for 2 of 3 images, the first is 'a_2'"),
         ("", r"the first is 'a_1'"),
         ("picture,scene\na_1,x\n", r"line 2 has no name or no scene"),
         ("name,scene\na_1\n", r"line 2 has no name or no scene"),

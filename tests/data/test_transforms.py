@@ -1,15 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from clipfuse.data.pairs import Pair
-from clipfuse.data.transforms import paired_crop, whole
+from clipfuse.data.transforms import collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 
 HEIGHT, WIDTH = 40, 60
-KEYS = ["infrared", "visible", "chroma", "target_mask", "reference"]
+PLANES = ("infrared", "visible", "chroma", "target_mask", "reference")
 
 
 def noise(channels, dtype=torch.uint8, high=256, seed=0):
@@ -34,12 +36,12 @@ def test_all_planes_move_together(size):
     mirrored = set()
     for position in range(8):
         patch = crop(pair, size, position=position, min_std=0)
-        found = (patch["infrared"] * 65535).round().long()
-        assert found.shape == (1, size, size)
-        torch.testing.assert_close(patch["visible"], patch["infrared"])
-        assert torch.equal(patch["target_mask"], found % 7 == 0)
-        assert torch.equal((patch["reference"] * 255).round().long(), found % 256)
-        mirrored.add(bool(found[0, size // 2, 0] > found[0, size // 2, 1]))
+        found = (patch.infrared * 65535).round().long()
+        assert found.shape == (1, 1, size, size)
+        torch.testing.assert_close(patch.visible, patch.infrared)
+        assert torch.equal(patch.target_mask, found % 7 == 0)
+        assert torch.equal((patch.reference * 255).round().long(), found % 256)
+        mirrored.add(bool(found[0, 0, size // 2, 0] > found[0, 0, size // 2, 1]))
     if size < HEIGHT:
         assert mirrored == {False, True}
 
@@ -50,8 +52,8 @@ def test_a_marker_pixel_lands_on_the_same_place_in_both_bands():
     places = set()
     for position in range(30):
         patch = crop(Pair(infrared, visible), position=position)
-        place = patch["infrared"][0].nonzero().tolist()
-        assert place == (patch["visible"][0] > 0.9).nonzero().tolist()
+        place = patch.infrared[0, 0].nonzero().tolist()
+        assert place == (patch.visible[0, 0] > 0.9).nonzero().tolist()
         places.update(map(tuple, place))
     assert len(places) > 5
 
@@ -61,13 +63,12 @@ def test_patch_has_the_values_of_the_stored_kind(dtype):
     high = {torch.uint8: 256, torch.uint16: 65536, torch.float32: 2}[dtype]
     pair = Pair(noise(1, dtype, high), noise(3, dtype, high, seed=1))
     patch = crop(pair)
-    assert list(patch) == KEYS
-    assert patch["infrared"].dtype == patch["visible"].dtype == patch["chroma"].dtype == torch.float32
-    assert {type(plane) for plane in patch.values()} == {torch.Tensor, type(None)}
+    assert patch.infrared.dtype == patch.visible.dtype == patch.chroma.dtype == torch.float32
+    assert {type(getattr(patch, name)) for name in PLANES} == {torch.Tensor, type(None)}
+    assert patch.sample_ids == ("a",)
     windows = to_unit(pair.infrared)[0].unfold(0, 32, 1).unfold(1, 32, 1)
     same = [
-        (windows == plane).all(dim=(2, 3)).sum().item()
-        for plane in (patch["infrared"], patch["infrared"].flip(-1))
+        (windows == plane).all(dim=(2, 3)).sum().item() for plane in (patch.infrared, patch.infrared.flip(-1))
     ]
     assert sorted(same) == [0, 1]
 
@@ -80,9 +81,9 @@ def test_draws_depend_on_seed_position_and_name_alone():
     state = torch.get_rng_state()
     second = crop(pair)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(first[key], second[key]) for key in ("infrared", "visible", "chroma"))
+    assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in PLANES[:3])
     for change in ({"seed": 4}, {"position": 6}, {"sample_id": "b"}):
-        assert not torch.equal(first["infrared"], crop(pair, **change)["infrared"])
+        assert not torch.equal(first.infrared, crop(pair, **change).infrared)
 
 
 def test_patches_of_low_contrast_in_both_bands_are_drawn_anew():
@@ -92,7 +93,7 @@ def test_patches_of_low_contrast_in_both_bands_are_drawn_anew():
 
     def flat_patches(pair, **options):
         patches = [crop(pair, 16, position=position, **options) for position in range(60)]
-        return sum(patch["infrared"].std() < 0.05 for patch in patches)
+        return sum(patch.infrared.std() < 0.05 for patch in patches)
 
     assert flat_patches(Pair(infrared, flat), attempts=1) > 20
     assert flat_patches(Pair(infrared, flat), attempts=20) == 0
@@ -130,7 +131,7 @@ def test_the_least_contrast_of_a_patch_is_a_deviation_of_a_twentieth(band: str) 
 
 def test_an_image_too_small_to_reflect_is_refused():
     pair = Pair(noise(1), noise(3))
-    assert crop(pair, 79)["infrared"].shape == (1, 79, 79)
+    assert crop(pair, 79).infrared.shape == (1, 1, 79, 79)
     with pytest.raises(
         UserError,
         match=r"a is 60 x 40 pixels, too small for patches of 80; set loader.crop_size to at most 79",
@@ -140,19 +141,32 @@ def test_an_image_too_small_to_reflect_is_refused():
 
 def test_whole_converts_and_does_not_crop():
     pair = Pair(noise(1), noise(3, seed=1), target_mask=noise(1) > 99, reference=noise(1, seed=2))
-    sample = whole(pair)
-    luma, chroma = rgb_to_luma_chroma(pair.visible / 255)
-    assert list(sample) == KEYS
-    torch.testing.assert_close(sample["infrared"], pair.infrared / 255)
-    torch.testing.assert_close(sample["visible"], luma)
-    torch.testing.assert_close(sample["chroma"], chroma)
-    assert torch.equal(sample["target_mask"], pair.target_mask)
-    torch.testing.assert_close(sample["reference"], pair.reference / 255)
+    batch = whole(pair, "street")
+    luma, chroma = rgb_to_luma_chroma(pair.visible[None] / 255)
+    assert batch.sample_ids == ("street",)
+    torch.testing.assert_close(batch.infrared, pair.infrared[None] / 255)
+    torch.testing.assert_close(batch.visible, luma)
+    torch.testing.assert_close(batch.chroma, chroma)
+    assert torch.equal(batch.target_mask, pair.target_mask[None])
+    torch.testing.assert_close(batch.reference, pair.reference[None] / 255)
 
 
 def test_whole_of_gray_without_extras():
-    sample = whole(Pair(noise(1), noise(1, seed=1)))
-    assert sample["visible"].shape == (1, HEIGHT, WIDTH)
-    assert torch.equal(sample["chroma"], torch.full((2, HEIGHT, WIDTH), 0.5))
-    assert sample["target_mask"] is None
-    assert sample["reference"] is None
+    batch = whole(Pair(noise(1), noise(1, seed=1)))
+    assert batch.visible.shape == (1, 1, HEIGHT, WIDTH)
+    assert torch.equal(batch.chroma, torch.full((1, 2, HEIGHT, WIDTH), 0.5))
+    assert batch.target_mask is None
+    assert batch.reference is None
+
+
+def test_batches_are_joined_plane_by_plane():
+    pairs = [Pair(*(noise(1, seed=2 * i + j) for j in (0, 1)), target_mask=noise(1) > i) for i in range(3)]
+    pairs[0] = replace(pairs[0], reference=noise(1))
+    ones = [whole(pair, name) for pair, name in zip(pairs, "abc", strict=True)]
+    joined = collate([*ones[:2], collate(ones[2:])])
+    assert joined.sample_ids == ("a", "b", "c")
+    assert len(joined) == 3
+    assert joined.reference is None  # two of three have none
+    for name in PLANES[:4]:
+        assert torch.equal(getattr(joined, name), torch.cat([getattr(one, name) for one in ones]))
+    assert collate(ones[:1]).reference is not None

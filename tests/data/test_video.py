@@ -153,7 +153,7 @@ def test_blocks_of_msrs(roadscene: Path) -> None:
     assert not of_part["val"] & of_part["train"]
     assert source.scene_notes() == {"source": "regular expression", "warning": None}
     warning = PairedFolder(str(root), name="msrs").scene_notes()["warning"]
-    assert warning.startswith("the test pictures of 'msrs' look like video")
+    assert warning.startswith("the test images of 'msrs' look like video")
     found = PairedFolder(str(root), name="msrs", scenes="auto")
     assert found.scene_notes() == {"source": "auto", "warning": None}
     sizes = Counter(found.scenes()[name] for name in found.parts()["test"])

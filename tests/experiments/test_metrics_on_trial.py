@@ -23,8 +23,8 @@ from clipfuse.ops.depth import to_bytes, to_unit
 
 
 def test_fusions_are_what_they_are_called() -> None:
-    planes = whole(SyntheticPairs(size=72).load("train-000000"))
-    infrared, visible = (to_unit(to_bytes(planes[key][None])) for key in ("infrared", "visible"))
+    batch = whole(SyntheticPairs(size=72).load("train-000000"))
+    infrared, visible = (to_unit(to_bytes(band)) for band in (batch.infrared, batch.visible))
     found = degenerate(infrared, visible, 0)
     assert len(found) >= 21
     for name, plane in {**found, **honest(infrared, visible, {})}.items():
@@ -47,8 +47,8 @@ def test_fusions_are_what_they_are_called() -> None:
 
 
 def test_degradations_grow() -> None:
-    planes = whole(SyntheticPairs(size=72).load("train-000000"))
-    infrared, visible = planes["infrared"][None], planes["visible"][None]
+    batch = whole(SyntheticPairs(size=72).load("train-000000"))
+    infrared, visible = batch.infrared, batch.visible
     base = (infrared + visible) / 2
     for kind, strengths in DEGRADATIONS.items():
         worse = [degrade(kind, strength, base, infrared, visible, 0) for strength in strengths]

@@ -224,7 +224,8 @@ def test_gradients() -> None:
 def scene(index: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """A rendered pair in [0, 1], and its targets."""
     found = whole(render(0, index, 128))
-    return found["infrared"][None], found["visible"][None], found["target_mask"][None]
+    assert found.target_mask is not None
+    return found.infrared, found.visible, found.target_mask
 
 
 def levels(plane: Tensor) -> Tensor:

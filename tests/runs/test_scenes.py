@@ -25,7 +25,7 @@ from clipfuse.runs.train import evaluate, train
 
 Config = Callable[..., DictConfig]
 QUICK = ("steps=1", "metrics.test=[SSIM]", "metrics.validation=[SSIM]")
-WARNING = "the test pictures of 'folder' look like video"
+WARNING = "the test images of 'folder' look like video"
 
 
 @pytest.fixture(scope="module")

@@ -57,17 +57,16 @@ def main(arguments: Sequence[str]) -> None:
 
     with _moved_when_complete(out) as partial, Overlap(load_pair, pairs.values(), write) as overlap:
         for stem, pair in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
-            planes, visible_file = whole(pair), pairs[stem][1]
-            luma, chroma = planes["visible"], planes["chroma"]
+            batch, visible_file = whole(pair, stem), pairs[stem][1]
             try:
                 with torch.inference_mode():
-                    fused = fuse(planes["infrared"][None].to(device), luma[None].to(device))[0].cpu()
+                    fused = fuse(batch.infrared.to(device), batch.visible.to(device))[0].cpu()
             except (RuntimeError, ValueError) as error:  # too large for this machine, say
                 reason = f"{error}\n".splitlines()[0]
                 raise UserError(f"{visible_file} cannot be fused: {reason}") from error
             if not bool(fused.isfinite().all()):
                 raise UserError(f"{network_file} makes values that are not finite of {visible_file}")
-            overlap.write(partial / f"{stem}.png", fused, chroma, pair.visible.shape[0] == 3)
+            overlap.write(partial / f"{stem}.png", fused, batch.chroma[0], pair.visible.shape[0] == 3)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
 
 

@@ -8,22 +8,22 @@ from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from clipfuse.comparison.collect import Run
     from clipfuse.comparison.compute import TrivialScores
     from clipfuse.comparison.pictures import Sources as PictureSources
     from clipfuse.metrics.protocols import Protocol
+    from clipfuse.types import FusionBatch
 
-    Sources = Callable[[str], dict[str, Tensor | None]]
+    Sources = Callable[[str], FusionBatch]
 
 
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
+    from clipfuse.data.pairs import Pair
     from clipfuse.data.transforms import whole
     from clipfuse.images import read_image
     from clipfuse.networks.load import check_targets
-    from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
     from clipfuse.runs.build import build
 
@@ -33,7 +33,7 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
         source = build(run.config["data"], "data")
         names = getattr(source, "names_fingerprint", source.fingerprint)
         if (source.fingerprint if run.knows_content else names)() == run.split:
-            return lambda image: whole(source.load(image)), None
+            return lambda image: whole(source.load(image), image), None
         problem = "the data set has changed since"
     except UserError as error:
         problem = str(error)
@@ -44,14 +44,11 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
             f"The trivial fusions and the sources are missing, for want of the test pairs ({problem}).",
         )
 
-    def read(image: str) -> "dict[str, Tensor | None]":
-        planes = {
-            kind: to_unit(read_image(saved / kind / f"{image}.png")) for kind in ("infrared", "visible")
-        }
-        luma, chroma = rgb_to_luma_chroma(planes["visible"])
+    def read(image: str) -> "FusionBatch":
+        infrared, visible = (read_image(saved / band / f"{image}.png") for band in ("infrared", "visible"))
         mask = saved / "masks" / f"{image}.png"
         target = to_unit(read_image(mask)) > 0.5 if mask.is_file() else None
-        return {"infrared": planes["infrared"], "visible": luma, "chroma": chroma, "target_mask": target}
+        return whole(Pair(infrared, visible, target), image)
 
     return read, None
 
@@ -65,12 +62,9 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
         return None
 
     def pictures(image: str) -> "dict[str, Image]":
-        planes = sources(image)
-        infrared, visible, chroma = (planes[key] for key in ("infrared", "visible", "chroma"))
-        assert infrared is not None
-        assert visible is not None
-        assert chroma is not None
-        return {"infrared": to_picture(infrared), "visible": to_picture(luma_chroma_to_rgb(visible, chroma))}
+        batch = sources(image)
+        color = luma_chroma_to_rgb(batch.visible, batch.chroma)
+        return {"infrared": to_picture(batch.infrared[0]), "visible": to_picture(color[0])}
 
     return pictures
 
@@ -88,11 +82,9 @@ def score_trivial(
     scores: dict[str, dict[str, dict[str, float]]] = {}
     quiet = not sys.stderr.isatty()
     for image in tqdm(images, desc="scoring trivial fusions", unit="image", disable=quiet):
-        planes = {key: None if plane is None else plane[None] for key, plane in sources(image).items()}
-        infrared, visible, mask = planes["infrared"], planes["visible"], planes.get("target_mask")
-        assert infrared is not None
-        assert visible is not None
-        rows = metrics.score_all(baselines(infrared, visible), infrared, visible, mask)
+        batch = sources(image)
+        trivial = baselines(batch.infrared, batch.visible)
+        rows = metrics.score_all(trivial, batch.infrared, batch.visible, batch.target_mask)
         for name, row in rows.items():
             for metric, value in row.items():
                 scores.setdefault(name, {}).setdefault(metric, {})[image] = value

@@ -1,7 +1,7 @@
 """Batches of pairs: one endless, numbered stream of samples that any number of ranks can share."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import lightning as L
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from clipfuse.data.pairs import Pair, PairSource
-from clipfuse.data.transforms import paired_crop, whole
+from clipfuse.data.transforms import collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.ops.seeding import derived_seed
@@ -18,39 +18,30 @@ from clipfuse.types import FusionBatch
 Key = tuple[int, int]
 
 
+@dataclass(eq=False)
 class StreamSampler(Sampler[list[Key]]):
-    """Batches of (position, index), where position counts all samples of the run, over all ranks.
+    """Batches of (position, index), where position counts all samples of the training, over all ranks.
 
-    Position p takes sample p mod n of the shuffle seeded by (seed, p // n). A batch of all ranks
-    together is therefore the same for any number of ranks, and a resumed run goes on where it was.
+    Position p takes sample p mod n of the shuffle seeded by (seed, p // n). The batches of all ranks
+    together are therefore the same for any number of ranks, and a resumed training continues the stream.
 
     Args:
         size: number of samples n in the training set.
         batch_size: samples per rank and batch.
-        batches: number of batches in the whole run.
+        batches: number of batches in the whole training.
         start: batches already done.
         seed: seeds the shuffles.
-        rank: this process.
+        rank: number of this process.
         world_size: number of processes.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        batches: int,
-        start: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.batches = batches
-        self.start = start
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+    size: int
+    batch_size: int
+    batches: int
+    start: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         return self.batches
@@ -70,12 +61,12 @@ class StreamSampler(Sampler[list[Key]]):
 
 
 class PairCache:
-    """Keeps the first decoded pairs that fit a budget, so that small sets are decoded once.
+    """Keeps the first decoded pairs that fit a budget, so that small data sets are decoded once.
 
     Nothing is evicted: under shuffled passes the oldest pair is as likely needed next as the newest.
 
     Args:
-        source: where pairs come from.
+        source: the data set the pairs are read from.
         budget_mb: memory for pairs, in MB (10^6 bytes); 0 keeps none. Each loader process has its own.
     """
 
@@ -96,42 +87,29 @@ class PairCache:
         return pair
 
 
-class _Crops(Dataset[dict[str, Any]]):
-    def __init__(self, cache: PairCache, ids: Sequence[str], crop_size: int, seed: int) -> None:
-        self.cache = cache
-        self.ids = ids
-        self.crop_size = crop_size
-        self.seed = seed
+@dataclass(eq=False)
+class _Crops(Dataset[FusionBatch]):
+    cache: PairCache
+    ids: Sequence[str]
+    crop_size: int
+    seed: int
 
-    def __getitem__(self, key: Key) -> dict[str, Any]:
+    def __getitem__(self, key: Key) -> FusionBatch:
         position, index = key
         sample_id = self.ids[index]
-        crop = paired_crop(self.cache.load(sample_id), self.crop_size, self.seed, position, sample_id)
-        return {**crop, "sample_ids": sample_id}
+        return paired_crop(self.cache.load(sample_id), self.crop_size, self.seed, position, sample_id)
 
 
-class _Whole(Dataset[dict[str, Any]]):
-    def __init__(self, cache: PairCache, ids: Sequence[str]) -> None:
-        self.cache = cache
-        self.ids = ids
+@dataclass(eq=False)
+class _Whole(Dataset[FusionBatch]):
+    cache: PairCache
+    ids: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**whole(self.cache.load(self.ids[index])), "sample_ids": self.ids[index]}
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples of one size; a field that any sample lacks is None."""
-    batch: dict[str, Any] = {}
-    for name in samples[0]:
-        values = [sample[name] for sample in samples]
-        if name == "sample_ids":
-            batch[name] = tuple(values)
-        else:
-            batch[name] = None if any(value is None for value in values) else torch.stack(values)
-    return batch
+    def __getitem__(self, index: int) -> FusionBatch:
+        return whole(self.cache.load(self.ids[index]), self.ids[index])
 
 
 class FusionDataModule(L.LightningDataModule):
@@ -170,7 +148,7 @@ class FusionDataModule(L.LightningDataModule):
         self.source = source
         self.parts = source.parts()
         for sample_id in (sample for part in self.parts.values() for sample in part):
-            check_name(sample_id)  # pictures of a run are named by it
+            check_name(sample_id)  # the fused images of the run folder get this name
         self.batch_size = batch_size
         self.crop_size = crop_size
         self.workers = workers
@@ -194,7 +172,7 @@ class FusionDataModule(L.LightningDataModule):
             if not self.parts[part]:
                 raise UserError(f"the data set '{self.source.name}' has no {part} pairs; {remedies[part]}")
             if part != "train" and (found := len(self.parts[part])) < ranks:
-                # Lightning leaves validation out on a rank without images; the others would wait for it.
+                # Lightning skips validation on a rank without images; the other ranks would wait for it.
                 raise UserError(
                     f"the data set '{self.source.name}' has {found} {part} pairs for {ranks} processes; "
                     f"take fewer devices, or more pairs: {remedies[part]}"
@@ -203,12 +181,12 @@ class FusionDataModule(L.LightningDataModule):
     def _crops(self) -> _Crops:
         return _Crops(self.train_cache, self.parts["train"], self.crop_size, self.seed)
 
-    def example(self) -> dict[str, Any]:
-        """Return a batch of the first training crop, for whoever must see one before training."""
-        return collate([self._crops()[0, 0]])
+    def example(self) -> FusionBatch:
+        """Return the first training crop as a batch of one: training checks network and loss with it."""
+        return self._crops()[0, 0]
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the rest of the run's stream: one pass over it is the whole training."""
+    def train_dataloader(self) -> DataLoader[FusionBatch]:
+        """Return the rest of the training's stream: one pass over it is the whole training."""
         assert self.trainer is not None
         crops = self._crops()
         sampler = StreamSampler(
@@ -231,23 +209,18 @@ class FusionDataModule(L.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _whole_loader(self, part: str) -> DataLoader[dict[str, Any]]:
+    def _whole_loader(self, part: str) -> DataLoader[FusionBatch]:
         ids = self.parts[part]
         if self.trainer is not None:
             ids = ids[self.trainer.global_rank :: self.trainer.world_size]
+        # With batch_size=None the loader yields each batch of one as it is.
         generator = torch.Generator().manual_seed(self.seed)
-        return DataLoader(
-            _Whole(self.whole_cache, ids), batch_size=1, collate_fn=collate, generator=generator
-        )
+        return DataLoader(_Whole(self.whole_cache, ids), batch_size=None, generator=generator)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def val_dataloader(self) -> DataLoader[FusionBatch]:
         """Return the validation pairs, whole."""
         return self._whole_loader("val")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def test_dataloader(self) -> DataLoader[FusionBatch]:
         """Return the test pairs, whole."""
         return self._whole_loader("test")
-
-    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> FusionBatch:
-        """Make the typed record; Lightning casts and moves plain dictionaries only."""
-        return FusionBatch(**batch)

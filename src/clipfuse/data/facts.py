@@ -1,4 +1,4 @@
-"""What is known of a file's content, remembered from run to run: digests and thumbnails."""
+"""Digests and thumbnails of files, kept in a cache between trainings."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from clipfuse.errors import UserError
 from clipfuse.images import read_thumbnail
 
 SIDE = 32
-_RACY = 2_000_000_000  # ns: a file this fresh may change again without a new time stamp
+_RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS facts (path TEXT, kind TEXT, size INTEGER, time INTEGER, value BLOB, "
     "PRIMARY KEY (path, kind))"
@@ -23,7 +23,7 @@ _TABLE = (
 
 
 def cache_file() -> Path:
-    """Return the SQLite file of remembered facts; it may be deleted at any time."""
+    """Return the SQLite file of the cache; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipfuse" / "files.sqlite"
 
 
@@ -37,7 +37,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
 
 
 def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Return each picture's luma (32, 32), uint8, averaged over areas and stretched to its own range.
+    """Return the luma of each image, (32, 32) uint8, averaged over areas and stretched to its own range.
 
     Raises:
         UserError: as `read_thumbnail`.
@@ -56,11 +56,11 @@ def _thumbnail(path: Path) -> bytes:
 
 
 def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doing: str) -> list[bytes]:
-    """Return what `find` makes of each file, from the cache while a file's size and time are the same."""
+    """Return `find` of each file; from the cache if the file still has the size and time stored there."""
     found, new = [], []
     with _opened() as cache:
         try:
-            # It shows itself where this takes longer than a second.
+            # The bar appears when this takes longer than a second.
             for path in tqdm(paths, desc=doing, unit="file", delay=1.0, leave=False, disable=None):
                 key = str(path.absolute())
                 try:
@@ -96,7 +96,7 @@ def _recall(cache: sqlite3.Connection | None, key: str, kind: str, state: os.sta
 
 @contextmanager
 def _opened() -> Iterator[sqlite3.Connection | None]:
-    """Give the cache, made anew where it is damaged; None where there can be none."""
+    """Yield the cache; a damaged one is made anew. None where no file can be written."""
     cache = None
     for _ in range(2):
         with suppress(sqlite3.Error, OSError):

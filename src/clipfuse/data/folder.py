@@ -29,32 +29,31 @@ _log = logging.getLogger(__name__)
 class PairedFolder:
     """Pairs stored as two folders of images of the same names.
 
-    The folders are found in `root` whatever their case, in one of three layouts: `ir/ vi/`;
-    `train/{ir,vi}/ test/{ir,vi}/` (MSRS); `ir/{train,test}/ vi/{train,test}/` (LLVIP); a `val`
-    folder may stand beside `train`. Sample ids are the names without suffix; where one name is
-    both in `train` and `test`, all ids are `<part>-<name>`.
+    The folders are found in `root` in upper or lower case, in one of three layouts: `ir/ vi/`;
+    `train/{ir,vi}/ test/{ir,vi}/` (MSRS); `ir/{train,test}/ vi/{train,test}/` (LLVIP). There may be a `val`
+    folder beside `train`. Sample ids are the file names without suffix; if one name is both in `train` and
+    in `test`, all ids are `<part>-<name>`.
 
     Args:
         root: folder of the data set.
-        infrared: name of the infrared folders, where it is none of `INFRARED_NAMES`.
-        visible: name of the visible folders, where it is none of `VISIBLE_NAMES`.
-        split: "auto" takes the set's own part folders and cuts what is missing from `train` (or
-            from the whole, where there are none) by `hash_split`, whole scenes where these are known;
-            "hash" cuts all pairs so; else the name of a shipped split file, or a path to one (`*.json`).
-        val: share of validation pairs where they are cut by hash.
-        test: share of test pairs where they are cut by hash.
+        infrared: name of the infrared folders, if it is none of `INFRARED_NAMES`.
+        visible: name of the visible folders, if it is none of `VISIBLE_NAMES`.
+        split: "auto" takes the data set's own part folders, and cuts the parts that are missing from `train`
+            (from all pairs, if there are no part folders) by `hash_split`; "hash" cuts all pairs by
+            `hash_split`; else the name of a shipped split file, or the path of one (`*.json`).
+        val: share of the validation pairs where they are cut by hash.
+        test: share of the test pairs where they are cut by hash.
         name: the data set's name in tables and messages.
-        scenes: which pictures show one place. None: each its own, unless a split file tells; "auto":
-            found by numbers and likeness (`find_scenes`) among the validation and test pairs and those to
-            be cut; else a regular expression or a file (`given_scenes`). What is cut here is cut between
-            scenes; the set's own part folders and split files stay as they are.
+        scenes: which images show the same scene. None: each image is its own scene, unless a split file
+            states them; "auto": found by numbers and likeness (`find_scenes`) among the validation and test
+            pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A cut by
+            hash never divides a scene; part folders and split files are taken as they are.
 
     Attributes:
-        name: as given.
         unlisted: ids in the folder which the split file does not name; they are in no part.
 
     Raises:
-        UserError: if folders or partners are missing, or the split does not fit.
+        UserError: folders or files are missing, or the split does not fit the folder.
     """
 
     def __init__(
@@ -99,12 +98,12 @@ class PairedFolder:
             self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
 
     def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
-        """Set the scenes of `ids`; where they must be looked for, of `seen`."""
+        """Set the scenes as `scenes` says: of `seen` if they must be found by likeness, else of `ids`."""
         if scenes == "auto":
             self._scenes, self._scenes_from = find_scenes(seen, self._features), "auto"
             sizes = Counter(self._scenes.values()).values()
             _log.info(
-                "%s: data.scenes=auto found %d scenes in %d pictures, the largest of %d",
+                "%s: data.scenes=auto found %d scenes in %d images, at most %d in one",
                 *(self.name, len(sizes), len(seen), max(sizes, default=0)),
             )
         elif scenes is not None:
@@ -137,15 +136,15 @@ class PairedFolder:
         return load_pair(*self._files[sample_id])
 
     def scenes(self) -> Mapping[str, str]:
-        """Return the scene of each sample, where it is known; see `scenes` of the class."""
+        """Return the scene of each sample whose scene is known; see the argument `scenes`."""
         return self._scenes
 
     def scene_notes(self) -> dict[str, Any]:
-        """Return where the scenes are from (`source`), and a `warning` where pictures look like video."""
+        """Return where the scenes are from (`source`), and a `warning` if test images look like video."""
         warning = None
         if self._scenes_from == "names" and looks_like_video(self._parts["test"], self._features):
             warning = (
-                f"the test pictures of '{self.name}' look like video: neighbouring frames count as "
+                f"the test images of '{self.name}' look like video: neighbouring frames count as "
                 "independent scenes, so intervals are too narrow; set data.scenes=auto"
             )
         return {"source": self._scenes_from, "warning": warning}
@@ -162,12 +161,12 @@ class PairedFolder:
         return json_sha256(facts)
 
     def names_fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of which id is in which part: all that the record of older runs tells."""
+        """Return the SHA-256 (hex) of which id is in which part, which is all that older runs recorded."""
         return split_fingerprint(self._parts)
 
 
 def _find_pairs(root: Path, infrared: Sequence[str], visible: Sequence[str]) -> dict[str, _Files]:
-    """Return {part: {id: (infrared file, visible file)}}; a set without part folders is all "train"."""
+    """Return {part: {id: (infrared file, visible file)}}; without part folders all pairs are "train"."""
     if not root.is_dir():
         raise UserError(
             f"{root}: no such folder; expected a data set of infrared and visible images; check the path"
@@ -219,10 +218,10 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def load_pair(infrared: Path, visible: Path) -> Pair:
-    """Read two files as one pair; infrared stored as colour is reduced to its luma, in its own depth.
+    """Read two files as one pair; infrared stored in colour is reduced to its luma, in its own depth.
 
     Raises:
-        UserError: if the images differ in size, or as `read_image`.
+        UserError: the images differ in size, or as `read_image`.
     """
     thermal, color = read_image(infrared), read_image(visible)
     if thermal.shape[1:] != color.shape[1:]:

@@ -10,8 +10,8 @@ from clipfuse.files import json_sha256
 class MixedPairs:
     """The union of data sets, part by part: a training draws from all of them.
 
-    A sample's id is `<key>-<id in its set>`, its scene likewise. How often a set is drawn is its share of all
-    training pairs, which `synthetic.train` sets for rendered ones.
+    A sample's id is `<key>-<id in its data set>`, its scene likewise. How often a data set is drawn is its
+    share of all training pairs; for rendered ones `synthetic.train` sets it.
 
     Args:
         sources: the data sets by a key of your choice, one or more; all three parts of each are taken.
@@ -26,26 +26,18 @@ class MixedPairs:
             raise ValueError("data.sources is empty; name one data set or more")
         self.name = name
         self._sources = dict(sources)
-        self._places = {
-            f"{key}-{sample}": (source, sample)
-            for key, source in sources.items()
-            for part in PARTS
-            for sample in source.parts()[part]
-        }
-        if len(self._places) < sum(
-            len(ids) for source in sources.values() for ids in source.parts().values()
-        ):
+        self._places: dict[str, tuple[PairSource, str]] = {}
+        self._parts: dict[str, tuple[str, ...]] = {}
+        for part in PARTS:
+            places = [(key, sample) for key, source in sources.items() for sample in source.parts()[part]]
+            self._parts[part] = tuple(f"{key}-{sample}" for key, sample in places)
+            self._places |= {f"{key}-{sample}": (sources[key], sample) for key, sample in places}
+        if len(self._places) < sum(map(len, self._parts.values())):
             raise ValueError("data.sources: two pairs get one name; choose keys of which none begins another")
-        self._parts = {
-            part: tuple(
-                f"{key}-{sample}" for key, source in sources.items() for sample in source.parts()[part]
-            )
-            for part in PARTS
-        }
         self._scenes = {
             f"{key}-{sample}": f"{key}-{scene}"
             for key, source in sources.items()
-            for sample, scene in (source.scenes() if hasattr(source, "scenes") else {}).items()
+            for sample, scene in getattr(source, "scenes", dict)().items()
         }
 
     def parts(self) -> Mapping[str, tuple[str, ...]]:
@@ -58,11 +50,11 @@ class MixedPairs:
         return source.load(sample)
 
     def scenes(self) -> Mapping[str, str]:
-        """Return the scene of each sample, where its data set tells."""
+        """Return the scene of each sample whose data set has scenes."""
         return self._scenes
 
     def scene_notes(self) -> dict[str, Any]:
-        """Return where the scenes of each set are from (`source`), and their `warning`s in one."""
+        """Return where the scenes of each data set are from (`source`), and all `warning`s in one text."""
         notes = {
             key: source.scene_notes()
             for key, source in self._sources.items()
@@ -75,18 +67,13 @@ class MixedPairs:
         }
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the fingerprints of all sets by their key."""
-        return self._joined({key: source.fingerprint() for key, source in self._sources.items()})
+        """Return the SHA-256 (hex) of the fingerprints of all data sets by their key."""
+        return json_sha256({key: source.fingerprint() for key, source in self._sources.items()})
 
     def names_fingerprint(self) -> str:
-        """Return the same of the names alone, where a set's fingerprint tells more than these."""
-        return self._joined(
-            {
-                key: getattr(source, "names_fingerprint", source.fingerprint)()
-                for key, source in self._sources.items()
-            }
-        )
-
-    @staticmethod
-    def _joined(fingerprints: Mapping[str, str]) -> str:
+        """Return the same of the `names_fingerprint` of each data set that has one."""
+        fingerprints = {
+            key: getattr(source, "names_fingerprint", source.fingerprint)()
+            for key, source in self._sources.items()
+        }
         return json_sha256(fingerprints)

@@ -1,4 +1,4 @@
-"""Reading ahead and writing behind, so that the network need not wait for files."""
+"""Reads files ahead and writes results in the background, so that the network does not wait for either."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,19 +8,20 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 Read = TypeVar("Read")
-_AHEAD = 2  # pairs in memory on either side of the network
+_AHEAD = 2  # items read ahead, and results not yet written
 
 
 class Overlap(Generic[Read]):
-    """Items read by one thread in their order, and results written by another.
+    """A context: one thread reads items in their order, another one writes results.
 
-    What either raises is raised here: a failed read when its item is asked for, a failed write at one of the
-    next writes or at the end. Leaving by an error drops what has not begun and waits for what has.
+    Errors of both threads are raised in the calling thread: that of a read when its item is reached, that of
+    a write at one of the next writes or at the end. If the block is left by an error, jobs that have not
+    begun are dropped.
 
     Args:
-        read: called with the arguments of each item.
-        items: the arguments of each.
-        write: called with the arguments of `Overlap.write`.
+        read: called in the reading thread with the arguments of each item.
+        items: the arguments of each item.
+        write: called in the writing thread with the arguments given to `Overlap.write`.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Overlap(Generic[Read]):
         return self
 
     def __iter__(self) -> Iterator[Read]:
-        """Yield what was read, item by item."""
+        """Yield what `read` returned, item by item."""
         read: deque[Future[Read]] = deque()
         while True:
             wanted = _AHEAD + 1 - len(read)
@@ -45,7 +46,7 @@ class Overlap(Generic[Read]):
             yield read.popleft().result()
 
     def write(self, *arguments: Any) -> None:
-        """Have a result written; waits where the writer is behind."""
+        """Write a result in the background; waits while two results are not yet written."""
         self._written.append(self._writer.submit(self._write, *arguments))
         while len(self._written) > _AHEAD:
             self._written.popleft().result()
@@ -61,6 +62,6 @@ class Overlap(Generic[Read]):
             if kind is None:
                 for future in self._written:
                     future.result()
-        finally:  # of Ctrl-C, too, nothing may be written after this
+        finally:  # also after Ctrl-C nothing may be written once the block is left
             for pool in (self._reader, self._writer):
                 pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a data set is here: named pairs in three parts, read one at a time."""
+"""A data set: named pairs in three parts, read one at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,9 +42,9 @@ class PairSource(Protocol):
         """Return the scene of each sample that shares one with others; may be missing or empty."""
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the parts, of what their pictures show, and of the scenes.
+        """Return the SHA-256 (hex) of the parts, the content of their images, and the scenes.
 
-        Two optional methods may stand beside it: `scene_notes` returns {"source": where the scenes are
-        from, "warning": what is wrong with them, or None}; `names_fingerprint` the fingerprint of the
-        names alone, by which older runs are known.
+        A data set may have two more methods: `scene_notes` returns {"source": where the scenes are from,
+        "warning": what is wrong with them, or None}; `names_fingerprint` returns the fingerprint of the
+        names alone, which is all that older runs recorded.
         """

@@ -1,4 +1,4 @@
-"""Scenes given by the user: a regular expression over names, or a file."""
+"""Scenes given by the user: by a regular expression over names, or by a file."""
 
 import csv
 import re
@@ -11,20 +11,19 @@ EXPECTED = "null, auto, a regular expression over the names, or the path of a .c
 
 
 def given_scenes(scenes: str, ids: Collection[str]) -> tuple[dict[str, str], str]:
-    """Return the scene of each id, and in words where it is from.
+    """Return the scene of each id, and where the scenes are from: "file" or "regular expression".
 
     Args:
-        scenes: a path ending in ".csv" with the columns `name` and `scene`, or a regular expression that
-            is found somewhere in each id; its first group, else all it matches, is the scene.
-        ids: the pictures.
+        scenes: the path of a ".csv" file with the columns `name` and `scene`, or a regular expression that
+            matches a part of each id; the scene is its first group, or the whole match if it has no group.
+        ids: the images.
 
     Raises:
-        UserError: there is no such file or it has another form, the expression is none, or an id has no
-            scene; the first one is named.
+        UserError: the file is missing or has another form, the expression is not valid, or an id has no
+            scene; the first such id is named.
     """
     if scenes.endswith(".csv"):
-        path = Path(scenes).expanduser()
-        return _from_file(path, ids), "file"
+        return _from_file(Path(scenes).expanduser(), ids), "file"
     try:
         expression = re.compile(scenes)
     except re.error as error:
@@ -65,7 +64,7 @@ def _from_file(path: Path, ids: Collection[str]) -> dict[str, str]:
             )
     if missing := [name for name in ids if name not in known]:
         raise UserError(
-            f"data.scenes={path}: has no line for {len(missing)} of {len(ids)} pictures, the first is "
+            f"data.scenes={path}: has no line for {len(missing)} of {len(ids)} images, the first is "
             f"'{missing[0]}'; add them"
         )
     return {name: known[name] for name in ids}

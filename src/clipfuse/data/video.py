@@ -1,4 +1,4 @@
-"""Frames of video among numbered pictures: found by their names and by their likeness."""
+"""Finds frames of video among numbered images, by their names and by how alike they are."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -6,22 +6,22 @@ from itertools import pairwise
 
 import numpy as np
 
-# {id: (2, n), `features` of both bands} of the ids asked for
+# ids -> {id: `features` of both bands, (2, n)}
 Features = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 
-# Rule: the highest adjusted Rand index on RoadScene's train and val scenes (0.95; by the gaps alone 0.94); of
-# equal choices the one that merges more, as too many scenes make intervals falsely narrow.
-LIKE = 0.2
-FRAMES = 3
-GAPS = 3
-SAME = 0.8  # a camera that stands still
+# The values with the highest adjusted Rand index on RoadScene's training and validation scenes: 0.95, with the
+# gaps alone 0.94. Of equal choices the one that merges more: too many scenes make intervals too narrow.
+LIKE = 0.2  # least likeness of two frames of one scene
+FRAMES = 3  # frames before and after a possible cut that are compared
+GAPS = 3  # largest step of the numbers within a run, in median steps
+SAME = 0.8  # median likeness of neighbours above which the camera stands still
 
 
 def blocks(ids: Sequence[str]) -> list[list[str]]:
     """Return runs of ids that differ only in their last number, in its order.
 
-    A run ends where the number grows by more than three times the median step of its sequence, so that
-    every second or every tenth frame of a video is a run as well. Ids without a number stand alone.
+    A run ends where the number grows by more than `GAPS` times the median step of its sequence, so that every
+    second or every tenth frame of a video is one run as well. An id without a number is a run of its own.
     """
     sequences: dict[tuple[str, ...], list[tuple[int, str]]] = {}
     for name in ids:
@@ -39,9 +39,9 @@ def blocks(ids: Sequence[str]) -> list[list[str]]:
 
 
 def features(small: np.ndarray) -> np.ndarray:
-    """Return what `likeness` compares: the logarithm of each thumbnail, with mean 0 and norm 1.
+    """Return the logarithm of each thumbnail, shifted to mean 0 and scaled to norm 1, for `likeness`.
 
-    Headlights and warm bodies then count for less than the place they are in.
+    The logarithm makes headlights and warm bodies count for less than the place they are in.
 
     Args:
         small: (..., height, width) uint8.
@@ -56,26 +56,26 @@ def features(small: np.ndarray) -> np.ndarray:
 
 
 def likeness(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the correlation of two pictures' `features`, the mean of both bands, in [-1, 1]."""
+    """Return the correlation of the `features` of two images, the mean of both bands, in [-1, 1]."""
     return float((one * other).sum(axis=1).mean())
 
 
 def looks_like_video(
     ids: Sequence[str], features_of: Features, sure: float = 3.0, pairs: int = 50, least: int = 8
 ) -> bool:
-    """Say whether pictures whose numbers follow each other are frames of video.
+    """Return whether images whose numbers follow each other are frames of video.
 
-    They are if the median neighbours' likeness is above 0.8 (a camera that stands still), or if neighbours
-    are more alike than pictures a third of the set apart or more, by the statistic of Mann and Whitney. Of
-    pictures of RoadScene and MSRS in random order less than 1 % of sets are taken for video; of 60 frames in
-    their own order, all are.
+    They are if the median likeness of neighbours is at least `SAME`, or if neighbours are more alike than
+    images that are at least a third of the set apart, by the statistic of Mann and Whitney. Measured on
+    RoadScene and MSRS: in random order less than 1 % of the sets are taken for video, and all sets of 60
+    frames in their own order.
 
     Args:
-        ids: the pictures.
-        features_of: reads both bands of some of them.
+        ids: the images.
+        features_of: returns the features of given ids.
         sure: how far above chance the statistic must be, in standard errors.
-        pairs: greatest number of neighbours looked at, spread over the set.
-        least: fewer neighbours say nothing.
+        pairs: greatest number of neighbours compared, spread over the set.
+        least: with fewer neighbours than this the answer is False.
     """
     runs = blocks(ids)
     neighbours = [pair for run in runs for pair in pairwise(run)]
@@ -83,11 +83,11 @@ def looks_like_video(
         return False
     chosen = np.unique(np.linspace(0, len(neighbours) - 1, min(pairs, len(neighbours))).round().astype(int))
     near = [neighbours[index] for index in chosen]
-    pictures = features_of(list(dict.fromkeys(name for pair in near for name in pair)))
-    alike = np.array([likeness(pictures[a], pictures[b]) for a, b in near])
+    known = features_of(list(dict.fromkeys(name for pair in near for name in pair)))
+    alike = np.array([likeness(known[a], known[b]) for a, b in near])
     if np.median(alike) >= SAME:
         return True
-    every = np.stack([pictures[first] for first, _ in near])
+    every = np.stack([known[first] for first, _ in near])
     apart = np.triu_indices(len(near), max(1, len(near) // 3))
     strange = np.sort(np.einsum("abn,cbn->ac", every, every, optimize=True)[apart] / 2)
     if not len(strange):
@@ -98,24 +98,24 @@ def looks_like_video(
 
 
 def find_scenes(ids: Sequence[str], features_of: Features) -> dict[str, str]:
-    """Find the scenes of pictures that may be frames of video.
+    """Find the scenes of images that may be frames of video.
 
-    Own design. Runs of numbers (`blocks`) are cut where none of the last three pictures before is like one
-    of the first three after (a likeness of 0.2). Where neighbours are no more alike than any two pictures of
-    the set, its numbers say nothing, and each picture is a scene of its own.
+    Own design. A run of numbers (`blocks`) is cut where none of the last three images before the cut has a
+    likeness of 0.2 or more with one of the first three after it. Where neighbours are no more alike than any
+    two images of the set, the numbers carry no information, and each image is a scene of its own.
 
     Returns:
-        The scene of each id, called by the first of its pictures.
+        The scene of each id, named by the first of its images.
     """
     if not looks_like_video(ids, features_of, sure=2, pairs=500, least=1):
         return {name: name for name in ids}
-    pictures = features_of(ids)
+    known = features_of(ids)
     scenes = {}
     for run in blocks(ids):
         first = run[0]
         for place, name in enumerate(run):
             before, after = run[max(0, place - FRAMES) : place], run[place : place + FRAMES]
-            if before and max(likeness(pictures[a], pictures[b]) for a in before for b in after) < LIKE:
+            if before and max(likeness(known[a], known[b]) for a in before for b in after) < LIKE:
                 first = name
             scenes[name] = first
     return scenes

@@ -38,7 +38,7 @@ class LossNotes(Callback):
         batch = pl_module.transfer_batch_to_device(next(iter(data.val_dataloader())), pl_module.device, 0)
         batch = trainer.precision_plugin.convert_input(batch)
         pl_module.eval()
-        self._write(trainer, pl_module, data.on_after_batch_transfer(batch, 0))
+        self._write(trainer, pl_module, batch)
         pl_module.train()
 
     def on_validation_batch_end(

@@ -4,7 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
@@ -142,7 +141,7 @@ class FusionModule(ScoringModule):
         batch = self.transfer_batch_to_device(data.example(), self.device, 0)
         batch = self.trainer.precision_plugin.convert_input(batch)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            inputs = self.loss_inputs(data.on_after_batch_transfer(batch, 0))
+            inputs = self.loss_inputs(batch)
         self._check_range(inputs.fused)
         try:
             with self._full_precision():
@@ -256,11 +255,9 @@ class FusionModule(ScoringModule):
         return {"fused": inputs.fused}
 
     def notes(self, batch: FusionBatch) -> Notes | None:
-        """Return what the loss has to say beside numbers, of the first pair of a validation batch."""
-        parts: dict[str, Any] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        parts = {name: None if value is None else value[:1] for name, value in parts.items()}
+        """Return what the loss has to say beside numbers, of a validation batch, which is one pair."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            inputs = self.loss_inputs(FusionBatch(**parts))
+            inputs = self.loss_inputs(batch)
             with self._full_precision():
                 return self.loss.notes(inputs)
 

@@ -1,4 +1,4 @@
-"""Which pair is in which part: cut by hash, or read from a split file; the shipped files stand here."""
+"""Splits: which pair is in which part, by a hash or by a split file. The shipped files lie in this folder."""
 
 import hashlib
 import json
@@ -20,11 +20,10 @@ def hash_split(
 ) -> dict[str, tuple[str, ...]]:
     """Cut samples into parts by their ids alone, so that a new pair never moves an old one.
 
-    Each id has a number u in [0, 1): the first 8 bytes of its SHA-256 over 2^64. It is in "test"
-    where u < test, else in "val" where u < test + val, else in "train". Only where that leaves a
-    part empty whose share is above 0, as in a tiny set, its borders move by as few ids as needed in
-    the order of u. Where scenes are known the number is that of the scene's name, so that no scene is
-    in two parts; the shares are then shares of the scenes.
+    Each id has a number u in [0, 1): the first 8 bytes of its SHA-256, divided by 2^64. It is in "test" if
+    u < test, else in "val" if u < test + val, else in "train". If that leaves a part empty whose share is
+    above 0, as in a tiny set, the borders move by as few ids as needed in the order of u. Where scenes are
+    known, u is that of the scene's name, so that no scene is in two parts; the shares are then of scenes.
 
     Args:
         samples: the ids.
@@ -33,7 +32,7 @@ def hash_split(
         scenes: the scene of each id that shares one with others.
 
     Raises:
-        UserError: if the shares are no shares, or there are fewer samples (scenes) than wanted parts.
+        UserError: a share is negative or both exceed 1, or there are fewer samples (scenes) than parts.
     """
     members: dict[str, list[str]] = {}
     for sample in samples:
@@ -78,8 +77,8 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
         split: name of a file in `clipfuse/data/splits`, or a path ending in ".json".
 
     Raises:
-        UserError: if there is no such file, it has another form, names an id twice, or its ids
-            do not have the "sha256" it states (the statement is optional).
+        UserError: the file is missing or has another form, names an id twice, or states a "sha256" (which
+            is optional) that is not that of its ids.
     """
     source, content = _content(split)
     try:
@@ -89,7 +88,7 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
     ids = [sample for part in PARTS for sample in parts[part]]
     if twice := [sample for sample, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{source}: {len(twice)} names stand there twice ({', '.join(twice[:5])}); keep one of each"
+            f"{source}: {len(twice)} names occur twice ({', '.join(twice[:5])}); keep one of each"
         )
     if content.get("sha256", actual := split_fingerprint(parts)) != actual:
         raise UserError(f"{source}: its names were changed; restore the file, or set its sha256 to {actual}")

@@ -21,18 +21,18 @@ def strip(seed: int, index: int, size: int) -> Image.Image:
         pair.target_mask[0].numpy().astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(outlined, contours, -1, (255, 40, 40), 1)
-    picture = Image.fromarray(np.concatenate([infrared, visible, fused, outlined], 1))
+    image = Image.fromarray(np.concatenate([infrared, visible, fused, outlined], 1))
     label = f"{index} {sample_scene(seed, index, size)[0].weather.name}"
-    drawing = ImageDraw.Draw(picture)
+    drawing = ImageDraw.Draw(image)
     drawing.rectangle((0, 0, 8 + 6 * len(label), 13), fill="black")
     drawing.text((4, 1), label, fill="white")
-    return picture
+    return image
 
 
 def main() -> None:
     """Read the arguments and write the sheet."""
     parser = argparse.ArgumentParser(prog="python -m clipfuse.data.synthetic", description=__doc__)
-    parser.add_argument("--out", required=True, help="picture file to write")
+    parser.add_argument("--out", required=True, help="image file to write")
     parser.add_argument("--count", type=int, default=24, help="number of scenes")
     parser.add_argument("--first", type=int, default=0, help="index of the first scene")
     parser.add_argument("--seed", type=int, default=0)
@@ -43,8 +43,8 @@ def main() -> None:
     width, height, gap = *strips[0].size, 4
     rows = -(-len(strips) // options.columns)
     sheet = Image.new("RGB", (options.columns * (width + gap), rows * (height + gap)), "white")
-    for i, picture in enumerate(strips):
-        sheet.paste(picture, (i % options.columns * (width + gap), i // options.columns * (height + gap)))
+    for i, image in enumerate(strips):
+        sheet.paste(image, (i % options.columns * (width + gap), i // options.columns * (height + gap)))
     sheet.save(options.out)
 
 

@@ -1,4 +1,4 @@
-"""Sky, horizon and ground: what is there before the things that stand on it."""
+"""Sky, horizon and ground, painted before all that stands on the ground."""
 
 from dataclasses import dataclass
 

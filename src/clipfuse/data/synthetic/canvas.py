@@ -1,8 +1,8 @@
-"""The scene buffer both bands are made from, and the few ways to paint on it.
+"""The scene buffer from which both bands are computed, and the methods that paint on it.
 
-Every pixel stores what is there, not how it looks: reflectance, light given off, apparent temperature,
-distance, and whether it belongs to a hot target. Both bands are computed from this one buffer, so they
-are registered exactly, and an edge shows in a band only where the materials differ in that band.
+A pixel of the buffer holds reflectance, emitted light, apparent temperature, distance, and whether it belongs
+to a hot target. Both bands are computed from this one buffer: they are registered exactly, and an edge shows
+in a band only where the materials differ in that band.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RGB = tuple[float, float, float]
 ALBEDO, LIGHT, HEAT, DEPTH, TARGET = slice(0, 3), slice(3, 6), 6, 7, 8
 CHANNELS = 9
 TILE = 256
-FAR = 400.0  # metres; the sky is there
+FAR = 400.0  # metres; the distance of the sky
 
 
 def f32(values: ArrayLike) -> Floats:
@@ -66,10 +66,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Material:
-    """What a surface is made of.
+    """The material of a surface.
 
-    `albedo` and `light` (given off) are linear RGB, 1 being white paper in full light; `temperature` is in
-    degrees Celsius; what `emissivity` lacks to 1 mirrors the cold sky, so glass looks dark in infrared;
+    `albedo` and `light` (emitted) are linear RGB, where 1 is white paper in full light; `temperature` is in
+    degrees Celsius; the share 1 - `emissivity` mirrors the cold sky, so glass looks dark in infrared;
     `grain` is the relative standard deviation of fine texture, which only the visible camera sees.
     """
 
@@ -84,7 +84,7 @@ class Canvas:
     """An (S, S, 9) float32 `buffer`; things are painted from far to near."""
 
     def __init__(self, camera: Camera, sky_temperature: float, rng: np.random.Generator) -> None:
-        """Start empty; `rng` draws the noise all textures are cut from."""
+        """Start empty; `rng` draws the noise from which all textures are cut."""
         self.camera, self.sky_temperature, self.rng = camera, sky_temperature, rng
         self.buffer = np.zeros((camera.size, camera.size, CHANNELS), np.float32)
         white = rng.standard_normal((TILE, TILE), dtype=np.float32)
@@ -108,7 +108,7 @@ class Canvas:
         return cv2.resize(self.cloud[top : top + TILE // 2, left : left + TILE // 2], (width, height))
 
     def speckle(self, height: int, width: int) -> Floats:
-        """Return a (height, width) field of unit-variance noise a pixel across."""
+        """Return a (height, width) field of white noise, of unit variance."""
         top, left = self.rng.integers(0, TILE, 2)
         crop = self.fine[top : top + min(height, TILE), left : left + min(width, TILE)]
         return crop if crop.shape == (height, width) else cv2.resize(crop, (width, height))

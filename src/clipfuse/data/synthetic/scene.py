@@ -1,4 +1,4 @@
-"""What is where: samples a street, in metres and degrees Celsius."""
+"""Samples a street: which thing stands where, in metres and degrees Celsius."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ class Sampler:
     """Draws one scene; the order of its draws is part of the renderer's version."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
-        """Draw the condition and the camera of a picture of `size` pixels."""
+        """Draw the condition, and the camera of an image of `size` x `size` pixels."""
         self.rng, uniform = rng, rng.uniform
         self.weather = CONDITIONS[rng.choice(len(CONDITIONS), p=[weather.share for weather in CONDITIONS])]
         self.air = self.weather.air + uniform(-4, 4)

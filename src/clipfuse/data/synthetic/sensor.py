@@ -1,4 +1,4 @@
-"""From the scene buffer to what the two cameras record, and to the ideal fusion of both."""
+"""From the scene buffer to the images of the two cameras, and to their ideal fusion."""
 
 import math
 
@@ -49,7 +49,7 @@ def illuminate(scene: Scene, buffer: Floats) -> Floats:
 
 
 def expose(scene: Scene, buffer: Floats) -> tuple[Floats, float]:
-    """Return the clean visible picture, (S, S, 3) in [0, 1], and the gain of the automatic exposure."""
+    """Return the visible image without noise, (S, S, 3) in [0, 1], and the automatic exposure's gain."""
     size, foggy = scene.camera.size, 3 if scene.weather.name == "fog" else 1
     through = cv2.exp(-scene.extinction * buffer[..., DEPTH])[..., None]
     radiance: Floats = buffer[..., ALBEDO] * illuminate(scene, buffer) + buffer[..., LIGHT]
@@ -80,7 +80,7 @@ def develop(clean: Floats, gain: float, rng: np.random.Generator) -> NDArray[np.
 
 
 def thermal(scene: Scene, buffer: Floats) -> Floats:
-    """Return the clean infrared picture, (S, S) in [0, 1], after the camera's automatic gain.
+    """Return the infrared image without noise, (S, S) in [0, 1], after the camera's automatic gain.
 
     Fog hardly dims 8-14 micrometres. The gain mixes a linear stretch with an equalisation of the clipped
     histogram and lifts local contrast, as thermal cameras do, so that a cold sky does not eat the range.
@@ -110,19 +110,19 @@ def read_out(clean: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def ideal(scene: Scene, buffer: Floats, visible: Floats, infrared: Floats) -> NDArray[np.uint8]:
-    """Return the ideal fused luma, (S, S) uint8, from the clean pictures and the truth behind them.
+    """Return the ideal fused luma, (S, S) uint8, from the images without noise and the scene buffer.
 
-    With V and I the clean visible luma and infrared, D = V - blur(V) the visible texture, m the soft target
-    mask and q in [0, 1] how well the visible camera sees a pixel (fog transmittance x brightness; 1 in the
-    sky):
+    With V and I the visible luma and the infrared image without noise, D = V - blur(V) the visible texture,
+    m the soft target mask and q in [0, 1] how well the visible camera sees a pixel (fog transmittance x
+    brightness; 1 in the sky):
 
         background = q V + (1 - q) (0.2 V + 0.8 I) + 0.3 D
         target     = max(background, 0.3 V + 0.7 max(I, 0.75) + 0.3 D)
         fused      = (1 - m) background + m target
 
-    Own design: brightness and texture come from the visible picture wherever it carries them, infrared
-    structure fills exactly what fog or darkness hides, and hot targets stand out with their visible texture.
-    Because q and m are known, not estimated, skies stay smooth and noise never decides.
+    Own design: brightness and texture come from the visible image wherever it has them, infrared structure
+    fills what fog or darkness hides, and hot targets stand out with their visible texture. As q and m are
+    known, not estimated, skies stay smooth and noise has no influence.
     """
     size = scene.camera.size
     luma = visible @ LUMA

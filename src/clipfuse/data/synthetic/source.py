@@ -12,12 +12,12 @@ from clipfuse.data.synthetic.scene import Sampler, Scene
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
 
-VERSION = 1  # raise it whenever a picture changes; it is part of the fingerprint
+VERSION = 1  # raise it whenever an image changes; it is part of the fingerprint
 SMALLEST = 64
 
 
 def sample_scene(seed: int, index: int, size: int = 224) -> tuple[Scene, np.random.Generator]:
-    """Return what `render` draws, and the generator in the state it goes on with."""
+    """Return the scene that `render` draws, and the generator in the state after drawing it."""
     rng = np.random.default_rng([seed, index])
     return Sampler(rng, size).scene(), rng
 
@@ -30,9 +30,9 @@ def render(seed: int, index: int, size: int = 224) -> Pair:
     they agree to the pixel. Conditions are day 40 %, dusk 15 %, night 30 %, fog 15 %.
 
     Args:
-        seed: of the data set, >= 0.
-        index: of the picture, >= 0.
-        size: side of the square pictures in pixels, >= 64.
+        seed: seed of the data set, >= 0.
+        index: number of the scene, >= 0.
+        size: side of the square images in pixels, >= 64.
 
     Returns:
         infrared (1, S, S) uint8, visible (3, S, S) uint8 RGB, target_mask (1, S, S) bool (people and
@@ -56,37 +56,32 @@ def render(seed: int, index: int, size: int = 224) -> Pair:
 class SyntheticPairs:
     """Rendered street scenes as a `PairSource`.
 
-    The k-th id of a part is rendered from index 3 k + (0, 1, 2 for train, val, test), so the parts
-    never share a scene and growing one leaves the others as they are.
+    The k-th id of a part is rendered from index 3 k + (0, 1, 2 for train, val, test): the parts never share
+    a scene, and another size of one part does not change the scenes of the others.
 
     Args:
         train: number of training pairs, >= 1.
         val: number of validation pairs, >= 1.
         test: number of test pairs, >= 1.
-        size: side of the square pictures in pixels, >= 64.
-        seed: of the data set, >= 0.
+        size: side of the square images in pixels, >= 64.
+        seed: seed of the data set, >= 0.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: an argument is out of its range.
     """
 
     name = "synthetic"
 
     def __init__(
-        self, train: int = 400, val: int = 32, test: int = 24, size: int = 224, seed: int = 0
+        self, train: int = 400, val: int = 16, test: int = 24, size: int = 224, seed: int = 0
     ) -> None:
         """Check the arguments; nothing is rendered yet."""
-        least = {
-            "train": (train, 1),
-            "val": (val, 1),
-            "test": (test, 1),
-            "size": (size, SMALLEST),
-            "seed": (seed, 0),
-        }
-        for field, (value, low) in least.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"SyntheticPairs: {field} is {value!r}, expected a whole number >= {low}")
-        self.counts = dict(zip(PARTS, (train, val, test), strict=True))
+        self.counts = {"train": train, "val": val, "test": test}
+        least = {**dict.fromkeys(PARTS, 1), "size": SMALLEST, "seed": 0}
+        for field, value in {**self.counts, "size": size, "seed": seed}.items():
+            if type(value) is not int or value < least[field]:
+                expected = f"expected a whole number >= {least[field]}"
+                raise ValueError(f"SyntheticPairs: {field} is {value!r}, {expected}")
         self.size = size
         self.seed = seed
 
@@ -98,7 +93,7 @@ class SyntheticPairs:
         """Render one pair; see `render`.
 
         Raises:
-            UserError: if the data set has no such id.
+            UserError: the data set has no such id.
         """
         part, _, digits = sample_id.partition("-")
         known = part in self.counts and digits.isdecimal() and sample_id == f"{part}-{int(digits):06d}"
@@ -108,10 +103,9 @@ class SyntheticPairs:
         return render(self.seed, len(PARTS) * int(digits) + PARTS.index(part), self.size)
 
     def scenes(self) -> Mapping[str, str]:
-        """Return nothing: every picture is a scene of its own."""
+        """Return no names: every image is a scene of its own."""
         return {}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of renderer version, seed, size and counts, which fix every byte."""
-        facts = {"version": VERSION, "seed": self.seed, "size": self.size, **self.counts}
-        return json_sha256(facts)
+        return json_sha256({"version": VERSION, "seed": self.seed, "size": self.size, **self.counts})

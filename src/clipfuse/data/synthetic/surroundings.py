@@ -61,7 +61,7 @@ class Building:
             canvas.warp(self._wall(canvas, self.depth, near, near, self.bright[1]), end)
 
     def _wall(self, canvas: Canvas, length: float, near: float, far: float, bright: float) -> Floats:
-        """Return the flat (h, w, 9) picture of one wall: masonry, rows of windows, shops."""
+        """Return the flat (h, w, 9) texture of one wall: masonry, rows of windows, shops."""
         rng, texels = canvas.rng, min(FINEST, max(canvas.camera.scale((near + far) / 2), 3))
         floors, bays = max(int(self.height / 3.1), 1), max(int(length / rng.uniform(2.2, 3.6)), 1)
         storey, bay = int(self.height * texels / floors), int(length * texels / bays)

@@ -1,4 +1,4 @@
-"""People and cars: what a fused image must not lose."""
+"""People and cars: the targets that a fused image must keep."""
 
 import math
 from dataclasses import dataclass, replace
