@@ -194,7 +194,7 @@ def run_round(out: Path, recipes: Mapping[str, Recipe]) -> dict[str, list[Path]]
 def sources(roadscene: str) -> dict[str, PairSource]:
     """Return the scenes that are judged by."""
     real = PairedFolder(roadscene, split="roadscene", name="roadscene")
-    return {"real": real, "rendered": SyntheticPairs()}
+    return {"real": real, "rendered": SyntheticPairs(val=32)}
 
 
 def load_networks(runs: Mapping[str, Sequence[Path]]) -> Networks:

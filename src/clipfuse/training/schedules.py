@@ -23,7 +23,7 @@ def constant(optimizer: Optimizer, steps: int, warmup: float = 0.0) -> LambdaLR:
     return _after_warmup(optimizer, steps, warmup, 1.0, lambda step, rising: 1.0)
 
 
-def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:
     """Warm up linearly, then fall along half a cosine.
 
     Args:
@@ -52,8 +52,8 @@ def milestones(
 ) -> LambdaLR:
     """Warm up linearly, keep the rate, and multiply it at each milestone.
 
-    The defaults are the schedule of LDFusion's release: one of 100 epochs to warm up, halved at epochs 50, 60,
-    70, 80 and 90. Its own code steps both schedules in the first epoch alone, so its rate never falls.
+    The defaults are the schedule of LDFusion's release: one of 100 epochs to warm up, halved at epochs 50,
+    60, 70, 80 and 90. Its own code steps both schedules in the first epoch alone, so its rate never falls.
     PromptFusion's release halves the rate every 20 of its 120 epochs, without a warm-up: `warmup=0.0` and
     `at=[0.167, 0.333, 0.5, 0.667, 0.833]`.
 

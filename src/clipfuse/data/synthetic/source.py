@@ -73,7 +73,7 @@ class SyntheticPairs:
     name = "synthetic"
 
     def __init__(
-        self, train: int = 400, val: int = 32, test: int = 24, size: int = 224, seed: int = 0
+        self, train: int = 400, val: int = 16, test: int = 24, size: int = 224, seed: int = 0
     ) -> None:
         """Check the arguments; nothing is rendered yet."""
         least = {
