@@ -17,18 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
+import hydra
 import torch
 import torch._dynamo  # or Adam and checkpointing would, in the middle of a measurement
-import yaml
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.cli.options import conf_dir
 from clipfuse.contourlet import ContourletCoefficients, ContourletTransform
 
-CONF = Path(__file__).parents[2] / "conf/backbone"
 CROPS = {"contourlet_tiny": (8, 96), "contourlet_small": (8, 96), "contourlet": (1, 128)}
 
 
@@ -51,10 +51,10 @@ class NoSubbands(ContourletTransform):
 
 def build(name: str, checkpointing: bool = False) -> ContourletAutoencoder:
     """Return the network of conf/backbone/<name>.yaml."""
-    arguments = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    del arguments["_target_"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        node = compose("train", [f"backbone={name}", f"backbone.checkpointing={checkpointing}"]).backbone
     torch.manual_seed(0)
-    network = ContourletAutoencoder(**{**arguments, "checkpointing": checkpointing})
+    network: ContourletAutoencoder = hydra.utils.instantiate(node)
     return network.to(memory_format=torch.channels_last)
 
 

@@ -26,16 +26,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import hydra
 import open_clip
 import torch
 import torch._dynamo  # or Adam would, in the middle of a measurement
 import torch.nn.functional as F
-import yaml
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 from torchvision.transforms import v2
 
-from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.cli.options import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import Source
 from clipfuse.data.synthetic import SyntheticPairs
@@ -46,7 +47,6 @@ from clipfuse.ops.patches import cut_patches
 from clipfuse.types import LossInputs
 
 COUNT, SIDE = 2, 224
-TINY = Path(__file__).parents[2] / "conf/backbone/contourlet_tiny.yaml"
 
 
 def make_clip(name: str) -> FrozenClip:
@@ -69,9 +69,9 @@ def make_vgg(folder: str | None = None) -> tuple[nn.Module, str]:
 
 def make_backbone() -> nn.Module:
     """Return contourlet_tiny."""
-    arguments = yaml.safe_load(TINY.read_text())
-    del arguments["_target_"]
-    return ContourletAutoencoder(**arguments)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        network: nn.Module = hydra.utils.instantiate(compose("train").backbone)
+    return network
 
 
 def make_inputs(scenes: bool = False) -> LossInputs:

@@ -9,30 +9,27 @@ training take their cycles in turns. ViT-B-32 has random weights, which cost as 
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import hydra
 import torch
 from experiments.benchmarks.ldfusion_step import make_backbone, make_clip, seconds
-from omegaconf import OmegaConf
+from hydra import compose, initialize_config_dir
 
 from clipfuse.bilevel import Joint, Solver, ValuePenalty
+from clipfuse.cli.options import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.losses.promptfusion import PromptFusionLoss
 from clipfuse.training.stepping import LossProblem
 from clipfuse.types import LossInputs
 
-CONF = Path(__file__).parents[2] / "conf"
 COUNT, SIDE = 8, 96
 
 
 def make_loss(clip: FrozenClip, prompts: str) -> tuple[PromptFusionLoss, Solver]:
     """Return the configured loss, past its first stage, and its solver."""
-    node = OmegaConf.load(CONF / "loss/promptfusion.yaml")
-    solver = OmegaConf.load(CONF / "solver/value_penalty.yaml")
-    config = OmegaConf.create({"loss": node, "solver": solver})
-    del config.loss["defaults"], config.loss["clip"]
-    config.loss.update({"prompts": prompts, "warmup": 0})
+    words = ["loss=promptfusion", f"loss.prompts={prompts}", "loss.warmup=0", "~loss.clip"]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", words)
     loss = hydra.utils.instantiate(config.loss, clip=clip, _convert_="all").train()
     return loss, Joint() if prompts == "fixed" else hydra.utils.instantiate(config.solver)
 
@@ -92,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clip", action="append", choices=("micro", "ViT-B-32"))
     options = parser.parse_args()
-    every = OmegaConf.load(CONF / "solver/value_penalty.yaml").every
+    every = 10  # as in conf/solver/value_penalty.yaml
     print(f"{torch.get_num_threads()} threads, batch {COUNT}, {SIDE}x{SIDE}, a cycle of {every} updates")
     for name in options.clip or ("micro", "ViT-B-32"):
         torch.manual_seed(0)

@@ -39,7 +39,7 @@ def value_penalty_direction(problem: Quadratic, weight: float, penalty: str = "l
 
 def gauss_newton_direction(problem: Quadratic, steps: int = 1) -> Tensor:
     """Return the direction of `GaussNewton` after so many steps of y."""
-    return direction(GaussNewton(DESCENT, steps=steps), problem)
+    return direction(GaussNewton(DESCENT, steps=steps, damping=1e-12), problem)
 
 
 def _error(found: Tensor, exact: Tensor) -> float:

@@ -25,11 +25,11 @@ from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, ValuePenalty
 
 STEPS = 400
 DESCENT = partial(torch.optim.SGD, lr=0.6)
-SOLVERS: dict[str, Callable[[], Solver]] = {
-    "value_penalty": partial(ValuePenalty, DESCENT, z_steps=5, y_steps=5),
-    "alternate": partial(Alternate, DESCENT, steps=5),
-    "joint": Joint,
-    "gauss_newton": partial(GaussNewton, DESCENT),
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "value_penalty": partial(ValuePenalty, DESCENT, every=1, w0=0.5, power=1.0, w_max=200.0),
+    "alternate": partial(Alternate, DESCENT, every=1),
+    "joint": partial(Joint, 0.0),
+    "gauss_newton": partial(GaussNewton, DESCENT, steps=1, every=1, damping=1e-12),
 }
 
 

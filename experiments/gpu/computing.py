@@ -22,7 +22,7 @@ from clipfuse.cli import fuse as fuse_command
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.data.synthetic import render
 from clipfuse.images import write_png
-from clipfuse.networks.export import TOLERANCE, write_onnx, write_program
+from clipfuse.networks.export import TOLERANCE, write_onnx
 from clipfuse.networks.load import BUNDLED, load_backbone
 from clipfuse.networks.onnx import Fuse, read_onnx
 from clipfuse.ops.depth import to_unit
@@ -180,20 +180,16 @@ def network_to_export(machine: Machine) -> nn.Module:
 
 
 @functools.cache
-def exported(machine: Machine, kind: str) -> tuple[Fuse, float]:
+def exported(machine: Machine) -> tuple[Fuse, float]:
     """Return what an exported file computes, on the CPU, and the seconds of exporting."""
-    start, path = time.perf_counter(), machine.folder / f"network.{kind}"
-    network = network_to_export(machine)
-    if kind == "onnx":
-        write_onnx(path, network, "network")
-        return read_onnx(path), time.perf_counter() - start
-    write_program(path, network, "network")
-    return torch.export.load(path).module(), time.perf_counter() - start
+    start, path = time.perf_counter(), machine.folder / "network.onnx"
+    write_onnx(path, network_to_export(machine), "network")
+    return read_onnx(path), time.perf_counter() - start
 
 
-def measure_export(machine: Machine, kind: str, width: int, height: int, tf32: bool) -> dict[str, Any]:
+def measure_export(machine: Machine, width: int, height: int, tf32: bool) -> dict[str, Any]:
     """Return the largest difference of the network on the device from its exported file on the CPU."""
-    fuse, taken = exported(machine, kind)
+    fuse, taken = exported(machine)
     network = network_to_export(machine).to(machine.device)
     planes = torch.rand(2, 1, 1, height, width, generator=torch.Generator().manual_seed(1)).unbind()
     before = torch.backends.cudnn.allow_tf32
@@ -211,10 +207,9 @@ def export_cases(machine: Machine) -> list[Case]:
     """Return first what must agree by rounding, then convolutions in TF32, as torch computes by default."""
     return [
         Case(
-            {"file": f".{kind}", "size": f"{width}x{height}", "tf32": "on" if tf32 else "off"},
-            functools.partial(measure_export, machine, kind, width, height, tf32),
+            {"file": ".onnx", "size": f"{width}x{height}", "tf32": "on" if tf32 else "off"},
+            functools.partial(measure_export, machine, width, height, tf32),
         )
-        for kind in ("pt2", "onnx")
         for width, height in ((87, 53), (96, 64) if machine.tiny else (640, 480))
         for tf32 in (False, True)
     ]

@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
+from clipfuse.cli.options import conf_dir
 from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
+from clipfuse.runs.build import build
 
 CONF = Path(__file__).parents[2] / "conf/backbone"
 FEATURES = {f"{part}_{band}" for part in ("base", "detail") for band in ("infrared", "visible", "fused")}
@@ -166,9 +168,8 @@ def test_the_unet_takes_every_subband_in() -> None:
     ],
 )
 def test_the_configs(name: str, parameters: int, encoder: int, unet: int) -> None:
-    arguments = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert arguments.pop("_target_") == f"{ContourletAutoencoder.__module__}.ContourletAutoencoder"
-    network = ContourletAutoencoder(**arguments)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        network = build(compose("train", [f"backbone={name}"]).backbone, "backbone")
 
     def count(*modules: nn.Module) -> int:
         return sum(p.numel() for module in modules for p in module.parameters())

@@ -27,7 +27,7 @@ class _Quadratic:
 def test_one_step_is_one_step_of_gradient_descent() -> None:
     x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 0.5))
     problem: BilevelProblem = _Quadratic(x, y)
-    solver: Solver = Joint()
+    solver: Solver = Joint(0.0)
     optimizer = torch.optim.SGD([x, y], lr=0.1)
     assert solver.step(problem, optimizer, backward=lambda loss: loss.backward()) == {}
     # dF/dx = 2 (x - 3) + 2 y (x y - 1) = -2, dF/dy = 2 x (x y - 1) = 0.
@@ -38,7 +38,7 @@ def test_one_step_is_one_step_of_gradient_descent() -> None:
 def test_descends_to_the_joint_minimum() -> None:
     x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0, 0.1))
     optimizer = torch.optim.SGD([x, y], lr=0.05)
-    solver = Joint()
+    solver = Joint(0.0)
     for _ in range(600):
         solver.step(_Quadratic(x, y), optimizer)
     torch.testing.assert_close(

@@ -15,11 +15,11 @@ from clipfuse.testing.ranks import Ranks
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
 SOLVERS: dict[str, Callable[..., Solver]] = {
-    "linear": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4),
-    "quadratic": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, penalty="quadratic"),
-    "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, penalty="log"),
-    "alternate": partial(Alternate, ADAM, steps=3),
-    "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2),
+    "linear": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1),
+    "quadratic": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="quadratic"),
+    "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
+    "alternate": partial(Alternate, ADAM, steps=3, every=1),
+    "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
 }
 
 

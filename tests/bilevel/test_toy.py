@@ -9,10 +9,10 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2]))
-from experiments.bilevel_toy.run import DESCENT, SOLVERS, main, solve
+from experiments.bilevel_toy.run import SOLVERS, main, solve
 from experiments.bilevel_toy.toy import Case, branch, optimum, penalised_optimum, random_case, stack
 
-from clipfuse.bilevel import ValuePenalty
+from clipfuse.bilevel import Solver
 
 REPOSITORY = Path(__file__).parents[2]
 STARTS = [(0, 0), (2, 2), (4, 4), (1, 7)]
@@ -23,8 +23,8 @@ def published(n: int, x0: float, y0: float) -> Case:
     return Case(2.0, (2.0,) * n, x0, (y0,) * n)
 
 
-def value_penalty(**options: float) -> ValuePenalty:
-    return ValuePenalty(DESCENT, z_steps=5, y_steps=5, **options)  # type: ignore[arg-type]
+def value_penalty(**options: float) -> Solver:
+    return SOLVERS["value_penalty"](**options)
 
 
 def targets(cases: list[Case], turns: int = 0) -> torch.Tensor:

@@ -69,7 +69,7 @@ def test_nothing_is_replaced_unasked_and_the_name_must_tell_the_kind(
     assert exported.read_bytes() == before
     code, _, errors = clipfuse(*words, str(tmp_path / "model.pt"))
     assert code == 2
-    assert "ends in .safetensors, .onnx or .pt2" in errors
+    assert "ends in .safetensors or .onnx" in errors
     assert [path.name for path in tmp_path.iterdir()] == [exported.name]
 
 

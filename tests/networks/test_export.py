@@ -17,7 +17,7 @@ from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.errors import UserError
-from clipfuse.networks.export import _difference, write_onnx, write_program
+from clipfuse.networks.export import _difference, write_onnx
 from clipfuse.networks.onnx import read_onnx
 from clipfuse.types import FusionOutput
 
@@ -50,26 +50,24 @@ def planes(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module", params=NETWORKS)
 def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[nn.Module, Path, Path]:
-    """A network, its .onnx and its .pt2."""
+) -> tuple[nn.Module, Path]:
+    """A network and its .onnx."""
     folder = tmp_path_factory.mktemp("exported")
     torch.manual_seed(0)
     network = shaken(NETWORKS[request.param]())
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    model, program = folder / "network.onnx", folder / "network.pt2"
+    model = folder / "network.onnx"
     assert write_onnx(model, network, request.param) < 1e-4
-    assert write_program(program, network, request.param) < 1e-4
-    assert sorted(path.name for path in folder.iterdir()) == ["network.onnx", "network.pt2"]
+    assert [path.name for path in folder.iterdir()] == ["network.onnx"]
     # The network itself is left as it was.
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert {part.method for part in network.modules() if isinstance(part, ContourletTransform)} <= {"fft"}
-    return network, model, program
+    return network, model
 
 
-def test_the_same_pictures_of_any_number_and_size(written: tuple[nn.Module, Path, Path]) -> None:
-    network, model, program = written
+def test_the_same_pictures_of_any_number_and_size(written: tuple[nn.Module, Path]) -> None:
+    network, model = written
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    loaded = torch.export.load(program).module()
     ours = read_onnx(model)
     for size in SIZES:
         infrared, visible = planes(*size)
@@ -78,7 +76,6 @@ def test_the_same_pictures_of_any_number_and_size(written: tuple[nn.Module, Path
             plain = (infrared + visible) / 2
             assert (expected - plain).abs().max() > 0.01  # the network does something
             found = {
-                "pt2": loaded(infrared, visible),
                 "onnxruntime": torch.from_numpy(
                     session.run(["fused"], {"infrared": infrared.numpy(), "visible": visible.numpy()})[0]
                 ),
@@ -89,10 +86,8 @@ def test_the_same_pictures_of_any_number_and_size(written: tuple[nn.Module, Path
             assert (fused - expected).abs().max() < 1e-4, (what, size)
 
 
-def test_an_onnx_file_says_what_it_is_and_not_where_it_was_made(
-    written: tuple[nn.Module, Path, Path],
-) -> None:
-    _, path, program = written
+def test_an_onnx_file_says_what_it_is_and_not_where_it_was_made(written: tuple[nn.Module, Path]) -> None:
+    _, path = written
     model = onnx.load(path)
     assert (model.producer_name, model.opset_import[0].version) == ("clipfuse", 20)
     names = [entry.name for entry in (*model.graph.input, *model.graph.output)]
@@ -105,12 +100,11 @@ def test_an_onnx_file_says_what_it_is_and_not_where_it_was_made(
     assert metadata["clipfuse.smallest_side"] == ("16" if "ldfusion" in metadata.values() else "1")
     assert "in [0, 1]" in model.doc_string
     assert {node.domain for node in model.graph.node} == {""}
-    for file in (path, program):
-        assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
 
 
-def test_images_smaller_than_the_graph_takes_are_padded(written: tuple[nn.Module, Path, Path]) -> None:
-    network, model, _ = written
+def test_images_smaller_than_the_graph_takes_are_padded(written: tuple[nn.Module, Path]) -> None:
+    network, model = written
     infrared, visible = planes(1, 3, 5)
     with torch.no_grad():
         expected = network(infrared, visible).fused
@@ -132,30 +126,24 @@ class Decomposed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("network", "write", "message"),
+    ("network", "message"),
     [
-        (Fixed(), write_onnx, "cannot be traced for images of any size"),
-        (Fixed(), write_program, "cannot be traced for images of any size"),
-        (Decomposed(), write_onnx, "cannot be written as ONNX"),
+        (Fixed(), "cannot be traced for images of any size"),
+        (Decomposed(), "cannot be written as ONNX"),
     ],
 )
-def test_a_network_that_no_graph_holds(
-    network: nn.Module, write: Callable[[Path, nn.Module, str], float], message: str, tmp_path: Path
-) -> None:
+def test_a_network_that_no_graph_holds(network: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        write(tmp_path / "network.onnx", network.eval(), "own")
+        write_onnx(tmp_path / "network.onnx", network.eval(), "own")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("write", [write_onnx, write_program])
-def test_a_file_that_differs_from_its_network_gets_no_name(
-    write: Callable[[Path, nn.Module, str], float], tmp_path: Path
-) -> None:
+def test_a_file_that_differs_from_its_network_gets_no_name(tmp_path: Path) -> None:
     network = ConvTiny(width=2, depth=0).eval()
     with torch.no_grad():
         network.project.weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(UserError, match=r"differs by nan"):
-        write(tmp_path / "network.onnx", network, "conv_tiny")
+        write_onnx(tmp_path / "network.onnx", network, "conv_tiny")
     assert not list(tmp_path.iterdir())
 
 
@@ -235,9 +223,9 @@ def test_a_program_that_took_a_size_for_fixed(kind: type[Exception], tmp_path: P
         raise kind("expected input to be 96 wide")
 
     with pytest.raises(
-        UserError, match=r"net.pt2: it does not fuse images of any size: expected input to be 96"
+        UserError, match=r"net.onnx: it does not fuse images of any size: expected input to be 96"
     ):
-        _difference(tmp_path / "net.pt2", fixed, ConvTiny(width=2).eval())
+        _difference(tmp_path / "net.onnx", fixed, ConvTiny(width=2).eval())
 
 
 def test_no_such_file_and_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

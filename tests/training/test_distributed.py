@@ -140,8 +140,9 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(
     both = tiny_config(*common, "trainer=ddp_cpu", "loader.batch_size=2", f"run_dir={tmp_path / 'both'}")
     if name == "decomposition":  # its term looks at the features of a contourlet network
         for config in (alone, both):
-            config.backbone = OmegaConf.load(conf_dir() / "backbone/contourlet_tiny.yaml")
-            config.backbone.update({"dim": 4, "encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2})
+            config.backbone = OmegaConf.load(conf_dir() / "backbone/contourlet.yaml")
+            config.backbone.update({"dim": 4, "heads": 2, "stride": 2, "dense": False, "smooth": True})
+            config.backbone.update({"encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2})
     train(alone)
     train_on(ranks, both)
     assert_same_run(tmp_path / "both", tmp_path / "alone")

@@ -26,21 +26,10 @@ def test_cosine_passes_the_middle_at_half() -> None:
     assert rates(schedules.cosine, 8, warmup=0.0, final=0.5)[4] == pytest.approx(1.5)
 
 
-def test_halving_halves_at_even_intervals_down_to_the_floor() -> None:
-    assert rates(schedules.halving, 8, halvings=4, final=0.3) == pytest.approx(
-        [2, 2, 1, 1, 0.6, 0.6, 0.6, 0.6]
-    )
-
-
-@pytest.mark.parametrize("name", ["cosine", "constant", "halving", "milestones"])
+@pytest.mark.parametrize("name", ["cosine", "constant", "milestones"])
 def test_shares_outside_zero_to_one_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"scheduler.warmup is 1.5; expected a share from 0 to 1"):
         rates(getattr(schedules, name), 4, warmup=1.5)
-
-
-def test_halvings_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"scheduler.halvings is 0"):
-        rates(schedules.halving, 4, halvings=0)
 
 
 def test_milestones_halve_where_they_stand() -> None:

@@ -13,14 +13,14 @@ from clipfuse.bilevel.problem import BilevelProblem
 class Alternate(NestedSolver):
     """y takes steps down f(x, y), then x one step down F(x, y) with y constant.
 
-    The scheme of CLIP-LIT (Liang et al., ICCV 2023), and what `ValuePenalty` becomes for y = z. That y
-    answers to x is never seen by x: at a fixed point dF/dx = 0 holds with y constant, which is in
-    general no solution of the bi-level problem.
+    The scheme of CLIP-LIT (Liang et al., ICCV 2023), and what `ValuePenalty` becomes for y = z. The step of x
+    ignores that y depends on x: at a fixed point dF/dx = 0 holds with y constant, which is in general no
+    solution of the bi-level problem.
 
     Logged: F, f.
 
     Args:
-        optimizer: makes the optimiser of y; used on copies, its state lives on.
+        optimizer: makes the optimiser of y, as in `Descent`.
         steps: steps of y per solve, 1 or more.
         every: updates per solve, 1 or more.
 
@@ -28,7 +28,7 @@ class Alternate(NestedSolver):
         ValueError: `steps` or `every` below 1.
     """
 
-    def __init__(self, optimizer: LowerOptimizer, *, steps: int = 20, every: int = 1) -> None:
+    def __init__(self, optimizer: LowerOptimizer, *, steps: int = 5, every: int = 10) -> None:
         super().__init__(optimizer, every)
         require_steps(steps=steps)
         self.steps = steps

@@ -1,4 +1,4 @@
-"""Descending in the lower level: copies of y, their own optimiser, the same on all ranks."""
+"""Descent of the lower level: copies of y, an optimiser of their own, the same values on all ranks."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Objective = Callable[[Sequence[Tensor]], Tensor]
 
 
 def many_ranks() -> bool:
-    """Whether there is another rank to agree with."""
+    """Return whether this process is one of several ranks."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
@@ -46,8 +46,8 @@ class Descent:
     """A value of the lower level and the optimiser that moves it.
 
     It works on copies: the parameters of the problem keep their `requires_grad` and `.grad`, and only
-    gradients with respect to the copies are computed, so that nothing is left on the upper level.
-    Moments of the optimiser live on from one solve to the next.
+    gradients with respect to the copies are computed, so that no gradient is left on the upper level.
+    The optimiser's moments are kept from one solve to the next.
 
     Args:
         optimizer: copies -> optimiser, such as `partial(torch.optim.SGD, lr=0.5)`; its step must need
@@ -57,7 +57,7 @@ class Descent:
         values: the copies; empty before the first `move_to`.
 
     Raises:
-        ValueError: the optimiser cannot be made, or takes no step by gradients alone.
+        ValueError: the optimiser cannot be made, or needs a closure.
     """
 
     def __init__(self, optimizer: LowerOptimizer) -> None:
@@ -73,7 +73,7 @@ class Descent:
         self._loaded: dict[str, Any] | None = None
 
     def move_to(self, values: Sequence[Tensor]) -> None:
-        """Be at these values; the first call fixes shapes, type and device.
+        """Set the current values; the first call also creates the optimiser.
 
         Raises:
             ValueError: the shapes differ from those of the first call.
@@ -97,7 +97,7 @@ class Descent:
             for value, slope in zip(self.values, slopes, strict=True):
                 value.grad = slope
             self._optimizer.step()
-            # Fused optimisers forget to, and who remembers what a value gave must see that it moved.
+            # Fused optimisers leave the version as it was; caches by version must see the new values.
             torch.autograd.graph.increment_version(self.values)
         self._optimizer.zero_grad()
 
@@ -106,7 +106,7 @@ class Descent:
         return copy.deepcopy(self._loaded if self._optimizer is None else self._optimizer.state_dict())
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Start anew with this state at the next `move_to`, when type and device are known."""
+        """Forget the values; the next `move_to` creates an optimiser with this state."""
         self.values, self._optimizer, self._loaded = [], None, copy.deepcopy(state)
 
 

@@ -5,33 +5,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipfuse.bilevel.alternate import Alternate
 from clipfuse.bilevel.descent import LowerOptimizer, gradients, mean_over_ranks
-from clipfuse.bilevel.nested import NestedSolver, named, require_steps, require_weights
+from clipfuse.bilevel.nested import named, require_weights
 from clipfuse.bilevel.problem import BilevelProblem
 
 
-class GaussNewton(NestedSolver):
+class GaussNewton(Alternate):
     """y takes steps down f, then x one step along dF/dx - eta <F_y, f_y> / (|f_y|^2 + damping) df/dx.
 
     After the released code of BDLFusion (Liu et al., IJCAI 2023). The exact hypergradient is
     F_x - f_xy f_yy^-1 F_y; with f_yy ~ f_y f_y^T and f_xy ~ f_x f_y^T the inverse becomes a quotient of
-    scalar products. What follows from that:
+    scalar products. Consequences:
 
     - Exact, up to the damping, where y is one number and f = h (y - g(x))^2 / 2 with constant h.
     - Beyond that only the part of F_y along f_y counts: f = |y - g(x)|^2_H / 2 gives
-      F_x + g_x^T P F_y, P the projection along f_y, in place of F_x + g_x^T F_y. If f_y stands at random
-      to F_y, the part kept is 1 / dim(y) of it in the mean.
-    - At the minimum of f the quotient is 0 / 0: y must not be solved to the end, and the correction
-      fades where |f_y|^2 falls to `damping`. One step per update is the published setting.
-    - y descends f alone and stays in the basin it starts in; F never helps to choose among minima.
+      F_x + g_x^T P F_y, P the projection along f_y, in place of F_x + g_x^T F_y. If the angle between f_y
+      and F_y is random, the part kept is 1 / dim(y) of F_y in the mean.
+    - At the minimum of f the quotient is 0 / 0: y must not reach it, and the correction fades as |f_y|^2
+      falls to `damping`. The published setting is `steps=1`, `every=1` and a damping of 1e-12.
+    - y descends f alone and stays in the basin it starts in; F has no part in the choice among minima.
 
-    Logged: F, f, slope (the number before df/dx), lower_gradient (|f_y|).
+    Logged: F, f, slope (the factor of df/dx), lower_gradient (|f_y|).
 
     Args:
-        optimizer: makes the optimiser of y; used on copies, its state lives on.
+        optimizer: makes the optimiser of y, as in `Descent`.
         steps: steps of y per solve, 1 or more.
         every: updates per solve, 1 or more.
-        eta: share of the correction, 0 or more.
+        eta: factor of the correction, 0 or more.
         damping: added to |f_y|^2, 0 or more.
 
     Raises:
@@ -42,18 +43,14 @@ class GaussNewton(NestedSolver):
         self,
         optimizer: LowerOptimizer,
         *,
-        steps: int = 1,
-        every: int = 1,
+        steps: int = 5,
+        every: int = 10,
         eta: float = 1.0,
-        damping: float = 1e-12,
+        damping: float = 1e-6,
     ) -> None:
-        super().__init__(optimizer, every)
-        require_steps(steps=steps)
+        super().__init__(optimizer, steps=steps, every=every)
         require_weights(eta=eta, damping=damping)
-        self.steps, self.eta, self.damping = steps, eta, damping
-
-    def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
-        self._descend(lower, problem.lower_loss, self.steps)
+        self.eta, self.damping = eta, damping
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool

@@ -2,38 +2,32 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from clipfuse.bilevel.descent import mean_over_ranks
 from clipfuse.bilevel.nested import named, require_weights
-from clipfuse.bilevel.problem import Backward, BilevelProblem, UpperOptimizer
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()
+from clipfuse.bilevel.problem import BACKWARD, Backward, BilevelProblem, UpperOptimizer
 
 
 class Joint:
     """Minimises F(x, y) + lower_weight f(x, y) over all that `upper_optimizer` holds, in one gradient step.
 
     With an empty lower level this is ordinary training, of F alone. With one, x and y descend the same sum
-    if the optimiser holds both: the baseline that true bi-level solvers must beat.
+    if the optimiser holds both: the plain method that bi-level solvers must beat.
 
     Args:
-        lower_weight: of f, 0 or more.
+        lower_weight: weight of f, 0 or more.
 
     Raises:
         ValueError: `lower_weight` is negative or not a number.
     """
 
-    def __init__(self, lower_weight: float = 0.0) -> None:
+    def __init__(self, lower_weight: float = 1.0) -> None:
         require_weights(lower_weight=lower_weight)
         self.lower_weight = lower_weight
 
     def step(
-        self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = _backward
+        self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
     ) -> dict[str, float]:
-        """Take one step; log F and f where both are in it, else nothing beside the loss itself."""
+        """Take one step; the log has F and f if both are minimised, else nothing."""
         upper_optimizer.zero_grad()
         lower, log = problem.lower_parameters(), {}
         total = problem.upper_loss(lower)
@@ -46,8 +40,8 @@ class Joint:
         return log
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: this solver has no state."""
+        """Return an empty dictionary: this solver has no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Accept what `state_dict` returned."""
+        """Do nothing: this solver has no state."""

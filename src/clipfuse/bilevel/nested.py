@@ -1,4 +1,4 @@
-"""What all solvers with a lower level share: when it moves, and what x is stepped by."""
+"""What all solvers with a lower level share: when y moves, and the step of x."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,24 +8,20 @@ import torch
 from torch import Tensor, distributed
 
 from clipfuse.bilevel.descent import Descent, LowerOptimizer, Objective, copy_into, many_ranks
-from clipfuse.bilevel.problem import Backward, BilevelProblem, UpperOptimizer
-
-
-def _backward(loss: Tensor) -> None:
-    loss.backward()
+from clipfuse.bilevel.problem import BACKWARD, Backward, BilevelProblem, UpperOptimizer
 
 
 class NestedSolver(ABC):
     """One update: the lower level is solved, then x takes one step with y held constant.
 
-    Updates are counted from 0 in k, on which alone all schedules depend. The lower level moves in the
-    updates with k divisible by `every`. Where the upper optimiser accumulates gradients (it has an
-    attribute `micro_batch`, 0 at the first of an update), it moves with the first micro-batch and the
-    others use what that one found: the accumulated gradient of x belongs to one y, and k counts updates
-    whatever their size (own design). Save and resume between updates only.
+    Updates are counted from 0 in k; all schedules depend on k alone. The lower level moves in the updates
+    with k divisible by `every`. If the upper optimiser accumulates gradients (it has an attribute
+    `micro_batch`, 0 at the first of an update), the lower level moves with the first micro-batch and the
+    others use the result: the accumulated gradient of x belongs to one y, and k counts updates whatever
+    their size (own design). Save and resume between updates only.
 
-    Under `torch.distributed` gradients of the lower level are averaged over the ranks, and y starts as
-    it is on rank 0: y has the same bits on all ranks. The gradient of x is for the caller to average.
+    Under `torch.distributed` gradients of the lower level are averaged over the ranks, and y starts with
+    the values of rank 0: y has the same bits on all ranks. The caller averages the gradient of x.
 
     Args:
         optimizer: makes the optimiser of y, as in `Descent`.
@@ -43,9 +39,9 @@ class NestedSolver(ABC):
         self._y = Descent(optimizer)
 
     def step(
-        self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = _backward
+        self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
     ) -> dict[str, float]:
-        """Take one step and return what is worth logging, means over the ranks.
+        """Take one step and return the log by name, means over the ranks.
 
         Raises:
             ValueError: the problem has no lower level.
@@ -54,7 +50,7 @@ class NestedSolver(ABC):
         if not lower:
             raise ValueError(
                 f"{type(self).__name__} needs a lower level, and this problem has no lower parameters; "
-                "take Joint for it"
+                "take Joint"
             )
         first = getattr(upper_optimizer, "micro_batch", 0) == 0
         self._updates += first
@@ -92,11 +88,11 @@ class NestedSolver(ABC):
         """Return the scalar whose gradient moves x, and the log; the last upper loss evaluated is at y."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, in plain types and copies of tensors; y is not ours."""
+        """Return all that a resumed run needs but y, in plain types and copies of tensors."""
         return {"updates": self._updates, "y": self._y.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; y is restored by whom it belongs to."""
+        """Restore what `state_dict` returned; the owner of y restores y."""
         self._updates = state["updates"]
         self._started = False
         self._y.load_state_dict(state["y"])
@@ -125,5 +121,5 @@ def require_weights(**values: float) -> None:
 
 
 def named(names: Sequence[str], scalars: Sequence[Tensor]) -> dict[str, float]:
-    """Return floats by name, brought over in one copy."""
+    """Return the scalars as floats by name; one copy from the device."""
     return dict(zip(names, torch.stack([scalar.detach() for scalar in scalars]).tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""What a solver is given and what it offers.
+"""The interfaces of a bi-level problem, of the optimiser of x and of a solver.
 
 The problem is min_x F(x, y) subject to y in argmin_y f(x, y). The upper variable x is closed over:
-a solver sees it only through the optimiser that steps it.
+a solver reaches it only through the optimiser of x.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Backward = Callable[[Tensor], None]
+BACKWARD: Backward = Tensor.backward
 
 
 class BilevelProblem(Protocol):
-    """One step's problem; `lower` always stands for values of y."""
+    """The problem of one step; `lower` are values of y."""
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return y; empty for a problem of one level."""
@@ -26,26 +27,26 @@ class BilevelProblem(Protocol):
 
 
 class UpperOptimizer(Protocol):
-    """The part of `torch.optim.Optimizer` a solver uses on x.
+    """The part of `torch.optim.Optimizer` that a solver uses on x.
 
     One that accumulates gradients over micro-batches also has an integer `micro_batch`, which is 0 in the
     first of each update; solvers then move the lower level once per update.
     """
 
     def zero_grad(self) -> None:
-        """Forget the gradients of x."""
+        """Clear the gradients of x."""
 
     def step(self) -> None:
         """Move x along its gradients."""
 
 
 class Solver(Protocol):
-    """One method moves x (and y) by one step; its state lives across steps and in checkpoints."""
+    """Moves x (and y) step by step; its state is kept across steps and in checkpoints."""
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward
     ) -> dict[str, float]:
-        """Take one step and return what is worth logging, by name."""
+        """Take one step and return the log by name."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, in plain types and tensors."""

@@ -18,46 +18,49 @@ class ValuePenalty(NestedSolver):
     """Minimises F(x, y) + P_k(f(x, y) - min_z f(x, z)) by first derivatives alone.
 
     Value-function sequential minimisation after BVFSM (Liu et al., TPAMI 45(12), 2023), for lower levels
-    that are neither convex nor of one solution. Update k:
+    that are not convex or have several solutions. z0 is y before the first step. Update k:
 
-    1. z takes steps down f(x, z) + mu_k |z - z0|^2, from where it was.
-    2. y takes steps down F(x, y) + P_k(f(x, y) - f(x, z)) + theta_k |y - z0|^2, from where it was.
+    1. z takes steps down f(x, z) + mu_k |z - z0|^2, from its last value.
+    2. y takes steps down F(x, y) + P_k(f(x, y) - f(x, z)) + theta_k |y - z0|^2, from its last value.
        If f(x, z) > f(x, y) now, z becomes y: the residual r = f(x, y) - f(x, z) is not negative.
     3. x takes one step down F(x, y) + s (f(x, y) - f(x, z)) with s = P_k'(r); y, z and s are constant.
 
     with w_k = min(w0 (1 + k)^power, w_max), and mu_k, theta_k = mu0, theta0 times (1 + k)^-decay; in these
     k counts from `delay` on.
-    In updates without a solve (`every`, later micro-batches) only step 3 is done, on y and z as they are;
-    there r may be negative, and is left so: it is noise of the batch, with mean zero.
+    In updates without a solve (`every`, later micro-batches) only step 3 is done, with the last y and z;
+    there r may be negative: it is noise of the batch, with mean zero.
 
-    Both descents are scaled (own design): y sees its objective over 1 + s, so that one learning rate serves
-    all weights, and z its own times w_k / (1 + w_k). Under the linear penalty f then has the same share in
-    both, and on the same noisy batches y and z part by F alone: where z moved in other units than y, its
-    lead was lost in the noise and z had to become y at most solves, which leaves plain alternation.
+    Both descents are scaled (own design): the objective of y is divided by 1 + s, so that one learning rate
+    serves all weights, and that of z multiplied by w_k / (1 + w_k). Under the linear penalty f then has the
+    same share in both, and on the same noisy batches y and z differ by F alone. With different scales the
+    noise exceeded the difference and z became y in most solves, which is plain alternation.
 
     Penalties, by their slope s:
 
-    - `linear`: s = w_k, which is also what the published code comes to. The bias falls as 1 / w_k.
+    - `linear`: s = w_k, as in the published code. The bias falls as 1 / w_k.
     - `quadratic`: s = w_k max(r, 0), of P = w_k r^2 / 2. The bias falls as w_k^(-1/3) only.
     - `log`: s = w_k / (1 - w_k r), of P = -log(1 - w_k r), a barrier at r = 1 / w_k; beyond 0.9 of that
-      it goes on as a straight line of slope 10 w_k. Own design after the truncated log barrier of BVFSM,
-      whose constants were not to be had.
+      it continues as a straight line of slope 10 w_k. Own design after the truncated log barrier of BVFSM,
+      whose constants are not published.
 
     Logged, means over the ranks: F, f, f_z, residual (f - f_z), w, mu, theta, slope (s), and distance, the
-    length of y - z, which is 0 where z had to become y at the last solve.
+    length of y - z, which is 0 if z became y in the last solve.
 
     Args:
-        optimizer: makes the optimisers of y and of z; used on copies, their states live on.
-        z_steps, y_steps: steps per solve, 1 or more.
+        optimizer: makes the optimisers of y and of z, as in `Descent`.
+        z_steps: steps of z per solve, 1 or more.
+        y_steps: steps of y per solve, 1 or more.
         every: updates per solve of the lower level, 1 or more.
-        delay: updates before the schedules begin, 0 or more; for a lower level that begins as a simpler one.
-        w0, power, w_max: weights of the penalty; 0 <= w0 <= w_max, power at least 0.
-        mu0, theta0, decay: pull of z and of y to the anchor; at least 0. The pull of z adds a bias of the
-            order w_k mu_k |z - z0|, which must fade.
+        delay: updates before the schedules begin, 0 or more; for a loss whose first stage is a simpler one.
+        w0: first weight of the penalty, from 0 to `w_max`.
+        power: growth of the weight, 0 or more.
+        w_max: largest weight.
+        mu0: first weight of the pull of z to z0, 0 or more. It adds a bias of the order w_k mu_k |z - z0|.
+        theta0: first weight of the pull of y to z0, 0 or more.
+        decay: decline of both pulls, 0 or more.
         penalty: `linear`, `quadratic` or `log`.
-        optimistic: y may choose among solutions of the lower level what F likes; otherwise F is left out
-            of step 2, and y cannot collude with F while w_k is small.
-        anchor: z0, one tensor per lower parameter; by default y as it is at the first step.
+        optimistic: among solutions of the lower level, y moves to the one with the smaller F; otherwise F
+            is left out of step 2, and y cannot trade f for F while w_k is small.
 
     Raises:
         ValueError: an argument outside its range.
@@ -67,19 +70,18 @@ class ValuePenalty(NestedSolver):
         self,
         optimizer: LowerOptimizer,
         *,
-        z_steps: int = 20,
-        y_steps: int = 20,
-        every: int = 1,
+        z_steps: int = 5,
+        y_steps: int = 5,
+        every: int = 10,
         delay: int = 0,
-        w0: float = 0.5,
-        power: float = 1.0,
-        w_max: float = 200.0,
+        w0: float = 1.0,
+        power: float = 0.5,
+        w_max: float = 10.0,
         mu0: float = 0.001,
         theta0: float = 0.001,
         decay: float = 1.1,
         penalty: str = "linear",
         optimistic: bool = True,
-        anchor: Sequence[Tensor] | None = None,
     ) -> None:
         super().__init__(optimizer, every)
         require_steps(z_steps=z_steps, y_steps=y_steps)
@@ -95,7 +97,7 @@ class ValuePenalty(NestedSolver):
         self.w0, self.power, self.w_max = w0, power, w_max
         self.mu0, self.theta0, self.decay = mu0, theta0, decay
         self.penalty, self.optimistic = penalty, optimistic
-        self._anchor = None if anchor is None else [value.detach().clone() for value in anchor]
+        self._anchor: list[Tensor] | None = None
         self._z = Descent(optimizer)
         self._loaded_z: list[Tensor] | None = None
 
@@ -116,12 +118,9 @@ class ValuePenalty(NestedSolver):
 
     def _start(self, lower: Sequence[Tensor]) -> None:
         super()._start(lower)
-        anchor = lower if self._anchor is None else self._anchor
-        shapes = [[tuple(value.shape) for value in each] for each in (anchor, lower)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"the anchor has shapes {shapes[0]}; the lower parameters have {shapes[1]}")
+        anchor = self._anchor or lower
         self._anchor = [a.detach().to(y, copy=True) for a, y in zip(anchor, lower, strict=True)]
-        z = lower if self._loaded_z is None else self._loaded_z
+        z = self._loaded_z or lower
         self._z.move_to([value.to(y) for value, y in zip(z, lower, strict=True)])
 
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
@@ -176,7 +175,7 @@ class ValuePenalty(NestedSolver):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned; an anchor given to the constructor is replaced."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self._z.load_state_dict(state["z_optimizer"])
         self._loaded_z = state["z"]

@@ -1,4 +1,4 @@
-"""`clipfuse export [--checkpoint C] --out F`: a network to hand on, as safetensors, ONNX or torch's .pt2."""
+"""`clipfuse export [--checkpoint C] --out F`: a network to hand on, as safetensors or ONNX."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
-_SUFFIXES = (".safetensors", ".onnx", ".pt2")
+_SUFFIXES = (".safetensors", ".onnx")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -19,14 +19,12 @@ def main(arguments: Sequence[str]) -> None:
     # Imported late: --help must not wait for torch.
     from clipfuse.files import check_output
     from clipfuse.networks.checkpoints import read_checkpoint
-    from clipfuse.networks.export import write_onnx, write_program
+    from clipfuse.networks.export import write_onnx
     from clipfuse.networks.load import backbone_node, build_backbone, choose_checkpoint
     from clipfuse.networks.weights import write_safetensors
 
     if out.suffix not in _SUFFIXES:
-        raise UserError(
-            f"--out {out}: expected a name that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
-        )
+        raise UserError(f"--out {out}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if options.trust:
         look_in(os.getcwd())
     path = choose_checkpoint(options.checkpoint)
@@ -38,8 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         write_safetensors(out, node, backbone)
         print(f"written: {out}")
         return
-    write = write_onnx if out.suffix == ".onnx" else write_program
-    difference = write(out, backbone, str(node["_target_"]).rpartition(".")[2])
+    difference = write_onnx(out, backbone, str(node["_target_"]).rpartition(".")[2])
     print(f"written: {out}; what it fuses differs from the network by {difference:.1e} at most (of 1)")
 
 
@@ -49,8 +46,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Write the network of a checkpoint in the format that the suffix of --out names. "
         ".safetensors: the weights, which cannot hold code, and how to build their network; for 'clipfuse "
         "fuse' and 'clipfuse evaluate'. .onnx: the whole computation for images of any size, for 'clipfuse "
-        "fuse --onnx', onnxruntime and any language. .pt2: the same for torch.export.load; open only your "
-        "own, as that function does not guard against files from strangers.",
+        "fuse --onnx', onnxruntime and any language.",
         allow_abbrev=False,
     )
     parser.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")

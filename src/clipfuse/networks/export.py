@@ -1,4 +1,4 @@
-"""A network as a file that other programs run: ONNX, or torch's own `.pt2`."""
+"""A network as a file that other programs run: ONNX."""
 
 import copy
 import logging
@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbols
 
 from clipfuse.errors import UserError
-from clipfuse.files import replace_when_whole, write_atomically
+from clipfuse.files import replace_when_whole
 from clipfuse.networks.onnx import PLANES, SMALLEST, Fuse, import_extra, read_onnx, reason
 
 OPSET = 20
@@ -36,35 +35,6 @@ class _Fused(nn.Module):
     def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
         fused: Tensor = self.backbone(infrared, visible).fused
         return fused
-
-
-def write_program(path: Path, backbone: nn.Module, name: str) -> float:
-    """Write a network for `torch.export.load`, which takes planes of any number and size.
-
-    Args:
-        path: the file; it appears whole and checked, or not at all.
-        backbone: in eval mode, on the CPU.
-        name: of the backbone, for messages.
-
-    Returns:
-        The largest difference between its fused image and the network's own, on one odd size.
-
-    Raises:
-        UserError: the network cannot be traced, or the file not be written or not do the same.
-    """
-    program = _trace(backbone, name)
-    content = BytesIO()  # torch's writer ends the process where a disk is full
-    try:
-        with _quiet():
-            torch.export.save(program, content)
-            content.seek(0)
-            loaded = torch.export.load(content).module()
-    except Exception as error:  # many kinds
-        raise UserError(f"{name} cannot be written as .pt2: {reason(error)}") from error
-    difference = _difference(path, loaded, backbone)
-    with write_atomically(path, "wb") as file:
-        file.write(content.getvalue())
-    return difference
 
 
 def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:

@@ -23,7 +23,7 @@ def constant(optimizer: Optimizer, steps: int, warmup: float = 0.0) -> LambdaLR:
     return _after_warmup(optimizer, steps, warmup, 1.0, lambda step, rising: 1.0)
 
 
-def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float = 0.01) -> LambdaLR:
     """Warm up linearly, then fall along half a cosine.
 
     Args:
@@ -43,32 +43,6 @@ def cosine(optimizer: Optimizer, steps: int, warmup: float = 0.05, final: float 
     return _after_warmup(optimizer, steps, warmup, final, shape)
 
 
-def halving(
-    optimizer: Optimizer, steps: int, warmup: float = 0.0, halvings: int = 6, final: float = 0.01
-) -> LambdaLR:
-    """Warm up linearly, then halve the rate at even intervals, down to the share `final`.
-
-    PromptFusion's release halves every 20 of 120 epochs with a floor of 1e-6 at a peak of 1e-4.
-
-    Args:
-        optimizer: what to schedule.
-        steps: number of updates in the whole run.
-        warmup: share of `steps` spent rising from 0, in [0, 1].
-        halvings: number of intervals of equal rate, 1 or more.
-        final: lowest rate as a share of the peak, in [0, 1].
-
-    Raises:
-        ValueError: a share is outside [0, 1] or `halvings` below 1.
-    """
-    if halvings < 1:
-        raise ValueError(f"scheduler.halvings is {halvings}; expected 1 or more")
-
-    def shape(step: int, rising: int) -> float:
-        return max(final, 0.5 ** (halvings * step // steps))
-
-    return _after_warmup(optimizer, steps, warmup, final, shape)
-
-
 def milestones(
     optimizer: Optimizer,
     steps: int,
@@ -78,8 +52,10 @@ def milestones(
 ) -> LambdaLR:
     """Warm up linearly, keep the rate, and multiply it at each milestone.
 
-    The defaults are what LDFusion's release asks for: one of 100 epochs to warm up, halved at epochs 50, 60,
-    70, 80 and 90. Its own code steps both schedules in the first epoch alone, so its rate never falls.
+    The defaults are the schedule of LDFusion's release: one of 100 epochs to warm up, halved at epochs 50,
+    60, 70, 80 and 90. Its own code steps both schedules in the first epoch alone, so its rate never falls.
+    PromptFusion's release halves the rate every 20 of its 120 epochs, without a warm-up: `warmup=0.0` and
+    `at=[0.167, 0.333, 0.5, 0.667, 0.833]`.
 
     Args:
         optimizer: what to schedule.
