@@ -62,7 +62,7 @@ def choices() -> list[list[str]]:
     """Return options that, composed together, hold every option of every group once; experiments alone."""
     groups: dict[str, list[str]] = {}
     for file in sorted(conf_dir().glob("*/*.yaml")):
-        if file.parent.name not in ("hydra", "sweep"):  # say how jobs are run, and end in no record
+        if file.parent.name not in ("hydra", "sweep", "wandb"):  # say how jobs are run, and end in no record
             groups.setdefault(file.parent.name, []).append(f"{file.parent.name}/{file.stem}")
     alone = [[option] for option in groups.pop("experiment")]
     return [[option for option in each if option] for each in zip_longest(*groups.values())] + alone
