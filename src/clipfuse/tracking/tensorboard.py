@@ -37,19 +37,26 @@ class RunTensorBoardLogger(TensorBoardLogger):
                 "pip install 'clipfuse[tensorboard]'"
             ) from error
         self.samples_seen = 0
-        self._config = ""
+        self._config: str | None = None
 
     def _at(self, samples_seen: int, purge: int | None = None) -> Any:
         """Return the writer, and remember a place on the x-axis for values that come without one.
 
         Args:
             samples_seen: the place.
-            purge: the first place whose earlier values are to be dropped when the writer is opened.
+            purge: with the first value of a run, the place from which TensorBoard drops what lies there.
         """
-        self.samples_seen = samples_seen
-        if self._experiment is None:
-            self._kwargs["purge_step"] = samples_seen if purge is None else purge
+        if self._config is not None:
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+            start = Event(
+                step=samples_seen if purge is None else purge,
+                session_log=SessionLog(status=SessionLog.START),
+            )
+            self.experiment.file_writer.add_event(start)  # type: ignore[union-attr]
             self.experiment.add_text("config", self._config, samples_seen)
+            self._config = None
+        self.samples_seen = samples_seen
         return self.experiment
 
     @rank_zero_only
