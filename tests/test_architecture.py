@@ -41,7 +41,7 @@ ALLOWED = {
 PLACES = {
     "lightning": ("training/", "tracking/", "runs/", "data/datamodule.py"),
     "hydra": ("cli/", "runs/build.py"),
-    "omegaconf": ("cli/", "runs/build.py", "runs/train.py", "runs/record.py", "tracking/wandb_run.py"),
+    "omegaconf": ("cli/", "runs/"),
     "wandb": ("tracking/wandb_", "comparison/wandb_report.py"),
     "wandb_workspaces": ("comparison/wandb_report.py",),
     "open_clip": ("clip/",),

@@ -114,7 +114,7 @@ def furniture(
         shutil.copytree(root / "RUN/checkpoints", root / name / "checkpoints")
     jobs = {0: ["seed=0"], 1: ["seed=1"]}
     (root / "SWEEP/sweep.yaml").write_text(yaml.safe_dump({"words": ["seed=0,1"], "jobs": jobs}))
-    shutil.copytree(ROOT / "conf/sweep", root / "conf/sweep")
+    shutil.copytree(ROOT / "conf/wandb", root / "conf/wandb")
     return root
 
 

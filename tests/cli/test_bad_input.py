@@ -161,7 +161,7 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["trainer.devices=2"], ["trainer.devices is 2; for more than one take trainer=ddp"]),
         (["trainer.precision=bf16-true"], ["trainer.precision is bf16-true; expected one of 32-true"]),
         (["trainer.max_time=0"], ["trainer: AttributeError: ", "--debug shows where"]),
-        (["+trainer.max_steps=3"], ["trainer.max_steps is set by the engine; use steps"]),
+        (["+trainer.max_steps=3"], ["trainer.max_steps is set by each run itself; use steps"]),
         (["run_dir=a b=c"], ["cannot read 'run_dir=a b=c'", "quote"]),
         (["--resolve"], ["--resolve"]),
         (

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (REPOSITORY / "conf").glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "sweep")
+    if path.parent.name not in ("hydra", "sweep", "wandb")
 )
 ONLY_YOURS = {
     # Hydra names the options of a run, not of a test.
@@ -106,6 +106,7 @@ with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         compose("train", [group + "=" + option])
         count += 1
     compose("evaluate", ["data=synthetic"])
+assert (conf_dir() / "wandb/grid.yaml").is_file()
 print(json.dumps([clipfuse.__file__, str(conf_dir()), count]))
 """
     command = [sys.executable, "-c", script, json.dumps(OPTIONS)]

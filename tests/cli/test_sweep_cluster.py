@@ -195,12 +195,12 @@ def test_real_jobs_are_stopped(tiny: list[str], trainer: str, number: int, code:
     assert interrupt(words, number) == code
 
 
-@pytest.mark.parametrize("name", ["wandb_grid", "wandb_bayes"])
+@pytest.mark.parametrize("name", ["grid", "bayes"])
 def test_the_command_of_a_wandb_sweep_composes(name: str) -> None:
     """Filled in by W&B's own code, with the first or the least value of each parameter."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    sweep = yaml.safe_load((conf_dir() / f"sweep/{name}.yaml").read_text())
+    sweep = yaml.safe_load((conf_dir() / f"wandb/{name}.yaml").read_text())
     values = {
         key: {"value": part.get("values", [part.get("min")])[0]} for key, part in sweep["parameters"].items()
     }

@@ -222,19 +222,19 @@ def test_each_picture_has_a_view_of_its_own_in_training(micro_clip: FrozenClip) 
     torch.testing.assert_close(loss.train()._see(flat, inputs, "fused"), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_notes_name_the_words_and_rank_the_pictures(micro_clip: FrozenClip) -> None:
+def test_artifacts_name_the_words_and_rank_the_images(micro_clip: FrozenClip) -> None:
     loss = make(micro_clip).eval()
-    notes = loss.notes(replace(example_inputs(), fused=example_inputs().fused.detach()))
-    assert notes.texts["targets positive"] == "the target is very striking"
-    names = [caption.rpartition(" ")[0] for caption, _ in notes.pictures]
-    scores = [float(caption.rpartition(" ")[2]) for caption, _ in notes.pictures]
+    found = loss.artifacts(replace(example_inputs(), fused=example_inputs().fused.detach()))
+    assert found.texts["targets positive"] == "the target is very striking"
+    names = [caption.rpartition(" ")[0] for caption, _ in found.images]
+    scores = [float(caption.rpartition(" ")[2]) for caption, _ in found.images]
     assert set(names) == {"fused", "infrared", "visible", "average", "maximum", "composite", "reference"}
     words = {f"{k} {s}" for k in PAIRS for s in ("positive", "negative")}
-    assert set(notes.texts) == words | {f"p of {name}" for name in names}
-    assert notes.texts["p of fused"].startswith("targets 0.")
+    assert set(found.texts) == words | {f"p of {name}" for name in names}
+    assert found.texts["p of fused"].startswith("targets 0.")
     assert scores == sorted(scores, reverse=True)
-    assert all(picture.shape == (1, 48, 48) for _, picture in notes.pictures)
-    fixed = make(micro_clip, prompts="fixed").eval().notes(example_inputs())
+    assert all(picture.shape == (1, 48, 48) for _, picture in found.images)
+    fixed = make(micro_clip, prompts="fixed").eval().artifacts(example_inputs())
     assert set(fixed.texts) == {f"p of {name}" for name in names}
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.losses.promptfusion import PromptFusionLoss
 from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum, weighted_sum
@@ -29,8 +29,10 @@ class Target(FusionLoss):
     def setup(self, sample: LossInputs) -> None:
         self.seen = sample
 
-    def notes(self, inputs: LossInputs) -> Notes | None:
-        return Notes({"level": str(self.level)}, [("fused", inputs.fused[0])]) if self.speaks else None
+    def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
+        return (
+            LossArtifacts({"level": str(self.level)}, [("fused", inputs.fused[0])]) if self.speaks else None
+        )
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         total = (inputs.fused - self.level).square().mean()
@@ -80,11 +82,11 @@ def test_parts_are_set_up_and_heard() -> None:
     joined = weighted_sum(dict.fromkeys(parts, 1.0), parts)
     joined.setup(part_of(inputs, [0]))
     assert all(part.seen is not None for part in parts.values())
-    notes = joined.notes(inputs)
-    assert notes is not None
-    assert notes.texts == {"a: level": "0.0", "c: level": "0.5"}
-    assert [caption for caption, _ in notes.pictures] == ["a: fused", "c: fused"]
-    assert weighted_sum({"b": 1.0}, {"b": Target(1.0)}).notes(inputs) is None
+    found = joined.artifacts(inputs)
+    assert found is not None
+    assert found.texts == {"a: level": "0.0", "c: level": "0.5"}
+    assert [caption for caption, _ in found.images] == ["a: fused", "c: fused"]
+    assert weighted_sum({"b": 1.0}, {"b": Target(1.0)}).artifacts(inputs) is None
 
 
 def test_the_lower_level_is_that_of_its_part(micro_clip: FrozenClip) -> None:

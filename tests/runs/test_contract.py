@@ -25,7 +25,7 @@ from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.errors import UserError
 from clipfuse.ops.settings import leaves
 from clipfuse.runs import resume
-from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, read_tuning
+from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, present_name, read_tuning
 from clipfuse.runs.record import run_record
 from clipfuse.runs.train import train
 
@@ -62,7 +62,7 @@ def choices() -> list[list[str]]:
     """Return options that, composed together, hold every option of every group once; experiments alone."""
     groups: dict[str, list[str]] = {}
     for file in sorted(conf_dir().glob("*/*.yaml")):
-        if file.parent.name not in ("hydra", "sweep"):  # say how jobs are run, and end in no record
+        if file.parent.name not in ("hydra", "sweep", "wandb"):  # say how jobs are run, and end in no record
             groups.setdefault(file.parent.name, []).append(f"{file.parent.name}/{file.stem}")
     alone = [[option] for option in groups.pop("experiment")]
     return [[option for option in each if option] for each in zip_longest(*groups.values())] + alone
@@ -266,3 +266,37 @@ def test_a_run_from_before_an_option_compares(records: Mapping[str, dict[str, An
     assert flatten(older)["backbone.detail_gain"] == 1.0
     with pytest.raises(UserError, match="differ in network"):
         check_mixing([run(changed(record, "backbone.detail_gain"), "one"), run(older, "two")], [])
+
+
+# Every name of the former package `engine` that conf/ has held; it may stand in older run folders.
+FORMER = (
+    *("callbacks.TestWriter", "checkpoints.LastCheckpoint", "loggers.CsvLogger", "loggers.RunWandbLogger"),
+    *("notes.LossNotes", "progress.RunProgress", "wandb_run.RunWandbLogger"),
+    *("schedules.constant", "schedules.cosine", "schedules.milestones"),
+)
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_a_name_of_an_older_record_is_found_under_its_present_one(name: str) -> None:
+    present = present_name(f"clipfuse.engine.{name}")
+    assert resolve_name(present).__name__ == present.rpartition(".")[2]
+    assert present_name(present) == present
+    if name != "notes.LossNotes":
+        assert present.endswith(name.rpartition(".")[2])
+
+
+def test_former_names_are_those_of_the_present_configuration(records: Mapping[str, dict[str, Any]]) -> None:
+    found = {
+        value
+        for record in records.values()
+        for key, value in leaves(record).items()
+        if key.endswith("_target_") and value.startswith(("clipfuse.tracking.", "clipfuse.runs."))
+    }
+    assert {present_name(f"clipfuse.engine.{name}") for name in FORMER} >= found - {
+        "clipfuse.tracking.tensorboard.RunTensorBoardLogger"  # has come since
+    }
+
+
+@pytest.mark.parametrize("name", ["my_engine.Loss", "clipfuse.losses.pixel.PixelLoss"])
+def test_other_names_stay(name: str) -> None:
+    assert present_name(name) == name

@@ -187,7 +187,7 @@ def test_a_second_interrupt_does_not_wait() -> None:
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     stop = StopRequest()
     try:
-        stop.listen()
+        stop.install()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -21,7 +21,8 @@ from clipfuse.comparison.collect import find_runs
 from clipfuse.errors import UserError
 from clipfuse.runs import scores
 from clipfuse.runs import test_writer as callbacks
-from clipfuse.runs.train import evaluate, train
+from clipfuse.runs.evaluate import evaluate
+from clipfuse.runs.train import train
 
 Config = Callable[..., DictConfig]
 QUICK = ("steps=1", "metrics.test=[SSIM]", "metrics.validation=[SSIM]")

@@ -21,7 +21,8 @@ from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.networks.load import load_backbone
-from clipfuse.runs.train import evaluate, train
+from clipfuse.runs.evaluate import evaluate
+from clipfuse.runs.train import train
 from clipfuse.types import LossInputs, LossOutput
 
 Config = Callable[..., DictConfig]

@@ -19,7 +19,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _task(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config, check_run_dir
-    from clipfuse.runs.train import EvaluateSettings, evaluate
+    from clipfuse.runs.evaluate import evaluate
+    from clipfuse.runs.train import EvaluateSettings
 
     check_run_dir(config)
     check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))

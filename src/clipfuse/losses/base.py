@@ -1,8 +1,8 @@
 """The contract of a loss plugin.
 
 A plugin is one `FusionLoss` in one file. Its constructor takes flat typed keywords and sub-modules,
-never a configuration object, trainer, rank or device. It never steps an optimiser: the engine does,
-in one way for every loss, and that is what keeps a comparison of losses fair.
+never a configuration object, trainer, rank or device. It never steps an optimiser: the training loop
+does, in one way for every loss, which keeps a comparison of losses fair.
 """
 
 from abc import ABC, abstractmethod
@@ -16,16 +16,16 @@ from clipfuse.types import LossInputs, LossOutput
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What a loss has to say beside numbers.
+class LossArtifacts:
+    """Texts and images that a loss logs at validation.
 
     Attributes:
-        texts: short ones by name, such as the words nearest to a prompt.
-        pictures: captions and (1 or 3, H, W) images in [0, 1] of one size, in the order to be shown.
+        texts: short texts by name, such as the words nearest to a prompt.
+        images: captions and (1 or 3, H, W) images in [0, 1] of one size, in the order to be shown.
     """
 
     texts: Mapping[str, str]
-    pictures: Sequence[tuple[str, Tensor]]
+    images: Sequence[tuple[str, Tensor]]
 
 
 class FusionLoss(nn.Module, ABC):
@@ -52,8 +52,8 @@ class FusionLoss(nn.Module, ABC):
             ValueError: names the plugin, what it needs and the remedy.
         """
 
-    def notes(self, inputs: LossInputs) -> Notes | None:
-        """Return what is worth keeping at each validation, of the first pair; None: nothing.
+    def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
+        """Return texts and images to log at each validation, of the first pair; None: nothing.
 
         Args:
             inputs: a validation batch, without gradient.

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.prompts import LearnablePrompts
 from clipfuse.clip.similarity import cosine
-from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts
 from clipfuse.ops.defects import MAKERS, bad_pictures
 from clipfuse.ops.patches import affine_places, cut_patches
 from clipfuse.ops.pyramid import detail_maximum, soften
@@ -207,7 +207,7 @@ class PromptFusionLoss(BilevelLoss):
         return LossOutput(total, terms)
 
     @torch.no_grad()
-    def notes(self, inputs: LossInputs) -> Notes:
+    def artifacts(self, inputs: LossInputs) -> LossArtifacts:
         """Return the tokens nearest to each prompt, and how the prompts rank the pictures of one sample.
 
         Captions have the mean over the pairs, `texts` the probability by each.
@@ -230,7 +230,7 @@ class PromptFusionLoss(BilevelLoss):
         if self.prompts is not None:
             nearest = self.prompts.nearest_tokens()
             words |= {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
-        return Notes(words, pictures)
+        return LossArtifacts(words, pictures)
 
     def get_extra_state(self) -> Tensor:
         """Return the embeddings that still serve, so that a resumed run goes on exactly."""

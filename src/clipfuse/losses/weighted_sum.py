@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from clipfuse.losses.base import BilevelLoss, FusionLoss, Notes
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -53,13 +53,13 @@ class WeightedSum(FusionLoss):
         for part in self.parts.values():
             part.setup(sample)
 
-    def notes(self, inputs: LossInputs) -> Notes | None:
-        """Return what the parts have to say, each under its name."""
-        notes = {name: part.notes(inputs) for name, part in self.parts.items()}
-        given = {name: note for name, note in notes.items() if note is not None}
-        texts = {f"{name}: {key}": text for name, note in given.items() for key, text in note.texts.items()}
-        pictures = [(f"{name}: {key}", image) for name, note in given.items() for key, image in note.pictures]
-        return Notes(texts, pictures) if given else None
+    def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
+        """Return the artifacts of the parts, each under the name of its part."""
+        found = {name: part.artifacts(inputs) for name, part in self.parts.items()}
+        given = {name: each for name, each in found.items() if each is not None}
+        texts = {f"{name}: {key}": text for name, each in given.items() for key, text in each.texts.items()}
+        images = [(f"{name}: {key}", image) for name, each in given.items() for key, image in each.images]
+        return LossArtifacts(texts, images) if given else None
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum."""

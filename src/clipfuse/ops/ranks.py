@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other; alone, a process talks to itself."""
+"""Collectives that work without torch.distributed, too: there one process is all ranks."""
 
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -22,8 +22,8 @@ def gather_objects(mine: T) -> list[T]:
     return [each for each in found if each is not None]
 
 
-def gather_dealt(mine: list[T]) -> list[T]:
-    """Return the items of all ranks in the order of the data set, which deals them out in turn."""
+def gather_interleaved(mine: list[T]) -> list[T]:
+    """Return the items of all ranks in the order of the data set, whose sample i is on rank i % ranks."""
     rounds = zip_longest(*gather_objects(mine))
     return [item for item in chain.from_iterable(rounds) if item is not None]
 

@@ -1,11 +1,12 @@
-"""The fairness contract: what must agree between runs, and what tells them apart.
+"""The fairness contract: which settings must agree between runs, and which distinguish them.
 
-One list, read by three: `clipfuse compare` refuses runs that differ in what must agree, and names rows by
-what distinguishes them; a resumed run must agree with its checkpoint in all that its numbers depend on.
+One list for three uses: `clipfuse compare` refuses runs that differ in a setting that must agree, and names
+rows by the settings that distinguish them; a resumed run must agree with its checkpoint in every setting that
+its numbers depend on.
 
-Keys are the dotted ones of a run's `config.yaml`. The first rule that matches a key decides; a key that none
-matches must agree, so that a new setting is never free by oversight. Own design: papers list what they kept
-the same, which a program cannot check.
+Keys are the dotted ones of a run's `config.yaml`. The first rule that matches a key decides; a key that no
+rule matches must agree, so that a new setting is never free by oversight. Own design: papers list what they
+kept the same, which a program cannot check.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from clipfuse.errors import UserError
 from clipfuse.ops.settings import leaves
 
-# What must agree, by the names that `clipfuse compare --mix` takes.
+# What must agree, under the names that `clipfuse compare --mix` takes.
 KINDS = (
     *("protocol", "split", "budget", "data", "network", "optimizer", "tuning", "schedule", "clipping"),
     *("averaging", "noise", "precision", "clip", "trainer", "callbacks", "versions", "unknown"),
@@ -28,12 +29,12 @@ HARMLESS = "harmless"
 
 @dataclass(frozen=True)
 class Rule:
-    """What is decided about some keys.
+    """A decision about some keys.
 
     Attributes:
-        keys: separated by spaces; each stands for what lies below it, too, and `*` for anything.
-        compare: one of `KINDS`, where all runs must agree; `ROW`, what makes another row of the table; or
-            `HARMLESS`, what runs of one row may differ in.
+        keys: separated by spaces; each also stands for the keys below it, and `*` for anything.
+        compare: one of `KINDS`, where all runs must agree; `ROW`, where a difference makes another row of
+            the table; or `HARMLESS`, where the runs of one row may differ.
         reason: why.
         resume: whether a run that goes on may change it.
         shared: whether only the runs that have the key must agree in it.
@@ -51,26 +52,30 @@ _OURS = tuple(f"callbacks.{name}" for name in ("progress", "best", "last", "test
 RULES = (
     # How a run is started and what it is called.
     Rule("name run_dir", HARMLESS, "a label and a place", resume=True),
-    Rule("overwrite", HARMLESS, "said of the folder, not of the run", resume=True),
+    Rule("overwrite", HARMLESS, "concerns the folder, not the run", resume=True),
     Rule("checkpoint auto_resume", HARMLESS, "a resumed run equals one in one go, bit for bit", resume=True),
-    Rule("objective", HARMLESS, "what a sweeper is told; compare reads the scores themselves", resume=True),
+    Rule("objective", HARMLESS, "is for sweeps; compare reads the scores themselves", resume=True),
     Rule("test", HARMLESS, "a run without a test is left out", resume=True),
     Rule("seed loss.seed loss.*.seed", HARMLESS, "the runs of a row are its repetitions over seeds"),
-    Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last ones"),
+    Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last weights"),
     # The loss, with the solver that trains it.
     Rule("loss", ROW, "what is compared"),
-    Rule("solver", ROW, "a loss with a lower level is the loss and how it is solved"),
-    Rule("clip", HARMLESS, "may be chosen and not asked; loss.clip and clip_identity say what a loss asks"),
-    Rule("clip_identity.weights_sha256", "clip", "losses that ask a CLIP ask the same one", shared=True),
-    Rule("clip_identity", HARMLESS, "follows from the weights and loss.clip, or is absent with the CLIP"),
+    Rule("solver", ROW, "a two-level loss is compared together with its solver"),
+    Rule(
+        "clip",
+        HARMLESS,
+        "loss.clip and clip_identity record the CLIP that a loss uses",
+    ),
+    Rule("clip_identity.weights_sha256", "clip", "losses that use a CLIP must use the same one", shared=True),
+    Rule("clip_identity", HARMLESS, "follows from the weights and loss.clip, or is absent"),
     # What the losses train, on what, and for how long.
-    Rule("backbone", "network", "another network, or another start of it, fuses otherwise"),
-    Rule("data.root data.*.root", HARMLESS, "a place; split_sha256 says what lies there", resume=True),
-    Rule("data", "data", "other pictures are another task"),
+    Rule("backbone", "network", "another network, or other initial weights, fuse otherwise"),
+    Rule("data.root data.*.root", HARMLESS, "a place; split_sha256 identifies its content", resume=True),
+    Rule("data", "data", "other images are another task"),
     Rule("split_sha256", "split", "other pairs in training or test are another task"),
-    Rule("split_of names_sha256 scenes", HARMLESS, "split_sha256 says it", resume=True),
+    Rule("split_of names_sha256 scenes", HARMLESS, "split_sha256 covers it", resume=True),
     Rule("steps accumulate", "budget", "training longer, or on larger batches, is no merit of a loss"),
-    Rule("loader.batch_size loader.crop_size", "budget", "seeing more is no merit of a loss"),
+    Rule("loader.batch_size loader.crop_size", "budget", "more pixels per update are no merit of a loss"),
     Rule("trainer.devices trainer.num_nodes", "budget", "each device adds a batch to every update"),
     Rule("skip_nonfinite", "budget", "a batch left out is not trained on"),
     Rule("loader.workers loader.cache_mb", HARMLESS, "pairs are drawn by sample, not by worker", resume=True),
@@ -80,13 +85,18 @@ RULES = (
     Rule(
         "tuning", "tuning", "a loss that was tuned has had more training than one that was not", resume=True
     ),
-    Rule("scheduler", "schedule", "a rate that falls otherwise is another training"),
-    Rule("gradient_clip", "clipping", "a bound bears on losses with large gradients alone"),
+    Rule("scheduler", "schedule", "another schedule is another training"),
+    Rule("gradient_clip", "clipping", "a bound affects only losses with large gradients"),
     Rule("ema", "averaging", "averaged weights are another network, whatever the loss"),
     Rule("input_noise", "noise", "noise on the input regularises, whatever the loss"),
     Rule("trainer.precision", "precision", "coarser rounding changes what is learnt"),
-    Rule("trainer.accelerator", HARMLESS, "rounds otherwise; devices are told, as times differ", resume=True),
-    Rule("trainer.max_time", HARMLESS, "a run that it stops has seen fewer samples: budget", resume=True),
+    Rule(
+        "trainer.accelerator",
+        HARMLESS,
+        "rounds otherwise; compare names the devices",
+        resume=True,
+    ),
+    Rule("trainer.max_time", HARMLESS, "a run that it stops has fewer samples: budget", resume=True),
     Rule("trainer.log_every_n_steps", HARMLESS, "points of the curves", resume=True),
     Rule("trainer.enable_progress_bar", HARMLESS, "what is shown", resume=True),
     Rule("trainer.enable_model_summary", HARMLESS, "what is shown"),
@@ -94,25 +104,30 @@ RULES = (
     Rule(
         f"{'._target_ '.join(_OURS)}._target_",
         "callbacks",
-        "another class in the place of one that ships may do anything",
+        "another class in the place of ours may do anything",
         resume=True,
         shared=True,
     ),
     Rule(
         " ".join(_OURS),
         HARMLESS,
-        "those that ship show and write, and train nothing",
+        "our own callbacks show and write, and train nothing",
         resume=True,
     ),
-    Rule("callbacks", "callbacks", "one of your own may change the training", resume=True),
-    Rule("logger", HARMLESS, "writes down", resume=True),
+    Rule("callbacks", "callbacks", "your own callback may change the training", resume=True),
+    Rule("logger", HARMLESS, "a logger writes, and trains nothing", resume=True),
     # How they are scored, and by which code.
     Rule("protocol", "protocol", "numbers of two conventions do not compare"),
-    Rule("metrics.protocol", HARMLESS, "protocol says it with its version"),
+    Rule("metrics.protocol", HARMLESS, "protocol names it with its version"),
     Rule("metrics.validation metrics.test", HARMLESS, "only metrics that all runs have are compared"),
-    Rule("metrics.own", HARMLESS, "yours go by their names; what they compute is in no record"),
+    Rule("metrics.own", HARMLESS, "own metrics are compared by name; their code is in no record"),
     Rule("metrics", "protocol", "other code scores otherwise"),
-    Rule("versions.git_commit", HARMLESS, "most commits change no number; several are told", resume=True),
+    Rule(
+        "versions.git_commit",
+        HARMLESS,
+        "most commits change no number; compare names them",
+        resume=True,
+    ),
     Rule("versions", "versions", "the same operation in another version may round otherwise", resume=True),
 )
 _UNKNOWN = Rule("*", "unknown", "no rule decides it")
@@ -127,29 +142,25 @@ def decide(key: str) -> Rule:
     return _UNKNOWN
 
 
-# Where the modules of ours that a record may name lay before: old package -> module -> package.
-_MOVED = "clipfuse.engine."
-_ROOMS = {
-    "schedules": "training",
-    "checkpoints": "training",
-    "progress": "tracking",
-    "notes": "tracking",
-    "loggers": "tracking.csv_file",
-    "wandb_run": "tracking",
-    "callbacks": "runs.test_writer",
+# How names in the records of older runs begin, and how they begin now; the first that fits counts.
+_MOVED = {
+    "clipfuse.engine.loggers.RunWandbLogger": "clipfuse.tracking.wandb_run.RunWandbLogger",
+    "clipfuse.engine.loggers.": "clipfuse.tracking.csv_file.",
+    "clipfuse.engine.notes.LossNotes": "clipfuse.tracking.artifacts.ArtifactWriter",
+    "clipfuse.engine.progress.": "clipfuse.tracking.progress.",
+    "clipfuse.engine.wandb_run.": "clipfuse.tracking.wandb_run.",
+    "clipfuse.engine.callbacks.": "clipfuse.runs.test_writer.",
+    "clipfuse.engine.": "clipfuse.training.",
 }
 
 
 def present_name(target: str) -> str:
-    """Return the present name of a class or function that an older record calls by where it lay then."""
-    if not target.startswith(_MOVED):
-        return target
-    module, _, name = target.removeprefix(_MOVED).partition(".")
-    room = _ROOMS.get(module, "training")
-    return f"clipfuse.{room}.{name}" if "." in room else f"clipfuse.{room}.{module}.{name}"
+    """Return the present name of a class or function, given one that this or an older version recorded."""
+    old = next((old for old in _MOVED if target.startswith(old)), "")
+    return _MOVED.get(old, "") + target.removeprefix(old)
 
 
-# Options that came later: class -> argument -> what runs from before it did, which is its default.
+# Options that were added later: class -> argument -> its default, which is what older runs did.
 CAME_LATER: Mapping[str, Mapping[str, Any]] = {
     "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
     "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
@@ -160,9 +171,9 @@ CAME_LATER: Mapping[str, Mapping[str, Any]] = {
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record by dotted keys, in the terms in which the rules compare.
 
-    A path into the run folder is the same in every run; of the version of a package major and minor count, of
-    our own all; of several CLIPs the weights of each. A run from before `tuning` declares none, and one from
-    before an option of `CAME_LATER` has its default.
+    A path into the run folder is the same in every run. The version of a package counts by major and minor
+    number, our own in full. Several CLIPs count by the weights of each. A run that is older than `tuning`
+    declares none, and one that is older than an option of `CAME_LATER` has the default of that option.
 
     Args:
         record: the content of `config.yaml`.
@@ -188,13 +199,13 @@ def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How one setting was chosen for each loss, declared in the run as `tuning`.
+    """How one setting was chosen for each loss; a run declares it as `tuning`.
 
     Attributes:
-        key: the setting, one of the optimiser's such as "optimizer.lr".
+        key: a setting of the optimiser, such as "optimizer.lr".
         grid: the values that were tried for every loss.
-        rule: by what one of them was chosen.
-        trials: the trainings that each value got.
+        rule: the criterion by which one of them was chosen.
+        trials: the number of trainings for each value.
     """
 
     key: str
@@ -208,7 +219,7 @@ def read_tuning(record: Mapping[str, Any], where: str = "") -> Tuning | None:
 
     Args:
         record: the run's configuration.
-        where: what an error begins with, as "runs/1/config.yaml: ".
+        where: beginning of every error, such as "runs/1/config.yaml: ".
 
     Raises:
         UserError: it is incomplete, or the run's value is not one of the grid.

@@ -1,30 +1,46 @@
-"""What fails in the middle of a run through no mistake of the program, said in one line."""
+"""Failures in the middle of a run that are no defect of the program, explained in one line."""
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from clipfuse.errors import UserError
 
 
 @contextmanager
-def memory_explained(config: Mapping[str, Any]) -> Iterator[None]:
-    """Turn running out of memory, of a GPU or of the machine, into advice.
+def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what Lightning and torch raise in a run into errors that name the remedy.
 
     Args:
         config: the run's whole configuration in plain types.
 
     Raises:
-        UserError: names the settings to lower and what they are.
+        UserError: memory ran out, Lightning refused its settings, or parameters took no part in an update.
+        SystemExit: the run was stopped by SIGTERM, with code 143.
+        KeyboardInterrupt: it was stopped by Ctrl-C.
     """
     try:
         yield
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into exit code 1.
+        raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "you tried to allocate" not in str(
-            error
-        ):
+        if "find_unused_parameters=True" in str(error):
+            raise UserError(
+                "some parameters of the network or the loss took no part in an update; set "
+                "trainer.strategy.find_unused_parameters=true"
+            ) from error
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not memory and "you tried to allocate" not in str(error):
             raise
         keys = [("loss", "clip_batch"), ("loader", "batch_size"), ("loader", "crop_size")]
         known = [(f"{group}.{key}", config.get(group, {}).get(key)) for group, key in keys]

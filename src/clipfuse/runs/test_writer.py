@@ -11,10 +11,10 @@ from torch import Tensor
 
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
-from clipfuse.ops.ranks import gather_dealt
+from clipfuse.ops.ranks import gather_interleaved
 from clipfuse.runs.scores import write_scores
+from clipfuse.tracking.base import media_loggers, samples_seen
 from clipfuse.tracking.pictures import draw_panel, write_panel
-from clipfuse.tracking.wandb_run import RunWandbLogger
 from clipfuse.types import FusionBatch
 
 
@@ -86,8 +86,8 @@ class TestWriter(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write scores and panel."""
-        self.scores = gather_dealt(self.scores)
-        self.panel = gather_dealt(self.panel)[: self.panel_rows]
+        self.scores = gather_interleaved(self.scores)
+        self.panel = gather_interleaved(self.panel)[: self.panel_rows]
         if not trainer.is_global_zero or not self.scores:
             return
         metrics: Any = pl_module.test_metrics
@@ -96,6 +96,6 @@ class TestWriter(Callback):
         write_scores(self.folder, self.scores, protocol, means, metrics.undefined())
         panel = draw_panel(["infrared", "visible", "fused luma", "fused"], self.panel)
         write_panel(self.panel_path, panel)
-        for logger in trainer.loggers:
-            if isinstance(logger, RunWandbLogger):
-                logger.log_pictures("test/panel", {"infrared, visible, fused luma, fused": self.panel_path})
+        for logger in media_loggers(trainer):
+            caption = "infrared, visible, fused luma, fused"
+            logger.log_images("test/panel", {caption: self.panel_path}, samples_seen(pl_module))

@@ -1,18 +1,17 @@
-"""A run at W&B, which may never stop or hold up a training."""
+"""A run at W&B, whose failures never stop a training and hold it up for a bounded time."""
 
 import inspect
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import OmegaConf
 from PIL.Image import Image
 
 from clipfuse.errors import did_you_mean
@@ -66,13 +65,13 @@ class RunWandbLogger(WandbLogger):
         self.mode = mode
         self.options = dict(options or {})
         self.switched_off = False
-        # Else a run that somebody has left open in this process would get our values.
+        # Else a run that was left open in this process would get our values.
         self._wandb_init.setdefault("reinit", "create_new")
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run; a disabled one that swallows everything if W&B cannot start."""
+        """The W&B run; a disabled one that drops everything if W&B cannot start."""
         if self._experiment is None:
             self._experiment = self._start()
         return self._experiment
@@ -80,7 +79,7 @@ class RunWandbLogger(WandbLogger):
     def _start(self) -> Any:
         import wandb
 
-        # wandb prefers the git root and complains of a folder that is not there.
+        # wandb prefers the git root, and warns of a folder that does not exist.
         self.folder.mkdir(parents=True, exist_ok=True)
         earlier = next((self.folder / "wandb").glob("*run-*/run-*.wandb"), None)
         if earlier is not None and self._wandb_init["id"] is None:
@@ -105,32 +104,37 @@ class RunWandbLogger(WandbLogger):
         return wandb.init(mode="disabled", settings=settings)
 
     @rank_zero_only
-    def write(self, call: Callable[[Any], Any]) -> None:
-        """Do something with the W&B run; if that fails, W&B is switched off and the training goes on."""
+    def _write(self, call: Callable[[Any], Any]) -> None:
+        """Call a function with the W&B run; if that fails, W&B is switched off and the training goes on."""
         if self.switched_off:
             return
+        ours = _STAGING not in os.environ
+        if ours:  # else wandb keeps files that await their upload in the home folder
+            os.environ[_STAGING] = str(self.folder / "wandb")
         try:
-            with _staged_in(self.folder / "wandb"):
-                call(self.experiment)
+            call(self.experiment)
         except Exception as error:
             log.warning("wandb failed and is switched off; training goes on: %s", error)
             self.switched_off = True
+        finally:
+            if ours:
+                os.environ.pop(_STAGING, None)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Start the run under the name of its job and record the configuration."""
         if self._experiment is None:
             self._describe(params)
-        self.write(lambda run: WandbLogger.log_hyperparams(self, params))
+        self._write(lambda run: WandbLogger.log_hyperparams(self, params))
 
     def _describe(self, record: Mapping[str, Any]) -> None:
         """Fill in group, job type, tags and name; what the user gave stays."""
         options = {key: option for key, option in self.options.items() if option is not None}
-        if "loss" in options:
-            options["loss"] = _stem(record["loss"]["_target_"], options["loss"])
+        if options.get("loss") == "custom":  # named by the module of its class
+            options["loss"] = record["loss"]["_target_"].split(".")[-2]
         identity = record.get("clip_identity")
         if identity is None:
-            options.pop("clip", None)  # one that no loss asks
+            options.pop("clip", None)  # chosen, but not used by the loss
         elif options.get("clip") == "custom":
             identities = identity if isinstance(identity, list) else [identity]
             options["clip"] = "+".join(each["model"] for each in identities)
@@ -148,40 +152,52 @@ class RunWandbLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Record values; the x-axis is among them."""
-        self.write(lambda run: run.log(dict(metrics)))
+        self._write(lambda run: run.log(dict(metrics)))
 
     @rank_zero_only
-    def log_pictures(self, key: str, pictures: Mapping[str, Any], samples_seen: int | None = None) -> None:
-        """Record pictures by caption.
-
-        Args:
-            key: name in the log.
-            pictures: files or Pillow images.
-            samples_seen: place on the x-axis; None: that of the last values.
-        """
+    def log_images(self, key: str, images: Mapping[str, Path | Image], samples_seen: int) -> None:
+        """Record images by caption."""
+        import wandb
 
         def call(run: Any) -> None:
-            import wandb
+            shown = [wandb.Image(image, caption=caption) for caption, image in images.items()]
+            run.log({key: shown, SAMPLES_SEEN: samples_seen})
 
-            shown = [wandb.Image(picture, caption=text) for text, picture in pictures.items()]
-            run.log({key: shown} | ({} if samples_seen is None else {SAMPLES_SEEN: samples_seen}))
-
-        self.write(call)
+        self._write(call)
 
     @rank_zero_only
-    def log_rows(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Record a table; a cell is a number, a text, a Pillow image or None."""
+    def log_rows(
+        self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], samples_seen: int
+    ) -> None:
+        """Record a table, with its images."""
+        import wandb
 
         def call(run: Any) -> None:
-            import wandb
-
             cells = [
                 [wandb.Image(cell, file_type="jpg") if isinstance(cell, Image) else cell for cell in row]
                 for row in rows
             ]
-            run.log({key: wandb.Table(columns=list(columns), data=cells)})
+            run.log({key: wandb.Table(columns=list(columns), data=cells), SAMPLES_SEEN: samples_seen})
 
-        self.write(call)
+        self._write(call)
+
+    @rank_zero_only
+    def log_best(
+        self, scores: Mapping[str, float], checkpoints: Mapping[str, Path], samples_seen: int
+    ) -> None:
+        """Record scores in the summary, and the checkpoints as the artifact `model-ID`."""
+        import wandb
+
+        def call(run: Any) -> None:
+            run.summary.update({f"best/{name}": score for name, score in scores.items()})
+            if checkpoints:
+                artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(scores))
+                for path in checkpoints.values():
+                    # Nothing changes a checkpoint of a finished run, so it need not be copied.
+                    artifact.add_file(str(path), policy="immutable", skip_cache=True)
+                run.log_artifact(artifact, aliases=list(checkpoints))
+
+        self._write(call)
 
     @rank_zero_only
     def finish(self, failed: bool) -> str | None:
@@ -193,44 +209,24 @@ class RunWandbLogger(WandbLogger):
         run = self._experiment
         if run is None or run.disabled:
             return None
-        offline, late = run.settings.mode == "offline", False
+        options = [] if run.settings.mode == "offline" else None
         try:
             run.finish(exit_code=int(failed))
         except TimeoutError:
-            late = True
+            options = options if options is not None else ["--include-online"]
         except Exception as error:
             log.warning("wandb failed at the end of the run: %s", error)
-        folder = str(Path(run.settings.sync_dir).parent)  # each time the run went on has a folder in it
-        if offline:
-            return shlex.join(["wandb", "sync", folder])
-        return shlex.join(["wandb", "sync", "--include-online", folder]) if late else None
-
-
-@contextmanager
-def _staged_in(folder: Path) -> Iterator[None]:
-    """Keep files that await their upload in `folder`; by default W&B keeps them in the home folder."""
-    if _STAGING in os.environ:
-        yield
-        return
-    os.environ[_STAGING] = str(folder)
-    try:
-        yield
-    finally:
-        os.environ.pop(_STAGING, None)
-
-
-def _stem(target: str, option: str) -> str:
-    """Return the option, or what a custom one stands for: the module of its class."""
-    return target.rpartition(".")[0].rpartition(".")[2] if option == "custom" else option
+        folder = str(Path(run.settings.sync_dir).parent)  # one folder in it for each start of the run
+        return None if options is None else shlex.join(["wandb", "sync", *options, folder])
 
 
 def _varied(sweep: Path, job: str) -> list[str]:
-    """Return what tells a job from the others of its sweep and is not in the name of a run anyway."""
-    record: Any = OmegaConf.to_container(OmegaConf.load(sweep))
-    given = {str(word).lower() for word in record.get("words", [])}
+    """Return the overrides that distinguish a job from the others of its sweep and are not in its name."""
+    record = yaml.safe_load(sweep.read_text())
+    common = {str(word).lower() for word in record.get("words", [])}
     words: list[str] = next((words for number, words in record["jobs"].items() if str(number) == job), [])
     named = ("loss=", "backbone=", "seed=")
-    return [word for word in words if word.lower() not in given and not word.startswith(named)]
+    return [word for word in words if word.lower() not in common and not word.startswith(named)]
 
 
 def login_mode() -> Mode:

@@ -61,7 +61,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Wait for signals."""
         self._saved = None
-        self.stop.listen()
+        self.stop.install()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -69,21 +69,21 @@ class LastCheckpoint(Checkpoint):
         """Save and end the run if it was told to."""
         assert isinstance(pl_module, FusionModule)
         validates = (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
-        if pl_module.between_updates and not validates and self.stop.made(trainer):
+        if pl_module.between_updates and not validates and self.stop.requested(trainer):
             self._save(trainer)
             self._end(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save."""
         self._save(trainer)
-        if self.stop.made(trainer):
+        if self.stop.requested(trainer):
             self._end(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end, where no validation has just done so: one epoch is the whole run."""
         if self._saved != trainer.global_step:
             self._save(trainer)
-        if self.stop.made(trainer):
+        if self.stop.requested(trainer):
             self._end(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -99,4 +99,4 @@ class LastCheckpoint(Checkpoint):
                 "the same run_dir and auto_resume=true goes on",
                 flush=True,
             )
-        self.stop.obey()
+        self.stop.raise_stop()

@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C, and the SIGTERM of a cluster that wants its machine back."""
+"""Stopping a training by Ctrl-C, or by the SIGTERM with which a cluster takes its machine back."""
 
 import os
 import signal
@@ -10,17 +10,17 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class StopRequest:
-    """Remembers a SIGINT or SIGTERM until the run has come to where it can be saved.
+    """Remembers a SIGINT or SIGTERM until the run has reached a point where it can be saved.
 
-    Lightning would stop wherever it stands, without saving; it puts the old handlers back at its end.
+    Lightning would stop at once and save nothing; it restores the old handlers when it ends.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._process = os.getpid()
 
-    def listen(self) -> None:
-        """Take both signals from here on."""
+    def install(self) -> None:
+        """Handle both signals from here on."""
         self.number, self._process = None, os.getpid()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -35,15 +35,15 @@ class StopRequest:
             print("\nstopping after this update; Ctrl-C again stops at once, without saving", flush=True)
         self.number = number
 
-    def made(self, trainer: L.Trainer) -> bool:
-        """Return whether any rank was told to stop; all ranks ask together and agree."""
+    def requested(self, trainer: L.Trainer) -> bool:
+        """Return whether any rank got a signal; collective: call it on all ranks."""
         return trainer.strategy.reduce_boolean_decision(self.number is not None, all=False)
 
-    def obey(self) -> None:
+    def raise_stop(self) -> None:
         """End the run.
 
         Raises:
-            KeyboardInterrupt: it was Ctrl-C.
-            SIGTERMException: it was SIGTERM, or another rank was told.
+            KeyboardInterrupt: this rank got a SIGINT.
+            SIGTERMException: this rank, or only another one, got a SIGTERM.
         """
         raise KeyboardInterrupt if self.number == signal.SIGINT else SIGTERMException

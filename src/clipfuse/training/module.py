@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.errors import UserError
-from clipfuse.losses.base import FusionLoss, Notes
+from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.randomness import random_state, restore_random_state
@@ -254,12 +254,12 @@ class FusionModule(ScoringModule):
             self._val_losses[name] += [float(value)] * len(batch)
         return {"fused": inputs.fused}
 
-    def notes(self, batch: FusionBatch) -> Notes | None:
-        """Return what the loss has to say beside numbers, of a validation batch, which is one pair."""
+    def artifacts(self, batch: FusionBatch) -> LossArtifacts | None:
+        """Return the texts and images of the loss for a validation batch, which is one pair."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
             with self._full_precision():
-                return self.loss.notes(inputs)
+                return self.loss.artifacts(inputs)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""

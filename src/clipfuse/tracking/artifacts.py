@@ -1,4 +1,4 @@
-"""What a loss has to say beside numbers: words and pictures, at each validation."""
+"""The texts and images that a loss logs at validation, written to the run folder."""
 
 import csv
 from pathlib import Path
@@ -8,20 +8,19 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from clipfuse.files import write_atomically
+from clipfuse.tracking.base import media_loggers
 from clipfuse.tracking.pictures import draw_panel, write_panel
-from clipfuse.tracking.wandb_run import RunWandbLogger
 from clipfuse.training.module import FusionModule
 from clipfuse.types import FusionBatch
 
 _COLUMNS = ["update", "name", "text"]
 
 
-class LossNotes(Callback):
-    """Writes `notes/`: words.csv (update, name, text) and a panel, of the first pair of validation.
+class ArtifactWriter(Callback):
+    """Writes `LossArtifacts` of the first validation pair to `notes/`: words.csv and an image per validation.
 
-    At each validation, and before the first update, so that one sees what training has changed.
-
-    Nothing is written for a loss without notes.
+    They are also written before the first update, which shows what training changes. Nothing is written for a
+    loss without artifacts.
 
     Args:
         run_dir: the run folder.
@@ -31,7 +30,7 @@ class LossNotes(Callback):
         self.folder = Path(run_dir) / "notes"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write how it begins; a resumed run has that already."""
+        """Write the artifacts of the untrained network; a resumed run has them already."""
         if pl_module.global_step or not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -55,29 +54,29 @@ class LossNotes(Callback):
             self._write(trainer, pl_module, batch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write all words to W&B as a table."""
+        """Show all texts as a table."""
+        assert isinstance(pl_module, FusionModule)
         rows = self._rows() if trainer.is_global_zero else []
-        for logger in trainer.loggers:
-            if isinstance(logger, RunWandbLogger) and rows:
-                logger.log_rows("notes/words", _COLUMNS, [[int(row[0]), *row[1:]] for row in rows])
+        for logger in media_loggers(trainer) if rows else []:
+            table = [[int(row[0]), *row[1:]] for row in rows]
+            logger.log_rows("notes/words", _COLUMNS, table, pl_module.samples_seen)
 
     def _write(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: FusionBatch) -> None:
         assert isinstance(pl_module, FusionModule)
-        notes = pl_module.notes(batch)
-        if notes is None:
+        artifacts = pl_module.artifacts(batch)
+        if artifacts is None:
             return
         update = pl_module.global_step
         kept = [row for row in self._rows() if int(row[0]) < update]
-        words = [[str(update), name, text] for name, text in notes.texts.items()]
+        texts = [[str(update), name, text] for name, text in artifacts.texts.items()]
         with write_atomically(self.folder / "words.csv") as file:
-            csv.writer(file).writerows([_COLUMNS, *kept, *words])
+            csv.writer(file).writerows([_COLUMNS, *kept, *texts])
         path = self.folder / f"{update:06d}.png"
-        captions, images = zip(*notes.pictures, strict=True)
+        captions, images = zip(*artifacts.images, strict=True)
         write_panel(path, draw_panel(captions, [images], cell_height=160))
-        for logger in trainer.loggers:
-            if isinstance(logger, RunWandbLogger):
-                caption = "; ".join(f"{row[1]}: {row[2]}" for row in words)
-                logger.log_pictures("notes", {caption: path}, pl_module.samples_seen)
+        caption = "; ".join(f"{name}: {text}" for name, text in artifacts.texts.items())
+        for logger in media_loggers(trainer):
+            logger.log_images("notes", {caption: path}, pl_module.samples_seen)
 
     def _rows(self) -> list[list[str]]:
         path = self.folder / "words.csv"

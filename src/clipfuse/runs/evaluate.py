@@ -1,0 +1,37 @@
+"""Scoring a checkpoint on a data set."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from clipfuse.networks.load import load_backbone
+from clipfuse.runs.build import build
+from clipfuse.runs.record import run_record
+from clipfuse.runs.session import check_trainer, make_trainer, print_scores, recorded
+from clipfuse.runs.test_writer import TestWriter
+from clipfuse.tracking.progress import RunProgress
+from clipfuse.training.scoring import ScoringModule
+
+
+def evaluate(config: DictConfig) -> None:
+    """Score a checkpoint on the test part of a data set and leave a run folder.
+
+    Args:
+        config: `conf/evaluate.yaml`, composed.
+
+    Raises:
+        UserError: the checkpoint or the configuration cannot be used.
+    """
+    check_trainer(config)
+    backbone = load_backbone(config.checkpoint, config.trust)
+    source = build(config.data, "data")
+    metrics = build(config.metrics, "metrics")
+    data = build(config.loader, "loader", source=source)
+    record = run_record(config, source, metrics)
+    module = ScoringModule(backbone, metrics.test)
+    writer = TestWriter(config.run_dir, save_sources=config.save_sources)
+    trainer = make_trainer(config, [writer, RunProgress()])
+    data.check_parts("test", ranks=trainer.world_size)
+    with recorded(Path(config.run_dir), record, trainer, config.overwrite, config.checkpoint):
+        trainer.test(module, datamodule=data, verbose=False)
+        print_scores(writer, metrics)

@@ -1,0 +1,133 @@
+"""What loggers show of a run beside curves: samples over time, a table of the test, the best scores."""
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from PIL.Image import Image
+from torch import Tensor
+
+from clipfuse.errors import UserError
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.ranks import gather_interleaved
+from clipfuse.tracking.base import media_loggers, samples_seen
+from clipfuse.tracking.pictures import draw_panel, to_picture
+from clipfuse.training.checkpoints import LastCheckpoint
+from clipfuse.types import FusionBatch
+
+SAMPLES = 4  # pairs of validation that are shown each time
+THUMBNAILS = 256  # rows of the test table with images; the others have scores alone
+SIDE = 160  # longest side of a thumbnail in pixels
+
+
+class MediaRecord(Callback):
+    """Shows images, a table and the best scores of a run on each `MediaLogger`.
+
+    - `val/samples`: infrared, visible and fused of the same few pairs at each validation.
+    - `test/images`: a table with a row per test pair, thumbnails and scores.
+    - `best/METRIC`: the validation scores of `best.ckpt`, at the end of the training, with the files
+      `best.ckpt` and `last.ckpt` under the aliases best and latest.
+    """
+
+    def __init__(self) -> None:
+        self.samples: dict[str, Path | Image] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: FusionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw the first pairs."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        for index in range(min(SAMPLES - len(self.samples), len(batch))):
+            shown = _shown(batch, outputs["fused"], index)
+            self.samples[batch.sample_ids[index]] = draw_panel(list(shown), [list(shown.values())], SIDE)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the first pairs."""
+        for logger in media_loggers(trainer) if self.samples else []:
+            logger.log_images("val/samples", self.samples, samples_seen(pl_module))
+        self.samples = {}
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the rows of an earlier test."""
+        self.rows = []
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: FusionBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add the row of a pair."""
+        assert isinstance(outputs, Mapping)
+        row: dict[str, Any] = {"name": batch.sample_ids[0]}
+        thumbnails = batch_idx * trainer.world_size + trainer.global_rank < THUMBNAILS
+        for kind, image in _shown(batch, outputs["fused"], 0).items():
+            row[kind] = _thumbnail(image) if thumbnails else None
+        scores = {name: float(score) for name, score in outputs["scores"].items()}
+        self.rows.append(row | {name: score if isfinite(score) else None for name, score in scores.items()})
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the table."""
+        rows = gather_interleaved(self.rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        for logger in media_loggers(trainer) if rows else []:
+            table = [[row.get(name) for name in columns] for row in rows]
+            logger.log_rows("test/images", columns, table, samples_seen(pl_module))
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the best scores and the checkpoints."""
+        if not trainer.is_global_zero:
+            return
+        files: dict[str, Path] = {}
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                files["best"] = Path(callback.best_model_path)
+            elif isinstance(callback, LastCheckpoint):
+                files["latest"] = Path(callback.path)
+        files = {alias: path.resolve() for alias, path in files.items() if path.is_file()}
+        scores = _scores(files["best"]) if "best" in files else {}
+        for logger in media_loggers(trainer):
+            logger.log_best(scores, files, samples_seen(pl_module))
+
+
+def _shown(batch: FusionBatch, fused: Tensor, index: int) -> dict[str, Tensor]:
+    """Return what is shown of a pair: (1 or 3, H, W) in [0, 1], in colour where the visible image has it."""
+    chroma = batch.chroma[index]
+    return {
+        "infrared": batch.infrared[index],
+        "visible": luma_chroma_to_rgb(batch.visible[index], chroma),
+        "fused": luma_chroma_to_rgb(fused[index].to(chroma.dtype), chroma),
+    }
+
+
+def _thumbnail(image: Tensor) -> Image:
+    thumbnail = to_picture(image)
+    thumbnail.thumbnail((SIDE, SIDE))
+    return thumbnail
+
+
+def _scores(checkpoint: Path) -> dict[str, float]:
+    """Return the validation scores a checkpoint was saved with, and its `samples_seen`."""
+    try:
+        saved = read_checkpoint(checkpoint)["clipfuse"]
+    except UserError:
+        return {}  # removed or damaged since; no reason to fail a finished training
+    prefix = "val/metric/"
+    scores = {name: score for name, score in saved["scores"].items() if name.startswith(prefix)}
+    scores = {name.removeprefix(prefix): score for name, score in scores.items()}
+    return scores | {"samples_seen": saved["samples_seen"]}
