@@ -168,7 +168,7 @@ def scene() -> list[Tensor]:
 def alone_score(name: str, levels: list[Tensor]) -> Tensor:
     """Return one of our metrics, nothing shared with others."""
     with sharing():
-        return CDDFUSE.definition(name).score(*levels, **CDDFUSE.options.get(name, {}))
+        return CDDFUSE.definition(name).kernel(*levels, **CDDFUSE.options.get(name, {}))
 
 
 def compare(rounds: int) -> None:

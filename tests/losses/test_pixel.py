@@ -8,9 +8,12 @@ from torch import Tensor
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.losses.pixel import PixelLoss, correlations
-from clipfuse.metrics.correlation import sum_of_correlations_of_differences
+from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.testing.loss_contract import LossContract
 from clipfuse.types import LossInputs, LossOutput
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+scd = DEFINITIONS["SCD"].kernel
 
 # Published values are float64 sums over 6144 pixels: 1e-9 leaves four digits for the order of summing.
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -80,7 +83,7 @@ def test_decomposition_term_equals_the_published_one(
 def test_difference_term_is_the_metric(published: dict[str, Tensor]) -> None:
     output = PixelLoss(0.0, 0.0, difference_weight=3.0)(loss_inputs(**published))
     planes = (255 * published[name] for name in ("fused", "infrared", "visible"))
-    score = float(sum_of_correlations_of_differences(*planes).mean())
+    score = float(scd(*planes).mean())
     # A grey level beside standard deviations of 20 or more changes a correlation by 1 / 400 at most.
     assert float(output.total) == pytest.approx(3 * (1 - score / 2), abs=3 / 400)
 

@@ -14,6 +14,6 @@ def scored() -> Callable[..., float]:
 
     def score(protocol: str, name: str, *planes: Tensor) -> float:
         chosen = PROTOCOLS[protocol]
-        return chosen.definition(name).score(*planes, **chosen.options.get(name, {})).item()
+        return chosen.definition(name).kernel(*planes, **chosen.options.get(name, {})).item()
 
     return score

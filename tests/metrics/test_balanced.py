@@ -11,18 +11,20 @@ from torch.nn.functional import conv2d, pad
 
 from clipfuse.data.synthetic import render
 from clipfuse.data.transforms import whole
-from clipfuse.metrics.balanced import (
-    clean_detail,
-    kept_information,
-    kept_structure,
-    kept_targets,
-    local_detail,
-)
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.protocols import BALANCED, PROTOCOLS, STRICT
 from clipfuse.metrics.verdict import BALANCED as VERDICT
 from clipfuse.metrics.verdict import CLASSIC, FAMILIES, VERDICTS
 from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+clean_detail, kept_information, kept_structure, kept_targets, local_detail = (
+    DEFINITIONS["clean-detail"].kernel,
+    DEFINITIONS["kept-information"].kernel,
+    DEFINITIONS["kept-structure"].kernel,
+    DEFINITIONS["kept-targets"].kernel,
+    DEFINITIONS["local-detail"].kernel,
+)
 
 Planes = tuple[np.ndarray, np.ndarray, np.ndarray]
 STABLE = (0.03 * 255) ** 2
@@ -163,7 +165,7 @@ TWINS: dict[str, Callable[..., float]] = {
 
 def score(name: str, triple: list[Tensor], mask: Tensor | None = None) -> Tensor:
     definition = DEFINITIONS[name]
-    return definition.score(*triple, **({"target_mask": mask} if definition.takes_mask else {}))
+    return definition.kernel(*triple, **({"target_mask": mask} if definition.takes_mask else {}))
 
 
 def test_every_metric_of_the_set_has_a_twin() -> None:

@@ -1,6 +1,5 @@
 import pickle
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from torchmetrics import MetricCollection
 from clipfuse.metrics.base import FusionMetric, FusionMetrics, RunMetrics
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.protocols import PROTOCOLS, STRICT
-from clipfuse.ops.depth import to_bytes
 from clipfuse.testing.ranks import Ranks
 
 SIZES = [(176, 170), (180, 240), (163, 200)]
@@ -74,7 +72,7 @@ def test_every_option_of_a_protocol_moves_its_score(protocol: str, own_ways: set
     chosen, planes = PROTOCOLS[protocol], odd_scene()
     differing = set()
     for name in (name for name in chosen.metrics if not DEFINITIONS[name].needs_mask):
-        score, options = DEFINITIONS[name].score, chosen.options.get(name, {})
+        score, options = DEFINITIONS[name].kernel, chosen.options.get(name, {})
         value = score(*planes, **options).item()
         if value != pytest.approx(score(*planes).item(), rel=1e-7):
             differing.add(name)
@@ -83,41 +81,6 @@ def test_every_option_of_a_protocol_moves_its_score(protocol: str, own_ways: set
             assert score(*planes, **rest).item() != pytest.approx(value, rel=1e-7), (name, left_out)
     # Metrics that are not named are those of `strict`.
     assert differing == own_ways == set(chosen.options)
-
-
-@pytest.mark.parametrize("name", STRICT.metrics)
-def test_a_batch_scores_like_its_images(name: str) -> None:
-    planes, regions = triple(0, count=3), mask((176, 170), 3)
-    regions[1, ..., 20:40, :] = False
-    definition = DEFINITIONS[name]
-
-    def score(part: slice) -> Tensor:
-        extra = {"target_mask": regions[part]} if definition.takes_mask else {}
-        return definition.score(*(to_bytes(plane[part]).double() for plane in planes), **extra)
-
-    each = torch.cat([score(slice(k, k + 1)) for k in range(3)])
-    assert score(slice(None)).shape == (3,)
-    torch.testing.assert_close(score(slice(None)), each, rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("name", STRICT.metrics)
-def test_bad_input_names_metric_and_tensor(name: str) -> None:
-    score = DEFINITIONS[name].score
-    extra = {"target_mask": mask((176, 170))} if DEFINITIONS[name].takes_mask else {}
-    fused, infrared, visible = (255 * plane.double() for plane in triple(0))
-    nan = fused.clone()
-    nan[0, 0, 3, 3] = torch.nan
-    for bad, message in {
-        fused.expand(1, 3, -1, -1): r"fused has shape \(1, 3, 176, 170\)",
-        to_bytes(fused / 255): "fused has type torch.uint8",
-        fused * 2: r"fused has values from .* expected 0\.\.255",
-        nan: "fused holds NaN",
-        fused[..., :1, :1]: "fused is 1x1 px; expected sides of at least|infrared has shape",
-    }.items():
-        if bad.shape[-1] == 1 and DEFINITIONS[name].smallest == 1:
-            continue  # even one pixel has an entropy
-        with pytest.raises(ValueError, match=f"^{name}: ({message})"):
-            score(bad, infrared, visible, **extra) if bad.shape[-1] > 1 else score(bad, bad, bad, **extra)
 
 
 def test_planes_outside_of_the_unit_range_are_refused() -> None:
@@ -137,22 +100,6 @@ def test_undefined_images_are_counted_and_not_averaged() -> None:
     assert metrics.undefined() == {"PSNR": 1}
 
 
-def test_masks_are_checked() -> None:
-    planes, regions = triple(0), mask((176, 170))
-    for name in ("target-contrast", "local-detail"):
-        metrics = FusionMetrics(names=name)
-        for bad, message in {
-            regions.byte(): r"target_mask has type torch\.uint8; expected torch\.bool",
-            regions[..., :9]: r"target_mask has shape \(1, 1, 176, 9\); fused has \(1, 1, 176, 170\)",
-        }.items():
-            with pytest.raises(ValueError, match=f"^{name}: {message}"):
-                metrics.update(*planes, target_mask=bad)
-            with pytest.raises(ValueError, match=f"^{name}: {message}"):
-                DEFINITIONS[name].score(*planes, target_mask=bad)
-    with pytest.raises(ValueError, match="target-contrast: target_mask is missing"):
-        DEFINITIONS["target-contrast"].score(*planes)
-
-
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_small_images_never_stop_a_run(protocol: str) -> None:
     metrics = FusionMetrics(protocol)
@@ -162,23 +109,6 @@ def test_small_images_never_stop_a_run(protocol: str) -> None:
     assert all(mean.isfinite() for mean in means.values())
     assert metrics.undefined().get("VIF", 1) == 1
     assert metrics.undefined().get("SSIM", 0) == (protocol in ("tang", "ivif_zoo", "vifb"))
-
-
-def test_misspelt_options_are_refused() -> None:
-    planes = [255 * plane for plane in triple(0)]
-    for name, options in {
-        "SSIM": {"window": "gauss"},
-        "AG": {"divisor": "cels"},
-        "PSNR": {"peak": "max"},
-    }.items():
-        ((key, value),) = options.items()
-        with pytest.raises(ValueError, match=f"^{name}: {key} is '{value}'; expected one of '"):
-            DEFINITIONS[name].score(*planes, **options)
-        wrong = replace(STRICT, options={name: options})
-        with pytest.raises(ValueError, match=f"^{name}: {key} is '{value}'; expected one of '"):
-            FusionMetric(name, wrong)
-    with pytest.raises(ValueError, match="EN has no option 'base'"):
-        DEFINITIONS["EN"].score(planes[0], base=2)
 
 
 def test_metrics_can_be_pickled() -> None:

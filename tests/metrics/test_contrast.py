@@ -39,12 +39,12 @@ def average_gradient(image: np.ndarray) -> float:
 def test_equals_the_definition(name, twin, image) -> None:
     plane = torch.from_numpy(image).double()[None, None]
     # Both are exact but for the order of their sums.
-    assert DEFINITIONS[name].score(plane).item() == pytest.approx(twin(image.astype(float)), rel=1e-12)
+    assert DEFINITIONS[name].kernel(plane).item() == pytest.approx(twin(image.astype(float)), rel=1e-12)
 
 
 def test_average_gradient_over_cells() -> None:
     plane = torch.from_numpy(IMAGES["ramp"]).double()[None, None]
-    score = DEFINITIONS["AG"].score
+    score = DEFINITIONS["AG"].kernel
     assert score(plane, divisor="cells").item() == pytest.approx(score(plane).item() * 35 / 24)
 
 
@@ -64,11 +64,11 @@ def test_blur_lowers_and_noise_raises_it(name: str) -> None:
     image = image.double()
     blurred = torch.nn.functional.avg_pool2d(image, 9, stride=1)
     noisy = (image + 40 * torch.randn(image.shape, generator=generator)).clamp(0, 255)
-    score = DEFINITIONS[name].score
+    score = DEFINITIONS[name].kernel
     assert score(blurred) < score(image) < score(noisy)
 
 
 @pytest.mark.parametrize("name", ["SD", "SF", "AG"])
 def test_gradient(name: str) -> None:
     plane = 255 * torch.rand(1, 1, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert torch.autograd.gradcheck(DEFINITIONS[name].score, plane.requires_grad_())
+    assert torch.autograd.gradcheck(DEFINITIONS[name].kernel, plane.requires_grad_())

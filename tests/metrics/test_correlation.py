@@ -18,8 +18,8 @@ def test_equals_numpy() -> None:
     def r(x: np.ndarray, y: np.ndarray) -> float:
         return np.corrcoef(x, y)[0, 1]
 
-    cc = DEFINITIONS["CC"].score(fused, infrared, visible).item()
-    scd = DEFINITIONS["SCD"].score(fused, infrared, visible).item()
+    cc = DEFINITIONS["CC"].kernel(fused, infrared, visible).item()
+    scd = DEFINITIONS["SCD"].kernel(fused, infrared, visible).item()
     # Rounding of two summation orders.
     assert cc == pytest.approx((r(a, f) + r(b, f)) / 2, rel=1e-11)
     assert scd == pytest.approx(r(a, f - b) + r(b, f - a), rel=1e-11)
@@ -28,7 +28,7 @@ def test_equals_numpy() -> None:
 def test_identities_and_constants() -> None:
     fused, infrared, _ = planes()
     constant = torch.full_like(fused, 17.3)
-    cc, scd = DEFINITIONS["CC"].score, DEFINITIONS["SCD"].score
+    cc, scd = DEFINITIONS["CC"].kernel, DEFINITIONS["SCD"].kernel
     # Sums of 204 products: 204 * 2**-53.
     assert cc(fused, fused, fused).item() == pytest.approx(1, abs=1e-13)
     assert cc(255 - fused, fused, fused).item() == pytest.approx(-1, abs=1e-13)
@@ -46,7 +46,7 @@ def test_noise_and_inversion_lower_it() -> None:
     good = (infrared + visible) / 2
     noisy = (good + 60 * torch.randn(good.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 255)
     for name in ("CC", "SCD"):
-        score = DEFINITIONS[name].score
+        score = DEFINITIONS[name].kernel
         assert score(good, infrared, visible) > score(noisy, infrared, visible)
         assert score(noisy, infrared, visible) > score(255 - good, infrared, visible)
 
@@ -56,5 +56,5 @@ def test_gradient(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = [255 * torch.rand(1, 1, 4, 5, dtype=torch.float64, generator=generator) for _ in range(3)]
     assert torch.autograd.gradcheck(
-        DEFINITIONS[name].score, tuple(plane.requires_grad_() for plane in inputs)
+        DEFINITIONS[name].kernel, tuple(plane.requires_grad_() for plane in inputs)
     )

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from clipfuse import metrics
 from clipfuse.metrics.definition import DEFINITIONS
-from clipfuse.metrics.feature_information import (
-    edge_map,
-    feature_mutual_information_gradient,
-    feature_mutual_information_pixel,
-    gradient_magnitude,
-)
+from clipfuse.metrics.feature_information import edge_map, gradient_magnitude
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+fmi_gradient, fmi_pixel = (DEFINITIONS["FMI-gradient"].kernel, DEFINITIONS["FMI-pixel"].kernel)
 
 # Sums of 81 (or 625) terms of order 1 in float64, whose smallest entropy is about 0.01: 1e-9 leaves
 # room for the loop's second differences of a distribution function.
@@ -102,7 +101,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_value_is_that_of_the_slow_loop(case: str, feature: str) -> None:
     planes = CASES[case]()
-    value = feature_mutual_information_pixel(*planes, feature=feature).item()
+    value = fmi_pixel(*planes, feature=feature).item()
     assert value == pytest.approx(slow(*planes, feature), **TOLERANCE)
 
 
@@ -117,19 +116,19 @@ def test_what_tang_calls_fmi_of_pixels_is_of_edges(scored: Callable[..., float])
 @pytest.mark.parametrize("window", [2, 5])
 def test_other_windows(window: int) -> None:
     planes = [draw(1, 1, 8, 9, seed=seed) for seed in range(3)]
-    value = feature_mutual_information_gradient(*planes, window=window).item()
+    value = fmi_gradient(*planes, window=window).item()
     assert value == pytest.approx(slow(*planes, "gradient", window), **TOLERANCE)
 
 
 def test_a_batch_is_its_images_in_whatever_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     planes = [torch.cat([plane, draw(1, 1, 48, 64), torch.full_like(plane, 9)]) for plane in scene()]
-    single = torch.cat([feature_mutual_information_pixel(*(p[i : i + 1] for p in planes)) for i in range(3)])
+    single = torch.cat([fmi_pixel(*(p[i : i + 1] for p in planes)) for i in range(3)])
     order = {"rtol": 0, "atol": 1e-12}  # means of 2852 windows of at most 1, in another order: n * 2**-53
-    torch.testing.assert_close(feature_mutual_information_pixel(*planes), single, **order)
+    torch.testing.assert_close(fmi_pixel(*planes), single, **order)
     monkeypatch.setattr("clipfuse.metrics.feature_information._CELLS", 81 * 100)
-    torch.testing.assert_close(feature_mutual_information_pixel(*planes), single, **order)
-    assert feature_mutual_information_pixel(*(p[:0] for p in planes)).shape == (0,)
-    narrow = feature_mutual_information_pixel(*(p.float() for p in planes))
+    torch.testing.assert_close(fmi_pixel(*planes), single, **order)
+    assert fmi_pixel(*(p[:0] for p in planes)).shape == (0,)
+    narrow = fmi_pixel(*(p.float() for p in planes))
     assert narrow.dtype == torch.float32
     # Two float64 sums that differ in their last bits may round to neighbours in float32.
     torch.testing.assert_close(narrow, single.float(), rtol=2**-23, atol=0)
@@ -141,7 +140,7 @@ def test_identities_and_constants(feature: str) -> None:
     flat, black = torch.full_like(visible, 77), torch.zeros_like(visible)
 
     def score(*planes: Tensor) -> float:
-        return feature_mutual_information_pixel(*planes, feature=feature).item()
+        return fmi_pixel(*planes, feature=feature).item()
 
     for plane in (visible, flat, black, draw(1, 1, 48, 64)):
         assert score(plane, plane, plane) == pytest.approx(1, abs=1e-12)
@@ -154,24 +153,24 @@ def test_identities_and_constants(feature: str) -> None:
 
 def test_brightness_and_contrast_do_not_count() -> None:
     fused, infrared, visible = scene()
-    before = feature_mutual_information_pixel(fused, infrared, visible)
-    after = feature_mutual_information_pixel(fused / 2 + 20, infrared, visible)
+    before = fmi_pixel(fused, infrared, visible)
+    after = fmi_pixel(fused / 2 + 20, infrared, visible)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-9)
 
 
 def test_an_inversion_costs_something_in_pixels_and_nothing_in_gradients() -> None:
     fused, infrared, visible = scene()
-    assert 0 < feature_mutual_information_pixel(255 - visible, visible, visible) < 1
+    assert 0 < fmi_pixel(255 - visible, visible, visible) < 1
     torch.testing.assert_close(
-        feature_mutual_information_gradient(255 - fused, infrared, visible),
-        feature_mutual_information_gradient(fused, infrared, visible),
+        fmi_gradient(255 - fused, infrared, visible),
+        fmi_gradient(fused, infrared, visible),
     )
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_worse_image_scores_less(feature: str) -> None:
     def score(plane: Tensor) -> float:
-        return feature_mutual_information_pixel(plane, infrared, visible, feature=feature).item()
+        return fmi_pixel(plane, infrared, visible, feature=feature).item()
 
     fused, infrared, visible = scene()
     noise = 12 * torch.randn(fused.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -197,13 +196,13 @@ def test_gradients_are_central_and_one_sided_at_the_border() -> None:
 def test_errors_and_definitions() -> None:
     planes = [draw(1, 1, 8, 9)] * 3
     with pytest.raises(ValueError, match=r"FMI-gradient: window is 9 px; expected 2 to 8"):
-        feature_mutual_information_gradient(*planes, window=9)
+        metrics.fmi_gradient(*planes, window=9, data_range=255)
     with pytest.raises(
         ValueError, match=r"FMI-pixel: feature is 'dct'; expected one of 'pixel', 'gradient', 'edge'"
     ):
-        feature_mutual_information_pixel(*planes, feature="dct")
+        metrics.fmi_pixel(*planes, feature="dct")
     with pytest.raises(ValueError, match=r"FMI-pixel: fused is 2x9 px"):
-        feature_mutual_information_pixel(*(plane[:, :, :2] for plane in planes))
+        metrics.fmi_pixel(*(plane[:, :, :2] for plane in planes), data_range=255)
     for name in ("FMI-pixel", "FMI-gradient"):
         assert DEFINITIONS[name].bounds == (0, 1)
         assert DEFINITIONS[name].higher_is_better

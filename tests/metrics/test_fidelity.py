@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfuse.metrics.fidelity import mean_squared_error, peak_signal_to_noise_ratio
+from clipfuse.metrics.definition import DEFINITIONS
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+mse, psnr = (DEFINITIONS["MSE"].kernel, DEFINITIONS["PSNR"].kernel)
 
 
 def planes(count: int = 1, height: int = 20, width: int = 23) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,11 +29,11 @@ def test_they_equal_their_formulas(height: int, width: int) -> None:
     for index in range(3):
         fused, infrared, visible = (plane[index, 0].numpy() for plane in images)
         error = (np.mean((fused - infrared) ** 2) + np.mean((fused - visible) ** 2)) / 2
-        assert mean_squared_error(*images)[index] == pytest.approx(error, rel=1e-14)
+        assert mse(*images)[index] == pytest.approx(error, rel=1e-14)
         expected = 10 * np.log10(255**2 / error)
-        assert peak_signal_to_noise_ratio(*images)[index] == pytest.approx(expected, rel=1e-14)
+        assert psnr(*images)[index] == pytest.approx(expected, rel=1e-14)
         expected = 10 * np.log10(fused.max() ** 2 / error)
-        assert peak_signal_to_noise_ratio(*images, peak="fused")[index] == pytest.approx(expected, rel=1e-13)
+        assert psnr(*images, peak="fused")[index] == pytest.approx(expected, rel=1e-13)
 
 
 def test_one_source_gives_the_value_of_scikit_image() -> None:
@@ -39,18 +42,16 @@ def test_one_source_gives_the_value_of_scikit_image() -> None:
 
     fused, infrared, _ = planes()
     pair = infrared[0, 0].numpy(), fused[0, 0].numpy()
-    assert mean_squared_error(fused, infrared, infrared).item() == pytest.approx(
-        plain_error(*pair), rel=1e-14
-    )
+    assert mse(fused, infrared, infrared).item() == pytest.approx(plain_error(*pair), rel=1e-14)
     expected = peak_signal_noise_ratio(*pair, data_range=255)
-    assert peak_signal_to_noise_ratio(fused, infrared, infrared).item() == pytest.approx(expected, rel=1e-14)
+    assert psnr(fused, infrared, infrared).item() == pytest.approx(expected, rel=1e-14)
 
 
 def test_an_error_in_0_to_1_with_a_peak_of_255_adds_48_dB() -> None:
     images = planes()
-    error = mean_squared_error(*images, scale=1 / 255) * 255**2
-    assert error.item() == pytest.approx(mean_squared_error(*images).item(), rel=1e-14)
-    gain = peak_signal_to_noise_ratio(*images, scale=1 / 255) - peak_signal_to_noise_ratio(*images)
+    error = mse(*images, scale=1 / 255) * 255**2
+    assert error.item() == pytest.approx(mse(*images).item(), rel=1e-14)
+    gain = psnr(*images, scale=1 / 255) - psnr(*images)
     assert gain.item() == pytest.approx(20 * log10(255), rel=1e-13)
 
 
@@ -70,34 +71,32 @@ def test_two_kits_take_the_error_on_0_to_1_and_the_peak_at_255(
 
 def test_where_they_are_not_finite() -> None:
     plane, black = planes()[0], torch.zeros(1, 1, 20, 23, dtype=torch.float64)
-    assert mean_squared_error(plane, plane, plane) == 0
-    assert peak_signal_to_noise_ratio(plane, plane, plane) == inf
-    assert peak_signal_to_noise_ratio(black, plane, plane).isfinite()
-    assert peak_signal_to_noise_ratio(black, plane, plane, peak="fused") == -inf
-    assert peak_signal_to_noise_ratio(black, black, black, peak="fused").isnan()
+    assert mse(plane, plane, plane) == 0
+    assert psnr(plane, plane, plane) == inf
+    assert psnr(black, plane, plane).isfinite()
+    assert psnr(black, plane, plane, peak="fused") == -inf
+    assert psnr(black, black, black, peak="fused").isnan()
 
 
 def test_noise_makes_them_worse() -> None:
     fused, infrared, visible = planes()
     noise = torch.randn(fused.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     noisy = [(fused + strength * noise).clamp(0, 255) for strength in (0, 10, 40)]
-    errors = [mean_squared_error(image, infrared, visible).item() for image in noisy]
+    errors = [mse(image, infrared, visible).item() for image in noisy]
     assert errors == sorted(errors)
-    ratios = [peak_signal_to_noise_ratio(image, infrared, visible).item() for image in noisy]
+    ratios = [psnr(image, infrared, visible).item() for image in noisy]
     assert ratios == sorted(ratios, reverse=True)
 
 
 def test_nothing_beats_the_plain_average() -> None:
     _, infrared, visible = planes()
-    least = mean_squared_error((infrared + visible) / 2, infrared, visible)
+    least = mse((infrared + visible) / 2, infrared, visible)
     for share in (0.0, 0.4, 0.6, 1.0):
-        assert mean_squared_error(share * infrared + (1 - share) * visible, infrared, visible) > least
+        assert mse(share * infrared + (1 - share) * visible, infrared, visible) > least
 
 
 def test_gradients() -> None:
     images = [plane.clamp(1, 254).requires_grad_() for plane in planes(2, 3, 4)]
-    assert torch.autograd.gradcheck(mean_squared_error, images)
-    assert torch.autograd.gradcheck(peak_signal_to_noise_ratio, images)
-    assert torch.autograd.gradcheck(
-        lambda *planes: peak_signal_to_noise_ratio(*planes, peak="fused", scale=0.1), images
-    )
+    assert torch.autograd.gradcheck(mse, images)
+    assert torch.autograd.gradcheck(psnr, images)
+    assert torch.autograd.gradcheck(lambda *planes: psnr(*planes, peak="fused", scale=0.1), images)

@@ -10,8 +10,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d
 from torch import Tensor
 
-from clipfuse.metrics.gradients import edge_angle, edge_preservation, edge_strength, fusion_artifacts
+from clipfuse import metrics
+from clipfuse.metrics.definition import DEFINITIONS
+from clipfuse.metrics.gradients import edge_angle, edge_strength
 from clipfuse.metrics.sharing import sharing
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+nabf, qabf = (DEFINITIONS["Nabf"].kernel, DEFINITIONS["Qabf"].kernel)
 
 # Two float64 sums of a few hundred terms in another order; sigmoids of slope 22 multiply by about ten.
 TOLERANCE = 1e-9
@@ -79,7 +84,7 @@ def slow_nabf(*planes: np.ndarray, least_weight: float = 0.001, border: str = "m
 def test_qabf_is_the_loop_over_pixels(options: dict, size: tuple[int, int]) -> None:
     planes = scene(1, *size)
     expected = slow_qabf(*(plane[0, 0].numpy() for plane in planes), **options)
-    assert edge_preservation(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
+    assert qabf(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("options", [{}, {"least_weight": 0.0}, {"border": "zero"}])
@@ -90,14 +95,14 @@ def test_nabf_is_the_loop_over_pixels(options: dict, size: tuple[int, int]) -> N
     planes = fused, infrared, visible
     expected = slow_nabf(*(plane[0, 0].numpy() for plane in planes), **options)
     assert expected > 0
-    assert fusion_artifacts(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
+    assert nabf(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_nabf_swapped_scores_the_infrared_image_against_the_other_two() -> None:
     fused, infrared, visible = scene(3)
-    swapped = fusion_artifacts(fused, infrared, visible, order="swapped")
-    torch.testing.assert_close(swapped, fusion_artifacts(infrared, visible, fused), rtol=1e-12, atol=0)
-    assert not swapped.allclose(fusion_artifacts(fused, infrared, visible))
+    swapped = nabf(fused, infrared, visible, order="swapped")
+    torch.testing.assert_close(swapped, nabf(infrared, visible, fused), rtol=1e-12, atol=0)
+    assert not swapped.allclose(nabf(fused, infrared, visible))
 
 
 @pytest.mark.parametrize("protocol", ["tang", "ivif_zoo", "vifb", "cddfuse"])
@@ -125,12 +130,12 @@ def test_kits_misorder_nabf_or_weigh_flat_pixels_with_nothing(scored: Callable[.
 @pytest.mark.parametrize("level", ["scene", 0, 128, 255])
 def test_three_equal_images_are_perfect(level: str | int) -> None:
     plane = scene(4)[0] if level == "scene" else torch.full((1, 1, 9, 8), float(level), dtype=torch.float64)
-    assert edge_preservation(plane, plane, plane).item() == pytest.approx(PERFECT, rel=TOLERANCE)
+    assert qabf(plane, plane, plane).item() == pytest.approx(PERFECT, rel=TOLERANCE)
     assert pytest.approx(0.9748, abs=5e-5) == PERFECT
-    assert fusion_artifacts(plane, plane, plane).item() == 0
+    assert nabf(plane, plane, plane).item() == 0
     # G of an equal gradient is the gradient: the sigmoid is past its end, or, without one, at its start.
     end = 0.9994 / (1 + exp(7.5)) if level == 0 else 0.9994
-    published = edge_preservation(plane, plane, plane, **PUBLISHED).item()
+    published = qabf(plane, plane, plane, **PUBLISHED).item()
     assert published == pytest.approx(end * PERFECT / (0.9994 / (1 + exp(-7.5))), rel=TOLERANCE)
 
 
@@ -138,11 +143,11 @@ def test_flat_and_black_sources_have_defined_scores() -> None:
     fused = scene(5)[0]
     black = torch.zeros_like(fused)
     # The frame of zeros is no edge of a black image: 0/0, and all pixels weigh the same.
-    assert edge_preservation(black, black, black).item() == pytest.approx(PERFECT, rel=TOLERANCE)
+    assert qabf(black, black, black).item() == pytest.approx(PERFECT, rel=TOLERANCE)
     flat = (edge_strength(fused) < 1e-100).double().mean().item()
-    assert edge_preservation(fused, black, black).item() == pytest.approx(flat * PERFECT, abs=1e-3)
+    assert qabf(fused, black, black).item() == pytest.approx(flat * PERFECT, abs=1e-3)
     for weight in (0.001, 0.0):
-        artifacts = fusion_artifacts(fused, black + 90, black + 30, least_weight=weight).item()
+        artifacts = nabf(fused, black + 90, black + 30, least_weight=weight).item()
         new = (edge_strength(fused, "mirror") > 1e-100).double().mean().item()
         # Nothing is kept where there was nothing: Q is sqrt(0.9999 / (1 + exp(9.5)) * ...), below 0.01.
         assert 0.99 * new < artifacts <= new
@@ -155,13 +160,13 @@ def test_turned_by_half_an_edge_is_the_same_edge() -> None:
     inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     turn = (edge_angle(left)[inside].tan().atan() - edge_angle(right)[inside].tan().atan()).abs()
     assert turn.min() > 3
-    assert edge_preservation(left, right, right).item() > 0.9
-    assert edge_preservation(left, right, right, wrap_angle=False).item() < 0.5
+    assert qabf(left, right, right).item() > 0.9
+    assert qabf(left, right, right, wrap_angle=False).item() < 0.5
 
 
 def test_images_of_a_batch_do_not_meet_and_sharing_changes_nothing() -> None:
     planes = scene(6, 17, 21, count=3)
-    for metric in (edge_preservation, fusion_artifacts):
+    for metric in (qabf, nabf):
         together = metric(*planes)
         alone = [metric(*(plane[index : index + 1] for plane in planes)) for index in range(3)]
         assert together.shape == (3,)
@@ -182,13 +187,13 @@ def test_derivatives_are_finite_on_flat_images_and_right_elsewhere() -> None:
         255 * torch.rand(2, 1, 5, 6, dtype=torch.float64, generator=generator) for _ in range(2)
     )
     fused = (0.6 * infrared + 0.4 * visible).requires_grad_()
-    assert torch.autograd.gradcheck(lambda plane: edge_preservation(plane, infrared, visible), fused)
-    assert torch.autograd.gradcheck(lambda plane: fusion_artifacts(plane, infrared, visible), fused)
+    assert torch.autograd.gradcheck(lambda plane: qabf(plane, infrared, visible), fused)
+    assert torch.autograd.gradcheck(lambda plane: nabf(plane, infrared, visible), fused)
     for source in (infrared, torch.zeros_like(infrared), torch.full_like(infrared, 80)):
         flat = torch.full_like(infrared, 80).requires_grad_()
         for options in ({}, PUBLISHED):
-            edge_preservation(flat, source, visible, **options).sum().backward()
-        fusion_artifacts(flat, source, visible).sum().backward()
+            qabf(flat, source, visible, **options).sum().backward()
+        nabf(flat, source, visible).sum().backward()
         assert flat.grad.isfinite().all()
 
 
@@ -208,33 +213,33 @@ def noisy(plane: Tensor, deviation: float) -> Tensor:
 def test_worse_images_score_worse() -> None:
     fused, infrared, visible = pictures()
     grades = [noisy(fused, deviation) for deviation in (0, 2, 8, 30)]
-    kept = [edge_preservation(grade, infrared, visible).item() for grade in grades]
-    invented = [fusion_artifacts(grade, infrared, visible).item() for grade in grades]
+    kept = [qabf(grade, infrared, visible).item() for grade in grades]
+    invented = [nabf(grade, infrared, visible).item() for grade in grades]
     assert kept == sorted(kept, reverse=True)
     assert invented == sorted(invented)
     blurred = [torch.from_numpy(gaussian_filter(fused.numpy(), (0, 0, s, s))) for s in (0.01, 1, 2, 4)]
-    kept = [edge_preservation(grade, infrared, visible).item() for grade in blurred]
+    kept = [qabf(grade, infrared, visible).item() for grade in blurred]
     assert kept == sorted(kept, reverse=True)
 
 
 def test_what_they_do_not_see() -> None:
     fused, infrared, visible = pictures()
     # Nabf: what is lost. A grey image has no artifact at all.
-    assert fusion_artifacts(torch.full_like(fused, 128), infrared, visible).item() == 0
+    assert nabf(torch.full_like(fused, 128), infrared, visible).item() == 0
     # Qabf: an edge where neither source has one weighs nothing, and a negative is perfect.
     marked = fused.clone()
     marked[..., 4:9, 50:58] = 255
-    assert edge_preservation(marked, infrared, visible).item() == pytest.approx(
-        edge_preservation(fused, infrared, visible).item(), abs=1e-3
+    assert qabf(marked, infrared, visible).item() == pytest.approx(
+        qabf(fused, infrared, visible).item(), abs=1e-3
     )
-    assert fusion_artifacts(marked, infrared, visible) > fusion_artifacts(fused, infrared, visible)
+    assert nabf(marked, infrared, visible) > nabf(fused, infrared, visible)
     framed = torch.nn.functional.pad(infrared, (2, 2, 2, 2), value=127.5)
-    assert edge_preservation(255 - framed, framed, framed).item() == pytest.approx(PERFECT, rel=TOLERANCE)
+    assert qabf(255 - framed, framed, framed).item() == pytest.approx(PERFECT, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(
     ("metric", "option"),
-    [(edge_preservation, "equal_gradient"), (fusion_artifacts, "order"), (fusion_artifacts, "border")],
+    [(metrics.qabf, "equal_gradient"), (metrics.nabf, "order"), (metrics.nabf, "border")],
 )
 def test_unknown_options_are_named(metric, option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} is 'other'; expected one of"):
@@ -243,4 +248,4 @@ def test_unknown_options_are_named(metric, option: str) -> None:
 
 def test_sizes_below_the_smallest_are_named() -> None:
     with pytest.raises(ValueError, match="Nabf: fused is 1x23 px"):
-        fusion_artifacts(*(plane[:, :, :1] for plane in scene(8)))
+        metrics.nabf(*(plane[:, :, :1] for plane in scene(8)), data_range=255)

@@ -41,7 +41,8 @@ def record(request: pytest.FixtureRequest) -> Record:
 
 
 def score(protocol: Protocol, name: str, planes: list[Tensor]) -> float:
-    return protocol.definition(name).score(*planes, **protocol.options.get(name, {})).item()
+    options = protocol.options.get(name, {})
+    return protocol.definition(name).score(*planes, data_range=255, **options).item()
 
 
 def check(

@@ -9,8 +9,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal import convolve2d, correlate2d
 from torch import Tensor
 
-from clipfuse.metrics.perception import contrast_preservation, visible_difference
+from clipfuse import metrics
+from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.sharing import sharing
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+qcb, qcv = (DEFINITIONS["Qcb"].kernel, DEFINITIONS["Qcv"].kernel)
 
 # Fourier transforms of a few thousand float64 values round at 1e-15 of their largest; the masked
 # contrast multiplies by at most 1e5.
@@ -20,8 +24,8 @@ TOOLKIT_QCV = {"stretch": "rounded", "border": "zero", "blocks": "padded", "csf_
 TOOLKIT_QCB = {"stretch": "rounded", "normalise": False}
 PORT_QCB = {"stretch": "exact", "normalise": False, "frequency": "fftfreq"}
 SIZES = [(32, 48), (37, 50), (16, 19)]
-METRICS = [(visible_difference, options) for options in ({}, TOOLKIT_QCV)]
-METRICS += [(contrast_preservation, options) for options in ({}, TOOLKIT_QCB, PORT_QCB)]
+METRICS = [(qcv, options) for options in ({}, TOOLKIT_QCV)]
+METRICS += [(qcb, options) for options in ({}, TOOLKIT_QCB, PORT_QCB)]
 OTHER_QCV = [{"blocks": "floor"}, {"stretch": "exact", "frequency_scale": 30.0}]
 
 
@@ -109,7 +113,7 @@ def slow_qcb(*planes, stretch="none", frequency="freqspace", normalise=True) -> 
 def test_qcv_is_the_loop_over_blocks(size: tuple[int, int], options: dict) -> None:
     planes = scene(1, *size)
     expected = slow_qcv(*(plane[0, 0].numpy() for plane in planes), **options)
-    assert visible_difference(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
+    assert qcv(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (2, 5)])
@@ -117,7 +121,7 @@ def test_qcv_is_the_loop_over_blocks(size: tuple[int, int], options: dict) -> No
 def test_qcb_is_the_plain_one(size: tuple[int, int], options: dict) -> None:
     planes = scene(2, *size)
     expected = slow_qcb(*(plane[0, 0].numpy() for plane in planes), **options)
-    assert contrast_preservation(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
+    assert qcb(*planes, **options).item() == pytest.approx(expected, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_kits_have_ways_of_their_own(
 def test_three_equal_images_are_perfect(metric, options: dict, level: str | int) -> None:
     plane = scene(3)[0] if level == "scene" else torch.full((1, 1, 20, 33), float(level), dtype=torch.float64)
     # Transforms of equal planes may differ in their last bits.
-    best = 0 if metric is visible_difference else 1
+    best = 0 if metric is qcv else 1
     assert metric(plane, plane, plane, **options).item() == pytest.approx(best, abs=1e-12)
 
 
@@ -157,7 +161,7 @@ def test_degenerate_images_have_defined_scores(metric, options: dict) -> None:
         for second in (infrared, *flats):
             for third in (visible, *flats):
                 score = metric(first, second, third, **options).item()
-                assert 0 <= score <= (1 if metric is contrast_preservation else 255**2)
+                assert 0 <= score <= (1 if metric is qcb else 255**2)
 
 
 def test_flat_sources() -> None:
@@ -165,10 +169,10 @@ def test_flat_sources() -> None:
     low, high = torch.full_like(fused, 60), torch.full_like(fused, 90)
     # Qcv: all blocks weigh the same: the sensitivity to a constant is 2.6 * 0.0192.
     expected = (2.6 * 0.0192) ** 2 * (30**2 + 60**2) / 2
-    assert visible_difference(torch.full_like(fused, 120), low, high).item() == pytest.approx(expected)
+    assert qcv(torch.full_like(fused, 120), low, high).item() == pytest.approx(expected)
     # Qcb: constants have no contrast, whatever their level; a fused image that has some keeps nothing.
-    assert contrast_preservation(low, low, high).item() == pytest.approx(1, abs=1e-12)
-    assert contrast_preservation(fused, low, high).item() < 1e-6
+    assert qcb(low, low, high).item() == pytest.approx(1, abs=1e-12)
+    assert qcb(fused, low, high).item() < 1e-6
 
 
 @pytest.mark.parametrize(("metric", "options"), METRICS)
@@ -189,7 +193,7 @@ def test_derivatives_are_right_and_finite() -> None:
     _, infrared, visible = scene(7, 16, 17)
     fused = (0.6 * infrared + 0.4 * visible).requires_grad_()
     direction = torch.randn(fused.shape, dtype=fused.dtype, generator=torch.Generator().manual_seed(0))
-    for metric in (visible_difference, contrast_preservation):
+    for metric in (qcv, qcb):
         fused.grad = None
         metric(fused, infrared, visible).sum().backward()
         with torch.no_grad():
@@ -220,8 +224,8 @@ def test_worse_images_score_worse() -> None:
         "contrast": [128 + (fused - 128) * factor for factor in (1, 0.7, 0.4, 0.1)],
     }
     for grades in worse.values():
-        seen = [visible_difference(grade, infrared, visible).item() for grade in grades]
-        kept = [contrast_preservation(grade, infrared, visible).item() for grade in grades]
+        seen = [qcv(grade, infrared, visible).item() for grade in grades]
+        kept = [qcb(grade, infrared, visible).item() for grade in grades]
         assert seen == sorted(seen)
         assert kept == sorted(kept, reverse=True)
 
@@ -231,16 +235,14 @@ def test_what_they_do_not_see() -> None:
     # Qcv: what happens where the sources have no edges, here a white square in a flat corner.
     marked = fused.clone()
     marked[..., 0:12, 80:96] = 255
-    plain = visible_difference(fused, infrared, visible).item()
-    assert visible_difference(marked, infrared, visible).item() == pytest.approx(plain, rel=0.05)
+    plain = qcv(fused, infrared, visible).item()
+    assert qcv(marked, infrared, visible).item() == pytest.approx(plain, rel=0.05)
     # Qcb: brightness as such, since contrast is a ratio.
     dark = [plane / 2 for plane in (fused, infrared, visible)]
-    assert contrast_preservation(*dark).item() == pytest.approx(
-        contrast_preservation(fused, infrared, visible).item(), rel=TOLERANCE
-    )
+    assert qcb(*dark).item() == pytest.approx(qcb(fused, infrared, visible).item(), rel=TOLERANCE)
     # Stretching hides a loss of contrast from both.
     weak = 100 + (fused - 100) * 0.1
-    for metric in (visible_difference, contrast_preservation):
+    for metric in (qcv, qcb):
         hidden, full = (metric(plane, infrared, visible, stretch="exact").item() for plane in (weak, fused))
         assert hidden == pytest.approx(full, rel=1e-6)
 
@@ -253,8 +255,7 @@ def test_a_frame_of_zeros_outweighs_the_scene() -> None:
     wrong_rim[..., 16:48, 16:48] = source[..., 16:48, 16:48]
     # With zeros around the image its centre counts for less, next to its rim.
     mirror, zero = (
-        visible_difference(wrong_centre, source, source, border=border)
-        / visible_difference(wrong_rim, source, source, border=border)
+        qcv(wrong_centre, source, source, border=border) / qcv(wrong_rim, source, source, border=border)
         for border in ("mirror", "zero")
     )
     assert zero < mirror / 2
@@ -263,10 +264,10 @@ def test_a_frame_of_zeros_outweighs_the_scene() -> None:
 def test_what_they_cannot_take_is_named() -> None:
     planes = scene(9)
     for metric, option in (
-        *((visible_difference, option) for option in ("stretch", "border", "blocks")),
-        (contrast_preservation, "frequency"),
+        *((metrics.qcv, option) for option in ("stretch", "border", "blocks")),
+        (metrics.qcb, "frequency"),
     ):
         with pytest.raises(ValueError, match=f"{option} is 'other'; expected one of"):
             metric(*planes, **{option: "other"})
     with pytest.raises(ValueError, match="Qcv: fused is 15x50 px"):
-        visible_difference(*(plane[:, :, :15] for plane in planes))
+        metrics.qcv(*(plane[:, :, :15] for plane in planes), data_range=255)

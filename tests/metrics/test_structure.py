@@ -11,8 +11,12 @@ from scipy.signal import correlate2d
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from clipfuse import metrics
+from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.sharing import sharing
-from clipfuse.metrics.structure import multi_scale_structural_similarity, structural_similarity
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+ms_ssim, ssim = (DEFINITIONS["MS-SSIM"].kernel, DEFINITIONS["SSIM"].kernel)
 
 # Variances are differences of squares up to 65025: they round at 1e-11, over constants of at least
 # 58 (range 255), 4e-3 (range 2) or 9e-4 (range 1) in the flattest windows.
@@ -42,23 +46,21 @@ def test_ssim_equals_scikit_image(height: int, width: int, window: str, data_ran
         plain(fused[0, 0].numpy(), source[0, 0].numpy(), data_range=data_range, **options)
         for source in sources
     )
-    score = structural_similarity(*images, window=window, data_range=data_range)
+    score = ssim(*images, window=window, dynamic_range=data_range)
     assert score.item() == pytest.approx(expected, rel=TOLERANCE[data_range])
-    mean = structural_similarity(*images, window=window, data_range=data_range, average=True)
+    mean = ssim(*images, window=window, dynamic_range=data_range, average=True)
     assert mean.item() == pytest.approx(expected / 2, rel=TOLERANCE[data_range])
 
 
 def test_gaussian_ssim_equals_kornia() -> None:
     """Which filters the fused image once per source, with a slow float64 convolution: we do not call it."""
-    from kornia.metrics import ssim
+    from kornia.metrics import ssim as plain
 
     fused, *sources = images = scene(count=2)
     expected = sum(
-        ssim(fused, source, 11, max_val=255.0, padding="valid").mean((1, 2, 3)) for source in sources
+        plain(fused, source, 11, max_val=255.0, padding="valid").mean((1, 2, 3)) for source in sources
     )
-    torch.testing.assert_close(
-        structural_similarity(*images, window="gaussian"), expected, rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(ssim(*images, window="gaussian"), expected, rtol=1e-12, atol=0)
 
 
 def test_torchmetrics_adds_windows_over_a_reflected_border() -> None:
@@ -69,10 +71,8 @@ def test_torchmetrics_adds_windows_over_a_reflected_border() -> None:
         structural_similarity_index_measure(fused, source, data_range=255.0, reduction="none")
         for source in sources
     )
-    torch.testing.assert_close(
-        structural_similarity(*reflected(images), window="gaussian"), theirs, rtol=1e-12, atol=0
-    )
-    assert ((structural_similarity(*images, window="gaussian") - theirs).abs() > 1e-3).all()
+    torch.testing.assert_close(ssim(*reflected(images), window="gaussian"), theirs, rtol=1e-12, atol=0)
+    assert ((ssim(*images, window="gaussian") - theirs).abs() > 1e-3).all()
 
 
 def reflected(images: Sequence[Tensor]) -> list[Tensor]:
@@ -82,10 +82,10 @@ def reflected(images: Sequence[Tensor]) -> list[Tensor]:
 def test_a_repeated_border_gives_every_pixel_a_window() -> None:
     images = scene()
     wide = [pad(plane, (5, 5, 5, 5), mode="replicate") for plane in images]
-    expected = structural_similarity(*wide, window="gaussian")
-    score = structural_similarity(*images, window="gaussian", border="repeat")
+    expected = ssim(*wide, window="gaussian")
+    score = ssim(*images, window="gaussian", border="repeat")
     assert score.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert structural_similarity(*images, window="gaussian").item() != pytest.approx(score.item(), rel=1e-4)
+    assert ssim(*images, window="gaussian").item() != pytest.approx(score.item(), rel=1e-4)
 
 
 def test_a_range_of_1_is_one_of_255_on_images_times_255() -> None:
@@ -96,7 +96,7 @@ def test_a_range_of_1_is_one_of_255_on_images_times_255() -> None:
     expected = sum(
         plain(255 * fused[0, 0].numpy(), 255 * source[0, 0].numpy(), data_range=255) for source in sources
     )
-    score = structural_similarity(*images, data_range=1.0)
+    score = ssim(*images, dynamic_range=1.0)
     assert score.item() == pytest.approx(expected, rel=TOLERANCE[1.0])
 
 
@@ -135,7 +135,7 @@ def test_ms_ssim_equals_its_definition(height: int, width: int, odd: str) -> Non
         expected = sum(
             multi_scale(fused[0, 0].numpy(), source[0, 0].numpy(), odd, data_range) for source in sources
         )
-        score = multi_scale_structural_similarity(*images, odd_sides=odd, data_range=data_range)
+        score = ms_ssim(*images, odd_sides=odd, dynamic_range=data_range)
         assert score.item() == pytest.approx(expected, rel=TOLERANCE[data_range])
 
 
@@ -171,10 +171,10 @@ def test_ms_ssim_differs_from_torchmetrics_in_the_border_of_the_last_scale() -> 
 
     fused, source, _ = scene(176, 192, count=2)
     theirs = plain(fused, source, data_range=255.0, reduction="none", normalize="relu")
-    ours = multi_scale_structural_similarity(fused, source, source) / 2
+    ours = ms_ssim(fused, source, source) / 2
     last = [avg_pool2d(plane, 16) for plane in (fused, source, source)]
     inside, with_border = (
-        structural_similarity(*planes, window="gaussian", average=True) for planes in (last, reflected(last))
+        ssim(*planes, window="gaussian", average=True) for planes in (last, reflected(last))
     )
     # Their weights are float32.
     torch.testing.assert_close(ours * (with_border / inside) ** 0.1333, theirs, rtol=1e-8, atol=0)
@@ -184,8 +184,8 @@ def test_ms_ssim_differs_from_torchmetrics_in_the_border_of_the_last_scale() -> 
 def test_an_inverted_image_has_no_ms_ssim_and_a_negative_ssim() -> None:
     _, infrared, _ = scene(161, 161)
     inverted = (255 - infrared).requires_grad_()
-    assert structural_similarity(inverted, infrared, infrared) < 0
-    score = multi_scale_structural_similarity(inverted, infrared, infrared)
+    assert ssim(inverted, infrared, infrared) < 0
+    score = ms_ssim(inverted, infrared, infrared)
     assert score == 0
     (slope,) = torch.autograd.grad(score.sum(), inverted)
     assert slope.isfinite().all()
@@ -196,9 +196,9 @@ def test_equal_and_constant_images(level: float) -> None:
     constant = torch.full((1, 1, 161, 170), level, dtype=torch.float64)
     plane = scene(161, 170)[0]
     for same in (constant, plane):
-        assert structural_similarity(same, same, same).item() == pytest.approx(2, rel=1e-12)
-        assert multi_scale_structural_similarity(same, same, same).item() == pytest.approx(2, rel=1e-12)
-    for score in (structural_similarity, multi_scale_structural_similarity):
+        assert ssim(same, same, same).item() == pytest.approx(2, rel=1e-12)
+        assert ms_ssim(same, same, same).item() == pytest.approx(2, rel=1e-12)
+    for score in (ssim, ms_ssim):
         for images in ((constant, plane, plane), (plane, constant, constant)):
             assert score(*images).isfinite().all()
 
@@ -215,7 +215,7 @@ def test_they_fall_with_noise_blur_and_offset(worse: str) -> None:
             return torch.from_numpy(gaussian_filter(fused.numpy(), (0, 0, strength, strength)))
         return (fused + 20 * strength).clamp(0, 255)
 
-    for score in (structural_similarity, multi_scale_structural_similarity):
+    for score in (ssim, ms_ssim):
         scores = [score(spoilt(strength), infrared, visible).item() for strength in (0, 1, 2, 4)]
         assert scores == sorted(scores, reverse=True)
 
@@ -224,13 +224,13 @@ def test_copying_one_source_can_beat_keeping_both() -> None:
     """Where the sources contradict each other a copy of one scores more than their average."""
     _, infrared, _ = scene()
     visible = 255 - infrared
-    copied = structural_similarity(visible, infrared, visible)
-    assert copied > structural_similarity((infrared + visible) / 2, infrared, visible)
+    copied = ssim(visible, infrared, visible)
+    assert copied > ssim((infrared + visible) / 2, infrared, visible)
 
 
 def test_a_batch_is_its_images_and_steps_are_shared() -> None:
     images = scene(161, 163, count=3)
-    for score in (structural_similarity, multi_scale_structural_similarity):
+    for score in (ssim, ms_ssim):
         alone = torch.cat([score(*(plane[[index]] for plane in images)) for index in range(3)])
         with sharing():
             together = score(*images)
@@ -240,25 +240,23 @@ def test_a_batch_is_its_images_and_steps_are_shared() -> None:
 
 def test_images_that_are_too_small() -> None:
     small = [plane[:, :, :10, :] for plane in scene()]
-    structural_similarity(*small)
+    metrics.ssim(*small, data_range=255)
     with pytest.raises(ValueError, match=r"SSIM: fused is 10x53 px; expected sides of at least 11 px"):
-        structural_similarity(*small, window="gaussian")
+        metrics.ssim(*small, window="gaussian", data_range=255)
     with pytest.raises(ValueError, match=r"SSIM: fused is 6x53 px; expected sides of at least 7 px"):
-        structural_similarity(*(plane[:, :, :6] for plane in small))
+        metrics.ssim(*(plane[:, :, :6] for plane in small), data_range=255)
     with pytest.raises(ValueError, match=r"MS-SSIM: fused is 160x200 px; expected sides of at least 161 px"):
-        multi_scale_structural_similarity(*scene(160, 200))
+        metrics.ms_ssim(*scene(160, 200), data_range=255)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"window": "gaussian"}, {"window": "gaussian", "border": "repeat", "data_range": 2.0}]
+    "options", [{}, {"window": "gaussian"}, {"window": "gaussian", "border": "repeat", "dynamic_range": 2.0}]
 )
 def test_gradients(options: dict[str, Any]) -> None:
     images = [plane.clamp(1, 254).requires_grad_() for plane in scene(12, 11)]
-    assert torch.autograd.gradcheck(
-        lambda *planes: structural_similarity(*planes, **options), images, fast_mode=True
-    )
+    assert torch.autograd.gradcheck(lambda *planes: ssim(*planes, **options), images, fast_mode=True)
 
 
 def test_gradients_of_ms_ssim() -> None:
     images = [plane.clamp(1, 254).requires_grad_() for plane in scene(161, 162)]
-    assert torch.autograd.gradcheck(multi_scale_structural_similarity, images, fast_mode=True)
+    assert torch.autograd.gradcheck(ms_ssim, images, fast_mode=True)

@@ -4,7 +4,10 @@ import torch
 from scipy.ndimage import binary_dilation, correlate, label
 from torch import Tensor
 
-from clipfuse.metrics.visibility import noise_score, target_contrast
+from clipfuse.metrics.definition import DEFINITIONS
+
+# What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
+noise_score, target_contrast = (DEFINITIONS["noise"].kernel, DEFINITIONS["target-contrast"].kernel)
 
 
 def planes(seed: int = 0, size: tuple[int, int] = (37, 45)) -> list[Tensor]:

@@ -1,23 +1,17 @@
-"""How a fusion metric is averaged: over images, on the 8-bit luma that a file would hold."""
+"""Metrics as torchmetrics classes: means over images and ranks, on the 8-bit luma that a file would hold."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from math import isnan, nan
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from clipfuse.metrics.definition import TooSmall, check_mask, check_side
 from clipfuse.metrics.protocols import Protocol, protocol_named
-from clipfuse.metrics.sharing import shared, sharing
-from clipfuse.metrics.table import score_table
-from clipfuse.ops.checks import check_planes
-from clipfuse.ops.depth import to_levels
+from clipfuse.metrics.scoring import Scorer, image_scores, keep_freed_memory
+from clipfuse.metrics.sharing import sharing
 
 PART = 2**19  # pixels scored at a time
-ROUNDING = 1e-5  # what float32 arithmetic may leave outside of [0, 1]
 
 
 class FusionMetric(Metric):
@@ -45,7 +39,7 @@ class FusionMetric(Metric):
 
     def __init__(self, name: str, protocol: str | Protocol = "strict", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _keep_freed_memory()
+        keep_freed_memory()
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
         self.options = self.protocol.options.get(name, {})
@@ -80,31 +74,11 @@ class FusionMetric(Metric):
         """
         if target_mask is None and self.definition.needs_mask:
             return
-        planes = {"fused": fused, "infrared": infrared, "visible": visible}
-        try:
-            check_planes(**planes)
-            check_mask(target_mask, fused, needed=False)
-            rounded = [_eight_bit(key, plane) for key, plane in planes.items()]
-            scores = self._scores(*rounded, target_mask=target_mask)
-        except ValueError as error:
-            raise ValueError(f"{self.definition.name}: {error}") from None
+        scores = image_scores(self.definition, self.options, fused, infrared, visible, target_mask)
         finite = scores.isfinite()
         self.total += torch.where(finite, scores, 0).sum()
         self.defined += finite.sum()
         self.missing += (~finite).sum()
-
-    def _scores(self, *planes: Tensor, target_mask: Tensor | None) -> Tensor:
-        extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
-        count = len(planes[0])
-        try:
-            check_side(planes[0], self.definition.smallest)
-            scores = self.definition.unchecked(*planes, **extra, **self.options)
-        except TooSmall:
-            return planes[0].new_full((count,), nan)
-        if not isinstance(scores, Tensor) or scores.shape != (count,):
-            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"gave {found}; expected one score per image, ({count},)")
-        return scores
 
     def __repr__(self) -> str:
         """Return name and protocol."""
@@ -116,27 +90,14 @@ class FusionMetric(Metric):
         return self.total / self.defined
 
 
-class FusionMetrics(MetricCollection):
-    """Metrics under one protocol; every number they give is reported with its name and version.
-
-    Args:
-        protocol: name of a protocol, or one.
-        names: of metrics, of the sets "fast" and "full", or of both; "full" by default.
-
-    Attributes:
-        names: of the metrics, in the order of the tables.
-
-    Raises:
-        ValueError: an unknown protocol, or a metric that it does not have.
-    """
+class FusionMetrics(Scorer, MetricCollection):
+    """A `Scorer` that also keeps the means over images and ranks; arguments and attributes are its own."""
 
     def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
-        protocol = protocol_named(protocol)
-        chosen = protocol.choose([names] if isinstance(names, str) else names)
+        Scorer.__init__(self, protocol, names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        super().__init__({name: FusionMetric(name, protocol) for name in chosen}, compute_groups=False)
-        self.protocol = protocol
-        self.names = chosen
+        members = {name: FusionMetric(name, self.protocol) for name in self.names}
+        MetricCollection.__init__(self, members, compute_groups=False)
 
     def update(  # type: ignore[override]
         self, fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None
@@ -155,23 +116,6 @@ class FusionMetrics(MetricCollection):
         with sharing():
             return self._computed(super().forward(*planes, **named))
 
-    def score_all(
-        self,
-        fused: Mapping[str, Tensor],
-        infrared: Tensor,
-        visible: Tensor,
-        target_mask: Tensor | None = None,
-    ) -> dict[str, dict[str, float]]:
-        """Return {method: {metric: score}} of several fusions of one pair; its sources are looked at once."""
-        sources = [plane for plane in (infrared, visible, target_mask) if plane is not None]
-        scores = {}
-        with sharing() as memo:
-            for method, plane in fused.items():
-                row = self(plane, infrared, visible, target_mask=target_mask)
-                scores[method] = {metric: float(value) for metric, value in row.items()}
-                memo.retain(*sources)
-        return scores
-
     def compute(self) -> dict[str, Any]:
         """Return the means by name; metrics that no image could be scored by are left out."""
         return self._computed(super().compute())
@@ -179,10 +123,6 @@ class FusionMetrics(MetricCollection):
     def undefined(self) -> dict[str, int]:
         """Return how many images each mean last computed leaves out, even after `reset`; no zeros."""
         return {name: metric.undefined for name, metric in self._metrics().items() if metric.undefined}
-
-    def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-        """Return the scores per image, {method: {metric: scores}}, as a table of text; see `score_table`."""
-        return score_table(self.protocol, rows)
 
     def _computed(self, means: dict[str, Any]) -> dict[str, Any]:
         # A collection is sorted by name; tables are not.
@@ -192,25 +132,6 @@ class FusionMetrics(MetricCollection):
 
     def _metrics(self) -> dict[str, FusionMetric]:
         return cast(dict[str, FusionMetric], dict(self.items(keep_base=True, copy_state=False)))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    # glibc returns each freed plane to the system, and the page faults of the next one cost more than
-    # the arithmetic (1.5 times the whole). It keeps blocks up to the largest it has seen freed, 32 MiB at
-    # most: mallopt(3), M_MMAP_THRESHOLD.
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
-@shared
-def _eight_bit(name: str, plane: Tensor) -> Tensor:
-    if plane.numel():
-        low, high = (float(value) for value in plane.detach().aminmax())
-        if isnan(low):
-            raise ValueError(f"{name} holds NaN; expected numbers in [0, 1]")
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(f"{name} has values from {low:g} to {high:g}; expected [0, 1]")
-    return to_levels(plane)
 
 
 class RunMetrics:

@@ -27,7 +27,7 @@ def correlation_coefficient(fused: Tensor, infrared: Tensor, visible: Tensor) ->
 
 
 @metric("SCD", higher_is_better=True, bounds=(-2, 2))
-def sum_of_correlations_of_differences(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
+def scd(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """SCD: r(F - V, I) + r(F - I, V) (Aslantas and Bendes, AEU 2015): what one source leaves is the other.
 
     Args:

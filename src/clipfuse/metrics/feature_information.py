@@ -17,7 +17,7 @@ _CELLS = 2**18
 
 
 @metric("FMI-pixel", higher_is_better=True, bounds=(0, 1), smallest=3)
-def feature_mutual_information_pixel(
+def fmi_pixel(
     fused: Tensor, infrared: Tensor, visible: Tensor, *, feature: Feature = "pixel", window: int = 3
 ) -> Tensor:
     """FMI of raw pixels (Haghighat et al., Comput. Electr. Eng. 2011; 3 x 3 windows: Fast-FMI, AICT 2014).
@@ -51,14 +51,14 @@ def feature_mutual_information_pixel(
     Raises:
         ValueError: another `feature`, or a window that is below 2 px or larger than the image.
     """
-    return _score("FMI-pixel", (fused, infrared, visible), feature, window)
+    return _score((fused, infrared, visible), feature, window)
 
 
 @metric("FMI-gradient", higher_is_better=True, bounds=(0, 1), smallest=3)
-def feature_mutual_information_gradient(
+def fmi_gradient(
     fused: Tensor, infrared: Tensor, visible: Tensor, *, feature: Feature = "gradient", window: int = 3
 ) -> Tensor:
-    """FMI of gradient magnitudes; all else as in `feature_mutual_information_pixel`.
+    """FMI of gradient magnitudes; all else as in `fmi_pixel`.
 
     Args:
         fused: (N, 1, H, W) in 0..255, sides of at least `window` px.
@@ -73,7 +73,7 @@ def feature_mutual_information_gradient(
     Raises:
         ValueError: another `feature`, or a window that is below 2 px or larger than the image.
     """
-    return _score("FMI-gradient", (fused, infrared, visible), feature, window)
+    return _score((fused, infrared, visible), feature, window)
 
 
 def gradient_magnitude(plane: Tensor) -> Tensor:
@@ -121,11 +121,11 @@ class _Patches(NamedTuple):
     spread: Tensor
 
 
-def _score(name: str, planes: Sequence[Tensor], feature: Feature, window: int) -> Tensor:
+def _score(planes: Sequence[Tensor], feature: Feature, window: int) -> Tensor:
     count, _, height, width = planes[0].shape
     if not 2 <= window <= min(height, width):
         raise ValueError(
-            f"{name}: window is {window} px; expected 2 to {min(height, width)}, the image's shorter side"
+            f"window is {window} px; expected 2 to {min(height, width)}, the image's shorter side"
         )
     device = planes[0].device
     features = torch.stack([_FEATURES[feature](plane.detach().double()).flatten() for plane in planes])

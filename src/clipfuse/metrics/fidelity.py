@@ -10,7 +10,7 @@ from clipfuse.metrics.sharing import shared
 
 
 @metric("MSE", higher_is_better=False, bounds=(0, 255**2), smallest=1)
-def mean_squared_error(fused: Tensor, infrared: Tensor, visible: Tensor, *, scale: float = 1.0) -> Tensor:
+def mse(fused: Tensor, infrared: Tensor, visible: Tensor, *, scale: float = 1.0) -> Tensor:
     """MSE: mean of the two mean squared errors against the sources.
 
     Args:
@@ -23,11 +23,11 @@ def mean_squared_error(fused: Tensor, infrared: Tensor, visible: Tensor, *, scal
         (N,) in [0, 65025]; lower is better. Least, though not 0, for the plain average of two
         different sources, so it rewards a flat compromise.
     """
-    return (_squared_error(fused, infrared, scale) + _squared_error(fused, visible, scale)) / 2
+    return _mean_error(fused, infrared, visible, scale)
 
 
 @metric("PSNR", higher_is_better=True, bounds=(0, float("inf")), smallest=1)
-def peak_signal_to_noise_ratio(
+def psnr(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -51,9 +51,13 @@ def peak_signal_to_noise_ratio(
         is "not defined": +inf where the fused image equals both sources, and with `peak="fused"`
         -inf for a black one, NaN if all three are black.
     """
-    error = mean_squared_error(fused, infrared, visible, scale=scale)
+    error = _mean_error(fused, infrared, visible, scale)
     decibel = (fused.amax((1, 2, 3)) * scale).log10() if peak == "fused" else log10(peak)
     return 20 * decibel - 10 * error.log10()
+
+
+def _mean_error(fused: Tensor, infrared: Tensor, visible: Tensor, scale: float) -> Tensor:
+    return (_squared_error(fused, infrared, scale) + _squared_error(fused, visible, scale)) / 2
 
 
 @shared

@@ -16,7 +16,7 @@ PADDING = {"zero": "constant", "mirror": "reflect"}
 
 
 @metric("Qabf", higher_is_better=True, bounds=(0, 1), smallest=1)
-def edge_preservation(
+def qabf(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -70,7 +70,7 @@ def edge_preservation(
 
 
 @metric("Nabf", higher_is_better=False, bounds=(0, 1))
-def fusion_artifacts(
+def nabf(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -82,7 +82,7 @@ def fusion_artifacts(
     """Nabf: weight of the edges that fusion invents (Petrovic and Xydeas, 2005; Shreyamsha Kumar, 2013).
 
     An artifact is a pixel whose fused gradient is larger than both sources'. Sobel's kernels are
-    divided by 8. With G and A as in `edge_preservation`,
+    divided by 8. With G and A as in `qabf`,
 
         Q_S = sqrt(0.9999 / (1 + exp(-19 (G - 0.5))) * 0.9995 / (1 + exp(-22 (A - 0.5)))),
         w_S = g_S^1.5 where g_S >= 2, else `least_weight`,

@@ -19,7 +19,7 @@ REACH = 15
 
 
 @metric("Qcv", higher_is_better=False, bounds=(0, inf), smallest=BLOCK)
-def visible_difference(
+def qcv(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -78,7 +78,7 @@ def visible_difference(
 
 
 @metric("Qcb", higher_is_better=True, bounds=(0, 1))
-def contrast_preservation(
+def qcb(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -102,7 +102,7 @@ def contrast_preservation(
         fused: (N, 1, H, W) in 0..255; another range gives the same score.
         infrared: the same shape.
         visible: the same shape.
-        stretch: of each image to 0..255, as in `visible_difference`: "none", "exact" or "rounded".
+        stretch: of each image to 0..255, as in `qcv`: "none", "exact" or "rounded".
             It moves black, and so every contrast; toolkits do it.
         frequency: r is the cycles per height or width over 15 ("freqspace", the usual code: the image
             is fifteen degrees wide and high, whatever its size) or over 30 ("fftfreq", a port of it).

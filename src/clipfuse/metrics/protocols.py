@@ -13,19 +13,6 @@ from pkgutil import resolve_name
 from typing import Any
 
 from clipfuse.errors import did_you_mean
-from clipfuse.metrics import (  # noqa: F401  (they enter DEFINITIONS)
-    balanced,
-    contrast,
-    correlation,
-    feature_information,
-    fidelity,
-    gradients,
-    information,
-    perception,
-    structure,
-    visibility,
-    visual_information,
-)
 from clipfuse.metrics.definition import DEFINITIONS, Definition
 
 UNCHECKED = "from the description, not checked against the published code"
@@ -144,7 +131,7 @@ CDDFUSE = Protocol(
         "MI": {"base": e},
         "PSNR": {"peak": "fused"},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
-        "SSIM": {"data_range": 2.0},
+        "SSIM": {"dynamic_range": 2.0},
     },
     checked=frozenset(GOLDEN),
 )
@@ -163,7 +150,7 @@ TANG = Protocol(
         "FMI-pixel": {"feature": "edge"},
         "PSNR": {"scale": 1 / 255},
         "MSE": {"scale": 1 / 255},
-        "SSIM": {"window": "gaussian", "data_range": 1.0, "border": "repeat", "average": True},
+        "SSIM": {"window": "gaussian", "dynamic_range": 1.0, "border": "repeat", "average": True},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
         "Nabf": {"order": "swapped"},
     },
@@ -181,8 +168,8 @@ IVIF_ZOO = Protocol(
         "NMI": {"denominator": "of_sources"},
         "PSNR": {"scale": 1 / 255},
         "MSE": {"scale": 1 / 255},
-        "SSIM": {"window": "gaussian", "data_range": 1.0},
-        "MS-SSIM": {"data_range": 1.0, "odd_sides": "zero"},
+        "SSIM": {"window": "gaussian", "dynamic_range": 1.0},
+        "MS-SSIM": {"dynamic_range": 1.0, "odd_sides": "zero"},
         "VIF": {"border": "zero", "centred": False},
         "Qabf": {"equal_gradient": "gradient", "wrap_angle": False},
         "Nabf": {"least_weight": 0.0},

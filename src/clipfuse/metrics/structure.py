@@ -31,13 +31,13 @@ class Moments(NamedTuple):
 
 
 @metric("SSIM", higher_is_better=True, bounds=(-2, 2), smallest=7)
-def structural_similarity(
+def ssim(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
     *,
     window: Window = "uniform",
-    data_range: float = 255.0,
+    dynamic_range: float = 255.0,
     border: Border = "valid",
     average: bool = False,
 ) -> Tensor:
@@ -53,7 +53,7 @@ def structural_similarity(
         infrared: the same shape.
         visible: the same shape.
         window: "uniform" or "gaussian".
-        data_range: what the two constants are fractions of. 255 is right for these images; toolkits
+        dynamic_range: what the two constants are fractions of. 255 is right for these images; toolkits
             that hand float images to a library whose default is 1 or 2 print far lower values.
         border: "valid" keeps to windows inside the image; "repeat" repeats its edge, so that every
             pixel has a window, as MATLAB's `ssim` does.
@@ -67,18 +67,18 @@ def structural_similarity(
     """
     taps, _ = WINDOWS[window]
     check_side(fused, len(taps), f" for the {window} window")
-    of_infrared, _ = _similarity(fused, infrared, window, data_range, border)
-    of_visible, _ = _similarity(fused, visible, window, data_range, border)
+    of_infrared, _ = _similarity(fused, infrared, window, dynamic_range, border)
+    of_visible, _ = _similarity(fused, visible, window, dynamic_range, border)
     return (of_infrared + of_visible) / (2 if average else 1)
 
 
 @metric("MS-SSIM", higher_is_better=True, bounds=(0, 2), smallest=161)
-def multi_scale_structural_similarity(
+def ms_ssim(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
     *,
-    data_range: float = 255.0,
+    dynamic_range: float = 255.0,
     odd_sides: Literal["repeat", "zero"] = "repeat",
 ) -> Tensor:
     """MS-SSIM: the sum over both sources of multi-scale SSIM (Wang, Simoncelli and Bovik, 2003).
@@ -93,23 +93,23 @@ def multi_scale_structural_similarity(
         fused: (N, 1, H, W) in 0..255, sides of at least 161 px: 11 px are left at the fifth scale.
         infrared: the same shape.
         visible: the same shape.
-        data_range: as `structural_similarity`.
+        dynamic_range: as `ssim`.
         odd_sides: before an odd side is halved its last row or column is repeated, as in Wang's own
             program, or ("zero") a black one is put before the first, as in IVIF_ZOO's.
 
     Returns:
         (N,) in [0, 2]; higher is better, 2 if all three are equal.
     """
-    of_infrared = _multi_scale(fused, infrared, data_range, odd_sides)
-    return of_infrared + _multi_scale(fused, visible, data_range, odd_sides)
+    of_infrared = _multi_scale(fused, infrared, dynamic_range, odd_sides)
+    return of_infrared + _multi_scale(fused, visible, dynamic_range, odd_sides)
 
 
-def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: str) -> Tensor:
+def _multi_scale(fused: Tensor, source: Tensor, dynamic_range: float, odd_sides: str) -> Tensor:
     score = fused.new_ones(fused.shape[0])
     for index, weight in enumerate(WEIGHTS):
         if index:
             fused, source = halved(fused, odd_sides), halved(source, odd_sides)
-        similarity, contrast = _similarity(fused, source, "gaussian", data_range, "valid")
+        similarity, contrast = _similarity(fused, source, "gaussian", dynamic_range, "valid")
         mean = similarity if index == len(WEIGHTS) - 1 else contrast
         positive = mean > 0
         # The inner `where` keeps the infinite slope of a power at 0 out of the gradient.
@@ -119,13 +119,13 @@ def _multi_scale(fused: Tensor, source: Tensor, data_range: float, odd_sides: st
 
 @shared
 def _similarity(
-    fused: Tensor, source: Tensor, window: Window, data_range: float, border: Border
+    fused: Tensor, source: Tensor, window: Window, dynamic_range: float, border: Border
 ) -> tuple[Tensor, Tensor]:
     """Return the means over the image of SSIM and of its contrast and structure factor, each (N,)."""
     # Planes of this size cost more to allocate than to compute: where it can be, it is done in place.
     _, correction = WINDOWS[window]
     x, y = moments(fused, window, border), moments(source, window, border)
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    c1, c2 = (0.01 * dynamic_range) ** 2, (0.03 * dynamic_range) ** 2
     both = covariance(fused, source, window, border)
     contrast = both.mul(2 * correction).add_(c2) / (x.variance + y.variance).add_(c2)
     x_mean, y_mean = x.mean + x.offset, y.mean + y.offset
@@ -158,7 +158,7 @@ def moments(plane: Tensor, window: Window, border: Border) -> Moments:
 
 @shared
 def halved(plane: Tensor, odd_sides: str) -> Tensor:
-    """Return the 2x2 means; see `multi_scale_structural_similarity` for odd sides."""
+    """Return the 2x2 means; see `ms_ssim` for odd sides."""
     down, across = plane.shape[2] % 2, plane.shape[3] % 2
     if down or across:
         if odd_sides == "zero":

@@ -36,7 +36,7 @@ class Channel(NamedTuple):
 
 
 @metric("VIF", higher_is_better=True, bounds=(0, float("inf")), smallest=SMALLEST)
-def visual_information_fidelity(
+def vif(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -51,7 +51,7 @@ def visual_information_fidelity(
     windows of 17, 9, 5 and 3 pixels with a fifth of that as deviation. In each window the fused image
     is modelled as gain times source plus noise; VIFp is the information of the source that passes
     this channel and visual noise, over the information that passes visual noise alone. Much of the
-    literature prints this sum as "VIFF", which is another metric: see `fusion_information_fidelity`.
+    literature prints this sum as "VIFF", which is another metric: see `viff`.
 
     Args:
         fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
@@ -73,7 +73,7 @@ def visual_information_fidelity(
 
 
 @metric("VIFF", higher_is_better=True, bounds=(0, float("inf")), smallest=SMALLEST)
-def fusion_information_fidelity(
+def viff(
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
@@ -87,7 +87,7 @@ def fusion_information_fidelity(
     into sub-bands and cut into windows; the information in each is taken with and without
     distortion; its ratio over a sub-band is that band's score; the bands are weighted. The details
     follow what the authors' public program does: scales, windows and channel model of
-    `visual_information_fidelity`, a window at every pixel, visual noise 0.005 * 255^2, 1e-7 decimal
+    `vif`, a window at every pixel, visual noise 0.005 * 255^2, 1e-7 decimal
     digits added to every window, the given weights, and as reference the source with the smaller
     gain (the visible one where they are equal), as more contrast in the source makes a smaller gain.
 

@@ -1,4 +1,4 @@
-"""Between stored depths and [0, 1]: the one rounding that pictures and metrics share."""
+"""Between stored depths and [0, 1]: the one rounding that image files and metrics share."""
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ def to_bytes(image: Tensor) -> Tensor:
     return from_unit(image, torch.uint8)
 
 
-def to_levels(image: Tensor) -> Tensor:
-    """Return an image in [0, 1] as the whole numbers 0..255 of `to_bytes`, in float64, to compute with."""
-    return _rounded(image, 255.0)
+def to_levels(image: Tensor, data_range: float = 1.0) -> Tensor:
+    """Return an image in [0, data_range] as the whole numbers 0..255 of `to_bytes`, in float64."""
+    return _rounded(image, 255.0, data_range)
 
 
-def _rounded(image: Tensor, scale: float) -> Tensor:
-    return image.double().mul(scale).add_(0.5).floor_().clamp_(0, scale)
+def _rounded(image: Tensor, scale: float, data_range: float = 1.0) -> Tensor:
+    return image.double().mul(scale / data_range).add_(0.5).floor_().clamp_(0, scale)
 
 
 def _full_scale(dtype: torch.dtype) -> float:

@@ -1,0 +1,109 @@
+"""Scores of single images by several metrics; needs torch alone, where `base` needs torchmetrics."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipfuse.metrics.definition import Definition, TooSmall
+from clipfuse.metrics.protocols import Protocol, protocol_named
+from clipfuse.metrics.sharing import sharing
+from clipfuse.metrics.table import score_table
+
+
+def image_scores(
+    definition: Definition,
+    options: Mapping[str, Any],
+    fused: Tensor,
+    infrared: Tensor,
+    visible: Tensor,
+    target_mask: Tensor | None = None,
+) -> Tensor:
+    """Return the scores of images in [0, 1] by one metric, (N,); NaN for images that are too small for it.
+
+    Raises:
+        ValueError: a tensor that the metric cannot take; names both and what was expected.
+    """
+    images = {"fused": fused, "infrared": infrared, "visible": visible}
+    try:
+        return definition.compute(images, options, target_mask=target_mask)
+    except TooSmall:
+        return fused.new_full((len(fused),), nan, dtype=torch.float64)
+
+
+class Scorer:
+    """Metrics under one protocol; every number they give is reported with its name and version.
+
+    Args:
+        protocol: name of a protocol, or one.
+        names: of metrics, of the sets "fast" and "full", or of both; "full" by default.
+
+    Attributes:
+        protocol: the protocol.
+        names: of the metrics, in the order of the tables.
+
+    Raises:
+        ValueError: an unknown protocol, or a metric or option that it does not have.
+    """
+
+    def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
+        keep_freed_memory()
+        self.protocol = protocol_named(protocol)
+        self.names = self.protocol.choose([names] if isinstance(names, str) else names)
+        for name in self.names:
+            self.protocol.definition(name).check_options(self.protocol.options.get(name, {}))
+
+    def score_all(
+        self,
+        fused: Mapping[str, Tensor],
+        infrared: Tensor,
+        visible: Tensor,
+        target_mask: Tensor | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Score several fusions of one pair; what the metrics need of its sources is computed once.
+
+        Args:
+            fused: method -> luma, (N, 1, H, W) floating point in [0, 1]; rounded to 8 bits first.
+            infrared: the same.
+            visible: the same.
+            target_mask: (N, 1, H, W) bool, True on targets; without it metrics that need one are left out.
+
+        Returns:
+            {method: {metric: score}}, means over N; NaN where the metric is not defined.
+
+        Raises:
+            ValueError: a tensor that a metric cannot take; names both and what was expected.
+        """
+        sources = [plane for plane in (infrared, visible, target_mask) if plane is not None]
+        scores: dict[str, dict[str, float]] = {}
+        with torch.no_grad(), sharing() as memo:
+            for method, plane in fused.items():
+                row = scores[method] = {}
+                for name in self.names:
+                    definition = self.protocol.definition(name)
+                    if target_mask is None and definition.needs_mask:
+                        continue
+                    options = self.protocol.options.get(name, {})
+                    values = image_scores(definition, options, plane, infrared, visible, target_mask)
+                    finite = values.isfinite()
+                    row[name] = float(torch.where(finite, values, 0).sum() / finite.sum())
+                memo.retain(*sources)
+        return scores
+
+    def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+        """Return the scores per image, {method: {metric: scores}}, as a table of text; see `score_table`."""
+        return score_table(self.protocol, rows)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory of freed planes for the next ones.
+
+    It returns each freed plane to the system, and the page faults of the next one cost more than the
+    arithmetic (1.5 times the whole). It keeps blocks up to the largest that it has seen freed, 32 MiB at
+    most: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
