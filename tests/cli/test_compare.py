@@ -141,10 +141,10 @@ def test_an_unknown_protocol_version(clipfuse: Command, sweep: Factory) -> None:
 
 def test_a_sweep_that_has_not_been_tested(clipfuse: Command, sweep: Factory) -> None:
     root = sweep(status={"status": "running"}, images=())
-    code, out, error = clipfuse("compare", str(root), "--partial")
+    code, _, error = clipfuse("compare", str(root), "--partial")
     assert code == 2
     assert "no run has been tested yet" in error
-    assert "(running), without scores." in out
+    assert "(running), without scores." in error
 
 
 BALANCED = ("kept-information", "kept-structure", "local-detail", "clean-detail")
