@@ -8,12 +8,12 @@ Markdown tables of its weighted terms with the micro CLIP, means over test scene
 from dataclasses import replace
 
 import torch
+from experiments.common import stack_scenes
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import whole
 from clipfuse.losses.ldfusion import LDFusionLoss
 from clipfuse.types import LossInputs
 
@@ -36,10 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = SyntheticPairs(test=24)
     names = source.parts()["test"]
-    samples = [whole(source.load(name)) for name in names]
-    planes = {
-        key: torch.stack([each[key] for each in samples]) for key in ("infrared", "visible", "reference")
-    }
+    planes = stack_scenes(source, "test", ("infrared", "visible", "reference"))
     loss = LDFusionLoss(FrozenClip.load("micro"))
 
     def row(name: str, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:

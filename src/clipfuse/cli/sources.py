@@ -32,8 +32,8 @@ def find_pairs(runs: Sequence["Run"]) -> "Pairs":
 
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
+    from clipfuse.comparison.zips import read_image_in
     from clipfuse.data.transforms import whole
-    from clipfuse.images import read_image
     from clipfuse.networks.load import check_targets
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
@@ -41,7 +41,7 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
 
     run = runs[0]
     try:
-        check_targets(run.config["data"], ("clipfuse.data",), run.folder / "config.yaml")
+        check_targets(run.config["data"], ("clipfuse.data",), str(run.folder / "config.yaml"))
         source = build(run.config["data"], "data")
         names = getattr(source, "names_fingerprint", source.fingerprint)
         if (source.fingerprint if run.knows_content else names)() == run.split:
@@ -58,11 +58,11 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
 
     def read(image: str) -> "dict[str, Tensor | None]":
         planes = {
-            kind: to_unit(read_image(saved / kind / f"{image}.png")) for kind in ("infrared", "visible")
+            kind: to_unit(read_image_in(saved / kind / f"{image}.png")) for kind in ("infrared", "visible")
         }
         luma, chroma = rgb_to_luma_chroma(planes["visible"])
         mask = saved / "masks" / f"{image}.png"
-        target = to_unit(read_image(mask)) > 0.5 if mask.is_file() else None
+        target = to_unit(read_image_in(mask)) > 0.5 if mask.is_file() else None
         return {"infrared": planes["infrared"], "visible": luma, "chroma": chroma, "target_mask": target}
 
     return read, None
