@@ -3,19 +3,21 @@
 import argparse
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from math import inf, nan
 from pathlib import Path
 from typing import Literal
 
 from clipfuse.cli.config import look_in
-from clipfuse.cli.sources import find_pairs
+from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS
 
-FORMATS = ("html", "markdown", "csv", "latex")
+FORMATS: tuple[Literal["html", "markdown", "csv", "latex"], ...] = ("html", "markdown", "csv", "latex")
 FIGURES: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
-PASSED_ON = ("baseline", "verdict", "pool_seeds", "own", "partial", "trivial")
+VERDICTS = ("balanced", "classic")  # the default first
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -24,69 +26,73 @@ def main(arguments: Sequence[str]) -> None:
     outputs = {name: Path(path) for name in FORMATS if (path := getattr(options, name))}
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         raise UserError("two outputs are one file; choose a file for each")
-    if options.own:
-        look_in(os.getcwd())
 
     # Imported late: --help must not wait for scipy and torch.
-    from clipfuse.comparison.build import build, read
+    from clipfuse.comparison.assemble import assemble, gather
+    from clipfuse.comparison.collect import find_runs
     from clipfuse.comparison.formats import to_markdown
-    from clipfuse.comparison.options import Options
+    from clipfuse.comparison.insets import inset_picture
     from clipfuse.comparison.plan import plan
+    from clipfuse.comparison.plots import pictures_of
+    from clipfuse.comparison.variants import select
     from clipfuse.files import check_output, replace_when_whole, write_atomically
 
-    selection = read(
-        [Path(path) for path in options.sweeps],
-        Options(
-            metrics=None if options.metrics is None else _words(options.metrics),
-            mix=_words(options.mix),
-            **{name: getattr(options, name) for name in PASSED_ON},
-        ),
+    runs, notes = select(find_runs([Path(path) for path in options.sweeps]), options.partial)
+    if not any(run.scores for run in runs):
+        print(*notes, sep="\n")
+    if options.own:
+        look_in(os.getcwd())
+    material = gather(
+        runs,
+        notes,
+        metrics=_words(options.metrics),
+        baseline=options.baseline,
+        verdict_set=options.verdict,
+        own=options.own,
+        mix=_words(options.mix) or (),
     )
+    variants, protocol = material.variants, material.protocol
     if options.plan is not None:
-        wanted = _wanted(options.plan)
-        chosen = (selection.variants, selection.protocol, selection.metrics, selection.reference)
-        print(*plan(*chosen, wanted), sep="\n")
+        print(*plan(variants, protocol, material.metrics, material.baseline, _wanted(options.plan)), sep="\n")
         return
     for path in outputs.values():
         check_output(path, options.overwrite)
-    comparison = build(selection, find_pairs(selection.tested))
-    files = {}
-    if options.figures:
-        drawings = {each.name: each for each in comparison.figures()}
+    figures = Path(options.figures) if options.figures else None
+    sources, missing = find_sources(material.tested)
+    if missing:
+        material = replace(material, notes=[*material.notes, missing])
+    trivial = partial(score_trivial, sources=sources) if sources and options.trivial else None
+    found = assemble(material, trivial, as_pictures(sources), options.pool_seeds)
+    table = found.numbers
+    if figures:
+        drawings = [*pictures_of(table), inset_picture(table, variants, found.sources, table.images)]
         files = {
-            Path(options.figures) / f"{name}.{kind}": (each, kind)
-            for name, each in drawings.items()
+            figures / f"{each.name}.{kind}": (each, kind)
+            for each in drawings
+            if each is not None
             for kind in FIGURES
         }
-    for path in files:
-        check_output(path, options.overwrite)
-    print(f"\n{to_markdown(comparison.table)}")
-    print(*comparison.notes, *comparison.verdict, sep="\n")
-    command = shlex.join(["clipfuse", "compare", *arguments])
-    writers: dict[str, Callable[[], str]] = {
-        "html": lambda: comparison.html(command),
-        "markdown": comparison.markdown,
-        "csv": comparison.csv,
-        "latex": comparison.latex,
-    }
+        for path in files:
+            check_output(path, options.overwrite)
+    print(f"\n{found}")
     for name, path in outputs.items():
         with write_atomically(path) as file:
-            file.write(writers[name]())
+            file.write(found.text(name, shlex.join(["clipfuse", "compare", *arguments])))
         print(f"written: {path}")
-    for path, (drawing, kind) in files.items():
-        with replace_when_whole(path) as temporary:
-            drawing.save(temporary, kind)
-    if files:
-        print(f"written: {len(files)} figures in {options.figures}")
+    if figures:
+        for path, (picture, kind) in files.items():
+            with replace_when_whole(path) as temporary:
+                picture.save(temporary, kind)
+        print(f"written: {len(files)} figures in {figures}")
     if options.wandb:
         from clipfuse.comparison.wandb_report import publish
 
-        text = "\n\n".join([*comparison.notes, *comparison.verdict, to_markdown(comparison.table)])
+        text = "\n\n".join([*material.notes, *found.sentences, to_markdown(table)])
         names = ", ".join(Path(path).resolve().name for path in options.sweeps)
-        folders = {each.name: [run.folder for run in each.runs] for each in selection.variants}
-        curves = {key for run in selection.tested for key in run.curves if key.startswith("val/metric/")}
+        folders = {variant.name: [run.folder for run in variant.runs] for variant in variants}
+        curves = {key for run in material.tested for key in run.curves if key.startswith("val/metric/")}
         title = f"clipfuse compare {names}"
-        address = publish(options.wandb, title, text, folders, selection.metrics, sorted(curves))
+        address = publish(options.wandb, title, text, folders, list(material.metrics), sorted(curves))
         print(f"report: {address}")
 
 
@@ -124,7 +130,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--verdict",
-        choices=("balanced", "classic"),
+        choices=VERDICTS,
         help="which metrics rank the losses (default: balanced, where the runs have its metrics)",
     )
     parser.add_argument(
@@ -162,8 +168,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _words(text: str | None) -> list[str] | None:
+    """Return the words of a list joined by commas."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _wanted(words: Sequence[str]) -> dict[str, float]:

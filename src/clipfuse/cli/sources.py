@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from clipfuse.errors import UserError
@@ -11,23 +10,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from clipfuse.comparison.build import Pairs
     from clipfuse.comparison.collect import Run
     from clipfuse.comparison.compute import TrivialScores
     from clipfuse.comparison.pictures import Sources as PictureSources
     from clipfuse.metrics.protocols import Protocol
 
     Sources = Callable[[str], dict[str, Tensor | None]]
-
-
-def find_pairs(runs: Sequence["Run"]) -> "Pairs":
-    """Find the test pairs of runs for `clipfuse.comparison.build.build`."""
-    from clipfuse.comparison.build import Pairs
-
-    sources, missing = find_sources(runs)
-    if sources is None:
-        return Pairs(missing=missing)
-    return Pairs(as_pictures(sources), partial(score_trivial, runs, sources))
 
 
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
@@ -88,7 +76,7 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
 
 
 def score_trivial(
-    runs: Sequence["Run"], sources: "Sources", protocol: "Protocol", names: Sequence[str]
+    runs: Sequence["Run"], protocol: "Protocol", names: Sequence[str], *, sources: "Sources"
 ) -> "TrivialScores":
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm
