@@ -76,7 +76,7 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
 
 
 def score_trivial(
-    runs: Sequence["Run"], sources: "Sources", protocol: "Protocol", names: Sequence[str]
+    runs: Sequence["Run"], protocol: "Protocol", names: Sequence[str], *, sources: "Sources"
 ) -> "TrivialScores":
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm
