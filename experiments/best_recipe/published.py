@@ -9,6 +9,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from experiments.common import format_table
+
 FILE = Path(__file__).with_name("published.csv")
 OURS, PYRAMID = "ours", "Laplacian pyramid"
 
@@ -37,11 +39,11 @@ def compare_gains(ours: Mapping[str, Mapping[str, float]]) -> str:
     published = read_published()
     metrics = list(next(iter(published.values()))[PYRAMID])
     own = gain(ours[OURS], ours[PYRAMID], metrics)
-    lines = [["method", "pictures", *metrics, "ours greater"], ["---"] * (len(metrics) + 3)]
+    rows = []
     for pictures, methods in {"our test scenes": ours, **published}.items():
         for method in (name for name in methods if name != PYRAMID):
             gains = gain(methods[method], methods[PYRAMID], metrics)
             ahead = sum(own[name] > gains[name] for name in metrics)
             cells = (f"{gains[name]:+.0f}" for name in metrics)
-            lines.append([method, pictures, *cells, "" if method == OURS else f"{ahead} of {len(metrics)}"])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+            rows.append([method, pictures, *cells, "" if method == OURS else f"{ahead} of {len(metrics)}"])
+    return "\n".join(format_table(["method", "pictures", *metrics, "ours greater"], rows))

@@ -13,11 +13,10 @@ seeds, so that they are ablations too, and crops of 64, less than half the work 
 What has finished in `--out` is not run again.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from experiments.best_recipe.rule import (
@@ -30,12 +29,9 @@ from experiments.best_recipe.rule import (
     score,
     trivial,
 )
-from experiments.compare_losses.study import run_sweeps
+from experiments.common import format_cell, format_table, load_sources, make_parser, run_sweeps
 from torch import Tensor, nn
 
-from clipfuse.data.folder import PairedFolder
-from clipfuse.data.pairs import PairSource
-from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.networks.load import load_backbone
 
 Weights = dict[str, float]
@@ -191,12 +187,6 @@ def run_round(out: Path, recipes: Mapping[str, Recipe]) -> dict[str, list[Path]]
     }
 
 
-def sources(roadscene: str) -> dict[str, PairSource]:
-    """Return the scenes that are judged by."""
-    real = PairedFolder(roadscene, split="roadscene", name="roadscene")
-    return {"real": real, "rendered": SyntheticPairs(val=32)}
-
-
 def load_networks(runs: Mapping[str, Sequence[Path]]) -> Networks:
     """Return the networks of the runs, by recipe and seed."""
     return {
@@ -215,7 +205,7 @@ def judge(networks: Networks, roadscene: str, part: str = "val") -> dict[str, di
         return {**trivial(infrared, visible), **fused}
 
     found: dict[str, dict[str, list[Scores]]] = {}
-    for kind, source in sources(roadscene).items():
+    for kind, source in load_sources(roadscene).items():
         for key, row in score(load_scenes(source, part), candidates).items():
             found.setdefault(kind, {}).setdefault(key.partition("/")[0], []).append(row)
     return found
@@ -252,27 +242,18 @@ def tabulate(found: Found) -> tuple[dict[str, float], list[str]]:
     lines = []
     for kind, rows in means.items():
         keys = [key for key in (*METRICS, *OWN) if key in rows[names[0]]]
-        lines += [f"\n**{kind} scenes**\n", "| recipe | rank | " + " | ".join(keys) + " |"]
-        lines.append("|---" * (len(keys) + 2) + "|")
+        body = []
         for name in [*total, *(name for name, reason in reasons.items() if reason)]:
-            cells = [cell([row[key] for row in found[kind][name]]) for key in keys]
-            rank = "rejected" if reasons[name] else f"{ranks[kind][name]:.1f}"
-            lines.append(f"| {name} | {rank} | " + " | ".join(cells) + " |")
+            cells = [format_cell([row[key] for row in found[kind][name]]) for key in keys]
+            body.append([name, "rejected" if reasons[name] else f"{ranks[kind][name]:.1f}", *cells])
+        lines += [f"\n**{kind} scenes**\n", *format_table(["recipe", "rank", *keys], body)]
     lines += [f"\nRejected: {name}: {reason}" for name, reason in reasons.items() if reason]
     return total, lines
 
 
-def cell(values: Sequence[float]) -> str:
-    """Return the mean, with the standard deviation over seeds."""
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
 def main() -> None:
     """Run the rounds, or what is missing of them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    parser = make_parser(__doc__, roadscene=True)
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
     parser.add_argument("--last", type=int, choices=(1, 2, 3, 4, 5), default=5, help="stop after this round")
     options = parser.parse_args()

@@ -6,16 +6,15 @@ Draws rendered scenes into `panel.jpg` beside this file; into `--out` real ones 
 alone), and the scores on the validation scenes (`validation.md`) and on the test scenes (`test.md`).
 """
 
-import argparse
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
 import torch
 from experiments.best_recipe.published import OURS, PYRAMID, compare_gains
 from experiments.best_recipe.rule import LAPLACIAN, Scores, load_scenes, trivial
-from experiments.best_recipe.search import Networks, judge, sources, tabulate
+from experiments.best_recipe.search import Networks, judge, tabulate
+from experiments.common import format_table, load_sources, make_parser
 from PIL import Image
 from torch import Tensor, nn
 
@@ -89,17 +88,14 @@ def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]
 
 def main() -> None:
     """Score, print and draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    parser = make_parser(__doc__, roadscene=True)
     parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
     options = parser.parse_args()
     network = load_backbone(options.checkpoint, ["experiments"])
     networks = {(NAME, 0): network, (START, 0): untrained(network)}
     options.out.mkdir(parents=True, exist_ok=True)
-    found: Mapping[str, PairSource] = sources(options.roadscene)
+    found = load_sources(options.roadscene)
     for kind, file in {
         "rendered": Path(__file__).with_name("panel.jpg"),
         "real": options.out / "real.jpg",
@@ -109,8 +105,8 @@ def main() -> None:
     scores = judge(networks, options.roadscene, "test")
     others = beside_the_rule(networks, found["real"])
     lines = [*tabulate(scores)[1], "\n**real scenes, beside the rule**\n"]
-    lines += [f"| recipe | MI | {FROM_OURS} |", "|---|---|---|"]
-    lines += [f"| {name} | {row['MI']:.2f} | {row[FROM_OURS]:.1f} |" for name, row in others.items()]
+    rows = [[name, f"{row['MI']:.2f}", f"{row[FROM_OURS]:.1f}"] for name, row in others.items()]
+    lines += format_table(["recipe", "MI", FROM_OURS], rows)
     published = {
         label: {**scores["real"][FUSIONS[label]][0], "MI": others[FUSIONS[label]]["MI"]}
         for label in PUBLISHED

@@ -1,32 +1,32 @@
-"""Score the kept runs again under the present protocol, from the pictures of trainings that repeat them.
+"""Score the kept runs again under the present protocol, from the images of trainings that repeat them.
 
     python -m experiments.compare_losses.rescore --roadscene data/roadscene --runs runs/again [--sets
     roadscene]
 
-The pictures of the study are not kept, its settings and seeds are. `--runs` holds the same trainings once
-more, as `SET/LOSS/SEED`. Only where every metric whose definition has not changed gives the very numbers
-that were kept are the pictures those of the study; anything else is refused, but for the losses that
-`--replace` names, whose code has changed since: their trainings take the place of the kept ones, whole.
-Then `test/per_image.csv` and `test/metrics.json` of the kept run get the present protocol's metrics, and
-its `config.yaml` the protocol's version.
+The images of the study are not kept; its settings and seeds are. `--runs` holds the same trainings once
+more, as `SET/LOSS/SEED`. The images are accepted as those of the study only where every metric whose
+definition has not changed gives the very numbers that were kept; others are refused, except for the losses
+that `--replace` names, whose code has changed since: their trainings replace the kept ones, whole.
+Then `test/per_image.csv` and `test/metrics.json` of the kept run get the present protocol's metrics, its
+`config.yaml` gets the protocol's version, and `results/SET.zip` is written again.
 """
 
-import argparse
 import dataclasses
 import shutil
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Mapping
 from math import isfinite, isnan, nan
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from experiments.common import load_sources, make_parser, save_zip
 from tqdm import tqdm
 
 from clipfuse.comparison.collect import Run, find_runs
-from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
-from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
 from clipfuse.errors import UserError
 from clipfuse.files import write_atomically
@@ -66,7 +66,7 @@ def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -
             now = scores[image][metric]
             if not (isnan(before) and not isfinite(now)) and abs(now - before) > 1e-9 * max(1, abs(before)):
                 raise UserError(
-                    f"{pictures / image}.png: {metric} is {now!r}, {run.folder} has {before!r}; these are "
+                    f"{pictures / image}.png: {metric} is {now!r}, {run.path} has {before!r}; these are "
                     "not the pictures of the study: repeat the training with the settings of its config.yaml"
                 )
             compared += 1
@@ -80,13 +80,13 @@ def write(run: Run, scores: Mapping[str, Mapping[str, float]]) -> None:
     defined = {name: [row[name] for row in scores.values() if isfinite(row[name])] for name in columns}
     means = {name: fmean(values) if values else nan for name, values in defined.items()}
     undefined = {name: len(scores) - len(values) for name, values in defined.items()}
-    write_scores(run.folder / "test", rows, STRICT, means, undefined)
+    write_scores(run.path / "test", rows, STRICT, means, undefined)
     keep_config(run, {**run.config, "protocol": str(STRICT)})
 
 
 def keep_config(run: Run, config: Mapping[str, Any]) -> None:
     """Write the configuration of a kept run."""
-    with write_atomically(run.folder / "config.yaml") as file:
+    with write_atomically(run.path / "config.yaml") as file:
         yaml.safe_dump(dict(config), file, sort_keys=False, allow_unicode=True)
 
 
@@ -97,42 +97,43 @@ def replace(run: Run, again: Path) -> Run:
     config |= {"tuning": run.config["tuning"], "overwrite": False, "metrics": run.config["metrics"]}
     keep_config(run, config)
     for name in ("status.json", "metrics.csv"):
-        shutil.copyfile(again / name, run.folder / name)
+        shutil.copyfile(again / name, run.path / name)
     return dataclasses.replace(run, config=config)
 
 
+def rescore(folder: Path, again: Path, source: PairSource, replaced: Collection[str]) -> None:
+    """Score the kept runs below a folder again, from the repeated trainings below another."""
+    metrics = FusionMetrics(STRICT)
+    runs = [run for run in find_runs([folder]) if run.protocol != str(STRICT)]
+    for run in tqdm(runs, unit="run"):
+        repeated = again / run.label
+        scores = score(metrics, source, repeated / "test/fused")
+        if run.label.split("/")[0] in replaced:
+            write(replace(run, repeated), scores)
+            tqdm.write(f"{run.label}: replaced")
+        else:
+            compared = check(run, scores, repeated / "test/fused")
+            write(run, scores)
+            tqdm.write(f"{run.label}: {compared} numbers came out again")
+
+
 def main() -> None:
-    """Score what is there again."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    """Score the kept zips again."""
+    parser = make_parser(__doc__, roadscene=True)
     parser.add_argument(
         "--runs", required=True, type=Path, help="the same trainings: SET/LOSS/SEED/test/fused"
     )
     parser.add_argument("--sets", nargs="+", default=["roadscene", "synthetic"])
     parser.add_argument("--replace", nargs="+", default=[], metavar="LOSS", help="whose trainings are taken")
     options = parser.parse_args()
-    sources: dict[str, PairSource] = {
-        "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
-        "synthetic": SyntheticPairs(train=400, val=16, test=24),
-    }
-    metrics = FusionMetrics(STRICT)
-    for name in options.sets:
-        runs = [
-            run for run in find_runs([HERE / "results" / name / "samples"]) if run.protocol != str(STRICT)
-        ]
-        for run in tqdm(runs, desc=name, unit="run"):
-            loss = run.folder.parent.name
-            again = options.runs / name / loss / run.folder.name
-            scores = score(metrics, sources[name], again / "test/fused")
-            if loss in options.replace:
-                write(replace(run, again), scores)
-                tqdm.write(f"{loss}/{run.folder.name}: replaced")
-            else:
-                compared = check(run, scores, again / "test/fused")
-                write(run, scores)
-                tqdm.write(f"{loss}/{run.folder.name}: {compared} numbers came out again")
+    sources = load_sources(options.roadscene, train=400, val=16, test=24)
+    for name, source in {"roadscene": sources["real"], "synthetic": sources["rendered"]}.items():
+        kept = HERE / f"results/{name}.zip"
+        if name in options.sets:
+            with TemporaryDirectory() as folder, zipfile.ZipFile(kept) as archive:
+                archive.extractall(folder)
+                rescore(Path(folder), options.runs / name, source, options.replace)
+                save_zip(Path(folder), kept)
 
 
 if __name__ == "__main__":

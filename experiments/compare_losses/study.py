@@ -1,6 +1,6 @@
 """Which loss fuses best? Six losses, one network, one schedule, equal samples and then equal time.
 
-    python -m experiments.compare_losses.study --roadscene data/roadscene [--clip vit_b32_openai]
+    python -m experiments.compare_losses.study --roadscene data/roadscene [--clip vit_b32_openai] [--save]
 
 For the real pairs and for the rendered scenes:
 
@@ -9,34 +9,27 @@ For the real pairs and for the rendered scenes:
 2. samples: three seeds of each loss at its rate, the same samples for all;
 3. time: the same with as many updates as fit into the time that the pixel loss takes for all of its own.
 
-All run folders go to `--out`. What has finished there is not run again: a stopped study goes on.
-`clipfuse compare OUT/roadscene/samples` then makes the table and the report.
+All run folders go to `--out`. Finished runs are not run again, so a stopped study can be continued.
+`clipfuse compare OUT/roadscene/samples` then makes the table and the report. `--save` writes the numbers of
+each part, without images and weights, into one zip: SET.zip (samples), SET_time.zip and SET_trials.zip.
 """
 
-import argparse
-import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from experiments.common import compose_run, make_parser, run_sweeps, save_zip
 from scipy.stats import rankdata
 
-from clipfuse.cli.config import conf_dir
-from clipfuse.cli.parts import join_parts
+from clipfuse.comparison.collect import Run, find_runs
 from clipfuse.runs.train import train
 
+HERE = Path(__file__).parent
 LOSSES = {
     "pixel": ["loss=pixel"],
     "clip_ratio": ["loss=clip_ratio"],
@@ -46,16 +39,8 @@ LOSSES = {
     "weighted_sum": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.1}"],
 }
 RATES = (3e-4, 1e-3, 3e-3)
-METRICS = (
-    "EN",
-    "SD",
-    "SF",
-    "AG",
-    "SCD",
-    "VIF",
-    "Qabf",
-    "SSIM",
-)  # that choose a rate; larger is better in all
+# They choose a rate; larger is better in all.
+METRICS = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
 SEEDS, TRIAL_SEED = "0,1,2", "100"
 # What `choose_rate` does, kept in each run: `clipfuse compare` takes rates that differ by one rule alone.
 TUNING = {
@@ -94,16 +79,14 @@ def choose_rate(scores: Mapping[float, Mapping[str, float]]) -> float:
     return min(zip(means, scores, strict=True))[1]
 
 
-def last_validation(run: Path) -> dict[str, float]:
+def last_validation(run: Run) -> dict[str, float]:
     """Return the scores of a run's last validation."""
-    with open(run / "metrics.csv", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(f"val/metric/{METRICS[0]}")]
-    return {metric: float(rows[-1][f"val/metric/{metric}"]) for metric in METRICS}
+    return {metric: run.curves[f"val/metric/{metric}"][-1][1] for metric in METRICS}
 
 
 def trial_scores(sweep: Path) -> dict[float, dict[str, float]]:
     """Return the validation scores of a loss's trials, by their learning rate."""
-    return {rate: last_validation(sweep / str(job)) for job, rate in enumerate(RATES)}
+    return dict(zip(RATES, map(last_validation, find_runs([sweep])), strict=True))
 
 
 def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
@@ -121,7 +104,7 @@ def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
             spent = {}
             for steps in (5, 45):
                 with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-                    config = composed([*words(loss, steps), *data, *plain, f"run_dir={folder}/run"])
+                    config = compose_run([*words(loss, steps), *data, *plain, f"run_dir={folder}/run"])
                     start = time.process_time()
                     train(config)
                     spent[steps] = time.process_time() - start
@@ -129,42 +112,6 @@ def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
             found[loss] = min(taken, found.get(loss, taken))
             print(f"round {turn + 1}: {loss} {taken:.3f} s per update", flush=True)
     return found
-
-
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """Compose a run as the command line does."""
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", [*overrides], return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        join_parts(config)
-    return config
-
-
-def sweep(folder: Path, overrides: Iterable[str]) -> None:
-    """Run a sweep, or what is missing of it."""
-    done = folder / "sweep.yaml"
-    command = [f"sweep.resume={folder}"] if done.exists() else [*overrides, f"hydra.sweep.dir={folder}"]
-    start = time.time()
-    subprocess.run(
-        [sys.executable, "-m", "clipfuse.cli", "train", "-m", *command],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    print(f"{folder}: {time.time() - start:.0f} s", flush=True)
-
-
-def run_sweeps(sweeps: Mapping[Path, Sequence[str]]) -> None:
-    """Run sweeps by their folders, two at a time; the first that fails, or Ctrl-C, stops all."""
-    with ThreadPoolExecutor(2) as pool:
-        try:
-            for job in [pool.submit(sweep, folder, overrides) for folder, overrides in sweeps.items()]:
-                job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def run_part(out: Path, steps: Mapping[str, int], more: Mapping[str, list[str]]) -> None:
@@ -190,8 +137,9 @@ def study(out: Path, data: list[str], clip: str, timed: Sequence[str] = ()) -> N
         for loss, rate in chosen.items()
     }
     run_part(out / "samples", dict.fromkeys(LOSSES, STEPS), final)
-    measured = out / "seconds_per_update.json"
+    measured = out / "time" / "seconds_per_update.json"
     if not measured.exists():
+        measured.parent.mkdir(exist_ok=True)
         measured.write_text(json.dumps(seconds_per_update([*shared, *timed]), indent=1) + "\n")
     seconds = json.loads(measured.read_text())
     fitting = {loss: round(STEPS * seconds["pixel"] / seconds[loss]) for loss in LOSSES}
@@ -199,23 +147,39 @@ def study(out: Path, data: list[str], clip: str, timed: Sequence[str] = ()) -> N
     run_part(out / "time", fitting, final)
 
 
+def save(out: Path, folder: Path) -> None:
+    """Write the numbers of the parts of one data set into one zip each."""
+    for part in ("samples", "time", "trials"):
+        save_zip(out / part, folder / f"{out.name}{'' if part == 'samples' else f'_{part}'}.zip")
+
+
 def main() -> None:
     """Run the study, or what is missing of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--roadscene", help="folder of the real pairs; without: rendered ones only")
     parser.add_argument("--clip", default="micro", help="an option of clipfuse train")
-    parser.add_argument("--out", type=Path, help="default: results here, or results_CLIP")
+    parser.add_argument("--out", type=Path, help="of the run folders; default: runs/compare_losses_CLIP")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        nargs="?",
+        const=HERE / "results",
+        metavar="FOLDER",
+        help="keep the numbers in zips in this folder (without a name: in results/ beside this file)",
+    )
     options = parser.parse_args()
-    # Relative, because each run's configuration repeats it.
-    here = Path(os.path.relpath(Path(__file__).parent))
-    out = options.out or here / ("results" if options.clip == "micro" else f"results_{options.clip}")
-    if options.roadscene:
-        study(out / "roadscene", ["data=roadscene", f"data.root={options.roadscene}"], options.clip)
+    out = options.out or Path(f"runs/compare_losses_{options.clip}")
     # Rendering is paid once a scene, by every loss alike.
-    few = ("data.train=16", "data.val=2")
-    study(out / "synthetic", ["data=synthetic"], options.clip, few)
+    parts: dict[str, tuple[list[str], Sequence[str]]] = {
+        "synthetic": (["data=synthetic"], ("data.train=16", "data.val=2"))
+    }
+    if options.roadscene:
+        real = ["data=roadscene", f"data.root={options.roadscene}"]
+        parts = {"roadscene": (real, ()), **parts}
+    for name, (data, few) in parts.items():
+        study(out / name, data, options.clip, few)
+        if options.save:
+            save(out / name, options.save)
 
 
 if __name__ == "__main__":

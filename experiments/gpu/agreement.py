@@ -11,7 +11,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from experiments.compare_losses.study import LOSSES, composed
+from experiments.common import compose_run
+from experiments.compare_losses.study import LOSSES
 from experiments.gpu.case import Case, Machine, Part, relative, verdict
 from experiments.gpu.meter import Cut
 from experiments.gpu.training import PLAIN, accelerator, run, words
@@ -46,7 +47,7 @@ def loss_inputs(machine: Machine, dtype: torch.dtype) -> LossInputs:
     source = SyntheticPairs(train=1, val=1, test=count, size=side)
     batch = collate([whole(source.load(name)) for name in source.parts()["test"]])
     torch.manual_seed(0)
-    network = build(composed(["run_dir=x"]).backbone, "backbone")
+    network = build(compose_run(["run_dir=x"]).backbone, "backbone")
     with torch.no_grad():
         features = network(batch.infrared, batch.visible).features
     noise = torch.rand(batch.visible.shape, generator=torch.Generator().manual_seed(0))
@@ -85,7 +86,7 @@ def compare_loss(machine: Machine, loss: str, precision: str) -> dict[str, Any]:
     """Return the relative differences of the two devices."""
     dtype = torch.float64 if precision == "64-true" else torch.float32
     inputs = loss_inputs(machine, dtype)
-    built = build(composed(["run_dir=x", "clip=micro", *words(loss)]).loss, "loss").to(dtype).train()
+    built = build(compose_run(["run_dir=x", "clip=micro", *words(loss)]).loss, "loss").to(dtype).train()
     clips = {id(clip): clip for part in built.modules() if (clip := getattr(part, "clip", None)) is not None}
     other = copy.deepcopy(built).to(machine.device)
     try:
@@ -140,7 +141,7 @@ def updates(device: torch.device, overrides: Sequence[str], folder: Path) -> tup
         f"run_dir='{folder}'",
     ]
     run(overrides)
-    config = composed(overrides)
+    config = compose_run(overrides)
     L.seed_everything(config.seed, workers=True, verbose=False)
     start = build(config.backbone, "backbone").state_dict()
     end = read_checkpoint(folder / "checkpoints/last.ckpt")["state_dict"]

@@ -8,7 +8,6 @@ same command does what is missing: rows that failed or for which there was no ti
 row failed or a verdict is `not ok`, and 2 where the check cannot run at all.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -27,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from experiments.common import format_table, make_parser
 from experiments.gpu import agreement, computing, training
 from experiments.gpu.case import MEASURED, NOT_OK, Case, Machine, Part
 
@@ -204,8 +204,7 @@ def tables(results: Results) -> str:
         lines += ["", f"## {name}: {known.question if known else ''}", ""]
         if error := entry.get("error"):
             lines += [f"Failed: {text(error)}", ""]
-        lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-        lines += [f"| {' | '.join(text(row.get(column)) for column in columns)} |" for row in rows]
+        lines += format_table(columns, [[text(row.get(column)) for column in columns] for row in rows])
         facts = ", ".join(f"{key} {text(value)}" for key, value in entry["settings"].items())
         lines += ["", f"{entry['status']}, {entry['measured']}; {facts}"]
     return "\n".join(lines) + "\n"
@@ -276,9 +275,7 @@ def check(
 
 def main() -> int:
     """Run the command; the exit code is explained above."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes: tries the check, measures nothing")
     parser.add_argument("--part", nargs="+", choices=PARTS, metavar="NAME", help=f"of {', '.join(PARTS)}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from experiments.benchmarks.contourlet import SHAPES, flat
-from experiments.compare_losses.study import composed
+from experiments.common import compose_run
 from experiments.gpu.case import Case, Machine, Part, verdict
 from experiments.gpu.meter import synchronise
 from torch import Tensor, nn
@@ -227,7 +227,7 @@ def measure_compile(machine: Machine, name: str, precision: str, compiled: bool)
     """Time forward and backward of a backbone; a compiler that fails is a result."""
     settings, device = compile_settings(machine), machine.device
     torch.manual_seed(0)
-    network: Any = build(composed([f"backbone={name}", "run_dir=x"]).backbone, "backbone").to(device)
+    network: Any = build(compose_run([f"backbone={name}", "run_dir=x"]).backbone, "backbone").to(device)
     side = settings["crop_size"]
     planes = torch.rand(2, settings["batch"], 1, side, side, generator=torch.Generator().manual_seed(0))
     infrared, visible = planes.to(device).unbind()

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.compare_losses.study import LOSSES, composed
+from experiments.common import compose_run
+from experiments.compare_losses.study import LOSSES
 from experiments.gpu.case import Case, Machine, Part
 
 from clipfuse.clip.encoder import FrozenClip
@@ -44,7 +45,7 @@ def accelerator(device: torch.device) -> str:
 
 def run(overrides: Sequence[str]) -> list[str]:
     """Train quietly; return the operations that warned of having no deterministic form on this device."""
-    config = composed(overrides)
+    config = compose_run(overrides)
     with warnings.catch_warnings(record=True) as said, redirect_stdout(StringIO()):
         warnings.simplefilter("always")
         train(config)

@@ -8,12 +8,12 @@ Markdown tables of its weighted terms with the micro CLIP, means over test scene
 from dataclasses import replace
 
 import torch
+from experiments.common import stack_scenes
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.ldfusion import LDFusionLoss
 from clipfuse.types import LossInputs
 
@@ -36,8 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = SyntheticPairs(test=24)
     names = source.parts()["test"]
-    batch = collate([whole(source.load(name), name) for name in names])
-    planes = {"infrared": batch.infrared, "visible": batch.visible, "reference": batch.reference}
+    planes = stack_scenes(source, "test", ("infrared", "visible", "reference"))
     loss = LDFusionLoss(FrozenClip.load("micro"))
 
     def row(name: str, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:

@@ -7,24 +7,28 @@ Prints markdown tables of all finished runs in the folders, mean +- standard dev
 nothing but their seed.
 """
 
-import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, mode, stdev
+from statistics import fmean, mode
 from typing import Any
 
 import torch
-import yaml
+from experiments.common import (
+    find_finished,
+    format_cell,
+    format_table,
+    fuse,
+    make_parser,
+    rendered_scenes,
+)
 from kornia.filters import gaussian_blur2d
 from lightning import seed_everything
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.data.synthetic import SyntheticPairs
-from clipfuse.data.transforms import collate, whole
+from clipfuse.comparison.collect import Run
 from clipfuse.losses.ldfusion import RELEASES, language_loss
 from clipfuse.metrics import FusionMetrics, baselines
 from clipfuse.networks.load import load_backbone
@@ -42,14 +46,6 @@ SIDE = 96  # of a cut-out
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#444444")
 Scores = dict[str, list[float]]  # per image
 Scenes = dict[str, Tensor]
-
-
-def load_scenes(settings: Mapping[str, Any]) -> Scenes:
-    """Return the planes of the test part, (N, 1, S, S) each."""
-    source = SyntheticPairs(**{key: value for key, value in settings.items() if key != "_target_"})
-    batch = collate([whole(source.load(name)) for name in source.parts()["test"]])
-    names = ("infrared", "visible", "target_mask", "reference")
-    return {name: getattr(batch, name) for name in names}
 
 
 class Judge:
@@ -107,32 +103,19 @@ def lattice(fused: Tensor) -> list[float]:
     return energy.sqrt().tolist()
 
 
-def fuse(network: torch.nn.Module, scenes: Scenes) -> Tensor:
-    """Return the fused pictures of a network in eval mode."""
-    network.eval()
-    pairs = zip(scenes["infrared"].split(4), scenes["visible"].split(4), strict=True)
-    with torch.no_grad():
-        return torch.cat([network(infrared, visible).fused for infrared, visible in pairs])
-
-
-def find_runs(folders: Sequence[Path]) -> dict[str, dict[int, Path]]:
-    """Return the finished runs as {variant: {seed: folder}}, named by what is unusual in network and loss."""
-    found: dict[str, dict[int, Path]] = {}
+def group_runs(folders: Sequence[Path]) -> dict[str, dict[int, Run]]:
+    """Return the finished runs as {variant: {seed: run}}, named by what is unusual in network and loss."""
+    found: dict[str, dict[int, Run]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    for status in sorted(path for folder in folders for path in folder.rglob("status.json")):
-        if json.loads(status.read_text())["status"] != "finished":
-            continue
-        config = yaml.safe_load((status.parent / "config.yaml").read_text())
-        own = {"smooth": False, **config["backbone"], **config["loss"]}
+    for run in find_finished(folders):
+        own = {"smooth": False, **run.config["backbone"], **run.config["loss"]}
         own = {key: value for key, value in own.items() if key not in ("_target_", "clip")}
         own["patch_filter"] = own["patch_filter"] or RELEASES[2025].patch_filter
         key = json.dumps(own, sort_keys=True)
-        if (previous := found.setdefault(key, {}).get(config["seed"])) is not None:
-            raise SystemExit(f"{previous} and {status.parent} are runs of one variant and seed; name one")
-        found[key][config["seed"]] = status.parent
+        if (previous := found.setdefault(key, {}).get(run.seed)) is not None:
+            raise SystemExit(f"{previous.path} and {run.path} have one variant and seed; name one")
+        found[key][run.seed] = run
         settings[key] = own
-    if not found:
-        raise SystemExit(f"no finished run in {', '.join(map(str, folders))}")
     usual = {name: mode(json.dumps(own.get(name)) for own in settings.values()) for name in own}
     names = {
         key: ", ".join(f"{name}={value}" for name, value in own.items() if json.dumps(value) != usual[name])
@@ -142,11 +125,6 @@ def find_runs(folders: Sequence[Path]) -> dict[str, dict[int, Path]]:
     return dict(sorted(named.items(), key=lambda item: (item[0] != "default", item[0])))
 
 
-def cell(values: Sequence[float]) -> str:
-    """Return mean and, of several seeds, standard deviation."""
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-
-
 def mean(scores: Sequence[float]) -> float:
     """Return the mean over the images for which a score is defined."""
     return fmean(value for value in scores if value == value)
@@ -154,16 +132,16 @@ def mean(scores: Sequence[float]) -> float:
 
 def print_table(table: Mapping[str, Sequence[Scores]]) -> None:
     """Print one row per method; several entries are seeds."""
-    print("| picture | " + " | ".join(COLUMNS) + " |\n|" + "---|" * (len(COLUMNS) + 1))
-    for name, seeds in table.items():
-        cells = [cell([mean(scores[column]) for scores in seeds]) for column in COLUMNS]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    rows = [
+        [name, *(format_cell([mean(scores[column]) for scores in seeds]) for column in COLUMNS)]
+        for name, seeds in table.items()
+    ]
+    print(*format_table(["image", *COLUMNS], rows), sep="\n")
 
 
 def print_wins(table: Mapping[str, Sequence[Scores]], variants: Sequence[str], other: str) -> None:
     """Print in how many scenes, of all seeds, each variant beats `other`."""
-    print(f"\nScenes in which it beats the {other}:\n\n| variant | " + " | ".join(CLAIMED) + " |")
-    print("|---" * (len(CLAIMED) + 1) + "|")
+    rows = []
     for name in variants:
         shares = []
         for column in CLAIMED:
@@ -174,21 +152,12 @@ def print_wins(table: Mapping[str, Sequence[Scores]], variants: Sequence[str], o
                 if own == own and theirs == theirs
             ]
             shares.append(f"{100 * fmean(own > theirs for own, theirs in pairs):.0f} %")
-        print(f"| {name} | " + " | ".join(shares) + " |")
+        rows.append([name, *shares])
+    print(f"\nScenes in which it beats the {other}:\n")
+    print(*format_table(["variant", *CLAIMED], rows), sep="\n")
 
 
-def read_curves(run: Path) -> dict[str, list[tuple[float, float]]]:
-    """Return (samples seen, value) by the names of the curves of a run."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    with (run / "metrics.csv").open() as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("step", "trainer/samples_seen"):
-                    curves.setdefault(name, []).append((float(row["trainer/samples_seen"]), float(value)))
-    return curves
-
-
-def draw_curves(runs: Mapping[str, Mapping[int, Path]], path: Path) -> None:
+def draw_curves(runs: Mapping[str, Mapping[int, Run]], path: Path) -> None:
     """Draw the terms of training, each a mean over seeds and over a window of a tenth of the run."""
     terms = ("global", "patch", "similarity", "perceptual")
     width, height, left, top = 400, 250, 46, 30
@@ -197,7 +166,7 @@ def draw_curves(runs: Mapping[str, Mapping[int, Path]], path: Path) -> None:
     for place, term in enumerate(terms):
         lines = {}
         for name, seeds in runs.items():
-            read = [read_curves(run).get(f"train/loss/ldfusion/{term}", []) for run in seeds.values()]
+            read = [run.curves.get(f"train/loss/ldfusion/{term}", []) for run in seeds.values()]
             points = [(row[0][0], fmean(value for _, value in row)) for row in zip(*read, strict=False)]
             window = max(1, len(points) // 10)
             lines[name] = [
@@ -230,24 +199,24 @@ def draw_curves(runs: Mapping[str, Mapping[int, Path]], path: Path) -> None:
 
 def main(folders: Sequence[Path], out: Path) -> None:
     torch.set_num_threads(1)
-    runs = find_runs(folders)
-    config = yaml.safe_load((next(iter(next(iter(runs.values())).values())) / "config.yaml").read_text())
-    scenes = load_scenes(config["data"])
+    runs = group_runs(folders)
+    config = next(iter(next(iter(runs.values())).values())).config
+    scenes = rendered_scenes(config["data"])
     judge = Judge(scenes)
-    pictures = {name.removeprefix("baseline:"): plane for name, plane in
-                baselines(scenes["infrared"], scenes["visible"]).items()}  # fmt: skip
+    bands = scenes["infrared"], scenes["visible"]
+    pictures = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
     pictures["ideal reference"] = scenes["reference"]
     table: dict[str, list[Scores]] = {name: [judge(fused)] for name, fused in pictures.items()}
     table["untrained network"] = []
     seeds = sorted({seed for each in runs.values() for seed in each})
     for seed in seeds:
         seed_everything(seed, workers=True, verbose=False)
-        pictures["untrained network"] = fuse(build(config["backbone"], "backbone"), scenes)
+        pictures["untrained network"] = fuse(build(config["backbone"], "backbone"), *bands)
         table["untrained network"].append(judge(pictures["untrained network"]))
     for name, each in runs.items():
         table[name] = []
         for seed, run in sorted(each.items(), reverse=True):
-            pictures[name] = fuse(load_backbone(run / "checkpoints/last.ckpt"), scenes)
+            pictures[name] = fuse(load_backbone(run.path / "checkpoints/last.ckpt"), *bands)
             table[name].insert(0, judge(pictures[name]))
             print(f"{name}, seed {seed}: " + ", ".join(f"{c} {mean(table[name][0][c]):.3f}" for c in COLUMNS))
     print(f"\n{len(scenes['infrared'])} scenes; seeds: "
@@ -267,9 +236,7 @@ def main(folders: Sequence[Path], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the pictures")
     options = parser.parse_args()

@@ -8,7 +8,6 @@ Writes into OUT, for each kind of scenes, `scores_KIND.csv` (per picture), `rank
 `moves_KIND.csv` (what each degradation does to each metric) and `ranks_KIND.png`; and `report.md`, the bars.
 """
 
-import argparse
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
@@ -17,14 +16,13 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+from experiments.common import format_table, load_sources, make_parser
 from experiments.metrics_on_trial.fusions import DEGRADATIONS, degenerate, degrade, honest, rounded
 from experiments.metrics_on_trial.picture import draw
 from scipy.stats import rankdata
 from torch import nn
 
-from clipfuse.data.folder import PairedFolder
 from clipfuse.data.pairs import PairSource
-from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import whole
 from clipfuse.metrics import DEFINITIONS, PROTOCOLS, FusionMetrics
 from clipfuse.metrics.verdict import BALANCED, CLASSIC, VerdictSet
@@ -193,29 +191,26 @@ def report(kind: str, scores: Scores, good: set[str], moves: Mapping[str, Scores
     ahead = np.mean(
         table[str(BALANCED)][:, names.index(third[1])] < table[str(BALANCED)][:, names.index(closest)]
     )
+    bold = {name: f"**{name}**" if name in honest_names else name for name in names}
+    body = [
+        [str(place), bold[name], *(f"{means[str(v)][names.index(name)]:.2f}" for v in (BALANCED, CLASSIC))]
+        for place, name in enumerate(order, 1)
+    ]
     lines = [
         f"## {kind}, {count} scenes, {len(names)} fusions",
         "",
-        "| rank | fusion | balanced-1 | classic-1 |",
-    ]
-    lines += ["|---|---|---|---|"]
-    for place, name in enumerate(order, 1):
-        shown = f"**{name}**" if name in honest_names else name
-        pair = " | ".join(f"{means[str(v)][names.index(name)]:.2f}" for v in (BALANCED, CLASSIC))
-        lines.append(f"| {place} | {shown} | {pair} |")
-    lines += [
+        *format_table(["rank", "fusion", "balanced-1", "classic-1"], body),
         "",
         f"Degenerate fusions before the best {BEST} honest ones: {', '.join(before) or 'none'}. The third is "
         f"'{third[1]}' with {third[0]:.2f}; the best degenerate one is '{closest}' with "
         f"{degenerate_ranks[closest]:.2f}, behind it in {ahead:.0%} of the scenes.",
         "",
     ]
-    lines += ["| metric | first | second | third |", "|---|---|---|---|"]
-    for metric, column in means.items():
-        best = [(names[index], column[index]) for index in np.argsort(column)[:BEST]]
-        first = (f"{f'**{name}**' if name in honest_names else name} {rank:.1f}" for name, rank in best)
-        lines.append(f"| {metric} | {' | '.join(first)} |")
-    lines.append("")
+    body = [
+        [metric, *(f"{bold[names[index]]} {column[index]:.1f}" for index in np.argsort(column)[:BEST])]
+        for metric, column in means.items()
+    ]
+    lines += [*format_table(["metric", "first", "second", "third"], body), ""]
     losses = {name: row for name, row in merged.items() if f"{name}/0" in scores}
     if len(losses) > 1:
         lines += [f"- {stability(losses, verdict)}" for verdict in (BALANCED, CLASSIC)] + [""]
@@ -223,16 +218,17 @@ def report(kind: str, scores: Scores, good: set[str], moves: Mapping[str, Scores
     for base in BASES:
         shares = monotone(moves[base])
         metrics = list(next(iter(shares.values())))
+        body = []
+        for way, falls in shares.items():
+            strengths = ", ".join(f"{strength:g}" for strength in DEGRADATIONS[way])
+            body.append([f"{way} {strengths}", *(f"{falls[metric]:.0%}" for metric in metrics)])
+            rows += [[base, way, metric, f"{share:.4f}"] for metric, share in falls.items()]
         lines += [
             f"Share of scenes in which each strength scores worse than the one before, from {base}:",
             "",
+            *format_table(["degradation", *metrics], body),
+            "",
         ]
-        lines += [f"| degradation | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
-        for way, falls in shares.items():
-            strengths = ", ".join(f"{strength:g}" for strength in DEGRADATIONS[way])
-            lines.append(f"| {way} {strengths} | " + " | ".join(f"{falls[m]:.0%}" for m in metrics) + " |")
-            rows += [[base, way, metric, f"{share:.4f}"] for metric, share in falls.items()]
-        lines.append("")
     with (out / f"moves_{kind}.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["base", "degradation", "metric", "monotone"], *rows])
     return lines
@@ -250,21 +246,14 @@ def _write_scores(path: Path, scores: Scores) -> None:
 
 def main() -> None:
     """Fuse, score, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--roadscene", required=True, help="folder of the real pairs")
+    parser = make_parser(__doc__, roadscene=True)
     parser.add_argument("--runs", type=Path, help="folder of trained losses")
     parser.add_argument("--part", choices=("val", "test"), default="test")
     parser.add_argument("--out", type=Path, default=Path("runs/metrics_on_trial"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    sources: Mapping[str, PairSource] = {
-        "real": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
-        "rendered": SyntheticPairs(val=16),
-    }
     lines: list[str] = []
-    for kind, source in sources.items():
+    for kind, source in load_sources(options.roadscene, val=16).items():
         found = judge(source, options.part, load_networks(options.runs, kind))
         lines += report(kind, *found, options.out)
     (options.out / "report.md").write_text("\n".join(lines))

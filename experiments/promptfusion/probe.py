@@ -9,7 +9,6 @@ y: z minimises f, y minimises F + w f). What batches have in common is the mean 
 two of them: what points elsewhere in every batch does not add up in training.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -17,14 +16,12 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from experiments.ldfusion.report import cell, load_scenes
+from experiments.common import format_cell, format_table, load_loss, make_parser, rendered_scenes
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from clipfuse.losses.promptfusion import PromptFusionLoss
-from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.networks.load import load_backbone
-from clipfuse.runs.build import build
 from clipfuse.types import LossInputs
 
 BATCH, CROP, STEPS, RATE = 8, 96, 300, 1e-3
@@ -78,14 +75,13 @@ class Batch:
 
 def probe(run: Path) -> dict[str, float]:
     """Return means over the batches."""
-    checkpoint = read_checkpoint(run / "checkpoints/last.ckpt")
+    loss, checkpoint = load_loss(run / "checkpoints/last.ckpt")
+    assert isinstance(loss, PromptFusionLoss)
+    loss.train()
     config = checkpoint["clipfuse"]["config"]
-    loss = build(config["loss"], "loss").train()
-    weights = checkpoint["state_dict"].items()
-    loss.load_state_dict({name[5:]: value for name, value in weights if name.startswith("loss.")})
     network = load_backbone(run / "checkpoints/last.ckpt").train()
     y, z = list(loss.lower_parameters()), checkpoint["clipfuse"]["solver"]["z"]
-    scenes = load_scenes(config["data"])
+    scenes = rendered_scenes(config["data"])
     found: dict[str, list[tuple[Tensor, Tensor]]] = {"as trained": [], "solved": []}
     for index in range(len(scenes["infrared"]) // BATCH):
         part = slice(index * BATCH, (index + 1) * BATCH)
@@ -112,17 +108,15 @@ def probe(run: Path) -> dict[str, float]:
 
 def main() -> None:
     """Print the table, a column per run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     torch.set_num_threads(1)
     found = [probe(run) for run in parser.parse_args().runs]
-    print("| | " + " | ".join(f"run {index}" for index in range(len(found))) + " | all |")
-    print("|---|" + "---|" * (len(found) + 1))
+    table = []
     for name in found[0]:
         values = [rows[name] for rows in found]
-        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {cell(values)} |")
+        table.append([name, *(f"{value:.3f}" for value in values), format_cell(values)])
+    print(*format_table(["", *(f"run {index}" for index in range(len(found))), "all"], table), sep="\n")
 
 
 if __name__ == "__main__":

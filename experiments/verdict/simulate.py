@@ -13,13 +13,13 @@ Beside each stands what the comparison of version 0.1 would have said: Wilcoxon'
 correction, and a percentile bootstrap over seeds and scenes.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
 import numpy as np
+from experiments.common import make_parser
 from scipy import stats
 
 from clipfuse.comparison import statistics
@@ -103,19 +103,16 @@ def chance_variants(
 
 
 def real_variants(study: Path = STUDY) -> Iterator[tuple[str, list[Variant]]]:
-    """Give each loss of the study, its seeds named as losses.
-
-    One training each, nothing but the seed differs.
-    """
-    for sweep in sorted(study.glob("*/*/*/sweep.yaml")):
-        runs = [
-            replace(run, scores={name: each for name, each in run.scores.items() if name in FIRST})
-            for run in find_runs([sweep.parent])
-            if run.scores
-        ]
-        if len(runs) == 3:
-            place = "/".join(sweep.parent.relative_to(study).parts)
-            yield place, [Variant(f"seed-{run.seed}", (run,), {}) for run in runs]
+    """Give each loss of the study, its seeds named as losses: one training each, only the seed differs."""
+    for kept in sorted(study.glob("*.zip")):
+        losses: dict[str, list[Run]] = {}
+        for run in find_runs([kept]):
+            if run.scores:
+                first = {name: each for name, each in run.scores.items() if name in FIRST}
+                losses.setdefault(run.label.split("/")[0], []).append(replace(run, scores=first))
+        for loss, runs in sorted(losses.items()):
+            if len(runs) == 3:
+                yield f"{kept.stem}/{loss}", [Variant(f"seed-{run.seed}", (run,), {}) for run in runs]
 
 
 def tabled(variants: Sequence[Variant], pooled: bool = False) -> Table:
@@ -228,9 +225,7 @@ def conditions(long: bool) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--tables", type=int, default=200, help="simulated tables of each condition")
     parser.add_argument("--long", action="store_true", help="more conditions")
     options = parser.parse_args()

@@ -100,8 +100,8 @@ def test_older_runs_are_read_with_a_note(sweep: Factory, root: Path) -> None:
 
 
 def test_the_shipped_runs_are_read() -> None:
-    results = Path(__file__).parents[2] / "experiments/compare_losses/results/roadscene"
-    older, scored_again = find_runs([results / "time"]), find_runs([results / "samples"])
+    results = Path(__file__).parents[2] / "experiments/compare_losses/results"
+    older, scored_again = find_runs([results / "roadscene_time.zip"]), find_runs([results / "roadscene.zip"])
     assert all(run.scores and not run.digested for run in older)
     assert len(file_notes(older)) == 2
     assert all(run.digested for run in scored_again)

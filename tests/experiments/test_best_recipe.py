@@ -7,7 +7,7 @@ import torch
 from experiments.best_recipe import published, rule, search
 from experiments.best_recipe.plain import PlainAutoencoder
 from experiments.best_recipe.show import untrained
-from experiments.compare_losses.study import composed
+from experiments.common import compose_run
 
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.cli.config import check_config
@@ -68,7 +68,7 @@ def test_every_recipe_composes() -> None:
     assert "loss.warmup=20" in fifth["100 updates"]["loss"]
     assert "loss.fidelity.ssim_weight=3" in fifth["1000 updates, ssim 3"]["loss"]
     for recipe in recipes.values():
-        config = composed([word for word in chain(*recipe.values()) if not word.startswith("seed=")])
+        config = compose_run([word for word in chain(*recipe.values()) if not word.startswith("seed=")])
         config.name = "test"
         check_config(config, TrainSettings, GROUPS)
 

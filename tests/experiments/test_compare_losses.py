@@ -1,9 +1,11 @@
 """The study of losses: a rule that knows no loss, runs that say what they were, any CLIP by one word."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
+from experiments.common import compose_run
 from experiments.compare_losses import study
 
 from clipfuse.cli.config import check_config
@@ -14,8 +16,7 @@ from clipfuse.errors import UserError
 from clipfuse.runs.train import TrainSettings
 
 RESULTS = Path(study.__file__).parent / "results"
-PARTS = sorted(path.parent for path in RESULTS.glob("*/samples"))
-Scores = dict[float, dict[str, float]]
+SETS = ("roadscene", "synthetic")
 
 
 def test_the_rate_that_ranks_best_is_chosen_and_of_equals_the_smallest() -> None:
@@ -29,40 +30,36 @@ def test_the_rate_that_ranks_best_is_chosen_and_of_equals_the_smallest() -> None
 @pytest.mark.parametrize("loss", study.LOSSES)
 def test_its_command_takes_any_clip(loss: str) -> None:
     words = [*study.words(loss, 300), "data=synthetic", "clip=vit_b32_openai", "run_dir=x"]
-    config = study.composed(words)
+    config = compose_run(words)
     check_config(config, TrainSettings, GROUPS)
     assert config.clip.model == "ViT-B-32-quickgelu"
     assert config.loader.crop_size == 64
 
 
-@pytest.mark.parametrize("folder", PARTS, ids=lambda path: path.name)
-def test_what_was_run_followed_the_rules(folder: Path) -> None:
-    measured = folder / "seconds_per_update.json"
-    seconds = json.loads(measured.read_text()) if measured.exists() else {}
+@pytest.mark.parametrize("name", SETS)
+def test_what_was_run_followed_the_rules(name: str) -> None:
+    with zipfile.ZipFile(RESULTS / f"{name}_time.zip") as archive:
+        seconds = json.loads(archive.read("seconds_per_update.json"))
     for loss in study.LOSSES:
-        chosen = study.choose_rate(study.trial_scores(folder / "trials" / loss))
-        steps = {"trials": study.STEPS, "samples": study.STEPS}
-        if seconds:
-            steps["time"] = round(study.STEPS * seconds["pixel"] / seconds[loss])
+        chosen = study.choose_rate(study.trial_scores(RESULTS / f"{name}_trials.zip/{loss}"))
+        steps = {"_trials": study.STEPS, "": study.STEPS}
+        steps["_time"] = round(study.STEPS * seconds["pixel"] / seconds[loss])
         for part, count in steps.items():
-            if not (folder / part / loss).is_dir():
-                continue
-            jobs = find_runs([folder / part / loss])
-            assert len(jobs) == 3
-            assert {run.status for run in jobs} <= {"finished", "not started"}  # it may be continued
-            runs = {job: run for job, run in enumerate(jobs) if run.status == "finished"}
-            for job, run in runs.items():
+            runs = find_runs([RESULTS / f"{name}{part}.zip/{loss}"])
+            assert len(runs) == 3
+            for job, run in enumerate(runs):
+                assert run.status == "finished"
                 assert run.config["steps"] == count
                 assert not str(run.config["data"].get("root")).startswith("/")
                 rate, seed = run.config["optimizer"]["lr"], run.seed
-                assert (rate, seed) == ((study.RATES[job], 100) if part == "trials" else (chosen, job))
-                assert part == "trials" or len(run.scores["SSIM"]) in (24, 31)
-                assert run.config.get("tuning") == (None if part == "trials" else study.TUNING)
+                assert (rate, seed) == ((study.RATES[job], 100) if part == "_trials" else (chosen, job))
+                assert part == "_trials" or len(run.scores["SSIM"]) in (24, 31)
+                assert run.config.get("tuning") == (None if part == "_trials" else study.TUNING)
 
 
-@pytest.mark.parametrize("folder", PARTS, ids=lambda path: path.name)
-def test_its_losses_compare_at_rates_tuned_by_one_rule(folder: Path) -> None:
-    note, commits = check_mixing(find_runs([folder / "samples"]), [])
+@pytest.mark.parametrize("name", SETS)
+def test_its_losses_compare_at_rates_tuned_by_one_rule(name: str) -> None:
+    note, commits = check_mixing(find_runs([RESULTS / f"{name}.zip"]), [])
     assert commits.startswith("The runs come from 2 states of the code")
     assert note.startswith(
         f"optimizer.lr was tuned per loss by one rule ({study.TUNING['rule']}; of 0.0003, "
@@ -70,7 +67,7 @@ def test_its_losses_compare_at_rates_tuned_by_one_rule(folder: Path) -> None:
     with pytest.raises(
         UserError, match=r"differ in optimizer: .*optimizer.lr=0.0003, .*optimizer.lr=0.001; "
     ):
-        check_mixing(find_runs([folder / "trials"]), [])
+        check_mixing(find_runs([RESULTS / f"{name}_trials.zip"]), [])
 
 
 def test_its_runs_say_how_their_rate_was_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -79,11 +76,12 @@ def test_its_runs_say_how_their_rate_was_chosen(monkeypatch: pytest.MonkeyPatch,
         study, "run_sweeps", lambda jobs: sweeps.extend(list(words) for words in jobs.values())
     )
     monkeypatch.setattr(study, "trial_scores", lambda _: {1e-3: dict.fromkeys(study.METRICS, 1.0)})
-    (tmp_path / "seconds_per_update.json").write_text(json.dumps(dict.fromkeys(study.LOSSES, 1.0)))
+    (tmp_path / "time").mkdir()
+    (tmp_path / "time/seconds_per_update.json").write_text(json.dumps(dict.fromkeys(study.LOSSES, 1.0)))
     study.study(tmp_path, ["data=synthetic"], "micro")
     trials, samples = sweeps[0], sweeps[len(study.LOSSES)]
     assert not any("tuning" in word for word in trials)
-    config = study.composed([*(word for word in samples if not word.startswith("seed=")), "run_dir=x"])
+    config = compose_run([*(word for word in samples if not word.startswith("seed=")), "run_dir=x"])
     check_config(config, TrainSettings, GROUPS)
     assert config.tuning == study.TUNING
     assert config.optimizer.lr == 1e-3

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
+    from clipfuse.comparison.zips import read_image_in
     from clipfuse.data.pairs import Pair
     from clipfuse.data.transforms import whole
-    from clipfuse.images import read_image
     from clipfuse.networks.load import check_targets
     from clipfuse.ops.depth import to_unit
     from clipfuse.runs.build import build
 
     run = runs[0]
     try:
-        check_targets(run.config["data"], ("clipfuse.data",), run.folder / "config.yaml")
+        check_targets(run.config["data"], ("clipfuse.data",), str(run.folder / "config.yaml"))
         source = build(run.config["data"], "data")
         names = getattr(source, "names_fingerprint", source.fingerprint)
         if (source.fingerprint if run.knows_content else names)() == run.split:
@@ -45,9 +45,9 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
         )
 
     def read(image: str) -> "FusionBatch":
-        infrared, visible = (read_image(saved / band / f"{image}.png") for band in ("infrared", "visible"))
+        infrared, visible = (read_image_in(saved / band / f"{image}.png") for band in ("infrared", "visible"))
         mask = saved / "masks" / f"{image}.png"
-        target = to_unit(read_image(mask)) > 0.5 if mask.is_file() else None
+        target = to_unit(read_image_in(mask)) > 0.5 if mask.is_file() else None
         return whole(Pair(infrared, visible, target), image)
 
     return read, None
@@ -70,7 +70,7 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
 
 
 def score_trivial(
-    runs: Sequence["Run"], sources: "Sources", protocol: "Protocol", names: Sequence[str]
+    runs: Sequence["Run"], protocol: "Protocol", names: Sequence[str], *, sources: "Sources"
 ) -> "TrivialScores":
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm

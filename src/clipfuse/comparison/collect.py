@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from clipfuse.comparison.files import check_scores
+from clipfuse.comparison.zips import Folder, children, open_folder
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.types import SAMPLES_SEEN
@@ -33,9 +34,10 @@ class Run:
         scenes: image -> scene.
         curves: key of `metrics.csv` -> [(samples seen, value)].
         digested: whether `metrics.json` holds the digest of the scores, and it is theirs.
+        overrides: Hydra overrides that trained it, where the sweep has recorded them.
     """
 
-    folder: Path
+    folder: Folder
     config: Mapping[str, Any]
     status: str
     reason: str | None
@@ -45,6 +47,17 @@ class Run:
     scenes: Mapping[str, str]
     curves: Mapping[str, Sequence[tuple[float, float]]]
     digested: bool = False
+    overrides: Sequence[str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """Path of the folder; nothing can be opened by it if the folder lies in a zip."""
+        return Path(str(self.folder))
+
+    @property
+    def label(self) -> str:
+        """The last two names of its path, as "pixel/0"."""
+        return "/".join(self.path.parts[-2:])
 
     @property
     def seed(self) -> int:
@@ -93,47 +106,50 @@ class Run:
 
 
 def find_runs(sweeps: Sequence[Path]) -> list[Run]:
-    """Read every run folder at or below the folders given, in the order of their paths.
+    """Read every run folder at or below the folders and zips given, in the order of their paths.
 
-    A run folder is one with a `status.json`, or a job of a `sweep.yaml` that has not started; what lies
-    below one, such as its `evaluate`, is none. A folder whose configuration trains no loss, as that of
+    A run folder is one with a `status.json`, or a job of a `sweep.yaml` that has not started; folders inside
+    one, such as its `evaluate`, are not searched. A folder whose configuration trains no loss, as that of
     `clipfuse evaluate`, is left out.
+
+    Args:
+        sweeps: folders, zips of folders, or folders in a zip ("sweep.zip/pixel").
 
     Raises:
         UserError: there is none, or a file in it cannot be read.
     """
-    folders: dict[Path, None] = {}
+    found: dict[str, tuple[Folder, list[str] | None]] = {}
     for sweep in sweeps:
-        if not sweep.is_dir():
-            raise UserError(f"{sweep}: no such folder; name the folder of a sweep, or run folders")
-        found = list(_run_folders(sweep))
-        if not found:
+        here = {str(folder): (folder, words) for folder, words in _run_folders(open_folder(sweep))}
+        if not here:
             raise UserError(f"{sweep}: holds no run folder (no status.json); name the folder of a sweep")
-        folders |= dict.fromkeys(path.resolve() for path in found)
-    runs = [_read_run(folder) for folder in folders]
+        found |= here
+    runs = [_read_run(folder, words) for folder, words in found.values()]
     return [run for run in runs if not run.config or "loss" in run.config]
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
+def _run_folders(folder: Folder, words: list[str] | None = None) -> Iterator[tuple[Folder, list[str] | None]]:
+    """Yield run folders, each with the overrides of its job where a `sweep.yaml` beside it has them."""
     if (folder / "status.json").is_file():
-        yield folder
+        yield folder, words
         return
-    for child in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name)):
-        if child.is_dir() and not child.name.startswith("."):
-            yield from _run_folders(child)
-    yield from (job for name in sweep_jobs(folder) if not (job := folder / name).exists())
+    jobs = _sweep_jobs(folder / "sweep.yaml")
+    for child in children(folder):
+        if child.is_dir():
+            yield from _run_folders(child, jobs.get(child.name))
+    yield from ((job, words) for name, words in jobs.items() if not (job := folder / name).exists())
 
 
-def sweep_jobs(folder: Path) -> dict[str, list[str]]:
-    """Return the overrides of each job by the name of its folder; nothing where no sweep tells."""
+def _sweep_jobs(file: Folder) -> dict[str, list[str]]:
+    """Return the overrides of each job by the name of its folder; empty where the file is missing or bad."""
     try:
-        jobs = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))["jobs"]
+        jobs = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]
         return {Path(str(number)).name: [str(word) for word in words] for number, words in jobs.items()}
     except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
     status: dict[str, Any] = {"status": "not started"}
     if (folder / "status.json").is_file():
         status = _read(folder / "status.json", json.loads)
@@ -158,6 +174,7 @@ def _read_run(folder: Path) -> Run:
         scenes,
         _read_curves(folder / "metrics.csv"),
         bool(scores) and check_scores(folder / "test", scores, len(scenes)),
+        overrides,
     )
 
 
@@ -184,7 +201,7 @@ def file_notes(runs: Sequence[Run]) -> list[str]:
     return notes + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
 
 
-def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+def _read(path: Folder, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
         content = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
@@ -196,11 +213,11 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     return content
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Folder) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open("r", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); repair it, or leave the run folder out") from None
@@ -210,7 +227,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _number(path: Path, text: str) -> float:
+def _number(path: Folder, text: str) -> float:
     try:
         return float(text)
     except ValueError:
@@ -219,7 +236,7 @@ def _number(path: Path, text: str) -> float:
         ) from None
 
 
-def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def _read_scores(path: Folder) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     scores: dict[str, dict[str, float]] = {}
     scenes: dict[str, str] = {}
     for row in _rows(path):
@@ -235,7 +252,7 @@ def _read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str
     return scores, scenes
 
 
-def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+def _read_curves(path: Folder) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in _rows(path):
         for key, text in row.items():

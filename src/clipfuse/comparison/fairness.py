@@ -96,7 +96,7 @@ def _warning(kind: str, keys: Mapping[str, list[tuple[str, list[Run]]]]) -> str:
 
 
 def _those(runs: Sequence[Run]) -> str:
-    first = f"{runs[0].folder.parent.name}/{runs[0].folder.name}"
+    first = runs[0].label
     return first if len(runs) == 1 else f"{len(runs)} runs, as {first}"
 
 

@@ -1,19 +1,19 @@
 """Whether the scores of a run are those that its test wrote."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from math import isclose, isfinite
-from pathlib import Path
 from typing import Any
 
+from clipfuse.comparison.zips import Folder
 from clipfuse.errors import UserError
-from clipfuse.files import file_sha256
 
 _REMEDY = "restore the file, test the run again, or leave its folder out"
 _ROUNDING = 1e-5  # of means that were kept in float32
 
 
-def check_scores(folder: Path, scores: Mapping[str, Mapping[str, float]], images: int) -> bool:
+def check_scores(folder: Folder, scores: Mapping[str, Mapping[str, float]], images: int) -> bool:
     """Hold `per_image.csv` against `metrics.json`: the number of images, the digest, the means.
 
     Args:
@@ -41,7 +41,7 @@ def check_scores(folder: Path, scores: Mapping[str, Mapping[str, float]], images
     if stated != images:
         raise UserError(f"{table} holds {images} of {stated} images that metrics.json counts; {_REMEDY}")
     digest = content.get("per_image_sha256")
-    if digest is not None and digest != (found := file_sha256(table)):
+    if digest is not None and digest != (found := hashlib.sha256(table.read_bytes()).hexdigest()):
         raise UserError(
             f"{table} was changed after the test: its digest is {found[:12]}..., metrics.json has "
             f"{str(digest)[:12]}...; {_REMEDY}"
@@ -50,7 +50,7 @@ def check_scores(folder: Path, scores: Mapping[str, Mapping[str, float]], images
     return digest is not None
 
 
-def _check_means(record: Path, means: Any, scores: Mapping[str, Mapping[str, float]]) -> None:
+def _check_means(record: Folder, means: Any, scores: Mapping[str, Mapping[str, float]]) -> None:
     for name, stated in means.items() if isinstance(means, dict) else ():
         values = [value for value in scores.get(name, {}).values() if isfinite(value)]
         if not values or not isinstance(stated, int | float):

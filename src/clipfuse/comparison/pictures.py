@@ -12,7 +12,7 @@ from PIL import Image
 
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
-from clipfuse.images import read_image
+from clipfuse.comparison.zips import read_image_in
 from clipfuse.ops.depth import to_bytes, to_unit
 
 PICTURES = 20
@@ -113,7 +113,9 @@ def fused_picture(variant: Variant, image: str) -> Image.Image | None:
     for kind in ("color", "fused"):
         path = test / kind / f"{image}.png"
         if path.is_file():
-            return Image.fromarray(to_bytes(to_unit(read_image(path))).permute(1, 2, 0).squeeze(-1).numpy())
+            return Image.fromarray(
+                to_bytes(to_unit(read_image_in(path))).permute(1, 2, 0).squeeze(-1).numpy()
+            )
     return None
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipfuse.comparison import formats, plots
-from clipfuse.comparison.collect import Run, sweep_jobs
+from clipfuse.comparison.collect import Run
 from clipfuse.comparison.pictures import Album, Extremes
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
@@ -73,7 +73,7 @@ def report(
         differences=_differences(drawn),
         variants=drawn,
         dump=_dump,
-        overrides=_overrides,
+        train_command=_command,
         facts=_facts([run for variant in drawn for run in variant.runs]),
         command=command,
     )
@@ -104,7 +104,6 @@ def _dump(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _overrides(run: Run) -> str | None:
-    """Return the command that trained this run, where the sweep's file tells."""
-    words = sweep_jobs(run.folder.parent).get(run.folder.name)
-    return None if words is None else f"clipfuse train {shlex.join(words)}"
+def _command(run: Run) -> str | None:
+    """Return the command that trained this run, where the sweep has recorded it."""
+    return None if run.overrides is None else f"clipfuse train {shlex.join(run.overrides)}"

@@ -1,13 +1,15 @@
 """The comparison as a report at W&B: the same table and verdict, beside curves and pictures one can turn."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from clipfuse.comparison.zips import Folder, children
 from clipfuse.errors import UserError
 from clipfuse.types import SAMPLES_SEEN
 
+_LOG = re.compile(r"run-.*\.wandb")
 _ANSWER_S = 20  # how long W&B may take for an answer
 
 
@@ -15,7 +17,7 @@ def publish(
     place: str,
     title: str,
     text: str,
-    variants: Mapping[str, Sequence[Path]],
+    variants: Mapping[str, Sequence[Folder]],
     metrics: Sequence[str],
     curves: Sequence[str],
 ) -> str:
@@ -86,8 +88,10 @@ def publish(
         ) from error
 
 
-def _run_id(folder: Path) -> str:
-    logs = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+def _run_id(folder: Folder) -> str:
+    place = folder / "wandb"
+    runs = [run for run in children(place) if "run-" in run.name and run.is_dir()] if place.is_dir() else []
+    logs = {run.name: log.name for run in runs for log in children(run) if _LOG.fullmatch(log.name)}
     if not logs:
         raise UserError(f"{folder} was trained without logger=wandb, so it is not at W&B; leave it out")
-    return logs[-1].stem.removeprefix("run-")
+    return logs[max(logs)].removeprefix("run-").removesuffix(".wandb")

@@ -1,0 +1,277 @@
+"""From run folders to a finished comparison: what the command and `clipfuse.compare` share."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from typing import Any, Literal
+
+from clipfuse.comparison.collect import Run, file_notes
+from clipfuse.comparison.compute import TrivialScores, build_table, without_repeats
+from clipfuse.comparison.fairness import check_mixing
+from clipfuse.comparison.formats import to_csv, to_latex, to_markdown
+from clipfuse.comparison.pictures import Sources
+from clipfuse.comparison.table import Table
+from clipfuse.comparison.variants import Variant, group
+from clipfuse.comparison.verdict import verdict
+from clipfuse.errors import UserError, did_you_mean
+from clipfuse.metrics import PROTOCOLS
+from clipfuse.metrics.protocols import Protocol
+from clipfuse.metrics.verdict import VERDICTS, VerdictSet
+from clipfuse.runs.contract import KINDS
+
+Format = Literal["html", "markdown", "csv", "latex"]
+ScoreTrivial = Callable[[Sequence[Run], Protocol, Sequence[str]], TrivialScores]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Runs that may be compared, and what they are compared by.
+
+    Attributes:
+        drawn: the losses with all their runs, also those without scores, whose curves are drawn.
+        variants: the losses with the runs that have scores.
+        protocol: of the scores.
+        metrics: columns of the table.
+        baseline: name of the reference loss, or "all".
+        verdict_set: the metrics that rank the losses.
+        notes: warnings, and what was left out.
+    """
+
+    drawn: Sequence[Variant]
+    variants: Sequence[Variant]
+    protocol: Protocol
+    metrics: Sequence[str]
+    baseline: str
+    verdict_set: VerdictSet
+    notes: Sequence[str]
+
+    @property
+    def tested(self) -> list[Run]:
+        """The runs that have scores."""
+        return [run for variant in self.variants for run in variant.runs]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        numbers: every number, as the reports use them.
+        sentences: the verdict, sentence by sentence.
+        material: the runs it was made of; `material.notes` holds the warnings.
+        sources: gives infrared and visible image of a test pair to be shown; None where they are missing.
+    """
+
+    numbers: Table
+    sentences: Sequence[str]
+    material: Material
+    sources: Sources | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words, a sentence per line."""
+        return "\n".join(self.sentences)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One record per row, metric and loss it is tested against.
+
+        The keys are the columns of `clipfuse compare --csv`; numbers are numbers, a missing one is None.
+        """
+        records = csv.DictReader(StringIO(to_csv(self.numbers, self.material.notes)))
+        return [{key: _value(key, text) for key, text in record.items()} for record in records]
+
+    def __str__(self) -> str:
+        """Return the table in Markdown, the warnings and the verdict."""
+        return "\n".join([to_markdown(self.numbers), *self.material.notes, *self.sentences])
+
+    def text(self, kind: Format, command: str = "") -> str:
+        """Return the comparison as a file holds it.
+
+        Args:
+            kind: the format.
+            command: what makes this file, to be shown on the HTML page.
+        """
+        answer = (*self.material.notes, *self.sentences)
+        if kind == "csv":
+            return to_csv(self.numbers, self.material.notes)
+        if kind == "markdown":
+            return "".join(f"> {line}\n" for line in answer) + f"\n{to_markdown(self.numbers)}"
+        if kind == "latex":
+            return "".join(f"% {line}\n" for line in answer) + to_latex(self.numbers)
+        from clipfuse.comparison.pictures import album, extremes
+        from clipfuse.comparison.report import report
+
+        found = extremes(self.numbers, self.material.variants)
+        pictures = album(self.numbers, self.material.variants, found, self.sources)
+        return report(
+            self.numbers, self.material.drawn, self.sentences, self.material.notes, pictures, found, command
+        )
+
+
+def _value(key: str, text: str) -> Any:
+    if text == "":
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    if key in ("method", "metric", "against", "verdict", "protocol", "notes"):
+        return text
+    return int(text) if key in ("seeds", "images", "scenes") else float(text)
+
+
+def gather(
+    runs: Sequence[Run],
+    notes: Sequence[str] = (),
+    *,
+    metrics: Sequence[str] | None = None,
+    baseline: str | None = None,
+    verdict_set: str | None = None,
+    own: Sequence[str] = (),
+    mix: Sequence[str] = (),
+) -> Material:
+    """Check that runs may be compared, and choose what they are compared by.
+
+    Args:
+        runs: as `select` returns them.
+        notes: what it says of those that were left out.
+        metrics: names or the sets "fast" and "full"; None: all that the runs share.
+        baseline: name of the reference loss; "all" tests each pair; None: pixel, else the shortest name.
+        verdict_set: "balanced" or "classic"; None: balanced, where the runs have its metrics.
+        own: metrics of the user that the runs have, such as "my_metric.sharpness".
+        mix: kinds of settings in which the runs may differ, with a warning.
+
+    Raises:
+        UserError: no run has been tested, they do not compare, or a name is not known.
+    """
+    for word in mix:
+        if word not in KINDS:
+            raise UserError(f"mix {word}: expected some of {', '.join(KINDS)}.{did_you_mean(word, KINDS)}")
+    tested = [run for run in runs if run.scores]
+    if not tested:
+        raise UserError("no run has been tested yet; wait for the sweep, or name folders of finished runs")
+    notes = [*check_mixing(runs, mix), *file_notes(tested), *notes]
+    drawn = group(runs)
+    variants, repeats = without_repeats(
+        [replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))]
+    )
+    protocol, outdated = _protocol(tested, own)
+    chosen = _metrics(tested, protocol, metrics)
+    reference = _baseline(variants, baseline)
+    verdicts, reason = _verdict_set(verdict_set, tested, protocol)
+    notes += [*repeats, *outdated, *reason]
+    return Material(drawn, variants, protocol, chosen, reference, verdicts, notes)
+
+
+def assemble(
+    material: Material,
+    score_trivial: ScoreTrivial | None = None,
+    sources: Sources | None = None,
+    pool_seeds: bool = False,
+) -> Comparison:
+    """Compute the table and the verdict.
+
+    Args:
+        material: the runs, from `gather`.
+        score_trivial: scores the trivial fusions of the test pairs; None leaves them out.
+        sources: gives the images of a test pair that are shown beside the fused ones.
+        pool_seeds: take the variance of seeds to be the same for all losses.
+    """
+    trivial = None
+    if score_trivial is not None:
+        families = material.verdict_set.families(_shared(material.tested, material.protocol))
+        ranked = [name for members in families.values() for name in members]
+        names = list(dict.fromkeys([*material.metrics, *ranked]))
+        trivial = score_trivial(material.tested, material.protocol, names)
+    table = build_table(
+        material.variants,
+        material.protocol,
+        material.metrics,
+        material.baseline,
+        trivial,
+        material.verdict_set,
+        pool_seeds,
+    )
+    return Comparison(table, verdict(table), material, sources)
+
+
+def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[str]]:
+    """Return the protocol of the scores, and a note where they are of an older version of it.
+
+    Of an older version only those metrics are kept whose numbers have not changed since; where versions are
+    mixed the oldest counts.
+    """
+
+    def version_of(run: Run) -> int:
+        text = run.protocol.rpartition("-")[2]
+        return int(text) if text.isdecimal() else 0
+
+    name = runs[0].protocol.rpartition("-")[0]
+    run = min((each for each in runs if each.protocol.rpartition("-")[0] == name), key=version_of)
+    found, version = PROTOCOLS.get(name), version_of(run)
+    if found is None or not 1 <= version <= found.version:
+        known = ", ".join(map(str, PROTOCOLS.values()))
+        raise UserError(
+            f"{run.folder} was scored under protocol {run.protocol}, this version has {known}; leave it out, "
+            "or train it again"
+        )
+    notes = []
+    if version < found.version:
+        changed = [metric for metric in found.metrics if found.since.get(metric, 1) > version]
+        kept = tuple(metric for metric in found.metrics if metric not in changed)
+        dropped = [metric for metric in changed if metric in run.scores]
+        notes = [f"The runs were scored under {run.protocol}; this version has {found}."]
+        if dropped:
+            notes.append(f"Left out, as their definition has changed since: {', '.join(dropped)}.")
+        found = replace(found, version=version, metrics=kept)
+    try:
+        return found.with_own(own), notes
+    except ValueError as error:
+        raise UserError(f"own: {error}") from None
+
+
+def _shared(runs: Sequence[Run], protocol: Protocol) -> list[str]:
+    return [name for name in protocol.metrics if all(name in run.scores for run in runs)]
+
+
+def _verdict_set(chosen: str | None, runs: Sequence[Run], protocol: Protocol) -> tuple[VerdictSet, list[str]]:
+    """Return the verdict set, and a note where the default cannot be had."""
+    if chosen is not None and chosen not in VERDICTS:
+        raise UserError(f"verdict {chosen}: expected one of {', '.join(VERDICTS)}")
+    wanted = VERDICTS[chosen or "balanced"]
+    missing = wanted.missing(_shared(runs, protocol))
+    if not missing:
+        return wanted, []
+    lacking = f"the runs lack metrics of {wanted}: {', '.join(missing)}"
+    if chosen:
+        raise UserError(
+            f"verdict {chosen}: {lacking}; score them again with this version, or take the verdict classic"
+        )
+    classic = VERDICTS["classic"]
+    return classic, [f"Ranked by {classic}, which can be bought, because {lacking}."]
+
+
+def _metrics(runs: Sequence[Run], protocol: Protocol, chosen: Sequence[str] | None) -> list[str]:
+    shared = _shared(runs, protocol)
+    try:
+        wanted = shared if chosen is None else protocol.choose(chosen)
+    except ValueError as error:
+        raise UserError(f"metrics: {error}") from None
+    names = [name for name in wanted if name in shared]
+    by_name = chosen is not None and not {"fast", "full"} & set(chosen)
+    if not names or (by_name and names != wanted):
+        missing = ", ".join(name for name in wanted if name not in shared) or "any metric"
+        raise UserError(f"not all runs were scored by {missing}; all have {', '.join(shared) or 'none'}")
+    return names
+
+
+def _baseline(variants: Sequence[Variant], chosen: str | None) -> str:
+    names: Mapping[str, None] = {variant.name: None for variant in variants}
+    if chosen is None:
+        return "pixel" if "pixel" in names else min(names, key=lambda name: (len(name), name))
+    if chosen not in (*names, "all"):
+        raise UserError(
+            f"baseline {chosen}: no such loss.{did_you_mean(chosen, names)} There are "
+            f"{', '.join(map(repr, names))}"
+        )
+    return chosen
