@@ -35,12 +35,11 @@ def weighted_terms(loss: LDFusionLoss, inputs: LossInputs) -> dict[str, float]:
 def main() -> None:
     torch.set_num_threads(1)
     source = SyntheticPairs(test=24)
-    names = source.parts()["test"]
     planes = stack_scenes(source, "test", ("infrared", "visible", "reference"))
     loss = LDFusionLoss(FrozenClip.load("micro"))
 
     def row(name: str, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:
-        inputs = LossInputs(fused, infrared, visible, sample_ids=batch.sample_ids)
+        inputs = LossInputs(fused, infrared, visible)
         terms = weighted_terms(loss, inputs)
         print(f"| {name} | " + " | ".join(f"{value:.2f}" for value in terms.values()) + " |")
 
