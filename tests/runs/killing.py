@@ -4,6 +4,7 @@ A script of its own, as importing torch takes ten seconds; each attempt is a for
 `python killing.py WORK PAIRS STEPS MOMENT...`, MOMENT being a name in `MOMENTS`. Prints the figures as JSON.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -66,6 +67,11 @@ def before(
     setattr(owner, name, call)
 
 
+def half_name(name: str) -> str:
+    """Return what `files.replace_when_whole` calls a file until it is whole."""
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}.{os.getpid()}.partial"
+
+
 def writes(ending: str) -> Callable[..., bool]:
     return lambda source, target, *_: str(target).endswith(ending)
 
@@ -92,7 +98,7 @@ def half_written(number: int) -> None:
     left = [number]
 
     def opened(path: Any, mode: str, **keywords: Any) -> Any:
-        left[0] -= str(path).endswith(f".last.ckpt.{os.getpid()}")
+        left[0] -= Path(path).name == half_name("last.ckpt")
         return open(path, mode, **keywords) if left[0] else HalfWritten(open(path, mode, **keywords))
 
     files.open = opened  # type: ignore[attr-defined]
@@ -129,7 +135,7 @@ def in_solve(number: int) -> None:
 MOMENTS: dict[str, Callable[[int], None]] = {
     "half of a checkpoint written": half_written,
     "checkpoint written, not synced": lambda n: before(
-        os, "fsync", n, lambda number: os.readlink(f"/proc/self/fd/{number}").endswith(f"ckpt.{os.getpid()}")
+        os, "fsync", n, lambda number: os.readlink(f"/proc/self/fd/{number}").endswith(half_name("last.ckpt"))
     ),
     "checkpoint synced, not renamed": lambda n: before(os, "replace", n, writes("last.ckpt")),
     "checkpoint renamed": after_renaming,

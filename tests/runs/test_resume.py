@@ -105,9 +105,9 @@ def test_a_folder_that_is_no_run_is_not_cleared(tiny_config: Config, tmp_path: P
 def test_what_a_kill_half_wrote_goes_when_the_run_goes_on(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         train(tiny_config(break_after(4)))
-    (tmp_path / "run/checkpoints/.last.ckpt.4711").write_text("half")
+    (tmp_path / "run/checkpoints/.1f2e3d4c.4711.partial").write_text("half")
     (tmp_path / "run/notes").mkdir()
-    (tmp_path / "run/notes/.000003.png.4711.partial").write_text("half")
+    (tmp_path / "run/notes/.0a1b2c3d.4711.partial").write_text("half")
     train(tiny_config("auto_resume=true"))
     assert [str(path) for path in (tmp_path / "run").rglob(".*")] == []
 
