@@ -5,10 +5,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUN    := runs/demo
+WORKERS ?= 2
 PAIRS  := $(if $(DATA),data=folder 'data.root="$(DATA)"')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-reliability test-browser lint type bench lock clean
+.PHONY: help setup demo test mutants test-reliability test-browser lint type bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -44,8 +45,11 @@ lock:            ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
 
-test: setup lint type   ## lint, types and the whole test suite
-	$(BIN)/python -m pytest
+test: setup lint type   ## lint, types and the whole test suite, in WORKERS=2 processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+mutants: setup          ## small wrong changes to the source, each of which a test must notice
+	$(BIN)/python tests/mutants.py --jobs $(WORKERS)
 
 test-reliability: setup  ## the long tests: clusters, searches, interruptions, many faults on purpose
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,sweep]'

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from clipfuse.networks.weights import check_plain, limited_parameters, read_archive
+from clipfuse.networks.weights import (
+    check_plain,
+    limited_parameters,
+    read_archive,
+    read_safetensors,
+    write_safetensors,
+)
 
 
 def nested(depth: int) -> Any:
@@ -105,6 +111,21 @@ def test_no_pickle_is_opened(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=r"data|torch\.save"):
         read_archive(path)
     assert not trace.exists()
+
+
+def test_safetensors_hold_weights_and_configuration_under_one_checksum(tmp_path: Path) -> None:
+    network, path = nn.Linear(2, 3), tmp_path / "a.safetensors"
+    write_safetensors(path, {"width": 23}, network)
+    content = read_safetensors(path)
+    assert content["clipfuse"]["config"]["backbone"] == {"width": 23}
+    assert torch.equal(content["state_dict"]["backbone.weight"], network.weight)
+    whole = path.read_bytes()
+    assert whole.count(b"width") == 1
+    for spoiled in (whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b": 23", b": 24")):
+        assert spoiled != whole
+        path.write_bytes(spoiled)
+        with pytest.raises(ValueError, match="its checksum does not fit"):
+            read_safetensors(path)
 
 
 def test_a_network_larger_than_its_weights_is_not_built() -> None:

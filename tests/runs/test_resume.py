@@ -107,7 +107,7 @@ def test_what_a_kill_half_wrote_goes_when_the_run_goes_on(tiny_config: Config, t
         train(tiny_config(break_after(4)))
     (tmp_path / "run/checkpoints/.last.ckpt.4711.partial").write_text("half")
     (tmp_path / "run/notes").mkdir()
-    (tmp_path / "run/notes/.000003.png.4711.partial").write_text("half")
+    (tmp_path / "run/notes/.0a1b2c3d.4711.partial").write_text("half")
     train(tiny_config("auto_resume=true"))
     assert [str(path) for path in (tmp_path / "run").rglob(".*")] == []
 
