@@ -62,7 +62,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not path.startswith("docs/"):
             files.append(File.generated(config, address_of(path), abs_src_path=str(ROOT / path)))
         if path.endswith(".md"):
-            new = [target for target in linked(path) if target not in seen]
+            new = [target for target in dict.fromkeys(linked(path)) if target not in seen]
             seen.update(new)
             waiting += new
     return files
