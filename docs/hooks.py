@@ -78,7 +78,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = os.path.normpath(PurePosixPath(here).parent / link)
         if (ROOT / target).is_dir():  # the site has no page of a folder
             return str(text)
-        return f"[{text}]({os.path.relpath(address_of(target), PurePosixPath(here_in_site).parent)}{anchor or ''})"
+        link = os.path.relpath(address_of(target), PurePosixPath(here_in_site).parent)
+        return f"[{text}]({link}{anchor or ''})"
 
     return HELP.sub(lambda found: help_of(found[1]), LINK.sub(relink, markdown))
 

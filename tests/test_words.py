@@ -30,8 +30,9 @@ PROGRAM = (
 )
 # What regular expressions find reliably; what stands for it.
 PHRASES = {
-    r"\b(?:says?|said|tells?|told|believes?|believed)\b": "programs print, name, state, pass or assume",
-    rf"\b(?:{PROGRAM}) (?:asks?|knows?|thinks?|wants?|learns? of|hears?|sees? fit)\b": "programs need, hold, expect",
+    r"\b(?:says|believes|believed|is said|are said)\b": "programs print, name, state, assume",
+    r"\b(?:tells?|told)\b(?!(?: \S+){0,4} apart)": "programs print, name, pass; readers see",
+    rf"\b(?:{PROGRAM}) (?:asks?|knows?|thinks?|wants?|hears?)\b": "programs need, hold, expect",
     r"\bis asked\b|\bare asked\b|\basks? (?:a|the|for|its|only)\b": "needs, uses, requests",
     r"\bunless told\b": "without the option; unless the setting is ...",
     r"\bgoes? on\b|\bgo(?:es)? without saying\b": "continues",
@@ -41,11 +42,8 @@ PHRASES = {
     r"\btenants?\b|\bthe house\b|\bfront door\b|\bdeals? (?:them|it) out\b": "no private metaphor",
     r"\bpleas(?:ed|es?) (?:the|a|by)\b": "raises the score of",
 }
-# Where a word is meant as it stands: a sentence's part, and why.
-EXCEPTIONS = (
-    "--baseline",  # the option of `clipfuse compare`
-    "Crop, color",
-)
+# Where a word is meant as it stands.
+EXCEPTIONS = ("--baseline",)  # the option of `clipfuse compare`
 
 
 def glossary() -> dict[str, str]:
@@ -96,7 +94,7 @@ def of_yaml(text: str) -> Iterator[tuple[int, str]]:
 
 
 def of_markdown(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the prose of a document; of the changelog what is not released yet, of CONTRIBUTING all but the glossary."""
+    """Yield the prose of a document, and of the changelog what is not released yet."""
     text = path.read_text()
     if path == CHANGELOG:
         text = "\n## ".join(text.split("\n## ")[:2])
