@@ -9,7 +9,7 @@ WORKERS ?= 2
 PAIRS  := $(if $(DATA),data=folder 'data.root="$(DATA)"')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants test-reliability test-browser lint type bench lock clean
+.PHONY: help setup demo test mutants test-reliability test-browser lint type bench lock docs dist clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ - /' | awk -F' - ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,18 @@ demo: setup      ## train three losses, compare them and fuse, in runs/demo; DAT
 bench: setup     ## speed and memory, as ratios against a plain alternative
 	@for file in experiments/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+docs: setup      ## the documentation site, in site/: without a network, once its packages are there
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "the site: site/index.html; with its search: python3 -m http.server --directory site"
+
+dist: setup      ## wheel and sdist in dist/, checked for the package index; the size of both
+	@rm -rf dist
+	$(BIN)/python -m build --installer uv
+	$(BIN)/python -m twine check --strict dist/*
+	@ls -l dist | awk 'NR > 1 {printf "%s: %.1f MB\n", $$NF, $$5 / 1e6}'
+
 lock:            ## renew constraints.txt from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
@@ -68,4 +80,4 @@ type: setup      ## mypy
 	$(BIN)/mypy
 
 clean:           ## remove what runs and tests leave behind (not .venv)
-	rm -rf runs build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf runs build dist site .hypothesis .pytest_cache .mypy_cache .ruff_cache

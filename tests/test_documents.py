@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
+from clipfuse import __version__
 from clipfuse.cli.__main__ import COMMANDS
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.parts import join_parts
@@ -34,12 +35,14 @@ from clipfuse.runs.train import TrainSettings
 from hydra_plugins.clipfuse_launcher._jobs import Job
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "src/clipfuse/metrics/README.md"]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+DOCUMENTS = [README, CHINESE, ROOT / "CONTRIBUTING.md", ROOT / "src/clipfuse/metrics/README.md"]
+DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 STUDIES = [*sorted(ROOT.glob("experiments/*/README.md")), ROOT / "src/clipfuse/backbones/best/MODEL_CARD.md"]
 SAMPLE = ROOT / "tests/sample_plugin/src"
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m) [^`]+)`")
+INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m|tensorboard) [^`]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 # What a training on this machine, or within seconds, cannot have.
 ELSEWHERE = re.compile(
@@ -77,10 +80,15 @@ def listed(paths: Sequence[Path]) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that has what the documents speak of, and the command line in it."""
+    """A folder with the files and folders that the documents name, and the command line in it.
+
+    `trained` holds the trainings of this session: one that differs from an earlier one in its seed and its
+    folder alone is composed and checked, but not run again.
+    """
 
     clipfuse: Callable[..., tuple[int, str, str]]
     patch: pytest.MonkeyPatch
+    trained: set[frozenset[str]]
 
     def run(self, *words: str) -> str:
         code, output, errors = self.clipfuse(*words)
@@ -118,9 +126,15 @@ def furniture(
     return root
 
 
+@pytest.fixture(scope="session")
+def trainings() -> set[frozenset[str]]:
+    return set()
+
+
 @pytest.fixture
 def place(
     furniture: Path,
+    trainings: set[frozenset[str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     clipfuse: Callable[..., tuple[int, str, str]],
@@ -131,7 +145,7 @@ def place(
     monkeypatch.setattr(sys, "path", [str(here), str(SAMPLE), *sys.path])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # for the launcher to deal out
     before = set(sys.modules)
-    yield Place(clipfuse, monkeypatch)
+    yield Place(clipfuse, monkeypatch, trainings)
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith((str(here), str(SAMPLE))):
             del sys.modules[name]
@@ -149,10 +163,14 @@ def check(words: Sequence[str]) -> None:
         check_config(config, TrainSettings, GROUPS)
 
 
+def key(job: Sequence[str]) -> frozenset[str]:
+    """The settings of a training without its seed and its folder."""
+    return frozenset(word for word in job if not word.startswith(("seed=", "run_dir=")))
+
+
 def check_all(jobs: Sequence[Sequence[str]]) -> None:
     """Check the jobs of a sweep, of those that differ in their seed alone the first."""
-    alike = ("seed=", "run_dir=")
-    for job in {tuple(word for word in job if not word.startswith(alike)): job for job in jobs}.values():
+    for job in {key(job): job for job in jobs}.values():
         check(job)
 
 
@@ -207,7 +225,9 @@ def train(place: Place, words: Sequence[str], every: bool = False) -> None:
     jobs = launch(place, words) if {"-m", "--multirun"} & set(words) else [list(words)]
     check_all(jobs)
     for job in jobs if every else jobs[:1]:
-        if not ELSEWHERE.search(" ".join([*job, *words])):
+        done = not every and key(job) in place.trained
+        if not done and not ELSEWHERE.search(" ".join([*job, *words])):
+            place.trained.add(key(job))
             for word in job:
                 if word.startswith("run_dir="):  # where its stand-in has been
                     shutil.rmtree(shlex.split(word)[0].partition("=")[2], ignore_errors=True)
@@ -224,7 +244,9 @@ def make(place: Place, words: Sequence[str]) -> None:
 def command(place: Place, words: Sequence[str]) -> None:
     """Run what trains nothing as it stands."""
     name, *rest = words[1:]
-    if not rest and name != "doctor":
+    if name == "--version":
+        assert place.run(name).strip() == __version__
+    elif not rest and name != "doctor":
         assert name in COMMANDS  # only named
     elif name == "evaluate":
         place.run(name, *rest, "data.train=1", *LITTLE_DATA, "metrics.test=[SSIM]")
@@ -276,7 +298,8 @@ def module(place: Place, words: Sequence[str]) -> None:
 def extra(place: Place, words: Sequence[str]) -> None:
     """Look up what would be installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert words[3].strip(".[]") in project["optional-dependencies"]
+    name = words[-1].removeprefix(".").strip("[]")
+    assert not name or name in project["optional-dependencies"]
 
 
 def wandb_sweep(place: Place, words: Sequence[str]) -> None:
@@ -298,13 +321,13 @@ def nothing(place: Place, words: Sequence[str]) -> None:
 RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"make [a-z-]+( DATA=DIR)?$": make,
     r"clipfuse train\b": train,
-    rf"clipfuse ({'|'.join(COMMANDS)})\b": command,
+    rf"clipfuse ({'|'.join(COMMANDS)}|--version)\b": command,
     r"torchrun |srun .* clipfuse train ": distributed,
     r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
-    r"pip install -e '\.\[\w+\]'$": extra,
+    r"pip install (-e )?('\.\[\w+\]'|\.)$": extra,
     r"wandb sweep \S+\.yaml$": wandb_sweep,
     r"source \.venv/bin/activate$|\.venv/bin/pre-commit install$": nothing,
-    r"export CLIPFUSE_DATA=|ray start --head$": nothing,
+    r"export CLIPFUSE_DATA=|ray start --head$|tensorboard --logdir runs$": nothing,
 }
 
 
@@ -358,15 +381,15 @@ def test_demo(place: Place, data: Sequence[str]) -> None:
 
 
 PYTHON = [
-    block
+    pytest.param(block, id=f"{path.relative_to(ROOT)}-{number}")
     for path in DOCUMENTS
-    for language, block in FENCED.findall(path.read_text())
+    for number, (language, block) in enumerate(FENCED.findall(path.read_text()))
     if language == "python"
 ]
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_python(block: str) -> None:
+@pytest.mark.parametrize("block", PYTHON)
+def test_python(place: Place, block: str) -> None:
     names = {"images": torch.rand(1, 1, 40, 56)}
     exec(block, names)
     if "images_again" in names:
@@ -377,3 +400,33 @@ def test_python(block: str) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     links = LINK.findall(path.read_text())
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_readme_is_short_and_its_reading_list_true() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    section = text.partition("## Read the code")[2]
+    listed_files = [
+        "src/clipfuse/types.py",
+        *("src/clipfuse/losses/base.py", "src/clipfuse/losses/pixel.py"),
+        *("src/clipfuse/training/stepping.py", "src/clipfuse/training/module.py", "conf/train.yaml"),
+    ]
+    assert LINK.findall(section)[: len(listed_files)] == listed_files
+    lines = sum(len((ROOT / path).read_text().splitlines()) for path in listed_files)
+    stated = int(re.findall(r"about (\d+) lines", section)[0])
+    assert abs(stated - lines) < 0.1 * lines, f"the reading list has {lines} lines; README.md states {stated}"
+
+
+def test_the_chinese_readme_has_the_same_commands() -> None:
+    assert len(CHINESE.read_text().splitlines()) <= 90
+    assert set(commands(CHINESE)) == set(commands(README))
+    assert "README.zh.md" in LINK.findall(README.read_text())
+
+
+def test_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project["version"] == __version__
+    assert citation["license"] == project["license"]
+    assert {"message", "title", "authors", "date-released"} <= set(citation)
