@@ -33,7 +33,7 @@ ALLOWED = {
     "testing": {"errors", "types", "losses.base", "runs.build", "testing"},
     "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides"},
     "cli": {
-        *("errors", "files", "images", "ops", "clip", "metrics", "data"),
+        *("errors", "types", "files", "images", "ops", "clip", "metrics", "data"),
         *("networks", "training", "tracking", "runs", "comparison", "cli"),
     },
 }

@@ -4,8 +4,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def _thumbnail(path: Path) -> bytes:
 def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doing: str) -> list[bytes]:
     """Return `find` of each file; from the cache if the file still has the size and time stored there."""
     found, new = [], []
-    with _opened() as cache:
+    with closing(_open()) as cache:
         try:
             # The bar appears when this takes longer than a second.
             for path in tqdm(paths, desc=doing, unit="file", delay=1.0, leave=False, disable=None):
@@ -76,15 +76,12 @@ def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doin
                     ) from None
                 found.append(value)
         finally:
-            if cache is not None and new:
-                with suppress(sqlite3.Error), cache:
-                    cache.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", new)
+            with suppress(sqlite3.Error), cache:
+                cache.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)", new)
     return found
 
 
-def _recall(cache: sqlite3.Connection | None, key: str, kind: str, state: os.stat_result) -> bytes | None:
-    if cache is None:
-        return None
+def _recall(cache: sqlite3.Connection, key: str, kind: str, state: os.stat_result) -> bytes | None:
     query = "SELECT value FROM facts WHERE path = ? AND kind = ? AND size = ? AND time = ?"
     with suppress(sqlite3.Error):
         row = cache.execute(query, (key, kind, state.st_size, state.st_mtime_ns)).fetchone()
@@ -94,26 +91,20 @@ def _recall(cache: sqlite3.Connection | None, key: str, kind: str, state: os.sta
     return None
 
 
-@contextmanager
-def _opened() -> Iterator[sqlite3.Connection | None]:
-    """Yield the cache; a damaged one is made anew. None where no file can be written."""
-    cache = None
+def _open() -> sqlite3.Connection:
+    """Open the cache; a damaged one is made anew. Where none can be used, return an empty one in memory."""
     for _ in range(2):
         with suppress(sqlite3.Error, OSError):
             cache_file().parent.mkdir(parents=True, exist_ok=True)
+            cache = sqlite3.connect(cache_file(), timeout=5)
             try:
-                cache = sqlite3.connect(cache_file(), timeout=5)
                 cache.execute(_TABLE)
-                break
+                return cache
             except sqlite3.DatabaseError as error:
-                if cache is not None:
-                    cache.close()
-                    cache = None
+                cache.close()
                 if isinstance(error, sqlite3.OperationalError):  # locked, or not writable: leave it alone
                     break
                 cache_file().unlink()
-    if cache is None:
-        yield None
-        return
-    with closing(cache):
-        yield cache
+    cache = sqlite3.connect(":memory:")
+    cache.execute(_TABLE)
+    return cache

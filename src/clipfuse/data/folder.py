@@ -49,9 +49,6 @@ class PairedFolder:
             pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A cut by
             hash never divides a scene; part folders and split files are taken as they are.
 
-    Attributes:
-        unlisted: ids in the folder which the split file does not name; they are in no part.
-
     Raises:
         UserError: folders or files are missing, or the split does not fit the folder.
     """
@@ -70,7 +67,6 @@ class PairedFolder:
         if scenes is not None and (not isinstance(scenes, str) or not scenes):
             raise UserError(f"data.scenes is {scenes!r}; expected {EXPECTED}")
         self.name = name
-        self.unlisted: tuple[str, ...] = ()
         self._scenes: Mapping[str, str] = {}
         self._scenes_from = "names"
         folder = Path(root).expanduser()
@@ -121,11 +117,8 @@ class PairedFolder:
                 f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; complete the folder, "
                 "or cut your own split by data.split=hash"
             )
-        self.unlisted = tuple(sample for sample in self._files if sample not in listed)
-        if self.unlisted:
-            _log.warning(
-                "%s: left out %d pairs that split '%s' does not name", folder, len(self.unlisted), split
-            )
+        if left_out := len(self._files.keys() - listed):
+            _log.warning("%s: left out %d pairs that split '%s' does not name", folder, left_out, split)
 
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """Return the sample ids of "train", "val" and "test", disjoint, in a fixed order."""

@@ -9,8 +9,8 @@ import numpy as np
 # ids -> {id: `features` of both bands, (2, n)}
 Features = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 
-# The values with the highest adjusted Rand index on RoadScene's training and validation scenes: 0.95, with the
-# gaps alone 0.94. Of equal choices the one that merges more: too many scenes make intervals too narrow.
+# The values with the highest adjusted Rand index on RoadScene's training and validation scenes: 0.95, or 0.94
+# with GAPS alone. Of equal choices the one that merges more: too many scenes make intervals too narrow.
 LIKE = 0.2  # least likeness of two frames of one scene
 FRAMES = 3  # frames before and after a possible cut that are compared
 GAPS = 3  # largest step of the numbers within a run, in median steps

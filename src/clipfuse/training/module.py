@@ -33,7 +33,7 @@ from clipfuse.types import SAMPLES_SEEN, FusionBatch, LossInputs
 
 log = logging.getLogger(__name__)
 
-RANGE_ERROR = 0.01  # of bf16, in which the network may run
+RANGE_ERROR = 0.01  # by which a network in bf16 may leave [0, 1]
 
 
 class FusionModule(ScoringModule):
@@ -44,17 +44,17 @@ class FusionModule(ScoringModule):
         loss: the plugin.
         optimizer: parameters -> optimiser.
         scheduler: (optimiser, number of updates) -> learning-rate schedule.
-        metrics: of the test, as `ScoringModule`.
-        validation_metrics: of each validation; a copy is used.
-        seed: seeds every draw of the loss.
+        metrics: the metrics of the test, as in `ScoringModule`.
+        validation_metrics: the metrics of each validation; a copy is used.
+        seed: seeds every random draw of the loss.
         accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest L2 norm of the gradient; None leaves it alone.
-        input_noise: standard deviation of what is added to the network's inputs in training, in [0, 1];
-            the loss sees the images without it.
-        skip_nonfinite: batches whose loss may be NaN or infinite in a run; the update of such a batch is
-            left out. With 0 the first one ends the run.
-        solver: moves backbone and loss; one joint step by default.
-        config: the run's whole configuration in plain types, kept in the checkpoint.
+        gradient_clip: largest L2 norm of the gradient; None does not clip.
+        input_noise: standard deviation of Gaussian noise added to the network's inputs in training, in
+            [0, 1]; the loss gets the images without noise.
+        skip_nonfinite: how many batches of a training may have a NaN or infinite loss; such a batch moves
+            nothing. One more ends the training with an error.
+        solver: takes the steps of network and loss; by default `Joint`, one step of both together.
+        config: the run's whole configuration in plain types, saved in the checkpoint.
 
     Raises:
         ValueError: `accumulate` below 1, `gradient_clip` not positive or `input_noise` outside [0, 1].
@@ -87,7 +87,7 @@ class FusionModule(ScoringModule):
         self.loss = loss
         self.solver = solver or Joint()
         if not isinstance(self.solver, Joint):
-            # The solver moves the lower level by itself; the optimiser and DDP must not wait for it.
+            # The solver updates the lower level itself; the optimiser and DDP must not expect its gradients.
             for parameter in lower_parameters(loss):
                 parameter.requires_grad_(False)
         self.seed = seed
@@ -106,7 +106,7 @@ class FusionModule(ScoringModule):
         self._val_losses: dict[str, list[float]] = defaultdict(list)
 
     def loss_inputs(self, batch: FusionBatch, noise: float = 0.0) -> LossInputs:
-        """Run the backbone and gather what the loss may look at; features keep the backbone's precision."""
+        """Run the backbone and return the inputs of the loss; features keep the backbone's precision."""
         infrared, visible = batch.infrared, batch.visible
         if noise:
             bands = torch.cat([infrared, visible], dim=1)
@@ -127,13 +127,13 @@ class FusionModule(ScoringModule):
         )
 
     def _full_precision(self) -> torch.autocast:
-        """Leave the mixed precision of the backbone: bf16 Sobel fields would lose the fine edges."""
+        """Turn autocast off: losses are computed in float32, as Sobel fields in bf16 lose fine edges."""
         return torch.autocast(self.device.type, enabled=False)
 
     def on_fit_start(self) -> None:
-        """Let the loss look at one training crop and refuse what cannot work."""
+        """Set the loss up with one training crop, and refuse a network or a loss that cannot work."""
         if self.trainer.precision == "64-true":
-            # A CLIP is no part of the module tree; Lightning does not reach it.
+            # Lightning does not convert a CLIP, which is kept out of the module tree.
             for part in self.loss.modules():
                 if (clip := getattr(part, "clip", None)) is not None:
                     clip.to(dtype=torch.float64)
@@ -158,7 +158,7 @@ class FusionModule(ScoringModule):
             )
 
     def on_train_start(self) -> None:
-        """Wrap optimiser and schedule, which exist only now."""
+        """Wrap optimiser and schedule, which Lightning has just built, for the solver."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
@@ -175,7 +175,7 @@ class FusionModule(ScoringModule):
         return self._stepper.micro_batch == 0
 
     def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
-        """Make the batch's problem and let the solver take one step."""
+        """State the batch as a problem and let the solver take one step."""
         inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
             problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
@@ -196,7 +196,7 @@ class FusionModule(ScoringModule):
         self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
 
     def _skip(self, batch_idx: int, batch: FusionBatch, error: NonFiniteLossError) -> None:
-        """Leave the update out; what a solver moved in the lower level by finite losses stays moved."""
+        """Skip the update; steps that the solver has already taken in the lower level are kept."""
         self.skipped += 1
         if self.skipped > self.skip_nonfinite:
             if not self.skip_nonfinite:
@@ -211,10 +211,10 @@ class FusionModule(ScoringModule):
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Stop between updates only: half an update can be neither saved nor resumed."""
         if not self.between_updates:
-            self.trainer.should_stop = False  # the timer that asked will ask again
+            self.trainer.should_stop = False  # the timer sets it again after the next batch
 
     def _log_update(self, solved: dict[str, float]) -> None:
-        """Write a row of the curves: losses as means over the micro-batches of one update, of all ranks."""
+        """Log one row of the curves: means over the micro-batches of one update and over all ranks."""
         micro_batches, self._micro_batches = self._micro_batches, []
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -227,7 +227,7 @@ class FusionModule(ScoringModule):
             row["train/gradient_norm"] = float(self._stepper.gradient_norm)
         if self.skip_nonfinite:
             row["train/skipped"] = self.skipped
-        # Not by self.log: Lightning would repeat old values on every later row.
+        # Not by self.log, with which Lightning would repeat old values in every later row.
         for logger in self.loggers:
             logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
 
@@ -241,7 +241,7 @@ class FusionModule(ScoringModule):
             self.manual_backward(loss / self.accumulate)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Score one batch by the metrics and by the loss itself; callbacks get the fused luma."""
+        """Score one batch with the metrics and with the loss itself; callbacks get the fused luma."""
         inputs = self.loss_inputs(batch)
         with self._full_precision():
             output = self.loss(inputs)
@@ -264,7 +264,7 @@ class FusionModule(ScoringModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""
         self.log_means(self.val_metrics, "val")
-        # Gathered by hand: the images of one rank may have terms that those of another have not.
+        # Not by self.log: the images of one rank may have terms that those of another rank lack.
         parts = gather_objects(dict(self._val_losses))
         names = dict.fromkeys(name for part in parts for name in part)
         losses = {name: [value for part in parts for value in part.get(name, ())] for name in names}
@@ -274,15 +274,15 @@ class FusionModule(ScoringModule):
         self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser over all that learns, and its schedule over the whole run."""
+        """Build the optimiser of all parameters that learn, and its schedule over the whole training."""
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
         scheduler = self._scheduler(optimizer, steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add configuration, counts, scores, and the states of solver and generators.
+        """Add configuration, counts, scores, and the states of solver and random generators.
 
-        A resumed run has the whole `max_time` again.
+        The states of timers are removed: a resumed training has the whole `max_time` again.
         """
         states = checkpoint.get("callbacks", {})
         for key in [key for key in states if key.startswith("Timer")]:
@@ -299,7 +299,7 @@ class FusionModule(ScoringModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore counts and the states of solver and, when training begins, generators."""
+        """Restore counts and solver; the random generators are restored when the training begins."""
         state = checkpoint["clipfuse"]
         self.solver.load_state_dict(state["solver"])
         self._random_state = state["random"]

@@ -1,4 +1,4 @@
-"""The one path by which every loss moves the network: a problem, a solver, an optimiser."""
+"""How every loss trains the network: a loss and a batch form a problem, of which a solver takes one step."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,16 +23,18 @@ class NonFiniteLossError(UserError):
 
 
 class LossProblem:
-    """One batch under one loss as a `BilevelProblem`; a plain loss has an empty lower level.
+    """One loss on one batch as a `BilevelProblem`: F is the upper, f the lower loss.
+
+    A plain loss has no lower level: its lower parameters are empty.
 
     Args:
         loss: the plugin.
-        inputs: what it may look at.
-        agree: a loss that is not finite on any rank is refused on all of them, at the price of an exchange
-            per evaluation.
+        inputs: the batch, with the fused images.
+        agree: if the loss is not finite on one rank, raise on all ranks; this costs an exchange between the
+            ranks per evaluation.
 
     Attributes:
-        output: what the upper loss returned last, for the log.
+        output: the last result of the upper loss, for the log.
     """
 
     output: LossOutput
@@ -44,11 +46,11 @@ class LossProblem:
         self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
 
     def lower_parameters(self) -> Sequence[Tensor]:
-        """Return the loss's own lower level."""
+        """Return the parameters of the loss's own lower level."""
         return lower_parameters(self.loss)
 
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return F and keep its terms."""
+        """Return F at the given lower values, and keep its terms in `output`."""
         if isinstance(self.loss, BilevelLoss):
             self.output = self.loss.upper_loss(self.state, lower)
         else:
@@ -57,7 +59,7 @@ class LossProblem:
         return self.output.total
 
     def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return f."""
+        """Return f at the given lower values."""
         if not isinstance(self.loss, BilevelLoss):
             raise UserError(
                 f"the loss '{self.loss.name}' has no lower level; train it with the solver 'joint'"
@@ -83,17 +85,17 @@ class LossProblem:
 
 
 class AccumulatingOptimizer:
-    """The optimiser a solver sees: accumulates, clips, steps and schedules.
+    """The optimiser that a solver gets: it accumulates, clips, steps and schedules.
 
     Args:
-        optimizer: moves the network.
+        optimizer: the optimiser of the network.
         scheduler: stepped once per update.
-        parameters: what is clipped.
+        parameters: the parameters whose gradient is clipped.
         accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest allowed L2 norm of the gradient; None leaves it alone.
+        gradient_clip: largest allowed L2 norm of the gradient; None does not clip.
 
     Attributes:
-        micro_batch: micro-batches since the last update; a run stops, and is saved, only at 0.
+        micro_batch: micro-batches since the last update; a training is stopped and saved only at 0.
         gradient_norm: norm before clipping at the last update, None without clipping.
     """
 
@@ -115,22 +117,22 @@ class AccumulatingOptimizer:
         self.gradient_norm: Tensor | None = None
 
     def zero_grad(self) -> None:
-        """Forget the gradients, unless micro-batches are being accumulated."""
+        """Clear the gradients, unless micro-batches are being accumulated."""
         if self.micro_batch == 0:
             self.optimizer.zero_grad()
 
     @property
     def updates_next(self) -> bool:
-        """Whether the coming `step` moves the network."""
+        """Whether the next `step` is an update of the network."""
         return self.micro_batch == self.accumulate - 1
 
     def step(self) -> None:
-        """Count a micro-batch; after the last one clip, move the network and its learning rate."""
+        """Count a micro-batch; after the last one clip, update the network and its learning rate."""
         self.micro_batch = (self.micro_batch + 1) % self.accumulate
         if self.micro_batch:
             return
         if self._left_out:
-            self.optimizer.zero_grad()  # what has no gradient is not moved, and its moments neither
+            self.optimizer.zero_grad()  # an optimiser changes neither weights nor moments without gradient
             self._left_out = False
         elif self.gradient_clip is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
@@ -138,6 +140,6 @@ class AccumulatingOptimizer:
         self.scheduler.step()
 
     def leave_out(self) -> None:
-        """Count a micro-batch whose whole update shall move nothing but the learning rate."""
+        """Count a micro-batch of an update that is skipped: only the learning rate changes."""
         self._left_out = True
         self.step()
