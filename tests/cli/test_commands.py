@@ -1,3 +1,4 @@
+import re
 import resource
 import subprocess
 import sys
@@ -5,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+
+from clipfuse.cli.options import conf_dir
+from clipfuse.runs.train import EvaluateSettings, TrainSettings
 
 Clipfuse = Callable[..., tuple[int, str, str]]
 
@@ -48,22 +53,30 @@ def test_doctor_names_what_is_missing(clipfuse: Clipfuse, monkeypatch: pytest.Mo
     assert any("MISSING" in line and "kornia" in line for line in output.splitlines())
 
 
-def test_train_help_lists_the_groups(clipfuse: Clipfuse) -> None:
-    code, output, _ = clipfuse("train", "--help")
+@pytest.mark.parametrize(("name", "settings"), [("train", TrainSettings), ("evaluate", EvaluateSettings)])
+def test_help_explains_every_setting_group_and_option(clipfuse: Clipfuse, name: str, settings: type) -> None:
+    code, output, _ = clipfuse(name, "--help")
     assert code == 0
-    assert "usage: clipfuse train" in output
-    groups = dict(line.split(":", 1) for line in output.splitlines() if line.startswith("  "))
-    groups = {name.strip(): options.strip() for name, options in groups.items()}
-    assert groups["loss"] == "clip_ratio, custom, ldfusion, pixel, promptfusion, weighted_sum"
-    assert "conv_tiny, custom" in groups["backbone"]
-    assert "settings: name, seed, steps" in output
-
-
-def test_evaluate_help_lists_its_groups(clipfuse: Clipfuse) -> None:
-    code, output, _ = clipfuse("evaluate", "--help")
-    assert code == 0
-    assert "data:       folder," in output
-    assert "loss" not in output
+    assert f"usage: clipfuse {name} [group=option ...]" in output
+    assert max(map(len, output.splitlines())) <= 100
+    above, below = output.split("\ngroups (* marks the default):\n")
+    explained = dict(re.findall(r"^  (\w+)=\S+ +(\S.*)$", above, flags=re.MULTILINE))
+    assert explained.keys() == set(settings.__annotations__)
+    groups = dict(re.findall(r"^  ([\w/]+): \S.*\n((?:  [ *] .*\n)+)", f"{below}\n", flags=re.MULTILINE))
+    composed = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text())["defaults"]
+    assert groups.keys() - {"hydra/launcher"} == {
+        key for entry in composed if isinstance(entry, dict) for key in entry if "override" not in key
+    }
+    for group, listed in groups.items():
+        options = re.findall(r"^  ([ *]) (\w+) +(\S.*)$", listed, flags=re.MULTILINE)
+        files = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        assert [option for _, option, _ in options] == files
+        assert sum(mark == "*" for mark, _, _ in options) <= 1
+    line = {
+        "train": "  * pixel             the brighter value, the stronger edge; no CLIP",
+        "evaluate": "  * none              no curves",
+    }
+    assert line[name] in output.splitlines()
 
 
 def test_a_loss_of_the_users_own_trains_from_the_current_folder(

@@ -57,7 +57,7 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
 def theirs() -> str:
     """A folder of somebody's with a loss, elsewhere than here; as a word of the command line."""
     put("loss.py", "elsewhere/their_loss.py")
-    config = "_target_: their_loss.SampleLoss\nweight: 2.0\n"
+    config = "# distance to theirs\n_target_: their_loss.SampleLoss\nweight: 2.0\n"
     Path("elsewhere/loss").mkdir()
     Path("elsewhere/loss/theirs.yaml").write_text(config)
     return f"hydra.searchpath=[file://{Path('elsewhere').resolve()}]"
@@ -78,7 +78,7 @@ def test_a_folder_on_the_search_path(clipfuse: Clipfuse, theirs: str, pairs_fold
 
 def test_its_options_are_listed_and_its_mistakes_named(clipfuse: Clipfuse, theirs: str) -> None:
     _, output, _ = clipfuse("train", "--help", theirs)
-    assert "promptfusion, theirs, weighted_sum" in output
+    assert "\n    theirs            distance to theirs\n    weighted_sum" in output
     assert "theirs" not in clipfuse("train", "--help")[1]
     refused(clipfuse("train", theirs, "loss=thiers"), "unknown loss 'thiers'", "Did you mean 'theirs'?")
     refused(clipfuse("train", theirs, "loss=theirs", "loss.wieght=3"), "Did you mean 'loss.weight'?")
@@ -115,7 +115,8 @@ def test_an_installed_package(pairs_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, *words]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + result.stdout
-    assert "promptfusion, sample, weighted_sum" in result.stdout
+    assert "\n    sample            a sample: distance to the mean\n" in result.stdout
+    assert "\n    sample\n" in result.stdout  # a backbone whose file has no line
     config = OmegaConf.load("sweep/0/config.yaml")
     assert config.name == "sample-sample"
     record = json.loads(Path("sweep/0/test/metrics.json").read_text())
