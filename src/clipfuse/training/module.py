@@ -49,12 +49,12 @@ class FusionModule(ScoringModule):
         validation_metrics: of each validation; a copy is used.
         seed: seeds every draw of the loss.
         accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest L2 norm of the gradient; None leaves it alone.
-        input_noise: standard deviation of what is added to the network's inputs in training, in [0, 1];
-            the loss sees the images without it.
-        skip_nonfinite: batches whose loss may be NaN or infinite in a run; the update of such a batch is
-            left out. With 0 the first one ends the run.
-        solver: moves backbone and loss; one joint step by default.
+        gradient_clip: largest L2 norm of the gradient; None: no limit.
+        input_noise: standard deviation, in [0, 1], of Gaussian noise added to the network's inputs in
+            training; the loss sees the clean images.
+        skip_nonfinite: number of batches with a NaN or infinite loss whose update is left out before the run
+            stops; 0: the first such batch stops it.
+        solver: updates backbone and loss; `Joint` by default.
         config: the run's whole configuration in plain types, kept in the checkpoint.
 
     Raises:
@@ -88,7 +88,7 @@ class FusionModule(ScoringModule):
         self.loss = loss
         self.solver = solver or Joint()
         if not isinstance(self.solver, Joint):
-            # The solver moves the lower level by itself; the optimiser and DDP must not wait for it.
+            # The solver updates the lower level itself; the optimiser and DDP must not expect its gradients.
             for parameter in lower_parameters(loss):
                 parameter.requires_grad_(False)
         self.seed = seed
@@ -128,13 +128,17 @@ class FusionModule(ScoringModule):
         )
 
     def _full_precision(self) -> torch.autocast:
-        """Leave the mixed precision of the backbone: bf16 Sobel fields would lose the fine edges."""
+        """Turn autocast off: losses are computed in float32, as bf16 Sobel fields would lose fine edges."""
         return torch.autocast(self.device.type, enabled=False)
 
     def on_fit_start(self) -> None:
-        """Let the loss look at one training crop and refuse what cannot work."""
+        """Set up the loss with one training crop, and refuse what cannot work.
+
+        Raises:
+            UserError: the loss refused the crop, or the network's output is outside [0, 1].
+        """
         if self.trainer.precision == "64-true":
-            # A CLIP is no part of the module tree; Lightning does not reach it.
+            # A CLIP is no part of the module tree, so Lightning does not convert it.
             for part in self.loss.modules():
                 if (clip := getattr(part, "clip", None)) is not None:
                     clip.to(dtype=torch.float64)
@@ -159,7 +163,7 @@ class FusionModule(ScoringModule):
             )
 
     def on_train_start(self) -> None:
-        """Wrap optimiser and schedule, which exist only now."""
+        """Wrap optimiser and schedule, which do not exist before."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
@@ -176,7 +180,7 @@ class FusionModule(ScoringModule):
         return self._stepper.micro_batch == 0
 
     def training_step(self, batch: FusionBatch, batch_idx: int) -> None:
-        """Make the batch's problem and let the solver take one step."""
+        """Make the problem of the batch, and one step of the solver."""
         inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
             problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
@@ -197,7 +201,7 @@ class FusionModule(ScoringModule):
         self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
 
     def _skip(self, batch_idx: int, batch: FusionBatch, error: NonFiniteLossError) -> None:
-        """Leave the update out; what a solver moved in the lower level by finite losses stays moved."""
+        """Leave the update out; steps of the lower level whose losses were finite stay."""
         self.skipped += 1
         if self.skipped > self.skip_nonfinite:
             if not self.skip_nonfinite:
@@ -212,10 +216,10 @@ class FusionModule(ScoringModule):
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Stop between updates only: half an update can be neither saved nor resumed."""
         if not self.between_updates:
-            self.trainer.should_stop = False  # the timer that asked will ask again
+            self.trainer.should_stop = False  # the timer that has set it will set it again
 
     def _log_update(self, solved: dict[str, float]) -> None:
-        """Write a row of the curves: losses as means over the micro-batches of one update, of all ranks."""
+        """Log a row of the curves: means over the micro-batches of one update and over all ranks."""
         micro_batches, self._micro_batches = self._micro_batches, []
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -277,7 +281,7 @@ class FusionModule(ScoringModule):
         self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser over all that learns, and its schedule over the whole run."""
+        """Build the optimiser over all learning parameters, and its schedule over the whole run."""
         optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
         scheduler = self._scheduler(optimizer, steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -1,4 +1,4 @@
-"""The one path by which every loss moves the network: a problem, a solver, an optimiser."""
+"""The one path by which every loss updates the network: a problem, a solver, an optimiser."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,12 +27,12 @@ class LossProblem:
 
     Args:
         loss: the plugin.
-        inputs: what it may look at.
-        agree: a loss that is not finite on any rank is refused on all of them, at the price of an exchange
-            per evaluation.
+        inputs: what the loss may look at.
+        agree: a loss that is not finite on one rank is refused on all of them, which costs a collective per
+            evaluation.
 
     Attributes:
-        output: what the upper loss returned last, for the log.
+        output: last output of the upper loss, for the log.
     """
 
     output: LossOutput
@@ -48,7 +48,7 @@ class LossProblem:
         return lower_parameters(self.loss)
 
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return F and keep its terms."""
+        """Return F, scalar, and keep its terms in `output`."""
         if isinstance(self.loss, BilevelLoss):
             self.output = self.loss.upper_loss(self.state, lower)
         else:
@@ -57,7 +57,7 @@ class LossProblem:
         return self.output.total
 
     def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return f."""
+        """Return f, scalar; raises UserError for a loss without a lower level."""
         if not isinstance(self.loss, BilevelLoss):
             raise UserError(
                 f"the loss '{self.loss.name}' has no lower level; train it with the solver 'joint'"
@@ -86,14 +86,14 @@ class AccumulatingOptimizer:
     """The optimiser a solver sees: accumulates, clips, steps and schedules.
 
     Args:
-        optimizer: moves the network.
+        optimizer: of the network.
         scheduler: stepped once per update.
-        parameters: what is clipped.
+        parameters: those whose gradient is clipped.
         accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest allowed L2 norm of the gradient; None leaves it alone.
+        gradient_clip: largest allowed L2 norm of the gradient; None: no limit.
 
     Attributes:
-        micro_batch: micro-batches since the last update; a run stops, and is saved, only at 0.
+        micro_batch: micro-batches since the last update; a run stops and is saved only where this is 0.
         gradient_norm: norm before clipping at the last update, None without clipping.
     """
 
@@ -115,22 +115,22 @@ class AccumulatingOptimizer:
         self.gradient_norm: Tensor | None = None
 
     def zero_grad(self) -> None:
-        """Forget the gradients, unless micro-batches are being accumulated."""
+        """Clear the gradients, unless micro-batches are being accumulated."""
         if self.micro_batch == 0:
             self.optimizer.zero_grad()
 
     @property
     def updates_next(self) -> bool:
-        """Whether the coming `step` moves the network."""
+        """Whether the next `step` updates the network."""
         return self.micro_batch == self.accumulate - 1
 
     def step(self) -> None:
-        """Count a micro-batch; after the last one clip, move the network and its learning rate."""
+        """Count a micro-batch; after the last one clip, update the network and its learning rate."""
         self.micro_batch = (self.micro_batch + 1) % self.accumulate
         if self.micro_batch:
             return
         if self._left_out:
-            self.optimizer.zero_grad()  # what has no gradient is not moved, and its moments neither
+            self.optimizer.zero_grad()  # parameters without gradient keep their values and moments
             self._left_out = False
         elif self.gradient_clip is not None:
             self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
@@ -138,6 +138,6 @@ class AccumulatingOptimizer:
         self.scheduler.step()
 
     def leave_out(self) -> None:
-        """Count a micro-batch whose whole update shall move nothing but the learning rate."""
+        """Count a micro-batch, and let its whole update change nothing but the learning rate."""
         self._left_out = True
         self.step()
