@@ -37,7 +37,7 @@ def publish(
     entity, _, project = place.partition("/")
     if not entity or not project or "/" in project:
         raise UserError(f"--wandb {place}: expected ENTITY/PROJECT, as in the address of a W&B project")
-    ids = {name: [_run_id(folder) for folder in folders] for name, folders in variants.items()}
+    ids = {folder: _run_id(folder) for folders in variants.values() for folder in folders}
     try:
         import wandb
         import wandb_workspaces.expr as expr
@@ -48,26 +48,19 @@ def publish(
         ) from None
     try:
         if not wandb.login(prompt=False):
+            raise UserError("--wandb: no W&B login is found; run `wandb login`, or take --html")
+        found = wandb.Api(timeout=_ANSWER_S).runs(place, filters={"name": {"$in": list(ids.values())}})
+        known = {run.id for run in found}
+        if absent := [folder for folder, each in ids.items() if each not in known]:
             raise UserError(
-                "--wandb: no W&B login is found; run `wandb login`, or take --html, which needs none"
+                f"{len(absent)} of {len(ids)} runs are not in {place}, such as that of {absent[0]}; "
+                f"upload them first: wandb sync {shlex.quote(str(absent[0] / 'wandb'))}"
             )
-        everything = [each for members in ids.values() for each in members]
-        found = wandb.Api(timeout=_ANSWER_S).runs(place, filters={"name": {"$in": everything}})
-        missing = set(everything) - {run.id for run in found}
-        if missing:
-            folders = [folder for members in variants.values() for folder in members]
-            absent = next(each for each in folders if _run_id(each) in missing)
-            raise UserError(
-                f"{len(missing)} of {len(everything)} runs are not in {place}, such as that of {absent}; "
-                f"upload them first: wandb sync {shlex.quote(str(absent / 'wandb'))}"
-            )
-        runs = [
-            # One loss, so one job type: the runs of a variant become one line.
-            wr.Runset(
-                entity, project, name, filters=expr.And(expr.Metric("ID").isin(each)), groupby=["JobType"]
-            )
-            for name, each in ids.items()
-        ]
+        runs = []
+        for name, folders in variants.items():
+            chosen = expr.And(expr.Metric("ID").isin([ids[folder] for folder in folders]))
+            # All have one loss, which is the job type: grouped by it, a variant is one line.
+            runs.append(wr.Runset(entity, project, name, filters=chosen, groupby=["JobType"]))
         spread: dict[str, Any] = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
         panels: list[Any] = [
             *(wr.BarPlot(title=f"test {name}", metrics=[f"test/{name}"], **spread) for name in metrics),
@@ -76,11 +69,10 @@ def publish(
             wr.RunComparer(diff_only="split"),
         ]
         blocks: list[Any] = [wr.MarkdownBlock(text), wr.PanelGrid(runsets=runs, panels=panels)]
-        saved = wr.Report(entity=entity, project=project, title=title, blocks=blocks).save()
-        return str(saved.url)
+        return str(wr.Report(entity=entity, project=project, title=title, blocks=blocks).save().url)
     except UserError:
         raise
-    except Exception as error:  # the library raises whatever went wrong on its way to the server
+    except Exception as error:  # the library raises whatever failed on its way to the server
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"--wandb {place}: W&B cannot be reached or refuses ({reason}); try again later, or take --html, "

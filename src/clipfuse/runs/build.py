@@ -1,4 +1,4 @@
-"""Making the objects a configuration describes, by Hydra: every object of a run is made here."""
+"""Building the objects that a configuration describes, by Hydra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,15 @@ _REFUSALS = (UserError, ValueError, TypeError, ImportError, OSError, Misconfigur
 
 
 def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """Instantiate what `node` describes.
+    """Return the object that `node` describes.
+
+    Args:
+        node: `_target_` and arguments.
+        where: place in the configuration; every error begins with it.
+        **extra: further arguments.
 
     Raises:
-        UserError: the constructor refused; the message starts with the place in the configuration.
+        UserError: the constructor refused its arguments.
     """
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
@@ -27,11 +32,11 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
             cause = cause.__cause__
         if isinstance(cause, _REFUSALS):
             raise UserError(f"{where}: {cause}") from error
-        # Of a package that does not check what it is given, or a plugin's mistake.
+        # Raised by a package that does not check its arguments, or a defect of a plugin.
         kind = type(cause).__name__
         raise UserError(f"{where}: {kind}: {cause}; --debug shows where it was raised") from error
 
 
 def build_all(nodes: DictConfig | None, where: str) -> list[Any]:
-    """Instantiate the entries of a group that is a mapping, such as callbacks."""
+    """Return the objects of a group that is a mapping, such as callbacks; entries of null are left out."""
     return [build(node, f"{where}.{key!s}") for key, node in (nodes or {}).items() if node is not None]

@@ -1,4 +1,4 @@
-"""What a training costs: time and memory, for `status.json`."""
+"""Time and memory that a training takes, for `status.json`."""
 
 import sys
 from time import monotonic
@@ -8,10 +8,10 @@ import torch
 
 
 class Cost:
-    """Measures one fit: made when it starts, asked when it ends.
+    """Measures one fit: made when it starts, read by `record` when it ends.
 
     Args:
-        device: where the network is trained.
+        device: the device on which the network is trained.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -21,18 +21,18 @@ class Cost:
         self.start = monotonic()
 
     def record(self, before: int, updates: int, samples: int) -> dict[str, Any]:
-        """Return what a fit has cost since the start.
+        """Return the cost of a fit since the start.
 
         Args:
             before: updates that an earlier part of a resumed run has done.
-            updates: of the whole run.
-            samples: the same, over all ranks.
+            updates: updates of the whole run.
+            samples: samples of the whole run, over all ranks.
 
         Returns:
             `seconds` of wall clock, validation included; `updates` and `samples` of this part;
             `peak_memory_mb` of this rank in MB (10^6 bytes): what tensors took on a GPU, else the
             largest resident set of the process, libraries included; None where the system does not
-            tell; `device`: the GPU's name, or the type of the device.
+            report it; `device`: the GPU's name, or the type of the device.
         """
         cuda = self.device.type == "cuda"
         return {

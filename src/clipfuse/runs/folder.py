@@ -1,4 +1,4 @@
-"""The run folder: what is in it, and how nothing half-written ever lies there."""
+"""The run folder: how it is prepared, and the status of its run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def _remove_partial(folder: Path) -> None:
 
 
 def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resumes: bool = False) -> None:
-    """Make an empty run folder, or accept that of the run being resumed; what a killed one half wrote goes.
+    """Make an empty run folder, or accept that of the run being resumed; remove files left half written.
 
     Args:
         folder: the run folder.
@@ -32,7 +32,7 @@ def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resume
         resumes: the run goes on in its own folder.
 
     Raises:
-        UserError: the folder is in use and neither was asked for, or it cannot be made.
+        UserError: the folder is in use and neither was asked for, or it cannot be written.
     """
     try:
         if resumes:
@@ -63,7 +63,7 @@ def _clear(folder: Path, overwrite: bool, checkpoint: str | None) -> None:
         raise UserError(
             f"overwriting the run folder {folder} would delete {checkpoint}; choose another run_dir"
         )
-    # The status goes last: killed in between, this is still known for a run.
+    # The status goes last: if this is killed in between, the folder still counts as a run.
     for path in sorted(folder.iterdir(), key=lambda path: path.name == STATUS):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -100,13 +100,13 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
         known = read_status(folder)
         if known.get("status") == "failed":
             if isinstance(error, RuntimeError):
-                # A connection that broke says nothing; the rank that broke it has said why.
+                # This rank lost a connection; the rank that failed first has written the reason.
                 raise UserError(f"another process of this run failed: {known['reason']}") from error
             raise
         reason = str(error) or type(error).__name__
         if isinstance(error, KeyboardInterrupt | SystemExit):
             reason = "interrupted"
-        with suppress(UserError):  # a full disk: what filled it is the news
+        with suppress(UserError):  # a full disk: the first error is the one to report
             write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
         raise
     if leads:
@@ -114,13 +114,16 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return what `status.json` holds; nothing where there is none."""
+    """Return the content of `status.json`; empty where there is no such file."""
     path = folder / STATUS
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def is_running(status: Mapping[str, Any]) -> bool:
-    """Return whether the run that wrote a status is still at work; one of another machine is believed."""
+    """Return whether the run that wrote a status is still running.
+
+    A run on another host is assumed to be running if it recorded a pid.
+    """
     if status.get("status") != "running":
         return False
     if status.get("host") != socket.gethostname():
@@ -130,5 +133,5 @@ def is_running(status: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is another user's
+        pass  # the process of another user
     return True

@@ -1,10 +1,10 @@
-"""Hydra overrides as words of a command line: those that one process hands to another."""
+"""Hydra overrides that one process passes to another on a command line."""
 
 from collections.abc import Sequence
 
 
 def quoted(value: str) -> str:
-    """Return a text as Hydra's override grammar reads it back, whatever is in it."""
+    """Return a text quoted so that Hydra's override grammar reads it back unchanged."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 

@@ -1,4 +1,4 @@
-"""What a run keeps of itself: its configuration, and what that does not tell."""
+"""The record of a run: its configuration, and facts about data, code and CLIP."""
 
 import subprocess
 from collections import Counter
@@ -22,8 +22,8 @@ def run_record(
     Args:
         config: the run's whole configuration.
         source: the data set, a `PairSource`.
-        metrics: with the protocol of the test.
-        loss: whose CLIP is recorded, if it has one.
+        metrics: the run's metrics; the protocol of the test is recorded.
+        loss: its CLIP is recorded, if it has one.
     """
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
@@ -43,7 +43,7 @@ def run_record(
 
 
 def _scenes(source: Any) -> dict[str, Any]:
-    """Return what is known of the scenes of the test pictures: how many, where from, and what is wrong."""
+    """Return the number of scenes of the test images, their source, and a warning if they are doubtful."""
     images = source.parts()["test"]
     known: Mapping[str, str] = getattr(source, "scenes", dict)()
     sizes = Counter(known.get(image, image) for image in images).values()
@@ -52,7 +52,7 @@ def _scenes(source: Any) -> dict[str, Any]:
 
 
 def _clip_identity(loss: FusionLoss | None) -> Any:
-    """Return which CLIP a loss asks; a list if its parts ask several."""
+    """Return the identity of the CLIP that a loss uses; a list if its parts use several."""
     clips = [getattr(part, "clip", None) for part in (() if loss is None else loss.modules())]
     found = [identity for clip in clips if (identity := getattr(clip, "identity", None)) is not None]
     unlike = [identity for index, identity in enumerate(found) if identity not in found[:index]]

@@ -1,4 +1,4 @@
-"""Where a run goes on: after a kill, a preemption, or because it is told to."""
+"""The checkpoint that a run goes on from: after a kill, a preemption, or on request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Start:
     """Where a run begins.
 
     Attributes:
-        path: the checkpoint it goes on from; None: it begins anew.
-        checkpoint: its content.
-        trained: the checkpoint is the end of the training; what is left is the test.
+        path: the checkpoint that the run goes on from; None: it begins anew.
+        checkpoint: content of that checkpoint.
+        trained: the checkpoint is the end of the training; only the test is left.
         finished: `status.json` of the run where nothing is left to do, else None.
     """
 
@@ -30,7 +30,7 @@ class Start:
 
     @property
     def updates(self) -> int:
-        """Updates done before."""
+        """Updates that were done before."""
         return 0 if self.checkpoint is None else int(self.checkpoint["global_step"])
 
 
@@ -39,12 +39,13 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
 
     Args:
         asked: a checkpoint; "last" is that of the run folder.
-        auto_resume: the run folder's own checkpoint is taken if it has one, and a finished run left alone.
+        auto_resume: take the run folder's own checkpoint if it has one, and leave a finished run alone.
         folder: the run folder.
         config: the run's whole configuration in plain types.
 
     Raises:
-        UserError: no such checkpoint, it is the end of its run, or names the first setting that differs.
+        UserError: there is no such checkpoint, it is the end of its run, or a setting differs; the message
+            names the first such setting.
     """
     last = folder / "checkpoints" / "last.ckpt"
     finished = read_status(folder).get("status") == "finished"
@@ -76,7 +77,7 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
     if not whole or not isinstance(steps, int) or not isinstance(callbacks, dict):
         raise UserError(f"checkpoint {path} cannot be resumed: it holds weights alone; {REMEDY}")
     try:
-        # Lightning deletes the best checkpoint so far where the file says that it lies.
+        # Lightning deletes the best checkpoint so far, at the path that stands in the file.
         outside = [text for text in walk(callbacks) if isinstance(text, str) and ".." in Path(text).parts]
     except ValueError as error:
         raise UserError(f"checkpoint {path} cannot be resumed: {error}") from error
@@ -86,7 +87,7 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
 
 def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     saved, asked = flatten(saved), flatten(asked)
-    if "split_of" not in saved:  # an older run knows its pairs by their names alone
+    if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
     for key in sorted(saved.keys() | asked.keys()):
         if decide(key).resume or saved.get(key) == asked.get(key):

@@ -1,4 +1,4 @@
-"""The files that a test leaves of its scores: `per_image.csv`, and `metrics.json` that vouches for it."""
+"""The scores of a test as files: `per_image.csv`, and `metrics.json` with means and its digest."""
 
 import csv
 import hashlib
@@ -18,20 +18,20 @@ def write_scores(
     means: Mapping[str, float],
     undefined: Mapping[str, int],
 ) -> None:
-    """Write the scores of a test; those that lie there go.
+    """Write the scores of a test in place of earlier ones.
 
     Args:
         folder: the run's `test`.
         rows: per image its "name", "scene", and its score by each metric of `means`.
-        protocol: of the scores, a `clipfuse.metrics.Protocol`.
-        means: by metric, in the order of the tables.
-        undefined: by metric, the images it is not defined for.
+        protocol: the `clipfuse.metrics.Protocol` of the scores.
+        means: mean by metric, in the order of the tables; NaN where it is not defined.
+        undefined: by metric, the number of images for which it is not defined.
     """
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, ["name", "scene", *means, "protocol"])
     writer.writeheader()
     writer.writerows({**row, "protocol": str(protocol)} for row in rows)
-    # Killed in between, the new scores must not stand beside the digest of earlier ones.
+    # If this is killed in between, new scores must not stand beside the digest of earlier ones.
     (folder / "metrics.json").unlink(missing_ok=True)
     with write_atomically(folder / "per_image.csv") as file:
         file.write(table.getvalue())

@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its curves: scores, fused pictures, a panel."""
+"""The files of a test: scores, fused images, a panel."""
 
 from collections.abc import Mapping
 from math import nan
@@ -19,13 +19,13 @@ from clipfuse.types import FusionBatch
 
 
 class TestWriter(Callback):
-    """Writes `test/`: metrics.json, per_image.csv, fused luma, colour pictures, and a panel.
+    """Writes `test/`: metrics.json, per_image.csv, fused luma, fused colour, and a panel.
 
     Args:
         run_dir: the run folder.
         panel_rows: pairs in `panel.png`, 1 or more.
-        save_sources: also write the pairs the scores were taken on under `test/infrared` and
-            `test/visible`; for rendered data, which lies nowhere else.
+        save_sources: also write the tested pairs, to `test/infrared` and `test/visible`; for rendered data,
+            which is in no other file.
 
     Raises:
         ValueError: `panel_rows` below 1.
@@ -45,7 +45,7 @@ class TestWriter(Callback):
 
     @property
     def panel_path(self) -> Path:
-        """Where the panel is written."""
+        """File of the panel."""
         return self.folder / "panel.png"
 
     def columns(self) -> dict[str, list[float]]:
@@ -54,22 +54,15 @@ class TestWriter(Callback):
         return {name: [row.get(name, nan) for row in self.scores] for name in names}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget an earlier test."""
+        """Remove the scores of an earlier test."""
         self.scores, self.panel = [], []
         data: Any = getattr(trainer, "datamodule", None)
         self.scenes = getattr(getattr(data, "source", None), "scenes", dict)()
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: FusionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: FusionBatch, *_: Any
     ) -> None:
-        """Write the pictures of one pair."""
-        assert isinstance(outputs, Mapping)
+        """Write the images of one pair."""
         name, fused = batch.sample_ids[0], outputs["fused"][0]
         planes = {"fused": fused, "color": luma_chroma_to_rgb(fused, batch.chroma[0])}
         visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])

@@ -1,1 +1,1 @@
-"""What is shown of a run: curves, images, notes, progress."""
+"""What a run shows: curves, images, tables, progress."""

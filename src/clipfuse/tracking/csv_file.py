@@ -1,4 +1,4 @@
-"""Where curves go: one CSV file in the run folder."""
+"""The curves of a run: one CSV file in the run folder."""
 
 import csv
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class CsvLogger(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per key, blank where a key was not logged.
 
     Lightning's own CSV logger deletes the file of an earlier part of the run; this one keeps the rows
-    up to where a resumed run goes on.
+    up to the place from which a resumed run goes on.
 
     Args:
         save_dir: the run folder.
@@ -36,7 +36,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run folder holds `config.yaml`."""
+        """Do nothing: `config.yaml` is in the run folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -78,7 +78,7 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left; after a failure, where that works."""
+        """Write the remaining rows; after a failed run only if that works."""
         try:
             self.save()
         except UserError:

@@ -1,4 +1,4 @@
-"""Panels of pictures: where people would rather look than read."""
+"""Panels: grids of images with captions."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +19,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """Return a picture of (1 or 3, H, W) values in [0, 1]."""
+    """Return (1 or 3, H, W) values in [0, 1] as an 8-bit RGB image."""
     pixels = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""One line that says how far a run is."""
+"""One line that shows how far a run is."""
 
 import sys
 from typing import Any
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class RunProgress(ProgressBar):
-    """A bar over the updates of the run, then one over the test pairs; quiet in log files."""
+    """A bar over the updates of a run, then one over its test pairs; redrawn rarely in log files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,21 +25,14 @@ class RunProgress(ProgressBar):
         self._enabled = False
 
     def _open(self, title: str, unit: str, total: int, initial: int = 0) -> None:
-        # A file keeps every redrawn line: there, one in ten seconds is enough.
-        pause = 0.2 if sys.stderr.isatty() else 10
-        hide = not self._enabled
+        # A log file keeps every redrawn line.
+        place: Any = {"mininterval": 0.2 if sys.stderr.isatty() else 10, "dynamic_ncols": True}
         self.bar = tqdm(
-            desc=title,
-            unit=unit,
-            total=total,
-            initial=initial,
-            mininterval=pause,
-            disable=hide,
-            dynamic_ncols=True,
+            desc=title, unit=unit, total=total, initial=initial, disable=not self._enabled, **place
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar where a resumed run goes on."""
+        """Open the bar at the updates that are done."""
         self._open("training", " updates", trainer.max_steps, trainer.global_step)
 
     def on_train_batch_end(
@@ -71,6 +64,6 @@ class RunProgress(ProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """End the line, so that the message has one of its own."""
+        """End the line, so that the error gets its own."""
         if self.bar is not None:
             self.bar.close()

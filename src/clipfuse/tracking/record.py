@@ -1,6 +1,5 @@
 """What loggers show of a run beside curves: samples over time, a table of the test, the best scores."""
 
-from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -38,13 +37,7 @@ class MediaRecord(Callback):
         self.rows: list[dict[str, Any]] = []
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: FusionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: FusionBatch, *_: Any
     ) -> None:
         """Draw the first pairs."""
         if trainer.sanity_checking or not trainer.is_global_zero:
@@ -64,18 +57,11 @@ class MediaRecord(Callback):
         self.rows = []
 
     def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: FusionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: FusionBatch, *_: Any
     ) -> None:
         """Add the row of a pair."""
-        assert isinstance(outputs, Mapping)
         row: dict[str, Any] = {"name": batch.sample_ids[0]}
-        thumbnails = batch_idx * trainer.world_size + trainer.global_rank < THUMBNAILS
+        thumbnails = len(self.rows) * trainer.world_size + trainer.global_rank < THUMBNAILS
         for kind, image in _shown(batch, outputs["fused"], 0).items():
             row[kind] = _thumbnail(image) if thumbnails else None
         scores = {name: float(score) for name, score in outputs["scores"].items()}

@@ -53,14 +53,14 @@ class RunTensorBoardLogger(TensorBoardLogger):
                 step=samples_seen if purge is None else purge,
                 session_log=SessionLog(status=SessionLog.START),
             )
-            self.experiment.file_writer.add_event(start)  # type: ignore[union-attr]
+            self.experiment.file_writer.add_event(start)
             self.experiment.add_text("config", self._config, samples_seen)
             self._config = None
         self.samples_seen = samples_seen
         return self.experiment
 
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Keep the configuration; it becomes the text `config` when the first value is written."""
         self._config = f"```\n{yaml.safe_dump(dict(params), sort_keys=False)}```"
 

@@ -209,15 +209,16 @@ class RunWandbLogger(WandbLogger):
         run = self._experiment
         if run is None or run.disabled:
             return None
-        options = [] if run.settings.mode == "offline" else None
+        offline, late = run.settings.mode == "offline", False
         try:
             run.finish(exit_code=int(failed))
         except TimeoutError:
-            options = options if options is not None else ["--include-online"]
+            late = True
         except Exception as error:
             log.warning("wandb failed at the end of the run: %s", error)
         folder = str(Path(run.settings.sync_dir).parent)  # one folder in it for each start of the run
-        return None if options is None else shlex.join(["wandb", "sync", *options, folder])
+        words = ["wandb", "sync", *([] if offline else ["--include-online"]), folder]
+        return shlex.join(words) if offline or late else None
 
 
 def _varied(sweep: Path, job: str) -> list[str]:

@@ -16,20 +16,20 @@ from clipfuse.training.module import FusionModule
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, and reads the one a run goes on from only once.
+    """Writes checkpoints whole or not at all, and reads the one that a run goes on from only once.
 
     A checkpoint replaces the one before it when it is complete and on the disk.
 
     Args:
-        resumed: content of that one, read before.
+        resumed: content of the checkpoint that the run goes on from; None: the run begins anew.
     """
 
     def __init__(self, resumed: dict[str, Any] | None = None) -> None:
         self.resumed = resumed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write it; raises UserError where that fails."""
-        content = BytesIO()  # torch.save hides what goes wrong with a file
+        """Write the checkpoint; raises UserError where that fails."""
+        content = BytesIO()  # torch.save hides the reason why a file cannot be written
         torch.save(checkpoint, content)
         with write_atomically(Path(path), "wb") as file:
             file.write(content.getbuffer())
@@ -43,11 +43,11 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state of the run at every validation, at its end and when it is told to stop.
+    """Saves the state of the run, to one file, at every validation, at the end and when it is to stop.
 
-    Always to the same file. Lightning's `ModelCheckpoint` ties a save to one of these, and counts steps
-    differently under manual optimisation. After Ctrl-C or SIGTERM the run ends with the update at hand,
-    or with the validation that is due after it: half of either can be neither saved nor resumed.
+    Lightning's `ModelCheckpoint` saves at only one of these, and counts steps differently under manual
+    optimisation. After Ctrl-C or SIGTERM the run ends with the update at hand, or with the validation that is
+    due after it: half of either can be neither saved nor resumed.
 
     Args:
         path: the file.
@@ -59,32 +59,30 @@ class LastCheckpoint(Checkpoint):
         self._saved: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Wait for signals."""
+        """Handle signals from here on."""
         self._saved = None
         self.stop.install()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and end the run if it was told to."""
+        """Save and end the run if a stop was requested."""
         assert isinstance(pl_module, FusionModule)
         validates = (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
         if pl_module.between_updates and not validates and self.stop.requested(trainer):
             self._save(trainer)
-            self._end(trainer)
+            self._end_if_requested(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save."""
+        """Save; end the run if a stop was requested."""
         self._save(trainer)
-        if self.stop.requested(trainer):
-            self._end(trainer)
+        self._end_if_requested(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the end, where no validation has just done so: one epoch is the whole run."""
+        """Save the end of the run, which is one epoch, unless a validation has just done so."""
         if self._saved != trainer.global_step:
             self._save(trainer)
-        if self.stop.requested(trainer):
-            self._end(trainer)
+        self._end_if_requested(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
@@ -92,7 +90,9 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path)
         self._saved = trainer.global_step
 
-    def _end(self, trainer: L.Trainer) -> None:
+    def _end_if_requested(self, trainer: L.Trainer) -> None:
+        if not self.stop.requested(trainer):
+            return
         if trainer.is_global_zero:
             print(
                 f"stopped after update {trainer.global_step}, saved in {self.path}; the same command with "

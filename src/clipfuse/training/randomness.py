@@ -1,6 +1,6 @@
-"""The state of the global generators, kept for those who draw from them: dropout, a loss of one's own.
+"""The state of the global random generators, kept for dropout and for losses of users.
 
-Our own draws are seeded by (seed, step, sample).
+Our own draws are seeded by (seed, step, sample) and need no state.
 """
 
 import random
@@ -21,7 +21,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on where `random_state` was taken; on another kind of device its own generator is left alone."""
+    """Set the global generators to a state from `random_state`; without CUDA its part is left out."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

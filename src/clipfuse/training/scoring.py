@@ -1,4 +1,4 @@
-"""Fusing and scoring a backbone: what evaluation needs and training extends."""
+"""Fusing and scoring a backbone: all that an evaluation needs; training extends it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from clipfuse.types import FusionBatch, FusionOutput
 
 @contextmanager
 def naming(sample_ids: Sequence[str]) -> Iterator[None]:
-    """Turn a refusal of a metric into an error that names the images."""
+    """Turn the ValueError of a metric into a UserError that names the images and the remedy."""
     try:
         yield
     except ValueError as error:
@@ -24,10 +24,10 @@ def naming(sample_ids: Sequence[str]) -> Iterator[None]:
 
 
 def check_output(output: object, infrared: Tensor, network: str) -> FusionOutput:
-    """Return what a backbone gave, if it is what the contract says.
+    """Return the output of a backbone if it is a `FusionOutput` of the right shape and type.
 
     Raises:
-        UserError: it is not; names the network and what was expected.
+        UserError: it is not; the message names the network and what was expected.
     """
     expected = "expected a clipfuse.types.FusionOutput, its 'fused' of the shape of the infrared images"
     if not isinstance(output, FusionOutput):
@@ -60,7 +60,7 @@ class ScoringModule(L.LightningModule):
         return check_output(self.backbone(infrared, visible), infrared, type(self.backbone).__name__)
 
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
-        """Fuse and score one pair; callbacks get the fused luma and the scores of this pair."""
+        """Fuse and score one pair; return its fused luma and its scores, for callbacks."""
         fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
         with naming(batch.sample_ids):
             scores = self.test_metrics(fused, batch.infrared, batch.visible, target_mask=batch.target_mask)
@@ -73,7 +73,7 @@ class ScoringModule(L.LightningModule):
         self.log_dict({"step": float(self.trainer.global_step)})
 
     def log_means(self, metrics: MetricCollection, split: str) -> None:
-        """Log the means, and beside them how many images a metric was not defined for; then start anew."""
+        """Log each mean, and the number of images its metric is not defined for; then reset the metrics."""
         means = metrics.compute()
         self.log_dict({name: mean for name, mean in means.items() if mean.isfinite()})
         missing = cast(Any, metrics).undefined()

@@ -1,4 +1,4 @@
-"""What a sweep shows of its jobs."""
+"""The lines that a sweep shows of its jobs."""
 
 import sys
 from typing import Any
@@ -22,13 +22,8 @@ class Display:
             return
         taken = {line.pos for line in self.lines.values()}
         position = next(place for place in range(len(taken) + 1) if -place not in taken)
-        self.lines[job.number] = tqdm(
-            bar_format="{desc} [{elapsed}]",
-            position=position,
-            leave=False,
-            file=sys.stdout,
-            dynamic_ncols=True,
-        )
+        style: Any = {"bar_format": "{desc} [{elapsed}]", "leave": False, "dynamic_ncols": True}
+        self.lines[job.number] = tqdm(position=position, file=sys.stdout, **style)
         self.update(job)
 
     def update(self, job: Job) -> None:
@@ -39,7 +34,7 @@ class Display:
             )
 
     def end(self, job: Job, outcome: str) -> None:
-        """Leave a line that says how a job ended."""
+        """Leave a line with the outcome of a job."""
         if self.live:
             self.lines.pop(job.number).close()
         tqdm.write(f"  job {job.number}: {job.label} ... {outcome}", file=sys.stdout)

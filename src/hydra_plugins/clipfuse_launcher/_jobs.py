@@ -15,20 +15,12 @@ from typing import Any
 from clipfuse.files import write_json
 from clipfuse.runs.folder import LOG, STATUS, read_status
 
-GRACE = 60.0  # seconds a job that was told to stop has for closing its run
+GRACE = 60.0  # seconds that an interrupted job has to close its run
 
-# A child must not take itself for a rank of a distributed run its parent belongs to.
+# A job must not take itself for a rank of a distributed run that this process belongs to.
 _RANK_VARIABLES = (
-    "RANK",
-    "LOCAL_",
-    "NODE_RANK",
-    "GROUP_",
-    "WORLD_SIZE",
-    "MASTER_",
-    "TORCHELASTIC_",
-    "PL_GLOBAL_",
-    "SLURM_NTASKS",
-    "SLURM_PROCID",
+    *("RANK", "LOCAL_", "NODE_RANK", "GROUP_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "PL_GLOBAL_"),
+    *("SLURM_NTASKS", "SLURM_PROCID"),
 )
 _PROGRESS = re.compile(rb"(\w+): +\d+%\|[^|]*\| *(\d+/\d+)")
 
@@ -39,8 +31,8 @@ class Job:
     Args:
         number: its place in the sweep.
         words: overrides, `run_dir` among them.
-        folder: the run folder as seen from here.
-        label: what tells it from the other jobs.
+        folder: the run folder, relative to the current folder of this process.
+        label: the overrides that distinguish it from the other jobs.
     """
 
     def __init__(self, number: int, words: Sequence[str], folder: Path, label: str = "") -> None:
@@ -51,11 +43,11 @@ class Job:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, devices: str | None = None, cwd: str | None = None) -> None:
-        """Start the process; an earlier attempt goes on, or begins anew if it came to no checkpoint.
+        """Start the process; an earlier attempt goes on from its checkpoint, or begins anew without one.
 
         Args:
             devices: value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
-            cwd: folder in which relative paths of `words` are meant; the current one by default.
+            cwd: folder to which relative paths in `words` refer; the current one by default.
         """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_RANK_VARIABLES)}
         if devices is not None:
@@ -74,7 +66,7 @@ class Job:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_listen,
+                preexec_fn=_allow_interrupts,
             )
 
     def is_alive(self) -> bool:
@@ -82,7 +74,7 @@ class Job:
         return self.process is not None and self.process.poll() is None
 
     def progress(self) -> str:
-        """Return how far its log says it is, such as `training 70/200`."""
+        """Return the progress that its log shows, such as `training 70/200`."""
         with (self.folder / LOG).open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 4096))
             found = _PROGRESS.findall(log.read())
@@ -95,10 +87,10 @@ class Job:
                 os.killpg(self.process.pid, number)
 
     def close(self) -> str:
-        """Wait for the end, stop what the process left behind, and mark a run that could not do so itself.
+        """Wait for the end, kill processes that are left, and mark a failed run that could not do so itself.
 
         Returns:
-            What went wrong, or an empty text.
+            The failure with its exit code or signal, or an empty text.
         """
         assert self.process is not None
         code = self.process.wait()
@@ -118,9 +110,9 @@ def command(words: Sequence[str]) -> list[str]:
 
 
 def stop(jobs: Sequence[Job]) -> None:
-    """Interrupt the jobs that run; kill those that are not gone after `GRACE` seconds, or if stopped again.
+    """Send SIGINT to the running jobs, ranks of DDP included, and kill those that go on for `GRACE` seconds.
 
-    By SIGINT, which each of them hears at any time, and all ranks of DDP at once.
+    If this process is stopped again while it waits, it kills them at once.
     """
     running = [job for job in jobs if job.is_alive()]
     deadline = monotonic() + GRACE
@@ -154,8 +146,8 @@ def supervised(jobs: Sequence[Job]) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _listen() -> None:
-    """Hear SIGINT, even if started in the background; on Linux get one when the launcher is killed."""
+def _allow_interrupts() -> None:
+    """Let SIGINT work, even if started in the background; on Linux get one when the launcher is killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG

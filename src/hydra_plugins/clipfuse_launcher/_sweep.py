@@ -1,4 +1,4 @@
-"""The record of a sweep: what its jobs are, and which of them are still to be run."""
+"""The record of a sweep: its jobs, and which of them are still to be run."""
 
 import shlex
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ RECORD = "sweep.yaml"
 
 
 class SweepLauncher(Launcher):
-    """Keeps the record of a sweep; how its jobs are run is left to `run`.
+    """Keeps the record of a sweep; a subclass runs its jobs in `run`.
 
-    A failing job is marked and the others go on. It returns None, so that a sweeper that asks for jobs
-    in batches goes on as well; `raise_failures` reports it when all is done.
+    A failing job is marked and the others go on. Its return value is None, so that a sweeper that takes jobs
+    in batches goes on as well; `raise_failures` reports it when all jobs have ended.
 
     Attributes:
         resume: whether to run only those jobs of the sweep folder that are missing or have failed.
@@ -36,13 +36,13 @@ class SweepLauncher(Launcher):
     jobs: ClassVar[dict[int, list[str]]] = {}
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Keep the sweep's configuration and start a new count."""
+        """Keep the sweep's configuration and forget an earlier sweep."""
         self.config = config
         self.failures.clear()
         self.jobs.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run jobs to their end, whatever it is."""
+        """Run jobs until each has finished or failed."""
         raise NotImplementedError
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -86,7 +86,7 @@ class SweepLauncher(Launcher):
                 status = {}
             result = JobReturn(overrides=overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
             objective = status.get("objective")
-            # Of a number that is none, Optuna's sweeper would die; of nothing, it takes the job for failed.
+            # NaN would end Optuna's sweeper; None marks a failed trial.
             result.return_value = objective if objective is not None and isfinite(objective) else None
             returns.append(result)
         return returns
@@ -126,10 +126,10 @@ class SweepLauncher(Launcher):
 
     @classmethod
     def raise_failures(cls) -> None:
-        """Report the failed jobs of the sweep that was run.
+        """Report the failed jobs of the sweep.
 
         Raises:
-            UserError: there are some; names their logs.
+            UserError: there are failed jobs; the message names their logs.
         """
         if cls.failures:
             logs = ", ".join(str(folder / LOG) for folder in cls.failures)
@@ -140,5 +140,5 @@ class SweepLauncher(Launcher):
 
 
 def resume_command(sweep: Path) -> str:
-    """Return the command that runs what is missing of a sweep."""
+    """Return the command that runs the missing and failed jobs of a sweep."""
     return f"clipfuse train -m {shlex.quote(f'sweep.resume={sweep}')}"

@@ -1,4 +1,4 @@
-"""Sweeps on a cluster, by the launchers of Hydra for Ray and for submitit (SLURM)."""
+"""Sweeps on a cluster, by Hydra's launchers for Ray and for submitit (SLURM)."""
 
 import os
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command
 
 
 class ClusterLauncher(SweepLauncher):
-    """Hands the jobs to another Hydra launcher; where that puts one, it is a fresh process as well.
+    """Passes the jobs to another Hydra launcher; each is a fresh process on its machine, too.
 
     The sweep folder must be on a file system that all machines share.
 
     Args:
-        **parameters: those of the other launcher.
+        **parameters: arguments of the other launcher.
 
     Attributes:
         via: class of the other launcher.
@@ -65,8 +65,8 @@ class ClusterLauncher(SweepLauncher):
             self.launcher.launch([[*job.words, folder] for job in jobs], jobs[0].number)
         except Exception as error:
             raise UserError(
-                f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; for what is missing "
-                f"then: {resume_command(jobs[0].folder.parent)}"
+                f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; run the "
+                f"missing jobs by: {resume_command(jobs[0].folder.parent)}"
             ) from error
         for job in jobs:
             finished = read_status(job.folder).get("status") == "finished"
@@ -79,30 +79,30 @@ class RayCluster(ClusterLauncher):
     via = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs; Ray kills them when we are stopped, so that their runs are closed here."""
+        """Run the jobs; Ray kills them when this process is stopped, so their status is written here."""
         try:
             super().run(jobs)
         finally:
-            resolve_name("ray").shutdown()  # else this process ends when the cluster does
+            resolve_name("ray").shutdown()  # else this process would end with the cluster
             for job in jobs:
                 if read_status(job.folder).get("status") == "running":
                     write_json(job.folder / STATUS, {"status": "failed", "reason": "interrupted"})
 
 
 class SlurmCluster(ClusterLauncher):
-    """SLURM, by submitit; jobs stay in its queue when we are stopped."""
+    """SLURM, by submitit; jobs stay in its queue when this process is stopped."""
 
     via = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 
 
 class LocalCluster(ClusterLauncher):
-    """Submitit without a cluster, to try what will be sent there."""
+    """Submitit without a cluster, to try a sweep before it is sent to one."""
 
     via = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher"
 
 
 def run_here(config: DictConfig) -> None:
-    """Run one job of a sweep on the machine where a cluster has put it; what Ray and submitit call."""
+    """Run one job of a sweep on a machine of the cluster; Ray and submitit call this."""
     hydra = HydraConfig.get()
     words = [*hydra.overrides.task, *search_words(hydra.overrides.hydra)]
     job = Job(0, words, Path(hydra.runtime.cwd) / config.run_dir)

@@ -23,8 +23,8 @@ class SubprocessLauncher(SweepLauncher):
 
     Args:
         max_parallel: jobs at a time, at least 1.
-        gpus_per_job: devices each job sees, out of `CUDA_VISIBLE_DEVICES` or all there are; 0 leaves
-            the environment as it is.
+        gpus_per_job: devices that each job sees, out of `CUDA_VISIBLE_DEVICES` or of all; 0 leaves the
+            environment as it is.
     """
 
     def __init__(self, max_parallel: int = 1, gpus_per_job: int = 0) -> None:
@@ -32,10 +32,10 @@ class SubprocessLauncher(SweepLauncher):
         self.gpus_per_job = gpus_per_job
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Deal out the devices.
+        """Assign the devices to the slots.
 
         Raises:
-            UserError: there are fewer than the jobs need.
+            UserError: there are fewer devices than the jobs need.
         """
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         for name, least in {"max_parallel": 1, "gpus_per_job": 0}.items():
