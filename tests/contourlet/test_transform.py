@@ -154,9 +154,9 @@ class Both(nn.Module):
         return self.transform.inverse(bands), bands
 
 
-# The frequency domain has operators of its own, which AOT must trace forward and backward. The spatial path is
-# plain operators: one graph without breaks is all there is to show, and short filters show it in a third of
-# the time.
+# The frequency domain has operators of its own, which AOT must trace forward and backward. The spatial path
+# has plain operators: one graph without breaks is to be shown, and short filters show it in a third of the
+# time.
 @pytest.mark.parametrize(
     ("transform", "backend"),
     [

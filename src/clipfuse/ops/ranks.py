@@ -1,4 +1,4 @@
-"""What the ranks of a run tell each other; alone, a process talks to itself."""
+"""Collectives over the ranks of a run; without torch.distributed they work on the one process."""
 
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -22,8 +22,8 @@ def gather_objects(mine: T) -> list[T]:
     return [each for each in found if each is not None]
 
 
-def gather_dealt(mine: list[T]) -> list[T]:
-    """Return the items of all ranks in the order of the data set, which deals them out in turn."""
+def gather_interleaved(mine: list[T]) -> list[T]:
+    """Return the items of all ranks in the order of the data set: item i is of rank i modulo their number."""
     rounds = zip_longest(*gather_objects(mine))
     return [item for item in chain.from_iterable(rounds) if item is not None]
 
@@ -38,7 +38,7 @@ def join_ranks(mine: Tensor, dim: int) -> Tensor:
 
 
 def own_part(joined: Tensor, dim: int) -> Tensor:
-    """Return what this rank gave to `join_ranks`."""
+    """Return the part of this rank in the result of `join_ranks`."""
     if not _together():
         return joined
     return joined.chunk(distributed.get_world_size(), dim)[distributed.get_rank()]
@@ -50,8 +50,8 @@ def mean_over_ranks(values: Tensor, number: Tensor, together: bool) -> Tensor:
     The gradient is the one whose average over ranks, as DDP takes it, is the gradient of the mean.
 
     Args:
-        values: (M,), of any M on each rank.
-        number: scalar, how many values count here.
+        values: (M,); M may differ between ranks.
+        number: scalar, how many values of this rank count.
         together: whether all ranks call this at once; else the mean is this rank's own.
     """
     whole = torch.stack([values.detach().sum(), number.to(values.dtype)])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipfuse.images import write_png
 from clipfuse.ops.color import luma_chroma_to_rgb
-from clipfuse.ops.ranks import gather_dealt
+from clipfuse.ops.ranks import gather_interleaved
 from clipfuse.runs.scores import write_scores
 from clipfuse.tracking.pictures import draw_panel, write_panel
 from clipfuse.tracking.wandb_run import RunWandbLogger
@@ -86,8 +86,8 @@ class TestWriter(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write scores and panel."""
-        self.scores = gather_dealt(self.scores)
-        self.panel = gather_dealt(self.panel)[: self.panel_rows]
+        self.scores = gather_interleaved(self.scores)
+        self.panel = gather_interleaved(self.panel)[: self.panel_rows]
         if not trainer.is_global_zero or not self.scores:
             return
         metrics: Any = pl_module.test_metrics

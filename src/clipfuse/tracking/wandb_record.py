@@ -13,7 +13,7 @@ from torch import Tensor
 from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.ops.color import luma_chroma_to_rgb
-from clipfuse.ops.ranks import gather_dealt
+from clipfuse.ops.ranks import gather_interleaved
 from clipfuse.tracking.pictures import draw_panel, to_picture
 from clipfuse.tracking.wandb_run import RunWandbLogger
 from clipfuse.training.checkpoints import LastCheckpoint
@@ -89,7 +89,7 @@ class WandbRecord(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the table."""
-        rows = gather_dealt(self.rows)
+        rows = gather_interleaved(self.rows)
         columns = list(dict.fromkeys(name for row in rows for name in row))
         self.rows = []
         if rows:
