@@ -31,7 +31,7 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
 
 
 def check_name(name: str) -> None:
-    """Require that a sample's name can name a file in a folder, and be written into tables.
+    """Require that a sample's name can be a file name in a folder and a cell of a table.
 
     Raises:
         UserError: it is empty or longer than 250 bytes, would leave the folder, or has line breaks, other
@@ -80,7 +80,7 @@ def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
     """Match the images of several folders by stem, whatever their suffixes.
 
     Args:
-        **folders: the folders by the word that messages use for them, such as `infrared=`.
+        **folders: the folders by their names in messages, such as `infrared=`.
 
     Returns:
         For each stem, in natural order, one file per folder in the order given.
@@ -126,7 +126,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Give an image whose header alone has been read; whatever fails then is the file's fault."""
+    """Give an image of which only the header is read; every later error is reported as one of the file."""
     size = 0
     try:
         if (size := path.stat().st_size) > _MAX_BYTES:
@@ -146,7 +146,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
             f"{path}: its header states {stated} pixels; {_EXPECTED} of at most {MAX_PIXELS // 10**6} "
             "megapixels; cut it into tiles"
         ) from None
-    except Exception as error:  # on damaged files the decoders raise whatever they stumble upon
+    except Exception as error:  # on damaged files the decoders raise errors of many kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = "not an image of these kinds" if size else "empty file"
@@ -162,21 +162,21 @@ def read_image(path: str | Path) -> Tensor:
     PNG, JPEG, BMP and TIFF; 8 and 16 bit, gray or colour, and gray float TIFF. Alpha is dropped,
     palettes are resolved, of several TIFF pages the first is read. The EXIF orientation of PNG
     and JPEG is ignored: registered pairs share one pixel grid, and cameras write the tag into one
-    band only. TIFF files with an orientation are refused, as decoders differ in heeding it.
+    band only. TIFF files with an orientation are refused, as some decoders apply it and some do not.
 
     Returns:
         (1, H, W) gray or (3, H, W) RGB; uint8, uint16, or float32 in [0, 1].
 
     Raises:
         UserError: if the file is missing, not an image, damaged, of another kind, or of more than
-            `MAX_PIXELS`, which its header tells before anything is decoded; or if float values are not
+            `MAX_PIXELS`, by its header, before anything is decoded; or if float values are not
             finite or lie outside [0, 1].
     """
     path = Path(path)
     with _opened(path) as image:
         if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             raise ValueError("its Orientation tag turns the image: store it upright")
-        # Pillow cuts colour of 16 bits to 8 without a word; its raw modes tell.
+        # Pillow cuts 16-bit colour to 8 bits without a warning; its raw modes show the depth.
         wide = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
         array = _read_wide_color(path) if wide and image.mode[0] != "I" else _to_array(image)
     if array.dtype == np.float32:
@@ -185,12 +185,12 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
-    """Read a picture's luma, averaged over areas to a small square and stretched to its own range.
+    """Read an image's luma, averaged over areas to a small square and stretched to its own range.
 
     JPEG is decoded at a fraction of its size.
 
     Returns:
-        (side, side) uint8 from 0 to 255; all 0 where the picture is flat.
+        (side, side) uint8 from 0 to 255; all 0 where the image is flat.
 
     Raises:
         UserError: as `read_image`, but for the values of float images.

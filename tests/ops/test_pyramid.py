@@ -91,7 +91,7 @@ def test_blur_is_a_sum_over_gaussian_weights() -> None:
     """Against the definition, pixel by pixel, in the middle where no border counts."""
     image, sigma = noise(2, 1, 40, 40), torch.tensor([0.05, 0.1], dtype=torch.float64)
     found = soften(image, sigma, 0.1)
-    with pytest.raises(ValueError, match="several sigmas need the widest"):
+    with pytest.raises(ValueError, match="several values of sigma need `widest`"):
         soften(image, sigma)
     for index in range(2):
         pixels = float(sigma[index]) * 40

@@ -1,1 +1,1 @@
-"""CLIP as a judge: frozen encoder, learnable prompts, similarities, and a small model that works offline."""
+"""CLIP for losses: frozen encoder, learnable prompts, similarities, and a small bundled model."""

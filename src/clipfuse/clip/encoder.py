@@ -1,4 +1,4 @@
-"""The frozen CLIP that judges fused images: any open_clip model, or the bundled `micro`."""
+"""The frozen CLIP that embeds images and texts: any open_clip model, or the bundled `micro`."""
 
 import threading
 import warnings
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from clipfuse.clip.loading import MICRO, Source, load_source, make_tokenizer
 from clipfuse.clip.preprocess import Preprocess
-from clipfuse.clip.support import announce, plain_tensors, stamp, usable_device
+from clipfuse.clip.support import announce, stamp, usable_device
 from clipfuse.clip.tokens import Tokens
 from clipfuse.clip.towers import feature_layers, image_pass, reads_padding, text_pass, text_tower
 from clipfuse.errors import UserError
+from clipfuse.ops.plain import plain_tensors
 
 _loaded: "WeakValueDictionary[tuple[Any, ...], FrozenClip]" = WeakValueDictionary()
 _lock = threading.Lock()
@@ -30,12 +31,12 @@ class FrozenClip:
     `state_dict`, copies, summaries or broadcasts. A deep copy is the same object, and a pickle loads the
     model again. The weights are frozen and in eval mode; gradients reach the images alone.
 
-    Device: it goes where its images are, and stays float32 unless `to` says otherwise. Under
+    The weights are moved to the device of the images, and are float32 unless `to` changes it. Under
     `torch.autocast` the image tower and `encode_embeddings` use the lower precision; preprocessing and
-    `encode_text` never do. Results are float32, or what `to` chose.
+    `encode_text` never do. Results have the type of the weights.
 
     Args:
-        source: a loaded model, which is frozen here. Most callers want `FrozenClip.load`.
+        source: a loaded model, which is frozen here. Usually made by `FrozenClip.load`.
         resize: `shortest` or `squash` in place of the model's own way.
     """
 
@@ -49,7 +50,7 @@ class FrozenClip:
         self._texts: dict[tuple[str, bool], Tensor] = {}
         with torch.no_grad():
             self.logit_scale = float(source.model.logit_scale.exp())
-        """What cosines are multiplied with before a softmax; 100 for most models."""
+        """The factor of cosines before a softmax; 100 for most models."""
 
     @classmethod
     def load(
@@ -65,21 +66,23 @@ class FrozenClip:
         """Load a model, or return the one that was loaded with the same arguments and is still in use.
 
         Args:
-            model: `micro`; a name of open_clip's, such as `ViT-B-32-quickgelu`; `local-dir:/path`, a folder
-                with `open_clip_config.json` and weights; or `hf-hub:organisation/repository`.
+            model: `micro`; a name of an open_clip model, such as `ViT-B-32-quickgelu`; `local-dir:/path`, a
+                folder with `open_clip_config.json` and weights; or `hf-hub:organisation/repository`.
             pretrained: one of the model's tags, such as `openai`, which is downloaded at its first use; or a
                 weights file (a state dict of torch or safetensors, or OpenAI's own). For `micro`, a folder.
-            quick_gelu: use QuickGELU although the model's name lacks `-quickgelu`. Weights in a file do not
-                say what they need: OpenAI's need it, and without it the features are silently wrong.
-            mean: of red, green and blue. A weights file does not hold its preprocessing, so the
-                architecture's default is used, which is silently wrong for some models (open_clip#1068).
-            std: as `mean`.
-            resize: `shortest` or `squash` instead of the model's own.
-            device: where to put it; else the CPU, until the first images.
+            quick_gelu: use QuickGELU although the model's name lacks `-quickgelu`. A weights file does not
+                record its activation: OpenAI's weights need QuickGELU, and without it the features are wrong,
+                without an error.
+            mean: means of red, green and blue that images are normalised by. A weights file does not hold its
+                preprocessing, so the architecture's default is used, which is wrong for some models, without
+                an error (open_clip#1068).
+            std: standard deviations of red, green and blue.
+            resize: `shortest` or `squash` instead of the model's own resizing.
+            device: device of the weights; None: the CPU, until the first images.
 
         Raises:
             UserError: unknown model, tag or file; weights of another architecture or activation; a broken
-                file; weights that are not here and cannot be downloaded. Names what to do.
+                file; weights that are not on this machine and cannot be downloaded. Names what to do.
             ValueError: a wrong mean, std, resize or device.
         """
         pretrained = None if pretrained is None else expanduser(pretrained)
@@ -136,7 +139,7 @@ class FrozenClip:
         return dtype
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FrozenClip":
-        """Move the weights, for all who share them. Images on another device do this by themselves."""
+        """Move the weights, for all users of this object. Images on another device move them, too."""
         # Validation may run in inference mode; weights made there could not serve in training.
         with plain_tensors():
             self.model.to(device=device, dtype=dtype)
@@ -167,15 +170,15 @@ class FrozenClip:
     def feature_layers(self) -> tuple[str, ...]:
         """The names `image_features` takes, from the first layer to the last; empty for other towers.
 
-        `block1` ... `blockN` of a ViT (the patch tokens after a block, without normalisation), `stem`,
-        `layer1` ... `layer4` of a CLIP ResNet.
+        A ViT has `block1` ... `blockN` (the patch tokens after a block, without normalisation), a CLIP ResNet
+        `stem` and `layer1` ... `layer4`.
         """
         return feature_layers(self.model)
 
     def image_features(
         self, images: Tensor, layers: Sequence[str], resize: str | None = None
     ) -> dict[str, Tensor]:
-        """Return features of the image tower, for a perceptual loss; nothing behind the last is computed.
+        """Return features of the image tower; no layer after the last one named is computed.
 
         Args:
             images: as for `encode_image`.
@@ -231,7 +234,7 @@ class FrozenClip:
         """Embed texts given as token embeddings, with gradients to these through the frozen text tower.
 
         Args:
-            embeddings: (P, L, W), rows of `token_table` or what stands for them, from start to end of text;
+            embeddings: (P, L, W), rows of `token_table` or vectors in their place, from start to end of text;
                 without positions. L is at most the context length; it must be the whole context, padded
                 as in training, where `reads_padding`.
             ends: (P,) int64, the index of the end-of-text token.
@@ -255,7 +258,7 @@ class FrozenClip:
 
     @property
     def reads_padding(self) -> bool:
-        """Whether the text tower looks at what follows the end of a text."""
+        """Whether tokens after the end of a text change its embedding."""
         return reads_padding(self.model)
 
     @cached_property
@@ -273,8 +276,8 @@ class FrozenClip:
     def _warn_of_unseen(self, text: str) -> None:
         if words := self.tokens.unseen_words(text):
             warnings.warn(
-                f"this CLIP has never seen {', '.join(words)} (in the text '{text}'): these words mean "
-                "nothing to it",
+                f"this CLIP has never seen {', '.join(words)} (in the text '{text}'): their "
+                "embeddings are random",
                 stacklevel=3,
             )
 

@@ -22,14 +22,14 @@ _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz", ".npy")
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded model and what is known about it.
+    """A loaded model with its preprocessing, tokenizer and identity.
 
     Attributes:
         model: open_clip's model, float32 on the CPU, frozen, in eval mode.
         preprocess: open_clip's `preprocess_cfg`: `size`, `mean`, `std`, `interpolation`, `resize_mode`.
         tokenizer: the name `open_clip.get_tokenizer` takes, or None for the standard one.
         identity: plain values for the record of a run.
-        seen: ids of the tokens the model knows, or None for all.
+        seen: ids of the tokens in its training texts, or None for all.
     """
 
     model: Any

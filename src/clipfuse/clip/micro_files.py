@@ -1,7 +1,7 @@
 """The two files of a micro CLIP: `model.safetensors` and `config.json`. Own format.
 
 Of the 49,408 rows of the token table only those of tokens seen in training are stored; the others
-never had a gradient, so they are drawn again from the seed. That is most of the file saved.
+never had a gradient, so they are drawn again from the seed. This saves most of the file.
 """
 
 import hashlib
@@ -19,8 +19,6 @@ from clipfuse.files import write_atomically, write_json
 
 TABLE = "token_embedding.weight"
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
-
-
 BUNDLED = Path(__file__).parent / "micro"
 
 
@@ -34,7 +32,7 @@ def build_micro(config: Mapping[str, Any]) -> nn.Module:
     """Return the untrained model of `config["open_clip"]`, an open_clip model configuration.
 
     Its class is `CustomTextCLIP` where the configuration says `custom_text: true`, else `CLIP`. The token
-    table is `initial_rows` of `config["seed"]`, so that a model means the same before and after a file.
+    table is `initial_rows` of `config["seed"]`, so that a model is the same before and after it is stored.
     """
     import open_clip
 
@@ -55,7 +53,7 @@ def save_micro(model: nn.Module, seen: Sequence[int], config: Mapping[str, Any],
         seen: the token ids of the training texts, with start and end of text (and padding where the tower
             reads it).
         config: `open_clip` (model configuration), `preprocess` (`size`, `mean`, `std`, `interpolation`),
-            `version`, `seed` (of the rows that are not stored), and whatever else is worth keeping.
+            `version`, `seed` (of the rows that are not stored), and any further plain values.
         folder: made if it does not exist.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The larger feature of both sources as the goal of the fused image, in a frozen CLIP or VGG19."""
+"""A perceptual loss whose target is the larger feature of both sources, in a frozen CLIP or VGG19."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,10 +15,10 @@ class MaximumFeatures:
     """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over three layers of a frozen network.
 
     The rule of LDFusion's release (arXiv 2402.16267) for VGG19. Features of CLIP, for which there is no
-    release, are taken in units of the root mean square of the goal, so that one weight serves any CLIP.
+    release, are divided by the root mean square of the target, so that one weight suits any CLIP.
 
     Args:
-        clip: the judge, which may lend its image tower.
+        clip: the frozen CLIP; its image tower is used if `network` is `clip`.
         network: `vgg19` (features after the activation) or `clip`.
         layers: three names; None: conv2_1, conv3_1, conv4_2 of vgg19, layer1 to layer3 of a ResNet, at a
             quarter, a half and three quarters of a ViT.
@@ -26,7 +26,7 @@ class MaximumFeatures:
         vgg_weights: a file of torchvision's vgg19; None downloads.
 
     Raises:
-        ValueError: weights or layers that cannot be meant, a CLIP without features, no weights of vgg19.
+        ValueError: wrong weights or layers, a CLIP without features, no weights of vgg19.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MaximumFeatures:
 
     @property
     def of_clip(self) -> tuple[str, ...]:
-        """The layers that a pass of CLIP must give; none with VGG19."""
+        """The layers of CLIP whose features are needed; none with VGG19."""
         return self.layers if self.vgg is None else ()
 
     def __call__(self, fused: dict[str, Tensor], sources: dict[str, Tensor], *images: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def maximum_feature_loss(
     Args:
         pairs: per layer the fused images' features (N, C, h, w) and the sources' (2N, C, h, w).
         weights: per layer.
-        relative: divide each image's error by the mean square of what is to be reached.
+        relative: divide each image's error by the mean square of the larger features.
     """
     terms = []
     for (feature, both), weight in zip(pairs, weights, strict=True):

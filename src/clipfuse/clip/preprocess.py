@@ -1,4 +1,4 @@
-"""From images in [0, 1] to what an image tower wants: differentiable, on any device."""
+"""From images in [0, 1] to the input of an image tower: differentiable, on any device."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipfuse.ops.plain import plain_tensors
+
 RESIZES = ("shortest", "squash")
 
 
@@ -16,13 +18,13 @@ class Preprocess:
     """Gray to RGB, antialiased resize, center crop, normalisation: the model's own PIL steps, for tensors.
 
     The resize is two products with matrices that hold Pillow's weights, clamped to [0, 1] after each as
-    Pillow does. So the crop costs nothing, and the backward is deterministic on CUDA, where that of
+    Pillow does. Cropping is then a choice of rows, and the backward is deterministic on CUDA, where that of
     `interpolate` is not. What remains of the difference is Pillow's rounding to 8 bits.
 
     Attributes:
         size: (height, width) the tower takes.
-        mean: of red, green and blue.
-        std: of red, green and blue.
+        mean: means of red, green and blue.
+        std: standard deviations of red, green and blue.
         interpolation: `bicubic` or `bilinear`.
         resize: `shortest` scales the shorter side and cuts the center; `squash` scales both sides.
     """
@@ -58,9 +60,9 @@ class Preprocess:
 
         Args:
             images: (N, 1 or 3, H, W) in [0, 1], any H and W from 1 on. Values are not checked, since that
-                would make a GPU wait; what lies outside is clamped where the image is resized.
-            dtype: of the result; the steps are done in it, or in float32 if it has fewer bits.
-            resize: instead of the model's own.
+                would make a GPU wait; values outside are clamped where the image is resized.
+            dtype: of the result; the steps are computed in this type, or in float32 if it has fewer bits.
+            resize: `shortest` or `squash`; None takes that of the model.
 
         Raises:
             ValueError: wrong shape or type; names it.
@@ -77,7 +79,7 @@ class Preprocess:
                     _weights(old, new, cut, self.interpolation, exact, images.device)
                     for old, new, cut in zip(shape, scaled, self.size, strict=True)
                 )
-                # The side that shrinks more comes first, which is cheaper; Pillow 13 chooses alike.
+                # The side that shrinks more comes first, which is cheaper; Pillow 13 does the same.
                 if scaled[0] * shape[1] < scaled[1] * shape[0]:
                     images = ((rows @ images).clamp(0, 1) @ columns.T).clamp(0, 1)
                 else:
@@ -116,7 +118,7 @@ def _weights(
     old: int, new: int, cut: int, interpolation: str, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """Pillow's antialiased resampling from `old` to `new` samples, the middle `cut` of them: (cut, old)."""
-    with torch.inference_mode(False), torch.no_grad():
+    with plain_tensors():
         first = round((new - cut) / 2.0)
         scale = old / new
         stretch = max(scale, 1.0)
@@ -140,5 +142,5 @@ def _bicubic(distance: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
+    with plain_tensors():
         return torch.tensor(values, dtype=dtype, device=device).reshape(1, 3, 1, 1)

@@ -15,23 +15,23 @@ class LearnablePrompts(nn.Module):
     """Text features of `[start][context ...][words].[end]` with the context as trainable vectors.
 
     Start, words and end keep the model's own embeddings; CLIP-LIT makes all 77 slots trainable instead, most
-    of which cannot matter. A fresh prompt whose context comes from a description has exactly the features
-    of description and words as one text. The module's parameters and state are its contexts alone: CLIP
-    is no part of it.
+    of which have no effect. Before training, a prompt whose context comes from a description has exactly the
+    features of description and words as one text. The module's parameters and state are its contexts
+    alone, without CLIP.
 
     Args:
-        clip: its text tower must take token embeddings.
+        clip: a CLIP whose text tower takes token embeddings.
         words: the fixed words of each prompt by name, such as `{"positive": "", "negative": ""}`; may be
             empty. The order is that of the rows of `forward`.
-        descriptions: what a context starts from: one text for all, or one by name. A prompt without one
-            starts from N(0, 0.02^2).
+        descriptions: initial texts of the contexts: one for all, or one by name. The context of a prompt
+            without one starts from N(0, 0.02^2).
         length: number of context vectors. None: as many as the description has tokens, 16 without one. Where
             the description is shorter, the rest starts from N(0, 0.02^2).
         position: where the words stand: `end` (after the context), `middle` (in it) or `front`.
         shared: one context for all prompts; then `descriptions` is one text or None.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         truncate: cut a description that is longer than `length`, or a prompt longer than the model takes,
-            instead of refusing it; the context is what is cut.
+            instead of refusing it; only the context is cut.
 
     Raises:
         ValueError: a text tower that takes no embeddings; a prompt or description that is too long; an
@@ -80,7 +80,7 @@ class LearnablePrompts(nn.Module):
         self._lay_out(fixed, position)
 
     def _lay_out(self, fixed: Mapping[str, tuple[list[int], list[int], list[int]]], position: str) -> None:
-        """Keep the ids of all that is fixed, and where in it each context vector goes."""
+        """Keep the ids of all fixed tokens, and the place of each context vector among them."""
         rows, places = [], []
         for index, (start, words, end) in enumerate(fixed.values()):
             count = len(self.contexts[0 if self.shared else index])
@@ -129,11 +129,11 @@ class LearnablePrompts(nn.Module):
     def nearest_tokens(
         self, k: int = 1, among: Sequence[int] | None = None
     ) -> dict[str, list[list[tuple[str, float]]]]:
-        """Read the contexts out for a log: the tokens nearest to each vector, by Euclidean distance as CoOp.
+        """Return the tokens nearest to each context vector, by Euclidean distance as in CoOp, for a log.
 
         Args:
             k: tokens per vector, from the nearest on.
-            among: ids to search; else those the model has seen in training (all, for most models).
+            among: ids to search; None: those of the model's training texts (all, for most models).
 
         Returns:
             For each prompt (one name, `shared`, if the context is), for each vector, k (token, distance).

@@ -1,4 +1,4 @@
-"""Similarities of embeddings, with gradients that stay finite where the formulas have none."""
+"""Similarities of embeddings whose gradients are finite also where the formula has none."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ def safe_unit(vectors: Tensor, shortest: float = 1e-6) -> Tensor:
     """Return vectors of length 1, as v / max(|v|, shortest).
 
     Own design: exact for all vectors at least `shortest` long; below, linear, so that value and gradient
-    are finite even at zero, and the gradient there (1 / shortest at most) still points somewhere.
+    are finite even at zero; the gradient there is 1 / shortest at most and not zero.
 
     Args:
         vectors: (..., D).
@@ -35,19 +35,19 @@ def cosine(first: Tensor, second: Tensor) -> Tensor:
 def direction_loss(
     image: Tensor, source_image: Tensor, text: Tensor, source_text: Tensor, shortest: float = 1e-3
 ) -> Tensor:
-    """Return 1 - cos of the way the image went and the way the text goes, per sample, in [0, 2].
+    """Return 1 - cosine of (image - source image) and (text - source text), per sample, in [0, 2].
 
-    Both ways are differences of unit vectors (StyleGAN-NADA, Gal et al., arXiv 2108.00946, eq. 2). Where
-    image and source image are equal the way has no direction: the loss is 1 and its gradient finite.
+    Both are differences of unit vectors in the embedding space of CLIP (StyleGAN-NADA, Gal et al., arXiv
+    2108.00946, eq. 2). Where image and source image are equal, the loss is 1 and its gradient finite.
     LDFusion (arXiv 2402.16267) uses half of this, once per band.
 
     Args:
-        image: (N, D), need not be normalised; nor the others.
+        image: (N, D). No argument needs to be normalised.
         source_image: (N, D) or (D,).
         text: (N, D) or (D,).
         source_text: (N, D) or (D,).
-        shortest: ways shorter than this count as (partly) undirected. The gradient is 1 / shortest at most,
-            in units of a unit embedding; 1e-3 is a cosine of 0.9999995.
+        shortest: length below which a difference is not brought to length 1. The gradient is 1 / shortest at
+            most, in units of a unit embedding; 1e-3 is a cosine of 0.9999995.
 
     Returns:
         (N,).
@@ -68,7 +68,7 @@ def pair_probability(
         images: (N, D); embeddings need not be normalised.
         positive: (D,), or (K, D) for K pairs.
         negative: as `positive`.
-        scale: of the cosines; `FrozenClip.logit_scale`, 100 for most models.
+        scale: factor of the cosines; `FrozenClip.logit_scale`, 100 for most models.
         log: return the logarithm, which stays exact where the probability is next to 0 or 1.
 
     Returns:

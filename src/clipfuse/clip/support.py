@@ -1,8 +1,6 @@
-"""Small things around the encoder: what a file looks like, which device there is, what is said once."""
+"""What the encoder needs besides the model: changes of weights files, devices, and the notice on `micro`."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from os import environ
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 
 
 def stamp(model: str, pretrained: str | None) -> tuple[Any, ...]:
-    """What tells that a file has changed since it was loaded."""
+    """Return a key that changes when a weights file or a file of a folder of weights does."""
     place = model.partition(":")[2] if model.startswith("local-dir:") else pretrained
     if place is None or not (path := Path(place)).exists():
         return ()
@@ -30,17 +28,10 @@ def usable_device(name: str) -> torch.device:
 
 @cache
 def announce() -> None:
-    """Say once per process, and on one rank, what `micro` is."""
+    """Print once per process, and on one rank, what `micro` is."""
     if environ.get("LOCAL_RANK", "0") == "0":
         print(
             "clip=micro is a small stand-in made for this domain, not OpenAI's CLIP: use it to try things, "
             "not for the numbers of a paper",
             file=sys.stderr,
         )
-
-
-@contextmanager
-def plain_tensors() -> Iterator[None]:
-    """Make tensors that training can use, whatever mode surrounds their first use."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield

@@ -1,4 +1,4 @@
-"""Texts as tokens: how long they are, which words a model never saw, and how a prompt is laid out."""
+"""Texts as tokens: their length, the words that no training text had, and the parts of a prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 class Tokens:
-    """One way to ask open_clip's tokenizers, which differ.
+    """One interface to the tokenizers of open_clip, which differ.
 
     Args:
         tokenizer: what `open_clip.get_tokenizer` returns.
         limit: the context length of the text tower.
-        seen: ids the model knows, or None for all.
+        seen: ids of the tokens in the model's training texts, or None for all.
     """
 
     def __init__(self, tokenizer: Any, limit: int, seen: Sequence[int] | None = None) -> None:
@@ -65,14 +65,14 @@ class Tokens:
         return row[:start], row[start:-1], row[-1:]
 
     def unseen_words(self, text: str) -> list[str]:
-        """Return the words of a text that hold a token the model never saw in training."""
+        """Return the words of a text with a token that no training text of the model had."""
         seen = self.seen
         if seen is None:
             return []
         return [word for word in text.split() if not seen.issuperset(self.split(word)[1])]
 
     def word(self, token: int) -> str:
-        """Return a token as text, with no blank around it."""
+        """Return a token as text, without blanks around it."""
         if self.simple:
             decoded: str = self.tokenizer.decode([token])
             return decoded.strip()

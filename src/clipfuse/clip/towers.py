@@ -1,4 +1,4 @@
-"""What open_clip's towers can give beside an embedding: named image features, text from token embeddings."""
+"""Passes through open_clip's towers: named image features, and texts from token embeddings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -56,13 +56,13 @@ def image_pass(
         model: open_clip's model.
         images: (N, 3, H, W), preprocessed.
         layers: names from `feature_layers`, in any order.
-        embed: whether the embedding is wanted.
+        embed: whether to compute the embedding.
 
     Returns:
         The embedding (N, D) or None, and the features (N, C, h, w) by name in the order of `layers`.
 
     Raises:
-        ValueError: the tower has no such layer, or is of a kind whose layers cannot be had.
+        ValueError: the tower has no such layer, or is of a kind whose layers are not accessible.
     """
     offered = feature_layers(model)
     if not offered:
@@ -81,7 +81,7 @@ def image_pass(
         )
         found = dict(zip(indices, output["image_intermediates"], strict=True))
         return output.get("image_features"), {name: found[offered.index(name)] for name in layers}
-    # Its own forward_intermediates confuses stopping early with going on.
+    # ModifiedResNet.forward_intermediates stops at the wrong layer with stop_early.
     found, hidden = {}, images
     for index in range(len(offered) if embed else indices[-1] + 1):
         hidden = found[index] = getattr(visual, offered[index])(hidden)
@@ -109,7 +109,7 @@ def text_tower(model: Any) -> Any:
 
 
 def reads_padding(model: Any) -> bool:
-    """Whether what follows the end of a text can change its features, so that it must be as in training.
+    """Whether tokens after the end of a text can change its features; then it must be padded as in training.
 
     In causal towers that read the end-of-text token it cannot, and sequences may be cut there.
     """
@@ -126,7 +126,7 @@ def text_pass(model: Any, embeddings: Tensor, ends: Tensor) -> Tensor:
 
     Args:
         model: open_clip's model.
-        embeddings: (P, L, W) rows of the token table or what stands for them, without positions; L is at
+        embeddings: (P, L, W) rows of the token table or vectors in their place, without positions; L is at
             most the context length, and equal to it where `reads_padding`.
         ends: (P,) int64, where the end-of-text token is.
 
@@ -143,7 +143,7 @@ def text_pass(model: Any, embeddings: Tensor, ends: Tensor) -> Tensor:
         raise ValueError(f"{length} token embeddings were given; this text tower takes {limit}")
     hidden, mask = embeddings, tower.attn_mask
     own_token = getattr(tower, "cls_emb", None)
-    if own_token is not None:  # CoCa: a token of its own after the text, which pads are hidden from
+    if own_token is not None:  # CoCa: a token of its own after the text, which does not attend to padding
         hidden = torch.cat([hidden, own_token.expand(count, 1, -1)], dim=1)
         length += 1
     mask = None if mask is None else mask[:length, :length]

@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 import torch
 
-from clipfuse.contourlet.filters import FilterBank, plain_tensors
+from clipfuse.contourlet.filters import FilterBank
+from clipfuse.ops.plain import plain_tensors
 
 Key = tuple[tuple[int, ...], FilterBank, tuple[int, int], str, torch.dtype, torch.device]
 """Levels, filters, (H, W), kind of matrices, real type, device."""
@@ -16,7 +17,7 @@ Entry = TypeVar("Entry")
 
 
 class SpectraCache(Generic[Entry]):
-    """Keeps what `build` made; the least recently used leave while all exceed `limit` bytes.
+    """Keeps the results of `build`; the least recently used are dropped while all exceed `limit` bytes.
 
     Args:
         build: makes the entry of a key.

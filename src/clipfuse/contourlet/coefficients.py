@@ -76,7 +76,7 @@ def check_image(image: Tensor, smallest: int) -> None:
     """Require floating-point (N, C, H, W) with sides of at least `smallest`.
 
     Raises:
-        ValueError: says what it is and what was expected.
+        ValueError: names the shape, type or size and what was expected.
     """
     if image.ndim != 4:
         raise ValueError(f"the image has shape {tuple(image.shape)}; expected (N, C, H, W)")

@@ -13,13 +13,14 @@ da Cunha, Zhou and Do, "The nonsubsampled contourlet transform", IEEE TIP 15(10)
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from clipfuse.ops.plain import plain_tensors
 
 ROOT2 = math.sqrt(2.0)
 PYRAMID_FILTERS = ("maxflat", "9-7")
@@ -222,13 +223,6 @@ class FilterBank:
         more than 6N points gives their coefficients to rounding.
         """
         return _fan_taps(self)
-
-
-@contextmanager
-def plain_tensors() -> Iterator[None]:
-    """Make ordinary CPU tensors, whatever default device or inference mode surrounds their first use."""
-    with torch.device("cpu"), torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 def _waves(side: int, multiples: Tensor) -> Tensor:

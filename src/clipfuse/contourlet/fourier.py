@@ -204,7 +204,7 @@ def _spectra(
 
 
 def operator_names(bank: FilterBank) -> tuple[str, str]:
-    """How the operators are told of a bank: its two names, the defective fans as a suffix."""
+    """Return a bank as arguments of the operators: its two names, with a suffix for the defective fans."""
     return bank.pyramid, bank.directional + PUBLISHED * bank.published
 
 

@@ -24,9 +24,9 @@ from clipfuse.contourlet.operators import register_pair
 def responses(levels: Sequence[int], bank: FilterBank, size: tuple[int, int], dual: bool) -> Tensor:
     """Responses (bands, H, W/2 + 1) of all bands, lowpass first, coarse to fine, real: zero phase.
 
-    Level j sees frequencies times 2**j (filters "a trous"). A level's lowpass L = h/2 has unit gain at 0; its
-    detail is 1 - (g/2) L, and lowpass times g/2 plus detail gives back the level's input. Each split of the
-    detail is divided by sqrt(2), so that a fan pair's products, 2 in sum, become 1. All bands of a
+    Level j filters at frequencies times 2**j (filters "a trous"). A level's lowpass L = h/2 has unit gain at
+    0; its detail is 1 - (g/2) L, and lowpass times g/2 plus detail gives back the level's input. Each split
+    of the detail is divided by sqrt(2), so that a fan pair's products, 2 in sum, become 1. All bands of a
     torus of any size, hence no padding.
     """
     rows = 2 * math.pi / size[0] * torch.arange(size[0], dtype=torch.float64)[:, None]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from clipfuse.contourlet import tree
 from clipfuse.contourlet.coefficients import band_count
-from clipfuse.contourlet.filters import FilterBank, Taps, plain_tensors
+from clipfuse.contourlet.filters import FilterBank, Taps
 from clipfuse.contourlet.tree import Pair
+from clipfuse.ops.plain import plain_tensors
 
 ROWS = 16  # of taps at a time: each costs the memory of a plane
 
@@ -100,7 +101,7 @@ def _convolve(images: Tensor, taps: Tensor, step: Pair = (1, 1), start: Pair = (
 
 
 def _wrap(indices: Tensor, side: int) -> Tensor:
-    # By a tensor: no converter to ONNX knows the remainder by a size that is not fixed.
+    # By a tensor: converters to ONNX have no remainder by a size that is not fixed.
     return indices.remainder(indices.new_full((), side))
 
 

@@ -1,13 +1,13 @@
-"""Metrics that cannot be bought: what is kept of the poorer kept band, what is put in besides (own design).
+"""Metrics of what is kept of both bands, which a copy, a stretch or noise does not raise (own design).
 
 Toolkits add the bands' scores, so that a copy of one band does well, and count contrast as a gain, so that a
 stretch, a sharpening or noise does. Here:
 
-- each band is asked for only where it is the stronger one, as no fusion can show both fully in one place;
-- the fused image is measured against the band itself, so that too much is as wrong as too little;
+- each band counts only where it is the stronger one, as no fusion can show both fully in one place;
+- the fused image is compared with the band itself, so that too much is as wrong as too little;
 - the bands' scores a, b in [0, 1] become one by their mean of power -2, sqrt(2 / (1 / a^2 + 1 / b^2)). It
-  lies near the smaller, yet what the other loses still counts. A band that is nowhere the stronger has no
-  score, and the other's counts alone; without either the metric is not defined.
+  lies near the smaller, yet a loss in the other still counts. If a band is nowhere the stronger one, the
+  other's score counts alone; if both bands are flat, the metric is not defined.
 
 Ties go to the infrared band. The verdict set made of them: `clipfuse.metrics.verdict`.
 """
@@ -24,9 +24,9 @@ from clipfuse.metrics.structure import covariance, halved, moments
 from clipfuse.metrics.visibility import targets_and_rings
 from clipfuse.metrics.windows import filter_valid, uniform_taps
 
-FLAT = 1e-10  # what rounding leaves of a variance or a detail that is 0
+FLAT = 1e-10  # a variance or a detail below this is a rounding error
 SCALES = 3  # of 7x7 windows, and of details
-STABLE = (0.03 * 255) ** 2  # SSIM's constant, as a variance: under 8 grey levels little is seen
+STABLE = (0.03 * 255) ** 2  # SSIM's constant, as a variance: below 8 grey levels little is visible
 INVENTED = 1.5  # weight of a detail that neither band has; one that is lost has 1
 BASE = 0.3  # weight of a brightness that neither band has
 
@@ -40,15 +40,10 @@ def kept_information(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor
 
         r = log(1 + s / (e + n)) / log(1 + s / n).
 
-    Unlike VIF the channel has no gain: nobody who looks at the picture undoes a wrong contrast. A band's
+    Unlike VIF the channel has no gain: a wrong contrast is an error. A band's
     score is the geometric mean of r over its windows, weighted by log(1 + s / n), each scale
-    as a mean over all windows; geometric, so that a half of the picture that shows nothing is not made up for
-    by the other half. The bands' scores are joined as this module says.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 25 px.
-        infrared: the same shape.
-        visible: the same shape.
+    as a mean over all windows; geometric, so that an empty half of the image is not outweighed
+    by the other half. The bands' scores are joined as in the module's docstring.
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 for three equal images; NaN where both bands are flat.
@@ -71,12 +66,7 @@ def kept_structure(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
 
     In each 7x7 window S is the band of the larger variance. A band's score is the mean over its windows of
     (2 cov(F, S) + c) / (var F + var S + c), weighted by var S / (var S + c), and 0 where that is negative;
-    c = (0.03 * 255)^2. The bands' scores are joined as this module says.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 7 px.
-        infrared: the same shape.
-        visible: the same shape.
+    c = (0.03 * 255)^2. The bands' scores are joined as in the module's docstring.
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 for three equal images; NaN where both bands are flat.
@@ -95,16 +85,13 @@ def local_detail(
 ) -> Tensor:
     """Nearness of the fused gradients to those of the locally stronger band, outside of targets (own design).
 
-    At each pixel S is the band with more squared gradient in the 5x5 window around it. A band's score is
-    E / (E + sum |grad F - grad S|^2) over its pixels, E = sum |grad S|^2; gradients are Sobel's, as vectors,
-    mirrored at the border. The bands' scores are joined as this module says. The error is convex in the
-    fused image and noise has no direction, so noise of mean 0 raises the expected error whatever it is added
-    to; sharpening pays from where the fused gradients pass the band's.
+    At each pixel S is the band with more squared gradient in the 5x5 window around it. A band's score is E /
+    (E + sum |grad F - grad S|^2) over its pixels, E = sum |grad S|^2; gradients are Sobel's, as vectors,
+    mirrored at the border. The bands' scores are joined as in the module's docstring. The error is convex in
+    the fused image and noise has no direction, so noise of mean 0 raises the expected error whatever it is
+    added to; sharpening pays from where the fused gradients pass the band's.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         target_mask: (N, 1, H, W) bool, True on targets; None counts all pixels.
 
     Returns:
@@ -122,16 +109,11 @@ def clean_detail(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """Detail of the bands over the same and what is invented or lost, poorer band first (own design).
 
     Details d are those of three scales: a plane less its 2x2 means, enlarged bilinearly. S is the band of the
-    greater |d| at each place. What leaves the span of 0, d_I and d_V is invented; what lacks inside of it up
-    to d_S is lost. A band's score is D / (D + 1.5 invented + lost + 0.15 base), sums over the scales of means
-    over the picture, D of |d_S|; base is the mean by which the fused 8x8 means leave the span of the
-    bands'. The bands' scores are joined as this module says. It falls with overshoot, halos, ringing, block
-    edges, noise, and a brightness that no band has.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 8 px.
-        infrared: the same shape.
-        visible: the same shape.
+    greater |d| at each place. Detail outside of the span of 0, d_I and d_V is invented; detail missing inside
+    of it up to d_S is lost. A band's score is D / (D + 1.5 invented + lost + 0.15 base), sums over the scales
+    of means over the image, D of |d_S|; base is the mean by which the fused 8x8 means lie outside of the span
+    of the bands'. The bands' scores are joined as in the module's docstring. It falls with overshoot, halos,
+    ringing, block edges, noise, and a brightness that no band has.
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 for three equal images; NaN where both bands are flat.
@@ -152,18 +134,15 @@ def clean_detail(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
 
 @metric("kept-targets", higher_is_better=True, bounds=(0, 1), smallest=3)
 def kept_targets(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_mask: Tensor) -> Tensor:
-    """How targets stand out as in the infrared band, with what only the visible one shows there (own design).
+    """How targets stand out as in the infrared band, with the visible detail there (own design).
 
     A region is a target (8-connected part of the mask) with its ring, the pixels at most 7 px away and in no
     target. The infrared score is the mean over regions of (2 cov(F, I) + c) / (var F + var I + c) inside
     of the region, c = (0.03 * 255)^2, 0 where that is negative: it has its largest value at the infrared
     band's own contrast, not beyond. The visible score is that of `local_detail` over all regions. They are
-    joined as this module says.
+    joined as in the module's docstring.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         target_mask: (N, 1, H, W) bool, True on targets.
 
     Returns:
@@ -219,7 +198,7 @@ def _levels(plane: Tensor) -> list[Tensor]:
 
 @shared
 def _stronger_windows(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the larger variance of the bands in each 7x7 window, and whose it is; see `_parts`."""
+    """Return the larger variance of the bands in each 7x7 window, and which band has it; see `_parts`."""
     warm, seen = (moments(plane, "uniform", "valid").variance for plane in (infrared, visible))
     return threshold(torch.maximum(warm, seen), FLAT, 0), _parts(warm >= seen, warm)
 
@@ -239,7 +218,7 @@ def _differences(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
 
 @shared
 def _gradient_error(fused: Tensor, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return |grad F - grad S|^2 and |grad S|^2 at each pixel, and whose band S is; see `_parts`."""
+    """Return |grad F - grad S|^2 and |grad S|^2 at each pixel, and which band S is; see `_parts`."""
     (x, y), (along_x, along_y, energy, parts) = sobel(fused, "mirror"), _stronger_gradient(infrared, visible)
     return (x - along_x).square() + (y - along_y).square(), energy, parts
 
@@ -271,7 +250,7 @@ def _details(plane: Tensor) -> tuple[list[Tensor], Tensor]:
 
 @shared
 def _stronger_details(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the greater detail, the least and the greatest of both and 0, and whose it is; see `_parts`."""
+    """Return the greater detail, the least and greatest of both and 0, and its band; see `_parts`."""
     here = infrared.abs() >= visible.abs()
     low, high = torch.minimum(infrared, visible).clamp_max(0), torch.maximum(infrared, visible).clamp_min(0)
     stronger = hardshrink(torch.where(here, infrared, visible), FLAT)
@@ -279,5 +258,5 @@ def _stronger_details(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor
 
 
 def _outside(plane: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Return by how much a plane leaves a span."""
+    """Return by how much a plane lies outside of a span."""
     return (plane - high).clamp_min(0).add_((low - plane).clamp_min(0))

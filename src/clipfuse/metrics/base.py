@@ -17,11 +17,11 @@ PART = 2**19  # pixels scored at a time
 class FusionMetric(Metric):
     """The mean over images of one metric under one protocol.
 
-    Its states are a sum and two counts, so that ranks may hold any number of images of any size, or none.
+    Its states are a sum and two counts, so that ranks may have any number of images of any size, or none.
 
     Args:
-        name: of the metric, as "Qabf"; see `DEFINITIONS`.
-        protocol: name of a protocol, or one.
+        name: name of a metric, such as "Qabf"; see `DEFINITIONS`.
+        protocol: a protocol or its name.
 
     Attributes:
         images: number of images in the mean last computed, over all ranks.
@@ -66,8 +66,8 @@ class FusionMetric(Metric):
             target_mask: (N, 1, H, W) bool, True on targets. Without it a metric that needs one is
                 not computed, and the images are not counted.
 
-        Images too small for the metric are counted as undefined: a run must not fail at its end for
-        one of them.
+        Images too small for the metric are counted as undefined: a run must not fail at its end
+        because of one of them.
 
         Raises:
             ValueError: a tensor that the metric cannot take; names both and what was expected.

@@ -1,4 +1,4 @@
-"""The fusions that need no method, and beat many on MI, VIF and Qabf: every table shows them."""
+"""The trivial fusions: copies, average and maximum, which every table shows beside the methods."""
 
 import torch
 from torch import Tensor

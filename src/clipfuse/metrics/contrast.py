@@ -14,11 +14,6 @@ def standard_deviation(
 ) -> Tensor:
     """SD: population standard deviation (Rao, Meas. Sci. Technol. 1997).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: not used; every metric takes three images.
-        visible: not used.
-
     Returns:
         (N,) in [0, 127.5]; higher is better, though noise raises it too.
     """
@@ -30,11 +25,6 @@ def spatial_frequency(fused: Tensor, infrared: Tensor | None = None, visible: Te
     """SF: root of the mean squared steps along rows plus those along columns (Eskicioglu and Fisher, 1995).
 
     Each mean is over its own differences: H (W - 1) of them along rows, (H - 1) W along columns.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
-        infrared: not used.
-        visible: not used.
 
     Returns:
         (N,) in [0, 360.6]; higher is better, though noise raises it too.
@@ -54,10 +44,7 @@ def average_gradient(
 ) -> Tensor:
     """AG: mean of sqrt((gx^2 + gy^2) / 2), central differences, one-sided at the border (Cui et al., 2015).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
-        infrared: not used.
-        visible: not used.
+    Keyword Args:
         divisor: the sum is divided by the number of "pixels", H W, or of "cells", (H - 1) (W - 1).
 
     Returns:

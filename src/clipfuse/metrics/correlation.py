@@ -13,11 +13,6 @@ from clipfuse.metrics.sharing import shared
 def correlation_coefficient(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """CC: mean of the two Pearson correlations of the fused image with its sources.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: the same shape.
-        visible: the same shape.
-
     Returns:
         (N,) in [-1, 1]; higher is better. A correlation with a constant image, 0/0, counts as 0: a
         constant explains nothing.
@@ -28,12 +23,9 @@ def correlation_coefficient(fused: Tensor, infrared: Tensor, visible: Tensor) ->
 
 @metric("SCD", higher_is_better=True, bounds=(-2, 2))
 def scd(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
-    """SCD: r(F - V, I) + r(F - I, V) (Aslantas and Bendes, AEU 2015): what one source leaves is the other.
+    """SCD: r(F - V, I) + r(F - I, V) (Aslantas and Bendes, AEU 2015).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: the same shape.
-        visible: the same shape.
+    The fused image less one source should resemble the other one.
 
     Returns:
         (N,) in [-2, 2]; higher is better. A correlation with a constant, as where the fused image
@@ -50,7 +42,7 @@ class _Centred(NamedTuple):
     energy: Tensor
 
 
-# Rounding leaves this share of an image's squares in the deviations of a constant, or less.
+# Deviations of a constant image are rounding errors: at most this share of the sum of its squares.
 _ROUNDING = 1e-20
 
 
@@ -68,7 +60,7 @@ def _difference(one: _Centred, other: _Centred) -> _Centred:
 
 
 def _energy(values: Tensor, scale: Tensor) -> Tensor:
-    """Return the sums of squares, with 0 for what is but rounding beside `scale`."""
+    """Return the sums of squares, with 0 where they are rounding errors beside `scale`."""
     energy = _dot(values, values)
     return torch.where(energy > _ROUNDING * scale, energy, 0)
 

@@ -41,14 +41,14 @@ class Definition:
     """One metric of the field.
 
     Attributes:
-        name: its usual short name, as "Qabf".
+        name: its usual short name, such as "Qabf".
         score: (fused, infrared, visible, *, data_range=1.0, ...) -> (N,), the checked function of images
             that `metric` returns.
         kernel: the same without checks, on planes that are rounded already: (N, 1, H, W) float64, whole
             numbers in 0..255. Differentiable where its docstring names no exception.
         higher_is_better: whether a better fused image should score higher.
         bounds: least and largest value the score can have with the default options; infinite where
-            there is none.
+            the score has no bound.
         smallest: shortest side in pixels it is defined for; some options need more.
         takes_mask: `score` takes a keyword `target_mask`, (N, 1, H, W) bool, True on targets.
         needs_mask: without `target_mask` there is no score at all.

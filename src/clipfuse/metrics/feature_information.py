@@ -1,4 +1,4 @@
-"""FMI: how much of the sources' local features the fused image tells, window by window."""
+"""FMI: mutual information of local features of the fused image and its sources, window by window."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -22,7 +22,7 @@ def fmi_pixel(
 ) -> Tensor:
     """FMI of raw pixels (Haghighat et al., Comput. Electr. Eng. 2011; 3 x 3 windows: Fast-FMI, AICT 2014).
 
-    As the papers are described (not checked against their program): in each window, the features of source
+    After the papers' descriptions (not checked against their program): in each window, the features of source
     and fused image, scaled to sum 1, are two marginal distributions over the window's positions, in raster
     order. Their joint distribution is that of Nelsen (1987) with the correlation of the two: a mixture of
     independence and of the Frechet-Hoeffding bound, the upper one for a positive, the lower one for a
@@ -35,11 +35,7 @@ def fmi_pixel(
     both images scores 1, flat in one of them 0; where both hold one single peak, at the same position 1,
     else 0.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least `window` px. Best whole numbers: where they
-            are not, rounding errors in flat parts count as features.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         feature: "pixel", "gradient" (see `gradient_magnitude`) or "edge" (see `edge_map`).
         window: side of the windows in pixels, at least 2.
 
@@ -60,10 +56,7 @@ def fmi_gradient(
 ) -> Tensor:
     """FMI of gradient magnitudes; all else as in `fmi_pixel`.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least `window` px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         feature: "pixel", "gradient" or "edge".
         window: side of the windows in pixels, at least 2.
 
@@ -156,7 +149,8 @@ def _agreement(x: _Patches, y: _Patches) -> Tensor:
     size = len(x.share)
     overlap = (x.share * y.share).sum(0)
     covariance = overlap - 1 / size
-    # The lower bound is the upper one with y's positions reversed: information does not see their order.
+    # The lower bound is the upper one with y's positions reversed: information does not depend on their
+    # order.
     partner = torch.where(covariance < 0, y.share.flip(0), y.share)
     below, above = _cumulative(x.share).unsqueeze(1), _cumulative(partner).unsqueeze(0)
     least = torch.minimum(below[1:], above[:, 1:])

@@ -13,10 +13,7 @@ from clipfuse.metrics.sharing import shared
 def mse(fused: Tensor, infrared: Tensor, visible: Tensor, *, scale: float = 1.0) -> Tensor:
     """MSE: mean of the two mean squared errors against the sources.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         scale: factor on all planes first; 1/255 for toolkits that score planes in [0, 1].
 
     Returns:
@@ -37,10 +34,7 @@ def psnr(
 ) -> Tensor:
     """PSNR: 10 log10(peak^2 / MSE) in dB; the MSE is averaged over both sources before the logarithm.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         peak: the peak; "fused" takes the largest value of each fused image, as CDDFuse does, which
             makes a bright fused image score better than a darker one with the same error.
         scale: factor on all planes first. Toolkits that take 1/255 and leave the peak at 255 print

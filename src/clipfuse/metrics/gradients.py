@@ -1,4 +1,4 @@
-"""Metrics of edges: how much of the sources' the fused image keeps (Qabf), how much it invents (Nabf)."""
+"""Metrics of edges: how many of the sources' edges are kept (Qabf), how many are invented (Nabf)."""
 
 from math import pi
 from typing import Literal
@@ -34,10 +34,7 @@ def qabf(
     and the score is sum(Q_I g_I + Q_V g_V) / sum(g_I + g_V). The image is framed by zeros, so that the
     frame of a bright image counts as an edge; an edge without a slope along x has the angle pi/2.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         equal_gradient: G where both gradients are equal: "one", or, as in the published code, the
             fused "gradient" itself.
         wrap_angle: edges have no direction, so that angles are equal modulo pi and A is in [0, 1].
@@ -48,9 +45,6 @@ def qabf(
         (N,) in [0, 1]; higher is better. Three equal images score 0.9748, the constants' largest
         value (0.9753 with "gradient"). Where both sources are black there is no gradient at all,
         0/0: all pixels weigh the same, and a black fused image scores 0.9748 ("gradient": G = 0, 0.0005).
-
-    Raises:
-        ValueError: an unknown option.
     """
     strength = edge_strength(fused)
     kept, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
@@ -92,10 +86,7 @@ def nabf(
     weighed by the sum of the weights, and the score could exceed 1. Constants and least weight are
     those of the code by Kumar that toolkits carry; they are not checked against the papers.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 2 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         order: "fused_first", or "swapped": the infrared image is scored as the fused one, against
             the visible and the fused image, which is what a toolkit computes that hands (infrared,
             visible, fused) to a function of (fused, infrared, visible).
@@ -104,11 +95,8 @@ def nabf(
 
     Returns:
         (N,) in [0, 1]; lower is better. 0 if the fused image is one of the sources, or constant: what
-        is lost does not count, so that it says little on its own. Without a weight, as with constant
+        is lost does not count, so use it beside another metric. Without a weight, as with constant
         sources and a least weight of 0, all pixels weigh the same.
-
-    Raises:
-        ValueError: an unknown option.
     """
     if order == "swapped":
         fused, infrared, visible = infrared, visible, fused
@@ -170,7 +158,7 @@ def sobel(plane: Tensor, border: Border = "zero") -> tuple[Tensor, Tensor]:
 
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
-    # 1 at a turn of 0, pi and 2 pi, 0 at a quarter more.
+    # 1 at a turn by 0, pi and 2 pi, 0 at a quarter turn more.
     return (one - other).abs_().sub_(pi).abs_().sub_(pi / 2).abs_().mul_(2 / pi)
 
 

@@ -19,10 +19,7 @@ def entropy(
 ) -> Tensor:
     """EN: Shannon entropy of the 256-bin histogram, in bits (Roberts et al., J. Appl. Remote Sens. 2008).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255; rounded to whole numbers, halves to even.
-        infrared: not used; every metric takes three images.
-        visible: not used.
+    Keyword Args:
         log_offset: added to each probability inside the logarithm, as some toolkits do against log 0.
 
     Returns:
@@ -43,10 +40,7 @@ def mutual_information(
 ) -> Tensor:
     """MI: MI(F, I) + MI(F, V), from 256 x 256 joint histograms (Qu et al., Electron. Lett. 2002).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255; rounded to whole numbers, halves to even.
-        infrared: the same shape, rounded too.
-        visible: the same shape, rounded too.
+    Keyword Args:
         base: of the logarithm: 2 gives bits, e nats.
         stretch: first stretch each image linearly to 0..255; a constant one is left as it is.
 
@@ -71,19 +65,13 @@ def normalized_mutual_information(
 
     2 [MI(F, I) / (H(F) + H(I)) + MI(F, V) / (H(F) + H(V))] (Electron. Lett. 44(18), comments on Qu's MI).
 
-    Args:
-        fused: (N, 1, H, W) in 0..255; rounded to whole numbers, halves to even.
-        infrared: the same shape, rounded too.
-        visible: the same shape, rounded too.
+    Keyword Args:
         denominator: "with_fused", Hossny's, or "of_sources": 2 [MI(F, I) + MI(F, V)] / (H(I) + H(V)),
             which does not count what the fused image holds beyond its sources.
 
     Returns:
         (N,) in [0, 2]; higher is better, 2 if all three are equal. A term 0/0, of constant images,
-        counts as 0: where there is no information, none is passed on. No gradient.
-
-    Raises:
-        ValueError: another `denominator`.
+        counts as 0: a constant has no information to pass on.
     """
     sources = (infrared, visible)
     informations = [grey_information(fused, source) for source in sources]

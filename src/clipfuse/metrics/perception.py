@@ -37,31 +37,25 @@ def qcv(
     of 16x16 pixels D_S is its mean square, and w_S the sum over the block of the fifth power of S's
     Sobel gradient; the score is sum(w_I D_I + w_V D_V) / sum(w_I + w_V) over blocks.
 
-    What we could not check against the paper: its abstract filters region by region, the code that
-    toolkits carry, and this, the whole difference. That code also stretches each image, frames it by
+    Not checked against the paper: its abstract filters region by region; the code of the toolkits,
+    as this one, the whole difference. That code also stretches each image, frames it by
     zeros, which at the fifth power outweigh every edge inside, and has 0.144 for Mannos and Sakrison's
     0.114; its options are stretch "rounded", border "zero", blocks "padded" and csf_slope 0.144.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 16 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         stretch: of each image to 0..255 by its least and largest value: "none", "exact", or "rounded"
             to whole numbers. A constant image becomes black.
-        border: what the gradient sees around the image: a "mirror", or "zero".
+        border: values around the image for its gradient: a "mirror", or "zero".
         blocks: at the right and lower edge, where no whole block is left: a "partial" block counts
             with the pixels it has; "floor" leaves it out; "padded" takes its mean over 256 pixels
             all the same.
         csf_slope: the 0.114 of the sensitivity.
         frequency_scale: r = 2 / scale times the cycles per height or width: at 8 the image is four
-            degrees wide and high, whatever its size and shape. We do not know the paper's distance.
+            degrees wide and high, whatever its size and shape. The paper's viewing distance is unknown to us.
 
     Returns:
         (N,), at least 0; lower is better, 0 if all three are equal. Where both sources are flat all
         blocks weigh the same.
-
-    Raises:
-        ValueError: an unknown option.
     """
     fused, infrared, visible = (_stretched(plane, stretch) for plane in (fused, infrared, visible))
     radius = _radius(fused, frequency_scale / 2)
@@ -98,10 +92,7 @@ def qcb(
     Where a mean_4 is within 1e-6 of 0, as in a black image, the contrast is taken as 0, and 1e-20 is
     added to every C', so that 0/0 counts as kept and rounding errors do not count.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255; another range gives the same score.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         stretch: of each image to 0..255, as in `qcv`: "none", "exact" or "rounded".
             It moves black, and so every contrast; toolkits do it.
         frequency: r is the cycles per height or width over 15 ("freqspace", the usual code: the image
@@ -111,9 +102,6 @@ def qcb(
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 if all three are equal.
-
-    Raises:
-        ValueError: an unknown option.
     """
     degrees = 15.0 if frequency == "freqspace" else 30.0
     f, i, v = (

@@ -2,8 +2,8 @@
 
 A protocol holds, for each metric whose definition it changes, the options of the metric's pure
 function. `strict` changes none: the functions' defaults are the published definitions, computed in
-float64 on 8-bit luma in 0..255, their known flaws repaired. The conventions of the toolkits and where
-they were found: README.md of this folder.
+float64 on 8-bit luma in 0..255, their known flaws repaired. README.md of this folder lists the
+conventions of the toolkits and where they were found.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,9 +35,9 @@ class Protocol:
         options: metric -> keyword options of its function, where they are not the defaults.
         checked: metrics whose values are tested against those of the published code, or that are
             our own and have none.
-        own: metrics that a user has added; nobody but the user answers for them.
-        since: metric -> version of this protocol since which its numbers are what they are now; 1 where
-            there is none. Numbers of an older version are still comparable for all others.
+        own: metrics that a user has added; ClipFuse does not check them.
+        since: metric -> version of this protocol that last changed its numbers; 1 for metrics not listed,
+            whose numbers are comparable over all versions.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Protocol:
         """Resolve metrics and the sets "fast" and "full" to metrics, each once, in the order of the tables.
 
         Raises:
-            ValueError: a name is neither, or there is none.
+            ValueError: a name is neither, or no name is given.
         """
         sets = {"full": self.metrics, "fast": [name for name in self.metrics if name in FAST]}
         chosen: set[str] = set()
@@ -196,7 +196,7 @@ def protocol_named(protocol: str | Protocol) -> Protocol:
     """Return a protocol by its name, or as it is.
 
     Raises:
-        ValueError: there is none of this name; names those there are.
+        ValueError: no protocol has this name; lists the names.
     """
     if isinstance(protocol, Protocol):
         return protocol

@@ -38,12 +38,12 @@ class Scorer:
     """Metrics under one protocol; every number they give is reported with its name and version.
 
     Args:
-        protocol: name of a protocol, or one.
-        names: of metrics, of the sets "fast" and "full", or of both; "full" by default.
+        protocol: a protocol or its name.
+        names: names of metrics and of the sets "fast" and "full".
 
     Attributes:
         protocol: the protocol.
-        names: of the metrics, in the order of the tables.
+        names: the names of the metrics, in the order of the tables.
 
     Raises:
         ValueError: an unknown protocol, or a metric or option that it does not have.

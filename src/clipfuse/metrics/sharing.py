@@ -31,9 +31,9 @@ class Memo:
         return result
 
     def retain(self, *tensors: Tensor) -> None:
-        """Forget all that does not come from these tensors alone."""
+        """Drop all results except those of these tensors alone."""
         known = {id(tensor) for tensor in tensors}
-        # Results stand behind the results they were made of.
+        # Results come after the results they were made of.
         for key, (values, result) in list(self._results.items()):
             if all(id(value) in known for value in values if isinstance(value, Tensor)):
                 known.update(id(leaf) for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
@@ -46,7 +46,7 @@ _memo: ContextVar[Memo | None] = ContextVar("memo", default=None)
 
 @contextmanager
 def sharing() -> Iterator[Memo]:
-    """Inside, a `shared` step is computed once per set of arguments; the outermost block forgets all."""
+    """Compute each `shared` step once per set of arguments, until the outermost block ends."""
     if (memo := _memo.get()) is not None:
         yield memo
         return
@@ -60,8 +60,8 @@ def sharing() -> Iterator[Memo]:
 def shared(step: Callable[P, R]) -> Callable[P, R]:
     """Mark a pure function of tensors and plain options whose result several metrics use.
 
-    Outside of `sharing` it is called as ever. Tensors are told apart by identity, so a caller hands
-    on the tensors it was given and not a fresh view of them; results must not be changed in place.
+    Outside of `sharing` it is called each time. Tensors are compared by identity, so a caller must pass
+    the tensors it was given, not new views of them; results must not be changed in place.
     """
 
     @wraps(step)

@@ -48,10 +48,7 @@ def ssim(
     kornia's value (torchmetrics' mean covers a reflected border too); both take many times as long
     in float64, and filter the fused image once per source.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 7 px, 11 px for the Gaussian window.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         window: "uniform" or "gaussian".
         dynamic_range: what the two constants are fractions of. 255 is right for these images; toolkits
             that hand float images to a library whose default is 1 or 2 print far lower values.
@@ -89,10 +86,7 @@ def ms_ssim(
     source's term. torchmetrics with `normalize="relu"` differs in the last scale, where its mean
     covers a reflected border, and in odd sides, of which it drops a row or column.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 161 px: 11 px are left at the fifth scale.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         dynamic_range: as `ssim`.
         odd_sides: before an odd side is halved its last row or column is repeated, as in Wang's own
             program, or ("zero") a black one is put before the first, as in IVIF_ZOO's.

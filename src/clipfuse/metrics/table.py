@@ -19,8 +19,8 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
 
     Args:
         protocol: the protocol of all scores.
-        scores: method -> metric -> one score per image; a score that is not finite says that the metric
-            is not defined for this image, and is left out and counted below the table.
+        scores: method -> metric -> one score per image; a score that is not finite marks the metric
+            as not defined for this image: it is left out and counted below the table.
     """
     methods = list(scores)
     metrics = [name for name in protocol.metrics if any(name in each for each in scores.values())]
@@ -85,7 +85,7 @@ def _number(value: float) -> str:
 def _ranks(scores: Mapping[str, Sequence[float]], protocol: Protocol, name: str) -> dict[str, int]:
     sign = -1 if protocol.definition(name).higher_is_better else 1
     means = {method: sign * fmean(values) for method, values in scores.items() if values}
-    # What rounding alone tells apart is a tie.
+    # Means that differ by rounding alone are a tie.
     better = {
         method: [
             other for other in means.values() if other < mean and not isclose(other, mean, abs_tol=1e-12)

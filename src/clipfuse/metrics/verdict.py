@@ -1,6 +1,6 @@
 """Verdict sets: by which metrics methods are ranked, in families of one vote each.
 
-A rank is the mean over families of the mean over a family's metrics; so two metrics that tell the same have
+A rank is the mean over families of the mean over a family's metrics; so metrics that measure the same have
 one vote together. Which fusions each metric rewards: experiments/metrics_on_trial.
 """
 
@@ -29,7 +29,7 @@ class VerdictSet:
         version: raised whenever a ranking it gives may change.
         summary: what it is, in one line.
         members: family -> names of its metrics; empty where every classic metric is a family of its own.
-        optional: families that a data set may lack, as those of targets where there are no masks.
+        optional: families that a data set may lack, such as targets without masks.
     """
 
     name: str
@@ -43,7 +43,7 @@ class VerdictSet:
         return f"{self.name}-{self.version}"
 
     def families(self, available: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """Return family -> metrics, of those that there are; a family without any is left out.
+        """Return family -> metrics, of the metrics available; a family without any is left out.
 
         Args:
             available: names of metrics that all methods have scores of, in the order of the tables.

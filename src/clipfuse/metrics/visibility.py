@@ -1,4 +1,4 @@
-"""What the usual metrics do not tell: do targets stand out, is the detail noise? (own design)."""
+"""Whether targets stand out, and how much of the detail is noise (own design)."""
 
 import torch
 from torch import Tensor
@@ -21,10 +21,7 @@ def target_contrast(fused: Tensor, infrared: Tensor, visible: Tensor, *, target_
     pixels at most 7 px away in either direction and in no target, over the ring's mean + 16; the
     score is the mean over targets. The 16 keeps dark rings from making every contrast huge.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255.
-        infrared: not used.
-        visible: not used.
+    Keyword Args:
         target_mask: (N, 1, H, W) bool, True on targets.
 
     Returns:
@@ -67,13 +64,8 @@ def noise_score(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """Share of the fused image's finest detail that comes from neither source (own design).
 
     The Laplacian of the fused image is fitted by least squares with those of both sources in each
-    window of 8x8 px; the score is the energy left over, over the whole. It rises where EN, SD, SF or
-    AG are bought with noise. Rounding to 8 bits is such noise too: in smooth images it dominates.
-
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 3 px.
-        infrared: the same shape.
-        visible: the same shape.
+    window of 8x8 px; the score is the energy left over, over the whole. It rises where noise has
+    raised EN, SD, SF or AG. Rounding to 8 bits is such noise too: in smooth images it dominates.
 
     Returns:
         (N,) in [0, 1]; lower is better; 0 for any mixture of the sources whose weights are constant in

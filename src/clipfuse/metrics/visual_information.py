@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """A source seen through the fused image at one scale: fused = gain * source + noise."""
+    """The model of the fused image at one scale: fused = gain * source + noise."""
 
     source: Tensor  # variance of the source
     gain: Tensor
@@ -53,10 +53,7 @@ def vif(
     this channel and visual noise, over the information that passes visual noise alone. Much of the
     literature prints this sum as "VIFF", which is another metric: see `viff`.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         border: "valid" keeps to windows inside the image; "zero" pads with black, as IVIF_ZOO does.
         centred: False puts the windows' peak beside the centre, as IVIF_ZOO does: its samples lie at
             linspace(-(n + 1) / 2, (n - 1) / 2, n).
@@ -91,10 +88,7 @@ def viff(
     digits added to every window, the given weights, and as reference the source with the smaller
     gain (the visible one where they are equal), as more contrast in the source makes a smaller gain.
 
-    Args:
-        fused: (N, 1, H, W) in 0..255, sides of at least 41 px.
-        infrared: the same shape.
-        visible: the same shape.
+    Keyword Args:
         weights: one per sub-band, finest first.
         visual_noise: variance of the visual noise on the scale of 0..255.
 

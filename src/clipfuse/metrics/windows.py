@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from clipfuse.ops.plain import plain_tensors
+
 Taps = tuple[float, ...]
 
 # Outputs per block of the banded product. Measured on 480x640 in float64, 7 to 17 taps, 1 and 2
@@ -91,8 +93,7 @@ class _FilterDown(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def _band(taps: Taps, stride: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # It is kept: made in inference mode it could not serve a later backward pass.
-    with torch.inference_mode(False), torch.no_grad():
+    with plain_tensors():
         band = torch.zeros(BLOCK, (BLOCK - 1) * stride + len(taps), dtype=dtype)
         for row in range(BLOCK):
             band[row, row * stride : row * stride + len(taps)] = torch.tensor(taps, dtype=dtype)

@@ -17,8 +17,8 @@ def in_chunks(function: RowFunction, rows: Tensor, size: int) -> Tensor:
     is computed twice, as checkpointing would. It can be taken once, not differentiated again.
 
     Args:
-        function: (rows[part], part) -> one number per row, which depends on no other row. Whatever else it
-            uses gets no gradient.
+        function: (rows[part], part) -> one number per row, which depends on no other row. Other tensors that
+            it uses get no gradient.
         rows: (M, ...); M may be 0.
         size: rows per chunk, 1 or more.
 

@@ -1,4 +1,4 @@
-"""Pictures that a fusion should not look like: single bands, plain averages, spoilt good ones."""
+"""Images that a fusion should not look like: single bands, averages, degraded good images."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,24 +28,24 @@ MAKERS: Mapping[str, Maker] = {
     ),
     "low_contrast": _low_contrast,
 }
-"""By name, what a bad picture is made of."""
+"""Makers of bad images by kind."""
 
 
 def bad_pictures(
     kinds: Sequence[str], good: Tensor, infrared: Tensor, visible: Tensor, seeds: Sequence[int]
 ) -> Tensor:
-    """Return one bad picture per sample, of a kind drawn for it.
+    """Return one bad image per sample, of a kind drawn at random.
 
-    Kinds: `infrared`, `visible` (a band alone), `average`; and of the good picture `blur` (a Gaussian of
-    1.2 to 4 px in 112), `noise` (0.05 to 0.2 of white) and `low_contrast` (a standard deviation of 0.02 to
-    0.055, or half of the picture's). Strengths are drawn evenly. Own design.
+    Kinds: `infrared`, `visible` (a band alone), `average`; and, made of the good image, `blur` (a Gaussian of
+    1.2 to 4 px in 112), `noise` (white, standard deviation 0.05 to 0.2) and `low_contrast` (a standard
+    deviation of 0.02 to 0.055, or half of the good image's). Strengths are drawn evenly. Own design.
 
     Args:
         kinds: one or more of the names above.
         good: (N, 1, H, W) in [0, 1].
         infrared: the same shape.
         visible: the same shape.
-        seeds: N; the same seed gives the same picture.
+        seeds: N seeds; the same seed gives the same image.
 
     Returns:
         (N, 1, H, W) in [0, 1].

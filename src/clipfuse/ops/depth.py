@@ -10,7 +10,7 @@ def to_unit(image: Tensor) -> Tensor:
 
 
 def from_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return an image in [0, 1] in the kind `dtype`: the inverse of `to_unit`.
+    """Return an image in [0, 1] in the number type `dtype`: the inverse of `to_unit`.
 
     Integers are floor(scale * x + 0.5), halves up, in float64; values outside [0, 1] are clamped.
     """
@@ -20,7 +20,7 @@ def from_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """Return an image in [0, 1] as uint8: what is written, and what metrics see."""
+    """Return an image in [0, 1] as uint8: the rounding of image files and of metrics."""
     return from_unit(image, torch.uint8)
 
 

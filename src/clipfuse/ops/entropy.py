@@ -10,7 +10,7 @@ def entropy(images: Tensor, bins: int = 256) -> Tensor:
     """Return the Shannon entropy of each image's histogram, in bits; it has no gradient.
 
     As LDFusion's release: equal bins over [0, 1], the last one closed; values outside are left out.
-    An image of which nothing is left has entropy 0.
+    An image without a value in [0, 1] has entropy 0.
 
     Args:
         images: (N, ...) float.
@@ -22,7 +22,7 @@ def entropy(images: Tensor, bins: int = 256) -> Tensor:
     values = images.detach().flatten(1).float() if images.dtype.itemsize < 4 else images.detach().flatten(1)
     count = len(values)
     inside = (values >= 0) & (values <= 1)
-    # One more bin per image takes what is left out: no index depends on the data, so no GPU waits.
+    # One more bin per image takes the values outside: no index depends on the data, so no GPU waits.
     index = torch.where(inside, (values * bins).clamp(0, bins - 1), bins).long()
     index += torch.arange(count, device=index.device).unsqueeze(1) * (bins + 1)
     histogram = torch.zeros(count * (bins + 1), dtype=torch.int64, device=index.device)

@@ -11,10 +11,10 @@ from clipfuse.ops.seeding import derived_seed
 def seeded_noise(planes: Tensor, sigma: float, seed: int, step: int, sample_ids: Sequence[str]) -> Tensor:
     """Return planes with N(0, sigma^2) added, clamped to [0, 1].
 
-    LDFusion's release does so, without the clamp, to what the network gets, not to what the loss sees.
+    LDFusion's release adds it to the network's inputs, without the clamp; its loss gets the clean images.
 
     Args:
-        planes: (N, C, H, W) in [0, 1]; left as they are.
+        planes: (N, C, H, W) in [0, 1]; not changed.
         sigma: standard deviation, 0 or more.
         seed: the run's seed.
         step: number of updates before this one.

@@ -11,7 +11,7 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     Repeating, unlike reflecting, works for images smaller than the padding.
     """
     height, width = image.shape[-2:]
-    # Written so that an exporter knows the new sides for multiples.
+    # Written so that an exporter recognises the new sides as multiples.
     below, right = ((side + multiple - 1) // multiple * multiple - side for side in (height, width))
     needed = torch.compiler.is_exporting() or below or right  # an exported graph pads every size, by 0 too
     return F.pad(image, (0, right, 0, below), mode="replicate") if needed else image

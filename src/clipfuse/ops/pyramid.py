@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from kornia.filters import filter2d_separable, gaussian_blur2d
 from torch import Tensor
 
-_SMALLEST = 4  # pixels; a smaller picture is not halved. So that four details fit a network's least side, 32
+_SMALLEST = 4  # pixels; smaller images are not halved; four details then fit a network's least side, 32
 
 
 def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
@@ -13,7 +13,7 @@ def laplacian_pyramid(images: Tensor, levels: int) -> tuple[list[Tensor], Tensor
 
     Args:
         images: (N, C, H, W) of any size.
-        levels: details wanted; fewer are made of pictures below 4 px.
+        levels: number of details; images below 4 px are not split further.
     """
     details: list[Tensor] = []
     while len(details) < levels and min(images.shape[-2:]) >= _SMALLEST:
@@ -31,7 +31,7 @@ def collapse_pyramid(details: list[Tensor], base: Tensor) -> Tensor:
 
 
 def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor:
-    """Fuse by Laplacian pyramids: the greater detail at each place and scale, the average of what is left.
+    """Fuse by Laplacian pyramids: the greater detail at each place and scale, the average of the bases.
 
     Source: Burt and Adelson, IEEE Trans. Communications 1983; choosing by magnitude: Toet, Pattern
     Recognition Letters 1989.
@@ -51,7 +51,7 @@ def pyramid_fusion(infrared: Tensor, visible: Tensor, levels: int = 4) -> Tensor
 def energy_fusion(
     infrared: Tensor, visible: Tensor, detail_gain: float = 1.0, base_gain: float = 1.0, levels: int = 4
 ) -> Tensor:
-    """Fuse by Laplacian pyramids: details by their local energy, the average b of what is left.
+    """Fuse by Laplacian pyramids: details by their local energy, the average b of the bases.
 
     base = mean(b) + base_gain (b - mean(b))
     detail = detail_gain min(2, sqrt(E / E_m)) m, m = (E_I d_I + E_V d_V) / (E_I + E_V)
@@ -59,7 +59,7 @@ def energy_fusion(
 
     The energies E of the details d and of their mixture m, and C of their product, are means under a binomial
     window of 5 px, plus the square of a quarter of a grey level. Each band has the share of its energy in
-    the mixture, which goes smoothly from one to the other; the choice of the greater leaves edges that
+    the mixture, which changes smoothly from one to the other; a choice of the greater makes edges that
     neither has. The mixture is then scaled, by at most 2, to the energy of the stronger band and of what that
     does not explain of the weaker one: with gains of 1 the fusion of an image with itself is the image.
 
@@ -69,8 +69,8 @@ def energy_fusion(
     Args:
         infrared: (N, C, H, W).
         visible: the same shape.
-        detail_gain: of the details.
-        base_gain: of the average of what is left, about its mean.
+        detail_gain: gain of the details.
+        base_gain: gain of the average base about its mean.
         levels: scales of detail; see `laplacian_pyramid`.
 
     Returns:
@@ -113,16 +113,16 @@ def _enlarged(small: Tensor, like: Tensor) -> Tensor:
 
 
 def detail_maximum(infrared: Tensor, visible: Tensor, gain: float = 1.2, lift: float = 0.75) -> Tensor:
-    """Fuse by rule so that the texture of both bands stays and warm targets stand out. Own design.
+    """Fuse by rule: keep the texture of both bands and make warm targets stand out. Own design.
 
     Of each detail of four levels the one of greater magnitude is taken, times `gain`. The base is that of
     the visible band, and where this is dark up to 0.8 of the infrared one. Warm targets, which are bright in
-    the infrared band and brighter than what surrounds them, are lifted to `lift` or to their own level.
+    the infrared band and brighter than their surroundings, are lifted to `lift` or to their own level.
 
     Args:
         infrared: (N, 1, H, W) in [0, 1].
         visible: the same shape.
-        gain: of the details.
+        gain: gain of the details.
         lift: least level of a target, in [0, 1].
 
     Returns:
@@ -139,7 +139,7 @@ def detail_maximum(infrared: Tensor, visible: Tensor, gain: float = 1.2, lift: f
 
 
 def warm_targets(infrared: Tensor) -> Tensor:
-    """Guess a soft mask of targets: bright, and brighter than what surrounds them. Own design.
+    """Guess a soft mask of targets: bright, and brighter than their surroundings. Own design.
 
     Args:
         infrared: (N, 1, H, W) in [0, 1].
@@ -157,15 +157,15 @@ def soften(images: Tensor, sigma: float | Tensor, widest: float | None = None) -
     Args:
         images: (N, C, H, W).
         sigma: share of the shorter side; one for all, or (N,).
-        widest: the greatest sigma there can be; the window takes three of it to each side, where the picture
-            has them, so that no image of a batch depends on the others.
+        widest: upper limit of sigma; the window reaches three times as far to each side, within the image, so
+            that no image of a batch depends on the others.
 
     Raises:
         ValueError: several sigmas without `widest`.
     """
     if widest is None:
         if isinstance(sigma, Tensor):
-            raise ValueError("several sigmas need the widest there can be")
+            raise ValueError("several values of sigma need `widest`, their upper limit")
         widest = sigma
     side = min(images.shape[-2:])
     pixels = (torch.as_tensor(sigma, dtype=images.dtype, device=images.device) * side).expand(len(images))

@@ -38,7 +38,7 @@ def join_ranks(mine: Tensor, dim: int) -> Tensor:
 
 
 def own_part(joined: Tensor, dim: int) -> Tensor:
-    """Return what this rank gave to `join_ranks`."""
+    """Return the part of this rank in the result of `join_ranks`."""
     if not _together():
         return joined
     return joined.chunk(distributed.get_world_size(), dim)[distributed.get_rank()]
@@ -50,8 +50,8 @@ def mean_over_ranks(values: Tensor, number: Tensor, together: bool) -> Tensor:
     The gradient is the one whose average over ranks, as DDP takes it, is the gradient of the mean.
 
     Args:
-        values: (M,), of any M on each rank.
-        number: scalar, how many values count here.
+        values: (M,); M may differ between ranks.
+        number: scalar, how many values of this rank count.
         together: whether all ranks call this at once; else the mean is this rank's own.
     """
     whole = torch.stack([values.detach().sum(), number.to(values.dtype)])

@@ -15,14 +15,14 @@ class FrozenVgg:
     """VGG19 (Simonyan and Zisserman, arXiv 1409.1556) as a fixed function of images.
 
     No `nn.Module`, so that a loss that holds it has nothing of it in its parameters, checkpoints or copies.
-    It goes where its images are. As in LDFusion's release, images are not normalised.
+    Its weights are moved to the device of the images. As in LDFusion's release, images are not normalised.
 
     Args:
         weights: a file of torchvision's `vgg19`, whole or its features alone; None takes torchvision's own,
             which is downloaded (550 MB) at its first use.
 
     Raises:
-        ValueError: the weights cannot be had, or the file is no VGG19.
+        ValueError: the weights cannot be read or downloaded, or are not those of a VGG19.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:
@@ -37,7 +37,7 @@ class FrozenVgg:
             raise ValueError(f"{weights} does not hold the features of torchvision's vgg19") from error
 
     def __call__(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return features, as far as the last of `layers` and no further.
+        """Return features; no layer after the last of `layers` is computed.
 
         Args:
             images: (N, 1 or 3, H, W) float in [0, 1], H and W 8 or more; gray is repeated.
