@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from clipfuse.comparison.album import Sources as PictureSources
     from clipfuse.comparison.collect import Run
     from clipfuse.comparison.compute import TrivialScores
-    from clipfuse.comparison.pictures import Sources as PictureSources
     from clipfuse.metrics.protocols import Protocol
 
     Sources = Callable[[str], dict[str, Tensor | None]]

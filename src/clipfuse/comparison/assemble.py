@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any, Literal
 
+from clipfuse.comparison.album import Sources
 from clipfuse.comparison.collect import Run, file_notes
 from clipfuse.comparison.compute import TrivialScores, build_table, without_repeats
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.formats import to_csv, to_latex, to_markdown
-from clipfuse.comparison.pictures import Sources
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict
@@ -100,7 +100,7 @@ class Comparison:
             return "".join(f"> {line}\n" for line in answer) + f"\n{to_markdown(self.numbers)}"
         if kind == "latex":
             return "".join(f"% {line}\n" for line in answer) + to_latex(self.numbers)
-        from clipfuse.comparison.pictures import album, extremes
+        from clipfuse.comparison.album import album, extremes
         from clipfuse.comparison.report import report
 
         found = extremes(self.numbers, self.material.variants)

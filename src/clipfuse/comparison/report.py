@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipfuse.comparison import formats, plots
+from clipfuse.comparison.album import Album, Extremes
 from clipfuse.comparison.collect import Run
-from clipfuse.comparison.pictures import Album, Extremes
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
@@ -46,9 +46,9 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {}  # the order of pictures is ours
+    environment.policies["json.dumps_kwargs"] = {}  # keep the order of the images
     terms = {
-        variant.name: plots.curve_pictures(f"terms{index}-", [variant], places, "train/loss/")
+        variant.name: plots.draw_curves(f"terms{index}-", [variant], places, "train/loss/")
         for index, variant in enumerate(drawn)
     }
     return environment.get_template("report.html.j2").render(
@@ -58,14 +58,14 @@ def report(
         formats=formats,
         lines=formats.grid(table, _mark),
         styles={name: plots.style(place) for name, place in places.items()},
-        ranks=plots.rank_picture(table),
-        better=plots.better_picture(table),
-        intervals=[plots.interval_picture(table, index) for index in range(len(table.columns))],
-        curves=plots.curve_pictures("validation", drawn, places, "val/metric/"),
+        ranks=plots.draw_ranks(table),
+        better=plots.draw_better(table),
+        intervals=[plots.draw_metric(table, index) for index in range(len(table.columns))],
+        curves=plots.draw_curves("validation", drawn, places, "val/metric/"),
         terms=terms,
         album=album,
         data={
-            "pictures": album.uris,
+            "images": album.uris,
             "losses": losses,
             "extremes": extremes,
             "decimals": {column.name: column.decimals for column in table.columns},
