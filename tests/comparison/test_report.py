@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfuse.comparison.album import Sources, album, choose, extremes
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.compute import build_table
-from clipfuse.comparison.album import Sources, album, choose, extremes
 from clipfuse.comparison.report import report
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict

@@ -1,4 +1,4 @@
-"""The comparison as one page of HTML that needs nothing else."""
+"""The comparison as one HTML page that needs no other file and no network."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -29,10 +29,10 @@ def report(
 
     Args:
         table: the numbers.
-        variants: with all runs whose curves are drawn, also those without scores.
+        variants: the losses with all runs whose curves are drawn, also those without scores.
         sentences: the verdict.
-        notes: warnings, and what was left out.
-        album: the pictures.
+        notes: warnings, and runs or metrics that were left out.
+        album: the test images.
         extremes: images each loss is best and worst on.
         command: the command line that writes this page.
     """
@@ -80,7 +80,7 @@ def report(
 
 
 def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:
-    """Return key -> one value per variant, for the settings and versions that are not the same in all."""
+    """Return the settings and versions in which variants differ: key -> one value per variant."""
     columns = [
         {**variant.settings, **leaves(variant.runs[0].config.get("versions", {}), "versions")}
         for variant in variants
@@ -91,7 +91,7 @@ def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:
 
 
 def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the values of what runs should share: one each, unless they were mixed."""
+    """Return budget, protocol and split of the runs: one value of each, unless the runs differ."""
     kinds = ("budget", "protocol", "split")
     return {kind: list(dict.fromkeys(str(getattr(run, kind)) for run in runs)) for kind in kinds}
 
