@@ -21,8 +21,8 @@ CORRECTIONS = (
     "Hochberg's correction, so that about one in twenty of these is none."
 )
 POWER = (
-    "A difference that is not found may still exist: column 'found with 80 %' holds the smallest that so many "
-    "seeds and scenes show; clipfuse compare --plan computes how many seeds a smaller one needs."
+    "A difference that is not found may still exist: column 'found with 80 %' holds the smallest that so "
+    "many seeds and scenes show; clipfuse compare --plan computes how many seeds a smaller one needs."
 )
 
 
