@@ -92,7 +92,7 @@ def test_rows_without_a_value_stay_last(page: Open) -> None:
 
 def test_the_slider_uncovers_and_the_zoom_is_the_same_in_all(page: Open) -> None:
     opened = page()
-    assert opened.get_by_text("The pictures need JavaScript").count() == 0
+    assert opened.get_by_text("The images need JavaScript").count() == 0
     assert opened.locator("#under").evaluate("image => image.naturalWidth") == 48
     over = opened.locator(".over")
     assert over.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 0px 0px 50%)"
@@ -193,4 +193,4 @@ def test_without_scripts_the_numbers_are_there(browser: Any, report: Path) -> No
     opened.goto(report.as_uri())
     assert order(opened) == ["clip_ratio", "ldfusion", "pixel"]
     assert opened.locator("svg[role=img]").first.is_visible()
-    assert opened.get_by_text("The pictures need JavaScript").is_visible()
+    assert opened.get_by_text("The images need JavaScript").is_visible()

@@ -204,7 +204,7 @@ def test_losses_with_the_same_scores_are_said_to_be_equal(clipfuse: Command, swe
         sweep(seed=seed, scores=scores)
         root = sweep("ldfusion", seed=seed, scores=scores)
     _, out, _ = clipfuse("compare", str(root), "--no-trivial")
-    assert "have the same scores to the last bit: what tells them apart had no effect." in out
+    assert "have the same scores to the last bit: their settings differ without effect." in out
 
 
 def test_a_training_counted_twice_is_left_out(clipfuse: Command, sweep: Factory) -> None:

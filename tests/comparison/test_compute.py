@@ -24,9 +24,9 @@ THREE = [0.5, 2.6, 1.0, 4.5, 5.6, 6.1]
 
 
 def table(
-    root: Path, metrics: Sequence[str] = ("SSIM",), baseline: str = "pixel", **options: object
+    root: Path, metrics: Sequence[str] = ("SSIM",), reference: str = "pixel", **options: object
 ) -> Table:
-    return build_table(group(find_runs([root])), STRICT, metrics, baseline, **options)  # type: ignore[arg-type]
+    return build_table(group(find_runs([root])), STRICT, metrics, reference, **options)  # type: ignore[arg-type]
 
 
 def test_means_deviations_places_and_tests(sweep: Factory) -> None:
@@ -232,7 +232,7 @@ def test_each_against_each(sweep: Factory) -> None:
     for seed in (0, 1):
         for loss in ("pixel", "ldfusion", "clip_ratio"):
             root = sweep(loss, seed=seed)
-    built = table(root, ("SSIM", "MSE"), baseline="all")
+    built = table(root, ("SSIM", "MSE"), reference="all")
     assert len(built.against) == 3
     assert built.tests == 6
     assert {frozenset(pair) for pair in built.against} == {

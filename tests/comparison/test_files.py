@@ -92,10 +92,9 @@ def test_older_runs_are_read_with_a_note(sweep: Factory, root: Path) -> None:
     runs = find_runs([root])
     assert [run.digested for run in runs] == [True, False, True, False]
     assert file_notes(runs) == [
-        "2 of 4 runs lack a digest of their scores: whether these were changed after the test cannot be "
-        "told.",
-        "2 of 4 runs lack a fingerprint of their data's content: that they saw the same pictures is known by "
-        "the names of these alone.",
+        "2 of 4 runs lack a digest of their scores: a change after the test would not be noticed.",
+        "2 of 4 runs lack a fingerprint of their data's content: that they used the same images is checked by "
+        "the names alone.",
     ]
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfuse.comparison.album import Sources, album, choose, extremes
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.compute import build_table
-from clipfuse.comparison.pictures import Sources, album, choose, extremes
 from clipfuse.comparison.report import report
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict
@@ -88,8 +88,8 @@ def test_the_page_is_complete(three: Path) -> None:
     # Three metrics, ranks and who is better, the validation curve, and two terms of each of three losses.
     assert len([svg for svg in read.all("svg") if svg.get("aria-label")]) == 3 + 2 + 1 + 3 * 2
     data = json.loads(read.text["script"][0])
-    assert list(data["pictures"]) == [f"test-{index:06d}" for index in range(6)]
-    assert list(data["pictures"]["test-000000"]) == ["clip_ratio", "ldfusion", "pixel"]
+    assert list(data["images"]) == [f"test-{index:06d}" for index in range(6)]
+    assert list(data["images"]["test-000000"]) == ["clip_ratio", "ldfusion", "pixel"]
     assert [len(data["extremes"]["SSIM"]["pixel"][kind]) for kind in ("best", "worst")] == [3, 3]
     assert data["extremes"]["SSIM"]["pixel"]["best"][0][0] == "test-000005"
     assert data["extremes"]["MSE"]["pixel"]["best"][0][0] == "test-000000"
@@ -143,7 +143,7 @@ def test_the_same_runs_give_the_same_bytes(three: Path) -> None:
 def test_one_loss_and_one_seed_without_pictures_or_curves(sweep: Factory) -> None:
     text = page(sweep(curves=()))
     assert Page(text).open == []
-    assert "No run here has pictures" in text
+    assert "No run here has images" in text
     assert "nothing to compare it with" in text
 
 
@@ -185,8 +185,8 @@ def test_six_losses_with_twenty_pictures_stay_below_8_mb(sweep: Factory) -> None
     large = Image.fromarray(generator.integers(0, 255, (360, 480, 3), dtype=np.uint8))
     text = page(root, lambda image: {"infrared": large, "visible": large}, baseline="pixel weight=0.0")
     data = json.loads(Page(text).text["script"][0])
-    assert len(data["pictures"]) == 20
-    assert all(len(shown) >= 2 for shown in data["pictures"].values())
+    assert len(data["images"]) == 20
+    assert all(len(shown) >= 2 for shown in data["images"].values())
     assert 1e6 < len(text.encode()) < 8e6
 
 

@@ -21,8 +21,8 @@ CORRECTIONS = (
     "Hochberg's correction, so that about one in twenty of these is none."
 )
 POWER = (
-    "Nothing found is not nothing there: 'found with 80 %' says which difference so many seeds and scenes "
-    "show; how many seeds a smaller one needs: clipfuse compare --plan."
+    "A difference that is not found may still exist: column 'found with 80 %' holds the smallest that so "
+    "many seeds and scenes show; clipfuse compare --plan computes how many seeds a smaller one needs."
 )
 
 
@@ -84,9 +84,9 @@ def test_a_win_over_several() -> None:
 def test_a_win_needs_every_rival_beaten() -> None:
     rows = [row("a", 3.5), row("b", 7), row("c", 8)]
     told = verdict(made(rows=rows, rivals=[Rival("b", UNSURE, False), Rival("c", SURE, False)]))
-    assert told[0] == "Undecided: 'a' has the best average rank, but is not told apart from 'b' (p 0.347)."
+    assert told[0] == "Undecided: 'a' has the best average rank, but no test separates it from 'b' (p 0.347)."
     told = verdict(made(rows=rows, rivals=[Rival("b", UNSURE, False), Rival("c", UNSURE, False)]))
-    assert told[0].endswith("is not told apart from 'b' (p 0.347) and 'c' (p 0.347).")
+    assert told[0].endswith("no test separates it from 'b' (p 0.347) and 'c' (p 0.347).")
 
 
 def test_five_rivals_are_cut_short() -> None:
@@ -154,8 +154,7 @@ def test_one_training_each_is_two_networks() -> None:
     assert told == [
         "One training each: these are two networks, not two losses.",
         "On these scenes the network trained with 'a' ranks best: 1.25 of 2 on average over own-3 (3 metrics "
-        "in 2 families) and 24 scenes; next is that of 'b' with 1.75. What another seed would say is not "
-        "known.",
+        "in 2 families) and 24 scenes; next is that of 'b' with 1.75. With another seed this may differ.",
         "By random halves of the metrics of own-3 'a' is first in 90%.",
     ]
 
@@ -175,8 +174,8 @@ def test_one_loss() -> None:
 def test_equal_losses_are_said_to_be_equal() -> None:
     same = Rival("b", Estimate(0.0, 0.01, 0.0, 8.0), True)
     told = verdict(made(rivals=[same], twins=[("a", "b")]))
-    assert told[0] == "Undecided: 'a' has the best average rank, but is not told apart from 'b' (p 1.000)."
-    assert "'a' and 'b' have the same scores to the last bit: what tells them apart had no effect." in told
+    assert told[0] == "Undecided: 'a' has the best average rank, but no test separates it from 'b' (p 1.000)."
+    assert "'a' and 'b' have the same scores to the last bit: their settings differ without effect." in told
 
 
 def test_a_rank_that_is_better_is_no_rival_beaten() -> None:

@@ -31,9 +31,9 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.comparison.assemble import assemble, gather
     from clipfuse.comparison.collect import find_runs
     from clipfuse.comparison.formats import to_markdown
-    from clipfuse.comparison.insets import inset_picture
+    from clipfuse.comparison.insets import draw_insets
     from clipfuse.comparison.plan import plan
-    from clipfuse.comparison.plots import pictures_of
+    from clipfuse.comparison.plots import draw_all
     from clipfuse.comparison.variants import select
     from clipfuse.files import check_output, replace_when_whole, write_atomically
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> None:
     found = assemble(material, trivial, as_pictures(sources), options.pool_seeds)
     table = found.numbers
     if figures:
-        drawings = [*pictures_of(table), inset_picture(table, variants, found.sources, table.images)]
+        drawings = [*draw_all(table), draw_insets(table, variants, found.sources)]
         files = {
             figures / f"{each.name}.{kind}": (each, kind)
             for each in drawings

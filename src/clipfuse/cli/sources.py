@@ -9,9 +9,9 @@ from clipfuse.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from clipfuse.comparison.album import Sources as PictureSources
     from clipfuse.comparison.collect import Run
     from clipfuse.comparison.compute import TrivialScores
-    from clipfuse.comparison.pictures import Sources as PictureSources
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.types import FusionBatch
 

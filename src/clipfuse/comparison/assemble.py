@@ -1,16 +1,14 @@
 """From run folders to a finished comparison: what the command and `clipfuse.compare` share."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
 from typing import Any, Literal
 
+from clipfuse.comparison.album import Sources
 from clipfuse.comparison.collect import Run, file_notes
 from clipfuse.comparison.compute import TrivialScores, build_table, without_repeats
 from clipfuse.comparison.fairness import check_mixing
-from clipfuse.comparison.formats import to_csv, to_latex, to_markdown
-from clipfuse.comparison.pictures import Sources
+from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_records
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict
@@ -57,10 +55,10 @@ class Comparison:
     """A finished comparison.
 
     Attributes:
-        numbers: every number, as the reports use them.
+        numbers: every number of the table and the tests.
         sentences: the verdict, sentence by sentence.
-        material: the runs it was made of; `material.notes` holds the warnings.
-        sources: gives infrared and visible image of a test pair to be shown; None where they are missing.
+        material: the runs that are compared; `material.notes` holds the warnings.
+        sources: gives infrared and visible image of a test pair; None where they are missing.
     """
 
     numbers: Table
@@ -75,12 +73,11 @@ class Comparison:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """One record per row, metric and loss it is tested against.
+        """One record per row, metric and loss it is tested against; the keys are `formats.CSV_HEAD`.
 
-        The keys are the columns of `clipfuse compare --csv`; numbers are numbers, a missing one is None.
+        Numbers are numbers; a missing one is None.
         """
-        records = csv.DictReader(StringIO(to_csv(self.numbers, self.material.notes)))
-        return [{key: _value(key, text) for key, text in record.items()} for record in records]
+        return to_records(self.numbers, self.material.notes)
 
     def __str__(self) -> str:
         """Return the table in Markdown, the warnings and the verdict."""
@@ -91,7 +88,7 @@ class Comparison:
 
         Args:
             kind: the format.
-            command: what makes this file, to be shown on the HTML page.
+            command: the command line that writes this file, shown on the HTML page.
         """
         answer = (*self.material.notes, *self.sentences)
         if kind == "csv":
@@ -100,7 +97,7 @@ class Comparison:
             return "".join(f"> {line}\n" for line in answer) + f"\n{to_markdown(self.numbers)}"
         if kind == "latex":
             return "".join(f"% {line}\n" for line in answer) + to_latex(self.numbers)
-        from clipfuse.comparison.pictures import album, extremes
+        from clipfuse.comparison.album import album, extremes
         from clipfuse.comparison.report import report
 
         found = extremes(self.numbers, self.material.variants)
@@ -108,16 +105,6 @@ class Comparison:
         return report(
             self.numbers, self.material.drawn, self.sentences, self.material.notes, pictures, found, command
         )
-
-
-def _value(key: str, text: str) -> Any:
-    if text == "":
-        return None
-    if text in ("True", "False"):
-        return text == "True"
-    if key in ("method", "metric", "against", "verdict", "protocol", "notes"):
-        return text
-    return int(text) if key in ("seeds", "images", "scenes") else float(text)
 
 
 def gather(

@@ -1,4 +1,4 @@
-"""Reading the run folders of a sweep, whoever launched it."""
+"""Run folders of any sweep, read into records."""
 
 import csv
 import json
@@ -24,16 +24,16 @@ class Run:
     """One run folder.
 
     Attributes:
-        folder: where it lies.
-        config: its resolved configuration, empty if it never got one.
+        folder: the folder, on the disk or in a zip.
+        config: the resolved configuration, empty if none was written.
         status: "finished", "running", "failed" or "not started".
         reason: why it failed, or None.
-        samples_seen: training samples it has seen, or None if it does not say.
+        samples_seen: training samples seen, or None if this was not recorded.
         fit: seconds, samples, peak_memory_mb, device of the training; empty in older runs.
-        scores: metric -> image -> score of the test, NaN where it is not defined; empty if not tested.
+        scores: metric -> image -> score of the test, NaN where undefined; empty if not tested.
         scenes: image -> scene.
         curves: key of `metrics.csv` -> [(samples seen, value)].
-        digested: whether `metrics.json` holds the digest of the scores, and it is theirs.
+        digested: whether `metrics.json` holds the digest of the scores, and the scores have it.
         overrides: Hydra overrides that trained it, where the sweep has recorded them.
     """
 
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Path of the folder; nothing can be opened by it if the folder lies in a zip."""
+        """Path of the folder; it does not exist on the disk if the folder lies in a zip."""
         return Path(str(self.folder))
 
     @property
     def label(self) -> str:
-        """The last two names of its path, as "pixel/0"."""
+        """The last two names of its path, for example "pixel/0"."""
         return "/".join(self.path.parts[-2:])
 
     @property
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """Protocol of its scores, as "strict-1"."""
+        """Protocol of its scores, for example "strict-1"."""
         return str(self.config["protocol"])
 
     @property
@@ -76,12 +76,12 @@ class Run:
 
     @property
     def knows_content(self) -> bool:
-        """Whether `split` is of the pictures and the scenes, too, not of names alone as in older runs."""
+        """Whether `split` hashes the images and scenes, too; in older runs it hashes the names alone."""
         return "split_of" in self.config
 
     @property
     def budget(self) -> str:
-        """What the training was given: samples, batch and crop."""
+        """Samples, batch size and crop size of the training, in words."""
         config = self.config
         batch, seen = self._batch, self.samples_seen
         samples = config["steps"] * batch if seen is None or self.status != "finished" else seen
@@ -97,7 +97,7 @@ class Run:
 
     @property
     def _batch(self) -> int:
-        """Samples per update, of all devices."""
+        """Samples per update, summed over devices."""
         if self.fit.get("updates"):
             return round(self.fit["samples"] / self.fit["updates"])
         devices = self.config.get("trainer", {}).get("devices", 1)
@@ -179,21 +179,21 @@ def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
 
 
 def file_notes(runs: Sequence[Run]) -> list[str]:
-    """Return what a reader must know of the files of the runs that are compared, one sentence each.
+    """Return warnings about the files of the runs, one sentence each.
 
-    Older runs whose scores have no digest, or whose data is known by names alone; and test pictures that
-    look like video but count as independent scenes.
+    They name older runs without a digest of their scores, or without a fingerprint of their data's content,
+    and test images that look like video but count as independent scenes.
     """
     notes = []
     if undigested := sum(bool(run.scores) and not run.digested for run in runs):
         notes.append(
-            f"{undigested} of {len(runs)} runs lack a digest of their scores: whether these were changed "
-            "after the test cannot be told."
+            f"{undigested} of {len(runs)} runs lack a digest of their scores: a change after the test would "
+            "not be noticed."
         )
     if nameless := sum(bool(run.config) and not run.knows_content for run in runs):
         notes.append(
-            f"{nameless} of {len(runs)} runs lack a fingerprint of their data's content: that they saw the "
-            "same pictures is known by the names of these alone."
+            f"{nameless} of {len(runs)} runs lack a fingerprint of their data's content: that they used the "
+            "same images is checked by the names alone."
         )
     scenes = (run.config.get("scenes") for run in runs)
     found = (each.get("warning") for each in scenes if isinstance(each, Mapping))

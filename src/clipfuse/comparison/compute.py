@@ -1,4 +1,4 @@
-"""From the scores of all runs to the one table."""
+"""From the scores of all runs to the table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +11,15 @@ import numpy as np
 from clipfuse.comparison import statistics
 from clipfuse.comparison.collect import Run
 from clipfuse.comparison.ranking import Ranking
-from clipfuse.comparison.scores import Scores, collect, scene_means, shared_images
-from clipfuse.comparison.statistics import LEVEL, Array
+from clipfuse.comparison.scores import Scores, collect, shared_images
+from clipfuse.comparison.statistics import LEVEL
 from clipfuse.comparison.table import Cell, Column, Difference, Rival, Row, Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import CLASSIC, VerdictSet
 
 SEED = 0  # of all resampling: the same runs give the same bytes
-ALL = "all"  # as a baseline: every loss against every other
+ALL = "all"  # in place of a reference loss: every loss against every other
 TrivialScores = Mapping[str, Mapping[str, Mapping[str, float]]]  # fusion -> metric -> image -> score
 
 
@@ -27,7 +27,7 @@ def build_table(
     variants: Sequence[Variant],
     protocol: Protocol,
     metrics: Sequence[str],
-    baseline: str,
+    reference: str,
     trivial: TrivialScores | None = None,
     verdict_set: VerdictSet = CLASSIC,
     pooled: bool = False,
@@ -35,12 +35,12 @@ def build_table(
     """Compute every number of a comparison.
 
     Args:
-        variants: all with tested runs, no two runs of one loss the same; see `without_repeats`.
-        protocol: of their scores.
+        variants: the losses; all have tested runs, no two runs of one loss are the same (`without_repeats`).
+        protocol: the protocol of their scores.
         metrics: columns of the table; all runs have them.
-        baseline: name of the loss the others are tested against, or "all": each against each.
-        trivial: scores of the trivial fusions, if they could be had.
-        verdict_set: whose metrics rank the runs, shown or not; the runs have some.
+        reference: name of the reference loss, or "all": each loss is tested against each.
+        trivial: scores of the trivial fusions, if there are any.
+        verdict_set: the metrics that rank the runs, in the table or not; the runs have some of them.
         pooled: take the variance of seeds to be the same for all losses.
     """
     images, member = shared_images(variants)
@@ -48,29 +48,35 @@ def build_table(
         name for name in protocol.metrics if all(name in run.scores for v in variants for run in v.runs)
     )
     ranked = [name for members in families.values() for name in members]
+    fusions = dict(trivial or {})
     scores = {
-        name: collect(variants, protocol, name, images, member) for name in dict.fromkeys([*metrics, *ranked])
+        name: collect(variants, protocol, name, images, member, list(fusions.values()))
+        for name in dict.fromkeys([*metrics, *ranked])
     }
     shown = [scores[name] for name in metrics]
-    fusions = dict(trivial or {})
+    shares = member.sum(axis=0) / len(images)
     ranking = None
     if len(variants) > 1:
-        ranking = _rank([scores[name] for name in ranked], families, variants, fusions, images, member)
+        counts = [len(variant.runs) for variant in variants]
+        signed = {name: _signed(scores[name], counts) for name in ranked}
+        ranking = Ranking(signed, families, counts, shares)
     names = [variant.name for variant in variants]
-    against = pairs(names, baseline)
+    against = pairs(names, reference)
     twins = _twins(variants)
     differences = _differences(shown, names, against, pooled)
     rows = [
-        _row(variant, _cells(shown, place, ranking), ranking, place) for place, variant in enumerate(variants)
+        _row(variant, _cells(shown, place, len(names), ranking), ranking, place)
+        for place, variant in enumerate(variants)
     ]
     if ranking is not None:
         rows = _with_shares(rows, ranking)
     order = sorted(range(len(rows)), key=lambda place: (rows[place].rank or 0, rows[place].name))
     ordered = [rows[place] for place in order]
     for place, (name, found) in enumerate(fusions.items(), start=len(variants)):
-        ordered.append(_trivial(name, found, shown, images, member, ranking, place))
+        rank = None if ranking is None or not found else ranking.average(place).value
+        cells = _cells(shown, place, len(names), ranking)
+        ordered.append(Row(name.removeprefix("baseline:"), trivial=True, cells=cells, rank=rank))
         order.append(place)
-    shares = member.sum(axis=0) / len(images)
     return Table(
         protocol=protocol,
         verdict_set=verdict_set,
@@ -110,43 +116,23 @@ def without_repeats(variants: Sequence[Variant]) -> tuple[list[Variant], list[st
     return kept, notes
 
 
-def _rank(
-    metrics: Sequence[Scores],
-    families: Mapping[str, Sequence[str]],
-    variants: Sequence[Variant],
-    trivial: TrivialScores,
-    images: Sequence[str],
-    member: Array,
-) -> Ranking:
-    counts = [len(variant.runs) for variant in variants]
-    table = {}
-    for metric in metrics:
-        sign = 1.0 if metric.higher_is_better else -1.0
-        signed = np.full((sum(counts) + len(trivial), len(metric.present)), nan)
-        signed[:, metric.present] = -np.inf
-        start = 0
-        for count, scores in zip(counts, metric.by_scene, strict=True):
-            if scores is not None:
-                signed[start : start + count, metric.present] = sign * scores
-            start += count
-        for place, found in enumerate(trivial.values(), start=sum(counts)):
-            values = _of_fusion(found, metric, images)
-            if not np.isnan(values).any():
-                signed[place, metric.present] = sign * scene_means(values, member[metric.kept])[0]
-        table[metric.name] = signed
-    return Ranking(table, families, counts, member.sum(axis=0) / len(images))
+def _signed(metric: Scores, counts: Sequence[int]) -> statistics.Array:
+    """Return scene means of all runs, then of the trivial fusions, for `Ranking`: larger is better."""
+    sign = 1.0 if metric.higher_is_better else -1.0
+    sizes = [*counts, *[1] * (len(metric.by_scene) - len(counts))]
+    signed = np.full((sum(sizes), len(metric.present)), nan)
+    signed[:, metric.present] = -np.inf
+    for end, size, scores in zip(np.cumsum(sizes), sizes, metric.by_scene, strict=True):
+        if scores is not None:
+            signed[end - size : end, metric.present] = sign * scores
+    return signed
 
 
-def _of_fusion(found: Mapping[str, Mapping[str, float]], metric: Scores, images: Sequence[str]) -> Array:
-    scores = found.get(metric.name, {})
-    return np.array([[scores.get(image, nan) for image in images]])[:, metric.kept]
-
-
-def pairs(names: Sequence[str], baseline: str) -> list[tuple[str, str]]:
-    """Return which losses are tested against which: all against the baseline, or each against each."""
-    if baseline == ALL and ALL not in names:
+def pairs(names: Sequence[str], reference: str) -> list[tuple[str, str]]:
+    """Return which losses are tested against which: all against the reference loss, or each against each."""
+    if reference == ALL and ALL not in names:
         return [(other, one) for one, other in combinations(names, 2)]
-    return [(name, baseline) for name in names if name != baseline]
+    return [(name, reference) for name in names if name != reference]
 
 
 def _twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
@@ -163,16 +149,13 @@ def _differences(
 ) -> dict[tuple[str, str], dict[str, Difference]]:
     raw: dict[tuple[str, str], dict[str, Difference]] = {pair: {} for pair in pairs}
     for metric in metrics:
-        spreads = dict(zip(names, metric.spreads, strict=True))
-        images = dict(zip(names, metric.images, strict=True))
-        pool = statistics.pool([each for each in spreads.values() if each]) if pooled else None
+        losses = dict(zip(names, zip(metric.spreads, metric.images, strict=True), strict=False))
+        several = [spread for spread, _ in losses.values() if spread]
+        pool = statistics.pool(several) if pooled else None
         for pair in pairs:
-            one, other = (spreads[name] for name in pair)
-            if one is None or other is None:
+            (one, first), (other, second) = (losses[name] for name in pair)
+            if one is None or other is None or first is None or second is None:
                 continue
-            first, second = (images[name] for name in pair)
-            assert first is not None
-            assert second is not None
             raw[pair][metric.name] = Difference(
                 statistics.crossed_difference(one, other, metric.shares, pool),
                 metric.higher_is_better,
@@ -195,27 +178,26 @@ def _differences(
     return found
 
 
-def _cells(metrics: Sequence[Scores], loss: int, ranking: Ranking | None) -> dict[str, Cell]:
+def _cells(metrics: Sequence[Scores], row: int, losses: int, ranking: Ranking | None) -> dict[str, Cell]:
+    """Return the cells of a row by metric; the first `losses` rows compete for the places."""
     cells = {}
     for metric in metrics:
-        spreads = metric.spreads
-        spread = spreads[loss]
+        spread = metric.spreads[row]
         if spread is None:
             continue
-        means = [each.mean for each in spreads if each is not None]
-        place = sorted(set(means), reverse=metric.higher_is_better).index(spread.mean) + 1
+        place = None
+        if row < losses > 1:
+            means = {each.mean for each in metric.spreads[:losses] if each is not None}
+            place = sorted(means, reverse=metric.higher_is_better).index(spread.mean) + 1
+        ranks = {} if ranking is None else ranking.by_metric
         cells[metric.name] = Cell(
             spread.mean,
             spread.of_runs**0.5 if spread.runs > 1 else None,
             *statistics.crossed_mean(spread, metric.shares).interval(),
-            place=place if place < 3 and len(metric.by_scene) > 1 else None,
-            rank=_metric_rank(ranking, metric.name, loss),
+            place=place if place in (1, 2) else None,
+            rank=float(ranks[metric.name][row]) if metric.name in ranks else None,
         )
     return cells
-
-
-def _metric_rank(ranking: Ranking | None, name: str, row: int) -> float | None:
-    return None if ranking is None or name not in ranking.by_metric else float(ranking.by_metric[name][row])
 
 
 def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking | None, place: int) -> Row:
@@ -225,6 +207,7 @@ def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking | None, p
     seconds = fmean(seconds for seconds, _ in known) if len(known) == len(times) else None
     samples = fmean(run.samples_seen or 0 for run in variant.runs)
     average = None if ranking is None else ranking.average(place)
+    devices = dict.fromkeys(str(run.fit["device"]) for run in variant.runs if "device" in run.fit)
     return Row(
         name=variant.name,
         trivial=False,
@@ -236,16 +219,14 @@ def _row(variant: Variant, cells: Mapping[str, Cell], ranking: Ranking | None, p
         projected=any(projected for _, projected in known),
         samples_per_second=samples / seconds if seconds else None,
         memory_mb=max(peaks) if peaks else None,
-        device=", ".join(
-            dict.fromkeys(str(run.fit["device"]) for run in variant.runs if "device" in run.fit)
-        ),
+        device=", ".join(devices),
     )
 
 
 def _with_shares(rows: Sequence[Row], ranking: Ranking) -> list[Row]:
     generator = np.random.default_rng(SEED)
     first, stable = ranking.first(generator), ranking.stable(generator)
-    several = min(ranking.losses) > 1  # resamples of one training would know nothing of seeds
+    several = min(ranking.losses) > 1  # resamples of one training hold no variation of seeds
     return [
         replace(row, first=float(a) if several else None, stable=float(b))
         for row, a, b in zip(rows, first, stable, strict=True)
@@ -268,28 +249,6 @@ def _rivals(
     ]
 
 
-def _trivial(
-    name: str,
-    found: Mapping[str, Mapping[str, float]],
-    metrics: Sequence[Scores],
-    images: Sequence[str],
-    member: Array,
-    ranking: Ranking | None,
-    place: int,
-) -> Row:
-    cells = {}
-    for metric in metrics:
-        values = _of_fusion(found, metric, images)
-        if values.size and not np.isnan(values).any():
-            spread = statistics.spread(scene_means(values, member[metric.kept]), metric.shares)
-            low, high = statistics.crossed_mean(spread, metric.shares).interval()
-            cells[metric.name] = Cell(
-                spread.mean, None, low, high, rank=_metric_rank(ranking, metric.name, place)
-            )
-    rank = None if ranking is None or not found else ranking.average(place).value
-    return Row(name=name.removeprefix("baseline:"), trivial=True, cells=cells, rank=rank)
-
-
 def _column(
     metric: Scores,
     protocol: Protocol,
@@ -297,16 +256,14 @@ def _column(
     differences: Mapping[tuple[str, str], Mapping[str, Difference]],
 ) -> Column:
     largest = max((abs(row.cells[metric.name].mean) for row in rows if metric.name in row.cells), default=0)
-    decimals = min(4, max(0, 3 - floor(log10(largest)))) if largest else 4
-    kept = int(metric.kept.sum())
     found = [row[metric.name].detectable for row in differences.values() if metric.name in row]
     finite = [each for each in found if isfinite(each)]
     return Column(
         name=metric.name,
         higher_is_better=metric.higher_is_better,
         checked=metric.name in protocol.checked,
-        decimals=decimals,
-        images=kept,
-        left_out=len(metric.kept) - kept,
+        decimals=min(4, max(0, 3 - floor(log10(largest)))) if largest else 4,
+        images=int(metric.kept.sum()),
+        left_out=int((~metric.kept).sum()),
         detectable=median(finite) if finite else None,
     )

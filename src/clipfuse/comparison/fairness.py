@@ -1,4 +1,4 @@
-"""Whether the losses of some runs compare at all: they must agree in what `clipfuse.runs.contract` lists."""
+"""Whether runs can be compared fairly: they must agree in what `clipfuse.runs.contract` lists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,23 +11,23 @@ from clipfuse.runs.contract import KINDS, Tuning, decide, flatten, read_tuning
 # kind -> key -> [(value in words, the runs that have it)], two values or more
 Differences = dict[str, dict[str, list[tuple[str, list[Run]]]]]
 
-_GIVEN = "budget"  # what a training had by its end: the clock may have stopped it
-_ASKED = {"steps", "loader.batch_size", "loader.crop_size"}  # what it was told to have
+_GIVEN = "budget"  # of the finished training, which a time limit may have stopped
+_ASKED = {"steps", "loader.batch_size", "loader.crop_size"}  # the settings of the budget
 _SHOWN = 6
 
 
 def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
-    """Refuse runs that no fair table can hold together.
+    """Refuse runs that cannot be compared fairly.
 
-    They may differ in their loss, its solver, their seed, and in what the contract calls harmless; where all
-    declare the same `tuning` of a setting of the optimiser, in that as well.
+    They may differ in their loss, its solver, their seed, and in what the contract lists as harmless. If all
+    declare the same `tuning` of a setting of the optimiser, they may differ in this setting, too.
 
     Args:
-        runs: those that will be compared.
-        allowed: kinds of `clipfuse.runs.contract.KINDS` that may be mixed all the same.
+        runs: the runs of one comparison.
+        allowed: kinds of `clipfuse.runs.contract.KINDS` in which the runs may differ, with a warning.
 
     Returns:
-        A warning for each kind that is mixed; then what must be known: a setting that was tuned, several
+        A warning for each kind in which the runs differ; then notes about a setting that was tuned, several
         devices, several commits of the code.
 
     Raises:
@@ -87,12 +87,12 @@ def _refusal(refused: Sequence[str], differences: Differences, allowed: Sequence
 
 
 def _warning(kind: str, keys: Mapping[str, list[tuple[str, list[Run]]]]) -> str:
-    told = []
+    parts = []
     for key, values in list(keys.items())[:_SHOWN]:
         each = (f"{value} ({_those(members)})" for value, members in values)
-        told.append(f"{key} is {' or '.join(each)}")
+        parts.append(f"{key} is {' or '.join(each)}")
     more = [f"and {len(keys) - _SHOWN} more settings"] if len(keys) > _SHOWN else []
-    return f"The runs differ in {kind}, so this comparison is not fair: {'; '.join([*told, *more])}."
+    return f"The runs differ in {kind}, so this comparison is not fair: {'; '.join([*parts, *more])}."
 
 
 def _those(runs: Sequence[Run]) -> str:
@@ -101,7 +101,7 @@ def _those(runs: Sequence[Run]) -> str:
 
 
 def _tuned(runs: Sequence[Run], differences: Differences) -> list[str]:
-    """Take a setting that all runs tuned by one rule out of the differences, and say so."""
+    """Remove a setting that all runs tuned by one rule from the differences; return a note about it."""
     declared: list[Tuning | None] = [
         read_tuning(run.config, f"{run.folder / 'config.yaml'}: ") for run in runs
     ]
@@ -113,7 +113,7 @@ def _tuned(runs: Sequence[Run], differences: Differences) -> list[str]:
     for variant in group(runs):
         untuned = {key: value for key, value in variant.settings.items() if key != tuning.key}
         if untuned in losses:
-            return []  # one loss at several values: these are trials, of which none has been chosen
+            return []  # one loss at several values: trials, of which none has been chosen yet
         losses.append(untuned)
         chosen.setdefault(variant.settings[tuning.key], []).append(variant.name)
     if optimizer := differences.pop("optimizer", {}):

@@ -1,4 +1,4 @@
-"""Whether the scores of a run are those that its test wrote."""
+"""Whether the scores of a run are unchanged since its test."""
 
 import hashlib
 import json
@@ -10,22 +10,22 @@ from clipfuse.comparison.zips import Folder
 from clipfuse.errors import UserError
 
 _REMEDY = "restore the file, test the run again, or leave its folder out"
-_ROUNDING = 1e-5  # of means that were kept in float32
+_ROUNDING = 1e-5  # relative; means were kept in float32
 
 
 def check_scores(folder: Folder, scores: Mapping[str, Mapping[str, float]], images: int) -> bool:
-    """Hold `per_image.csv` against `metrics.json`: the number of images, the digest, the means.
+    """Compare `per_image.csv` with `metrics.json`: the number of images, the digest, the means.
 
     Args:
-        folder: the run's `test`.
+        folder: folder `test` of the run.
         scores: metric -> image -> score, as read from `per_image.csv`; NaN where it is not defined.
-        images: the rows of that file.
+        images: number of rows of that file.
 
     Returns:
-        Whether a digest proved the scores; older runs have none.
+        Whether the scores have a digest, which is right; older runs have none.
 
     Raises:
-        UserError: the table was cut or edited, or the means were.
+        UserError: the scores or the means were cut or edited.
     """
     table, record = folder / "per_image.csv", folder / "metrics.json"
     try:

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Sequence
 from io import StringIO
 from math import isfinite
+from typing import Any
 
 from clipfuse.comparison.table import Cell, Column, Difference, Row, Table
 
@@ -26,24 +27,24 @@ def span(column: Column, cell: Cell) -> str:
 
 
 def found(column: Column) -> str:
-    """Return the smallest difference that would have been found clearly with 80 %."""
+    """Return the smallest true difference that is found clearly with a probability of 80 %."""
     return MISSING if column.detectable is None else f"{column.detectable:.{column.decimals}f}"
 
 
 def difference(column: Column, each: Difference) -> tuple[str, str]:
-    """Return a difference of means, and what is known of it."""
-    told = f"{each.estimate.value:+.{column.decimals}f}"
+    """Return a difference of means, and its interval, p-value and finding."""
+    shown = f"{each.estimate.value:+.{column.decimals}f}"
     if each.equal:
-        return told, "the same scores to the last bit"
+        return shown, "the same scores to the last bit"
     if not each.tested:
-        return told, "one training: no test"
+        return shown, "one training: no test"
     low, high = each.estimate.interval()
     known = [f"{low:+.{column.decimals}f} to {high:+.{column.decimals}f}", f"p {p_value(each.holm)}"]
     if each.divided:
         known.append("mean and median disagree")
     elif each.better:
-        known.append(f"{each.word} {'better' if each.better > 0 else 'worse'}")
-    return told, "; ".join(known)
+        known.append(each.finding)
+    return shown, "; ".join(known)
 
 
 def p_value(value: float) -> str:
@@ -60,7 +61,7 @@ def duration(seconds: float | None, projected: bool = False) -> str:
 
 
 def extras(row: Row) -> dict[str, str]:
-    """Return what a row says beside its scores, by caption."""
+    """Return rank, cost and other entries of a row beside its scores, by caption."""
     rate, memory = row.samples_per_second, row.memory_mb
     return {
         RANK: MISSING if row.rank is None else f"{row.rank:.2f}",
@@ -82,8 +83,8 @@ def grid(
 
     Args:
         table: the numbers.
-        mark: makes the cell of the best (1) and the second (2) stand out.
-        escape: of the format.
+        mark: formats the cell of the best (1) and the second (2) row.
+        escape: escapes the characters that the format reserves.
     """
     power = any(column.detectable is not None for column in table.columns)
     lines = [["metric", *(escape(row.name) for row in table.rows), *[FOUND] * power]]
@@ -98,7 +99,7 @@ def grid(
 
 
 def captions(table: Table) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Return the notes below the table: protocol, images, ranks, power."""
     unchecked = [column.name for column in table.columns if not column.checked]
     lines = [
         f"protocol {table.protocol}: {table.protocol.summary}",
@@ -124,7 +125,7 @@ def captions(table: Table) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    """Return a table that can also be read as plain text."""
+    """Return the table in Markdown, aligned so that it can be read as plain text."""
     marks = {1: "**", 2: "_", None: ""}
     lines = grid(
         table,
@@ -190,46 +191,42 @@ CSV_HEAD = (
 )
 
 
-def to_csv(table: Table, notes: Sequence[str] = ()) -> str:
-    """Return a line per row, loss it is held against and metric, with every number in full precision.
+def to_records(table: Table, notes: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return a record per row, loss it is tested against, and metric; the keys are `CSV_HEAD`.
 
-    Warnings of the comparison are repeated on each line, so that no number travels without them.
+    A missing number is None. The notes are repeated in each record, so that no number travels without them.
     """
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    records = []
     for row in table.rows:
-        others: list[str | None] = [
-            other for name, other in table.against if name == row.name and not row.trivial
-        ]
+        others = [other for name, other in table.against if name == row.name and not row.trivial]
         for other in others or [None]:
             for column in table.columns:
                 cell = row.cells.get(column.name)
-                numbers = [""] * 5
-                if cell:
-                    numbers = [_full(each) for each in (cell.mean, cell.std, cell.low, cell.high, cell.rank)]
+                numbers = (cell.mean, cell.std, cell.low, cell.high, cell.rank) if cell else (None,) * 5
                 each = None if other is None else table.differences[row.name, other].get(column.name)
-                writer.writerow(
-                    [
-                        *(row.name, row.trivial, len(row.seeds), column.name, column.higher_is_better),
-                        *(*numbers, *_paired(other, each), column.images, table.scenes, str(table.protocol)),
-                        " ".join(notes),
-                    ]
+                values = (
+                    *(row.name, row.trivial, len(row.seeds), column.name, column.higher_is_better),
+                    *(*numbers, *_paired(other, each), column.images, table.scenes, str(table.protocol)),
+                    " ".join(notes),
                 )
-    return out.getvalue()
+                records.append(dict(zip(CSV_HEAD, values, strict=True)))
+    return records
 
 
-def _paired(other: str | None, each: Difference | None) -> list[str]:
+def _paired(other: str | None, each: Difference | None) -> Sequence[Any]:
     if each is None:
-        return [""] * 10
-    tests = [""] * 5
+        return (None,) * 10
+    tests: Sequence[float | None] = (None,) * 5
     if each.tested:
-        low, high = each.estimate.interval()
-        tests = [_full(value) for value in (low, high, each.estimate.p, each.holm, each.discovery)]
-    verdict = f"{each.word} {'better' if each.better > 0 else 'worse'}" if each.better else ""
-    known = _full(each.detectable) if isfinite(each.detectable) else ""
-    return [str(other), _full(each.estimate.value), *tests, _full(each.median), known, verdict]
+        tests = (*each.estimate.interval(), each.estimate.p, each.holm, each.discovery)
+    detectable = each.detectable if isfinite(each.detectable) else None
+    return other, each.estimate.value, *tests, each.median, detectable, each.finding or None
 
 
-def _full(value: float | None) -> str:
-    return "" if value is None else repr(value)
+def to_csv(table: Table, notes: Sequence[str] = ()) -> str:
+    """Return `to_records` as CSV, with every number in full precision."""
+    out = StringIO()
+    writer = csv.DictWriter(out, CSV_HEAD, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(to_records(table, notes))
+    return out.getvalue()

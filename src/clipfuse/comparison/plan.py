@@ -18,20 +18,20 @@ def plan(
     variants: Sequence[Variant],
     protocol: Protocol,
     metrics: Sequence[str],
-    baseline: str,
+    reference: str,
     wanted: Mapping[str, float],
 ) -> list[str]:
-    """Return lines that say how many seeds of each loss find which difference clearly, with 80 %.
+    """Return lines with the number of seeds that find a difference clearly with a probability of 80 %.
 
-    Per metric the pair of losses that needs most. "Clearly" is at 5 % over the number of tests, which is
-    what Holm's correction asks of the first.
+    For each metric the pair of losses that needs most seeds counts. "Clearly" is tested at 5 % divided by the
+    number of tests, the level of the first step of Holm's correction.
 
     Args:
         variants: the losses of the pilot, two seeds or more of each.
-        protocol: of their scores.
-        metrics: that the study will test.
-        baseline: the loss the others will be tested against, or "all".
-        wanted: metric -> difference to be found; empty: a table of what some numbers of seeds find.
+        protocol: the protocol of their scores.
+        metrics: the metrics that the study will test.
+        reference: name of the reference loss, or "all".
+        wanted: metric -> difference to be found; empty: a table of what 3 to 100 seeds find.
 
     Raises:
         UserError: a loss has a single seed, there is one loss, or a metric is not among `metrics`.
@@ -39,9 +39,9 @@ def plan(
     few = [variant.name for variant in variants if len(variant.runs) < 2]
     if few:
         raise UserError(
-            f"--plan: '{few[0]}' has one seed, which says nothing of how much seeds vary; train two or more"
+            f"--plan: '{few[0]}' has one seed, which shows no variation of seeds; train two or more"
         )
-    tested = pairs([variant.name for variant in variants], baseline)
+    tested = pairs([variant.name for variant in variants], reference)
     if not tested:
         raise UserError("--plan: there is one loss; a plan needs two that will be compared")
     for name in wanted:
@@ -70,15 +70,15 @@ def plan(
 
 
 def _smallest(shares: Array, both: Sequence[tuple[Spread, Spread]], level: float) -> list[str]:
-    told, least = [], inf
+    cells, least = [], inf
     for count in SEEDS:
         values = [
             statistics.detectable(statistics.planned(one, other, shares, count), level) for one, other in both
         ]
-        # Degrees of freedom are estimates; more seeds are never worse.
+        # The degrees of freedom are estimates; more seeds never find less.
         least = min(least, max(values, default=inf))
-        told.append(f"{least:.3g}" if isfinite(least) else "-")
-    return told
+        cells.append(f"{least:.3g}" if isfinite(least) else "-")
+    return cells
 
 
 def _needed(

@@ -1,4 +1,4 @@
-"""Ranks of single trainings within scenes: what the overall verdict is made from."""
+"""Ranks of single trainings within scenes, on which the verdict is based."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
@@ -9,7 +9,7 @@ import numpy as np
 from clipfuse.comparison import statistics
 from clipfuse.comparison.statistics import Array, Estimate
 
-HALVES = 1000  # of a verdict set that are tried at the most
+HALVES = 1000  # the most halves of a verdict set that are tried
 
 
 class Ranking:
@@ -17,24 +17,24 @@ class Ranking:
 
     In each scene each metric ranks all runs of all losses; ranks are averaged over the metrics of a family,
     then over families, so that a family has one vote. Runs are ranked, not losses, because the seeds of one
-    loss differ too. What varies is then judged as any score is: `crossed_difference`.
+    loss differ too. Ranks are then tested like scores, by `crossed_difference`.
 
-    A trivial fusion is no run: its rank says where it would stand, so that it changes nobody else's.
+    The rank of a trivial fusion is the one it would have among the runs; it changes no rank of a run.
 
     Args:
         metrics: metric -> scene means of all runs and then of the trivial fusions, (runs + trivial, scenes),
-            larger the better; NaN where a scene has none, -inf where a run or fusion has no score.
-        families: family -> metrics; each of `metrics`.
+            larger is better; NaN where no run has a score in a scene, -inf where one run or fusion has none.
+        families: family -> metrics; all are keys of `metrics`.
         losses: number of runs of each loss, in the order of the rows.
-        shares: of the scenes among the images, (scenes,).
+        shares: share of each scene in the images, (scenes,), summing to 1.
 
     Attributes:
         by_metric: average rank of each row, (rows,), by metric.
         by_scene: rank of each row's runs in each scene, (runs, scenes) per row: losses first, then trivial
             fusions.
-        spreads: `spread` of each loss's, with one entry per loss.
-        shares: of the scenes in which any metric of the set is defined.
-        better: share in which the row's run is better than the column's, (rows, rows).
+        spreads: `spread` of the ranks of each loss.
+        shares: shares of the scenes in which any metric of the set is defined, summing to 1.
+        better: share of scenes and pairs of runs in which the row is better than the column, (rows, rows).
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Ranking:
         self.better = np.array([[over_scenes[a, b].mean() for b in self._rows] for a in self._rows])
 
     def average(self, row: int) -> Estimate:
-        """Return a row's average rank."""
+        """Return the average rank of a row."""
         return statistics.crossed_mean(statistics.spread(self.by_scene[row], self.shares), self.shares)
 
     def difference(self, row: int, other: int) -> Estimate:
-        """Return how much larger, so how much worse, the rank of loss `row` is than that of `other`."""
+        """Return the average rank of loss `row` less that of `other`; above 0 `row` is worse."""
         return statistics.crossed_difference(self.spreads[row], self.spreads[other], self.shares)
 
     def first(self, generator: np.random.Generator) -> Array:
@@ -93,7 +93,7 @@ class Ranking:
     def stable(self, generator: np.random.Generator) -> Array:
         """Return the share of halves of the set's metrics by which each loss has the best rank, (losses,).
 
-        All halves where there are at most `HALVES`, else so many drawn ones.
+        All halves if there are at most `HALVES`, else `HALVES` random ones.
         """
         names = [name for members in self._families.values() for name in members]
         half = (len(names) + 1) // 2
@@ -104,7 +104,7 @@ class Ranking:
         taken = np.zeros((len(chosen), len(names)))
         taken[np.arange(len(chosen))[:, None], np.array(chosen)] = 1
         member = statistics.membership([family for family, each in self._families.items() for _ in each])
-        counts = taken @ member  # metrics of each family that a half has
+        counts = taken @ member  # metrics of each family in each half
         votes = np.divide(1, counts, out=np.zeros_like(counts), where=counts > 0)
         weights = taken * (votes @ member.T) / (counts > 0).sum(axis=1, keepdims=True)
         means = weights @ np.array([self.by_metric[name] for name in names])
@@ -127,12 +127,12 @@ def _better(scores: Array) -> Array:
 
 
 def _ranks(better: Array, runs: int) -> Array:
-    """Return (all, scenes): half, and how many runs are better; a run ties with itself, so 1 is best."""
+    """Return ranks, (all, scenes): 0.5 plus the number of better runs, and a run ties with itself."""
     return 0.5 + better[:, :runs].sum(axis=1).T
 
 
 class _Mean:
-    """A running mean of what is defined; NaN where nothing is."""
+    """A running mean of the defined values; NaN where none is defined."""
 
     def __init__(self) -> None:
         self._total: Array | float = 0.0
@@ -149,6 +149,6 @@ class _Mean:
 
 
 def _firsts(means: Array) -> Array:
-    """Return how often each of (losses, draws) is the least; ties share."""
+    """Return the share of draws in which each of (losses, draws) is the least; ties share, (losses,)."""
     best = np.isclose(means, means.min(axis=0, keepdims=True), rtol=0, atol=1e-9)
     return np.asarray((best / best.sum(axis=0, keepdims=True)).mean(axis=1), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The comparison as one page of HTML that needs nothing else."""
+"""The comparison as one HTML page that needs no other file and no network."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipfuse.comparison import formats, plots
+from clipfuse.comparison.album import Album, Extremes
 from clipfuse.comparison.collect import Run
-from clipfuse.comparison.pictures import Album, Extremes
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
@@ -29,10 +29,10 @@ def report(
 
     Args:
         table: the numbers.
-        variants: with all runs whose curves are drawn, also those without scores.
+        variants: the losses with all runs whose curves are drawn, also those without scores.
         sentences: the verdict.
-        notes: warnings, and what was left out.
-        album: the pictures.
+        notes: warnings, and runs or metrics that were left out.
+        album: the test images.
         extremes: images each loss is best and worst on.
         command: the command line that writes this page.
     """
@@ -46,9 +46,9 @@ def report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {}  # the order of pictures is ours
+    environment.policies["json.dumps_kwargs"] = {}  # keep the order of the images
     terms = {
-        variant.name: plots.curve_pictures(f"terms{index}-", [variant], places, "train/loss/")
+        variant.name: plots.draw_curves(f"terms{index}-", [variant], places, "train/loss/")
         for index, variant in enumerate(drawn)
     }
     return environment.get_template("report.html.j2").render(
@@ -58,14 +58,14 @@ def report(
         formats=formats,
         lines=formats.grid(table, _mark),
         styles={name: plots.style(place) for name, place in places.items()},
-        ranks=plots.rank_picture(table),
-        better=plots.better_picture(table),
-        intervals=[plots.interval_picture(table, index) for index in range(len(table.columns))],
-        curves=plots.curve_pictures("validation", drawn, places, "val/metric/"),
+        ranks=plots.draw_ranks(table),
+        better=plots.draw_better(table),
+        intervals=[plots.draw_metric(table, index) for index in range(len(table.columns))],
+        curves=plots.draw_curves("validation", drawn, places, "val/metric/"),
         terms=terms,
         album=album,
         data={
-            "pictures": album.uris,
+            "images": album.uris,
             "losses": losses,
             "extremes": extremes,
             "decimals": {column.name: column.decimals for column in table.columns},
@@ -80,7 +80,7 @@ def report(
 
 
 def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:
-    """Return key -> one value per variant, for the settings and versions that are not the same in all."""
+    """Return the settings and versions in which variants differ: key -> one value per variant."""
     columns = [
         {**variant.settings, **leaves(variant.runs[0].config.get("versions", {}), "versions")}
         for variant in variants
@@ -91,7 +91,7 @@ def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:
 
 
 def _facts(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the values of what runs should share: one each, unless they were mixed."""
+    """Return budget, protocol and split of the runs: one value of each, unless the runs differ."""
     kinds = ("budget", "protocol", "split")
     return {kind: list(dict.fromkeys(str(getattr(run, kind)) for run in runs)) for kind in kinds}
 

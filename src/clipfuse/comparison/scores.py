@@ -1,6 +1,6 @@
-"""The scores of all runs by metric, over the images that all define."""
+"""The scores of all rows by metric, over the images for which all runs define the metric."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import nan
@@ -16,16 +16,16 @@ from clipfuse.metrics.protocols import Protocol
 
 @dataclass(frozen=True)
 class Scores:
-    """One metric over the images that all losses define.
+    """One metric of all rows: the losses, then the trivial fusions.
 
     Attributes:
-        name: of the metric.
+        name: name of the metric.
         higher_is_better: its direction.
-        kept: which of the table's images these are.
-        images: (runs, images) of each loss; None where a run defines it on none.
-        by_scene: (runs, scenes) means of each.
-        shares: of these scenes among these images.
-        present: which of the table's scenes these are.
+        kept: (images of the table,), True for the images for which all runs define the metric.
+        images: scores of each row, (runs, kept images); None for a row without scores.
+        by_scene: means of each row over the images of each scene, (runs, scenes).
+        shares: share of each scene in the kept images, (scenes,).
+        present: (scenes of the table,), True for the scenes of the kept images.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Scores:
 
     @cached_property
     def spreads(self) -> list[Spread | None]:
-        """Return `statistics.spread` of each loss."""
+        """`statistics.spread` of each row."""
         return [None if each is None else statistics.spread(each, self.shares) for each in self.by_scene]
 
 
@@ -51,37 +51,44 @@ def shared_images(variants: Sequence[Variant]) -> tuple[list[str], Array]:
 
 
 def collect(
-    variants: Sequence[Variant], protocol: Protocol, name: str, images: Sequence[str], member: Array
+    variants: Sequence[Variant],
+    protocol: Protocol,
+    name: str,
+    images: Sequence[str],
+    member: Array,
+    trivial: Sequence[Mapping[str, Mapping[str, float]]] = (),
 ) -> Scores:
-    """Gather a metric's scores.
+    """Gather the scores of a metric.
 
-    An image on which some run leaves the metric undefined is left out for all, so that means are over the
-    same images; a loss with a run that defines it on none has no score.
+    An image for which the metric is undefined in some run is left out for all rows, so that means are over
+    the same images. A row has no scores if one of its runs defines the metric for no image.
+
+    Args:
+        variants: the losses; their runs have the metric.
+        protocol: the protocol of the scores.
+        name: name of the metric.
+        images: the images, of `shared_images`.
+        member: their scenes, of `shared_images`.
+        trivial: for each trivial fusion its scores, metric -> image -> score.
     """
     arrays = [
         np.array([[run.scores[name].get(image, nan) for image in images] for run in variant.runs])
         for variant in variants
     ]
-    defined = [not np.isnan(array).all(axis=1).any() for array in arrays]
-    part = [array for array, here in zip(arrays, defined, strict=True) if here]
-    kept = ~np.isnan(np.concatenate(part)).any(axis=0) if part else np.zeros(len(images), dtype=bool)
+    defined = [array for array in arrays if not np.isnan(array).all(axis=1).any()]
+    kept = ~np.isnan(np.concatenate(defined)).any(axis=0) if defined else np.zeros(len(images), dtype=bool)
+    arrays += [np.array([[found.get(name, {}).get(image, nan) for image in images]]) for found in trivial]
+    shown = [
+        array[:, kept] if kept.any() and not np.isnan(array[:, kept]).any() else None for array in arrays
+    ]
     sizes = member[kept].sum(axis=0)
     present = sizes > 0
-    shown = [
-        array[:, kept] if here and kept.any() else None for array, here in zip(arrays, defined, strict=True)
-    ]
     return Scores(
         name,
         protocol.definition(name).higher_is_better,
         kept,
         shown,
-        [None if each is None else scene_means(each, member[kept]) for each in shown],
+        [None if each is None else each @ member[kept][:, present] / sizes[present] for each in shown],
         sizes[present] / max(1.0, sizes.sum()),
         present,
     )
-
-
-def scene_means(scores: Array, member: Array) -> Array:
-    """Return (runs, scenes) of (runs, images); scenes without images are left out."""
-    sizes = member.sum(axis=0)
-    return np.asarray((scores @ member[:, sizes > 0]) / sizes[sizes > 0], dtype=np.float64)

@@ -1,9 +1,9 @@
-"""What several seeds and scenes allow to say: one estimator for differences, corrections, ranks, power.
+"""Estimates from several seeds and scenes: differences, corrections, ranks, power.
 
 Scores of one metric and loss are (runs, scenes), float64: a run is one training with one seed, a scene the
 mean over its images. Runs and scenes are crossed, as each run is tested on each scene, and both are
 samples: of the seeds that could have been drawn, and of the scenes that could have been photographed. Two
-trainings of one loss differ by their seed; a test over images alone takes that for the loss.
+trainings of one loss differ by their seed; a test over images alone attributes this difference to the loss.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import ndtr
+from scipy.special import gammaincinv, ndtr, ndtri, stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 2000
-LEVEL = 0.05  # of every test
+LEVEL = 0.05  # significance level of every test
 POWER = 0.8
 MOST_SEEDS = 100
 QUANTILES = 500
-CAUTION = 1 / 3  # of the degrees of freedom; see `crossed_difference`
+CAUTION = 1 / 3  # how far degrees of freedom are lowered; see `crossed_difference`
 
 
 def membership(scenes: Sequence[str]) -> Array:
@@ -33,22 +33,29 @@ def membership(scenes: Sequence[str]) -> Array:
 
 
 def effective_scenes(shares: Array) -> float:
-    """Return how many scenes of one size would say as much.
-
-    1 over the sum of squared shares of the images.
-    """
+    """Return how many scenes of equal size give as precise a mean: 1 / sum of squared shares."""
     return float(1 / np.square(shares).sum()) if shares.size else 0.0
+
+
+def _t_quantile(share: float, degrees: float) -> float:
+    """Quantile of Student's t; `scipy.stats.t.ppf` without its checks, which take 100 times as long."""
+    return float(ndtri(share) if degrees == inf else stdtrit(degrees, share))
+
+
+def _t_tail(bound: float, degrees: float) -> float:
+    """Probability that Student's t is above a bound; as `scipy.stats.t.sf`."""
+    return float(ndtr(-bound) if degrees == inf else stdtr(degrees, -bound))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, or a difference of means, with what is needed to judge it.
+    """A mean, or a difference of means, with its variance.
 
     Attributes:
         value: the estimate.
-        runs: variance that it has from the seeds.
-        scenes: variance from the scenes, beyond what the runs' own scatter over scenes explains.
-        degrees: degrees of freedom of Student's t; NaN where no variance can be told.
+        runs: its variance from the seeds.
+        scenes: its variance from the scenes, beyond what the runs' own scatter over scenes explains.
+        degrees: degrees of freedom of Student's t; NaN where no variance can be estimated.
     """
 
     value: float
@@ -62,10 +69,10 @@ class Estimate:
         return sqrt(self.runs + self.scenes)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Return the two-sided interval of confidence 1 - `level`; infinite where no variance can be told."""
+        """Return the two-sided interval of confidence 1 - `level`; infinite without a variance."""
         half = inf
         if self.degrees == self.degrees:
-            half = float(stats.t.ppf(1 - level / 2, self.degrees)) * self.error if self.error else 0.0
+            half = _t_quantile(1 - level / 2, self.degrees) * self.error if self.error else 0.0
         return self.value - half, self.value + half
 
     @property
@@ -75,20 +82,20 @@ class Estimate:
             return 1.0
         if not self.error:
             return 1.0 if self.value == 0 else 0.0
-        return float(2 * stats.t.sf(abs(self.value) / self.error, self.degrees))
+        return 2 * _t_tail(abs(self.value) / self.error, self.degrees)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What `crossed_difference` takes of one loss's scores.
+    """The moments of one loss's scores that `crossed_difference` needs.
 
     Attributes:
-        mean: over runs and scenes.
+        mean: mean over runs and scenes.
         by_scene: mean over runs, (scenes,).
         runs: number of runs.
         of_runs: sample variance of the run means; NaN with one run.
-        residual: variance that the scatter of single runs over single scenes gives a run's mean, (runs x
-            scenes interaction); 0 with one run or one scene.
+        residual: variance of a run's mean from the scatter of single runs over single scenes (runs x scenes
+            interaction); 0 with one run or one scene.
     """
 
     mean: float
@@ -99,7 +106,7 @@ class Spread:
 
 
 def spread(scores: Array, shares: Array) -> Spread:
-    """Split the scores of one loss, (runs, scenes), by what varies; `shares` sum to 1, (scenes,)."""
+    """Split the variance of the scores of one loss, (runs, scenes); `shares` sum to 1, (scenes,)."""
     runs, scenes = scores.shape
     means = scores @ shares
     by_scene = scores.mean(axis=0)
@@ -138,13 +145,13 @@ def crossed_difference(one: Spread, other: Spread, shares: Array, pooled: "Pool 
     experiments/verdict.
 
     Args:
-        one: of loss a.
-        other: of loss b, over the same scenes.
-        shares: of the scenes among the images, (scenes,), summing to 1.
-        pooled: a variance of run means that all losses share, where that is assumed.
+        one: scores of loss a.
+        other: scores of loss b, over the same scenes.
+        shares: share of each scene in the images, (scenes,), summing to 1.
+        pooled: the variance of run means of all losses, if it is assumed to be one.
 
     Returns:
-        a's mean less b's. With a single run on either side nothing can be told: degrees are NaN.
+        Mean of a less mean of b. With a single run of a or b the variance is unknown: degrees are NaN.
     """
     value = one.mean - other.mean
     if one.runs == 1 or other.runs == 1:
@@ -158,7 +165,7 @@ def crossed_difference(one: Spread, other: Spread, shares: Array, pooled: "Pool 
 
 
 def crossed_mean(one: Spread, shares: Array) -> Estimate:
-    """Estimate the mean of one loss in the same way; of a single run, its scenes alone say how sure it is."""
+    """Estimate the mean of one loss in the same way; of a single run the variance is that of its scenes."""
     seeds = [(one.of_runs / one.runs, one.runs - 1)] if one.runs > 1 else []
     return _estimate(one.mean, seeds, one.by_scene, shares, one.residual / one.runs)
 
@@ -174,7 +181,7 @@ def _estimate(
         return Estimate(value, 0.0, 0.0, nan)
     whole = float(by_scene.var(ddof=1) * np.square(shares).sum()) if len(by_scene) > 1 else 0.0
     of_scenes = max(0.0, whole - residual)
-    # The degrees are those of all that was subtracted from, or a difference of two would pass for sure.
+    # The degrees are those of `whole`: a difference of two variances has no degrees of its own.
     scenes = [(whole, len(by_scene) - 1)] if of_scenes else []
     of_runs = sum(variance for variance, _ in seeds)
     return Estimate(value, of_runs, of_scenes, _degrees(of_runs + of_scenes, seeds, scenes))
@@ -192,14 +199,14 @@ def _degrees(total: float, seeds: Sequence[Part], scenes: Sequence[Part]) -> flo
 
 @dataclass(frozen=True)
 class Pool:
-    """A variance of run means taken to be that of all losses, and its degrees of freedom."""
+    """A variance of run means that is assumed for all losses, and its degrees of freedom."""
 
     variance: float
     degrees: int
 
 
 def pool(spreads: Sequence[Spread]) -> Pool | None:
-    """Pool the seed variances of all losses that have several runs; None where none has.
+    """Pool the seed variances of all losses that have several runs; None if no loss has.
 
     Only right where the losses' seeds vary alike: with three seeds and standard deviations of 0.3, 1 and 3,
     tables of six losses hold a false "clearly" in 16 of 100, against 6 without pooling (experiments/verdict),
@@ -232,16 +239,18 @@ def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -
 
     The test's statistic has a noncentral t distribution with the standard error that was found. Its tail is
     taken as the mean of normal tails over quantiles of the error: scipy's own gives NaN for small levels
-    and degrees. Infinite where no variance can be told.
+    and degrees. Infinite where no variance can be estimated.
     """
     if estimate.degrees != estimate.degrees:
         return inf
     if not estimate.error:
         return 0.0
-    bound = float(stats.t.ppf(1 - level / 2, estimate.degrees))
+    bound = _t_quantile(1 - level / 2, estimate.degrees)
     bounds = np.array([bound])
     if estimate.degrees < inf:
-        squares = stats.chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, estimate.degrees)
+        squares = 2 * gammaincinv(
+            estimate.degrees / 2, (np.arange(QUANTILES) + 0.5) / QUANTILES
+        )  # chi-squared
         bounds = bound * np.sqrt(squares / estimate.degrees)
 
     def missing(shift: float) -> float:
@@ -254,10 +263,10 @@ def detectable(estimate: Estimate, level: float = LEVEL, power: float = POWER) -
 
 
 def planned(one: Spread, other: Spread, shares: Array, seeds: int) -> Estimate:
-    """Return what `crossed_difference` would give, were there so many seeds of each loss.
+    """Return the `crossed_difference` to be expected with a number of seeds of each loss.
 
-    The seeds' part of the variance falls with their number, that of the scenes does not. Degrees of freedom
-    are those that so many seeds would have, not the pilot's.
+    The part of the seeds in the variance falls with their number, the part of the scenes does not. Degrees of
+    freedom are those of the planned number of seeds, not of the pilot.
     """
     pilot = crossed_difference(one, other, shares)
     if pilot.degrees != pilot.degrees:
@@ -274,7 +283,7 @@ def seeds_needed(
 ) -> int | None:
     """Return the least number of seeds of each loss that finds a true `difference` with 80 %.
 
-    None where not even `MOST_SEEDS` find it: what is left is the scenes'.
+    None if `MOST_SEEDS` do not find it: the variance of the scenes remains.
     """
     counts = range(2, MOST_SEEDS + 1)
     enough = (n for n in counts if detectable(planned(one, other, shares, n), level) <= difference)
@@ -282,19 +291,19 @@ def seeds_needed(
 
 
 def draw_counts(kinds: int, generator: np.random.Generator, resamples: int = RESAMPLES) -> Array:
-    """Return how often each thing is in each resample drawn with replacement, (resamples, kinds)."""
+    """Return how often each of `kinds` items is in each resample with replacement, (resamples, kinds)."""
     return generator.multinomial(kinds, np.full(kinds, 1 / kinds), size=resamples).astype(np.float64)
 
 
 def resampled_means(scores: Array, shares: Array, run_counts: Array, scene_counts: Array) -> Array:
     """Return the mean score of each resample of runs and scenes, (resamples,).
 
-    Both are drawn, independently (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007). It
-    describes how often an order comes back; with few seeds it is too sure to be a test.
+    Runs and scenes are drawn independently (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics
+    2007). This describes how often an order is repeated; with few seeds it is too certain to be a test.
 
     Args:
         scores: (runs, scenes).
-        shares: of the scenes, (scenes,).
+        shares: share of each scene, (scenes,).
         run_counts: (resamples, runs) of `draw_counts`.
         scene_counts: (resamples, scenes) of `draw_counts`.
     """

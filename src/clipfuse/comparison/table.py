@@ -1,4 +1,4 @@
-"""The one table of a comparison, from which every format is written."""
+"""The table of a comparison, from which every format is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from clipfuse.comparison.statistics import LEVEL, Array, Estimate
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VerdictSet
 
-FEW_SEEDS = 4  # below them nothing is called a winner
-FEW_SCENES = 10  # effective ones
+FEW_SEEDS = 4  # with fewer seeds per loss no winner is named
+FEW_SCENES = 10  # with fewer effective scenes no winner is named
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Difference:
     """How a loss's score on one metric differs from another's.
 
     Attributes:
-        estimate: its mean less the other's; see `crossed_difference`. With one training on either side it
-            has a value and nothing else.
-        higher_is_better: of the metric.
-        holm: p-value corrected by Holm's method over all tests of the table; 1 where there is none.
-        discovery: p-value corrected by Benjamini and Hochberg's method over the same.
-        median: of the images' differences, scores averaged over seeds.
-        detectable: smallest difference that would have been found clearly with 80 %, by as many seeds and
-            scenes; infinite where nothing can be told.
+        estimate: mean score of the loss less that of the other; see `crossed_difference`. With one training
+            of either loss it has a value only, no variance.
+        higher_is_better: direction of the metric.
+        holm: p-value corrected by Holm's method over all tests of the table; 1 without a test.
+        discovery: p-value corrected by Benjamini and Hochberg's method over all tests; 1 without a test.
+        median: median over images of the difference, scores averaged over seeds.
+        detectable: smallest true difference that as many seeds and scenes find clearly with a probability of
+            80 %; infinite where the variance cannot be estimated.
         equal: all scores of all seeds are the same to the last bit.
     """
 
@@ -43,15 +43,20 @@ class Difference:
 
     @property
     def divided(self) -> bool:
-        """Whether mean and median disagree in sign: a few images decide the mean."""
+        """Whether mean and median have opposite signs: then a few images decide the mean."""
         return self.estimate.value * self.median < 0
 
     @property
     def word(self) -> Literal["clearly", "likely", ""]:
-        """How sure it is that there is a difference."""
+        """How certain a difference is: corrected p below 0.05 by Holm, or by Benjamini and Hochberg."""
         if not self.tested or self.divided:
             return ""
         return "clearly" if self.holm < LEVEL else "likely" if self.discovery < LEVEL else ""
+
+    @property
+    def finding(self) -> str:
+        """For example "clearly better"; empty where nothing was found."""
+        return f"{self.word} {'better' if self.better > 0 else 'worse'}" if self.better else ""
 
     @property
     def better(self) -> int:
@@ -66,8 +71,8 @@ class Rival:
     """The best loss against one other by their runs' ranks.
 
     Attributes:
-        name: of the other.
-        estimate: its average rank less that of the best.
+        name: name of the other loss.
+        estimate: average rank of the other less that of the best.
         equal: both have the same scores to the last bit.
     """
 
@@ -83,15 +88,15 @@ class Rival:
 
 @dataclass(frozen=True)
 class Cell:
-    """A score of one row.
+    """The score of one row by one metric.
 
     Attributes:
-        mean: over seeds and images.
+        mean: mean over seeds and scenes.
         std: sample standard deviation over seeds of the runs' means; None with one seed.
         low: lower end of the 95 % interval over seeds and scenes; with one seed over scenes alone.
-        high: upper end.
-        place: 1 the best, 2 the second, of the losses; else None.
-        rank: of its runs among all runs, mean over scenes; for a trivial fusion where it would stand.
+        high: upper end of that interval.
+        place: 1 for the best loss, 2 for the second, None for all others.
+        rank: rank of its runs among all runs, mean over scenes; of a trivial fusion: where it would stand.
     """
 
     mean: float
@@ -107,21 +112,21 @@ class Row:
     """A loss, or a trivial fusion.
 
     Attributes:
-        name: of the variant.
-        trivial: it is the output of no training.
-        seeds: of its runs.
-        cells: by metric; none where the metric is not defined.
-        rank: average rank of its runs among all runs by the verdict set, 1 the best; for a trivial fusion
+        name: name of the loss with its settings (`Variant`), or of the trivial fusion.
+        trivial: whether it is a trivial fusion.
+        seeds: seeds of its runs.
+        cells: cells by metric; a metric that is not defined has none.
+        rank: average rank of its runs among all runs by the verdict set, 1 is best; of a trivial fusion:
             where it would stand among them. None with one loss, or where a trivial fusion lacks a score.
-        rank_interval: 95 % interval over seeds and scenes.
+        rank_interval: 95 % interval of the rank over seeds and scenes.
         first: share of the resamples over seeds and scenes in which its average rank is the best; None where
             there is one training of some loss.
         stable: share of the random halves of the verdict set by which its average rank is the best.
-        seconds: of training, mean over its runs; None if a run does not say.
-        projected: these are projected from the part after a resume.
-        samples_per_second: training samples, validation included in the time.
-        memory_mb: largest peak of its runs.
-        device: what they ran on.
+        seconds: training time in seconds, mean over its runs; None if a run has not recorded it.
+        projected: whether the time is projected from the part after a resume.
+        samples_per_second: training samples per second of training and validation.
+        memory_mb: largest peak of memory among its runs, in MB.
+        device: devices of its runs.
     """
 
     name: str
@@ -143,8 +148,8 @@ class Row:
 class Column:
     """A metric: name, direction, decimals to print, images it is taken over and those left out.
 
-    `detectable` is the smallest difference that would have been found clearly with 80 %: the median over the
-    differences of the table, None where there are none that can be tested.
+    `detectable` is the smallest true difference that is found clearly with a probability of 80 %: the median
+    over the differences of the table; None if none can be tested.
     """
 
     name: str
@@ -157,7 +162,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """Name, the direction that is better, and a star where nothing published was checked against."""
+        """Name, the direction that is better, and a star if no published code was checked against."""
         return f"{self.name} {'↑' if self.higher_is_better else '↓'}{'' if self.checked else '*'}"
 
 
@@ -166,19 +171,19 @@ class Table:
     """A comparison.
 
     Attributes:
-        protocol: of all scores.
-        verdict_set: whose families of metrics give the ranks.
-        families: those that the runs have, family -> metrics.
+        protocol: protocol of all scores.
+        verdict_set: the metrics that rank the runs.
+        families: the families of these metrics that the runs have, family -> metrics.
         columns: the metrics.
         rows: losses by average rank, then the trivial fusions.
-        against: pairs of losses that are tested, (loss, the other it is held against).
+        against: pairs of losses that are tested, (loss, reference loss).
         differences: pair -> metric -> difference.
-        rivals: the first loss against each other one by ranks, best first; empty with one training of a loss.
+        rivals: the first loss against each other loss by ranks, best first; empty with one loss.
         better: share of scenes and pairs of runs, families weighing alike, in which the row's run is better
             than the column's; (rows, rows), half for ties. None with one loss.
-        images: test images all runs have.
-        scenes: scenes these show.
-        effective_scenes: how many scenes of one size would say as much.
+        images: names of the test images that all runs have.
+        scenes: number of scenes of these images.
+        effective_scenes: number of scenes of equal size that would give as precise a mean.
         twins: pairs of losses with the same scores to the last bit.
     """
 
@@ -203,12 +208,12 @@ class Table:
 
     @property
     def runs(self) -> int:
-        """How many trainings are ranked."""
+        """Number of trainings."""
         return sum(len(row.seeds) for row in self.losses)
 
     @property
     def seeds(self) -> int:
-        """Trainings of the loss that has fewest."""
+        """Number of trainings of the loss with the fewest."""
         return min(len(row.seeds) for row in self.losses)
 
     @property

@@ -1,4 +1,4 @@
-"""Which runs are one variant of a loss, and what it is called."""
+"""Runs grouped into variants: a variant is a loss with one choice of settings."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from clipfuse.runs.contract import HARMLESS, decide, flatten
 
 @dataclass(frozen=True)
 class Variant:
-    """A loss with its settings, trained with one or more seeds.
+    """A loss with one choice of settings, trained with one or more seeds; a row of the table.
 
     Attributes:
-        name: the loss, and what tells this variant from others of the same loss.
-        runs: by seed.
+        name: name of the loss, and the settings in which it differs from other variants of this loss.
+        runs: its runs, ordered by seed.
         settings: the flattened configuration that its runs share.
     """
 
@@ -28,18 +28,18 @@ class Variant:
 
 
 def settings(run: Run) -> Leaves:
-    """Return what makes a run a variant: its configuration without what the contract calls harmless.
+    """Return the settings that all runs of a variant share: all but those the contract lists as harmless.
 
-    Package versions are left out, too: where they may be mixed, seeds that were added later join their row.
+    Package versions are left out, too: if they may differ, seeds that were added later join their row.
     """
     plain = flatten(run.config)
     return {key: value for key, value in plain.items() if decide(key).compare not in (HARMLESS, "versions")}
 
 
 def group(runs: Iterable[Run]) -> list[Variant]:
-    """Group runs that differ in their seed alone into variants, and name these by what they differ in.
+    """Group runs that differ in their seed alone into variants, and name variants by their differences.
 
-    An unfinished run gives way to a finished one of its variant and seed.
+    Of a finished and an unfinished run with one variant and seed the finished one is taken.
 
     Raises:
         UserError: two finished runs of one variant have one seed.
@@ -78,10 +78,9 @@ def _names(all_settings: Sequence[Leaves]) -> list[str]:
 
 
 def _difference(own: Leaves, others: Sequence[Leaves]) -> list[str]:
-    """Return words such as "solver=alternate" that tell a variant from the others of its loss.
+    """Return words such as "solver=alternate" in which a variant differs from the others of its loss.
 
-    What more than half of these have goes without saying; so do the arguments that come with a class, unless
-    others of this class have them otherwise.
+    Values shared by the majority are not shown; nor are arguments of a class that only this variant uses.
     """
     words = []
     for key, value in own.items():
@@ -93,7 +92,7 @@ def _difference(own: Leaves, others: Sequence[Leaves]) -> list[str]:
 
 
 def _classes(settings: Leaves, key: str) -> list[Any]:
-    """Return the classes that the argument `key` is one of, outermost first."""
+    """Return the classes around the argument `key`, outermost first."""
     owners = key.removesuffix("._target_").split(".")[:-1]
     return [settings.get(f"{'.'.join(owners[: depth + 1])}._target_") for depth in range(len(owners))]
 
@@ -110,7 +109,7 @@ def _value(key: str, value: Any) -> str:
 
 
 def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
-    """Return the runs to take, and a line for each that is left out or taken unfinished."""
+    """Return the runs that are compared, and a line for each that is left out or taken unfinished."""
     taken, notes = [], []
     for run in runs:
         state = run.status if run.reason is None else f"{run.status}: {run.reason}"

@@ -1,4 +1,4 @@
-"""The answer in words: what won, by how much, how sure, and what these trainings cannot tell."""
+"""The verdict in words: which loss wins, by how much, how certain that is, and what remains open."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from clipfuse.comparison.formats import FOUND, p_value
 from clipfuse.comparison.statistics import LEVEL
 from clipfuse.comparison.table import Difference, Row, Table
 
-SHOWN = 3  # names in a list, then "and N more"
+SHOWN = 3  # names in a list, before "and N more"
 
 
 def verdict(table: Table) -> list[str]:
-    """Return sentences, the answer first."""
+    """Return the sentences of the verdict, the winner or the reason for none first."""
     sentences = [
         *_winner(table),
         *_ranks(table),
@@ -56,7 +56,9 @@ def _winner(table: Table) -> list[str]:
             f"{_trivially(ahead)}, which takes no training."
         ]
     near = [f"'{rival.name}' (p {p_value(rival.estimate.p)})" for rival in open_to]
-    return [f"undecided: '{best.name}' has the best average rank, but is not told apart from {_list(near)}."]
+    return [
+        f"undecided: '{best.name}' has the best average rank, but no test separates it from {_list(near)}."
+    ]
 
 
 def _rivals(losses: Sequence[Row]) -> str:
@@ -74,7 +76,7 @@ def _ranks(table: Table) -> list[str]:
         return [
             f"on these scenes the network trained with '{best.name}' ranks best: {best.rank:.2f} of "
             f"{table.runs} on average over {over}; next is that of '{second.name}' with {second.rank:.2f}. "
-            "What another seed would say is not known.",
+            "With another seed this may differ.",
             _stable(table),
         ]
     first = []
@@ -100,7 +102,7 @@ def _stable(table: Table) -> str:
 
 def _twins(table: Table) -> list[str]:
     return [
-        f"'{one}' and '{other}' have the same scores to the last bit: what tells them apart had no effect."
+        f"'{one}' and '{other}' have the same scores to the last bit: their settings differ without effect."
         for one, other in table.twins
     ]
 
@@ -152,8 +154,8 @@ def _power(table: Table) -> list[str]:
     if not table.tests:
         return []
     return [
-        f"nothing found is not nothing there: '{FOUND}' says which difference so many seeds and scenes show; "
-        "how many seeds a smaller one needs: clipfuse compare --plan."
+        f"a difference that is not found may still exist: column '{FOUND}' holds the smallest that so many "
+        "seeds and scenes show; clipfuse compare --plan computes how many seeds a smaller one needs."
     ]
 
 
@@ -197,10 +199,10 @@ def _undefined(table: Table) -> list[str]:
 
 
 def _scenes(table: Table) -> str:
-    told = _count(table.scenes, "scene")
+    text = _count(table.scenes, "scene")
     if table.effective_scenes < 0.95 * table.scenes:
-        told += f" ({table.effective_scenes:.1f} effective)"
-    return told
+        text += f" ({table.effective_scenes:.1f} effective)"
+    return text
 
 
 def _families(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""The comparison as a report at W&B: the same table and verdict, beside curves and pictures one can turn."""
+"""The comparison as a report at W&B: table and verdict, beside interactive curves and images."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from clipfuse.errors import UserError
 from clipfuse.types import SAMPLES_SEEN
 
 _LOG = re.compile(r"run-.*\.wandb")
-_ANSWER_S = 20  # how long W&B may take for an answer
+_ANSWER_S = 20  # seconds W&B may take to answer
 
 
 def publish(
@@ -25,11 +25,11 @@ def publish(
 
     Args:
         place: "ENTITY/PROJECT".
-        title: of the report.
+        title: title of the report.
         text: table and verdict, in markdown.
-        variants: run folders by variant; its runs are drawn as one line, mean and standard deviation.
-        metrics: of the test; a bar chart each.
-        curves: logged keys such as "val/metric/SSIM"; a line plot each.
+        variants: name of a variant -> its run folders, drawn as one line, mean and standard deviation.
+        metrics: metrics of the test, one bar chart each.
+        curves: logged keys such as "val/metric/SSIM", one line plot each.
 
     Raises:
         UserError: the package or a login is missing, W&B does not answer, or a run is not there.

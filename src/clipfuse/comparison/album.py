@@ -1,4 +1,4 @@
-"""Which test pictures a report shows, and how they fit into it."""
+"""The test images that a report shows."""
 
 from base64 import b64encode
 from collections import Counter
@@ -15,23 +15,22 @@ from clipfuse.comparison.variants import Variant
 from clipfuse.comparison.zips import read_image_in
 from clipfuse.ops.depth import to_bytes, to_unit
 
-PICTURES = 20
-BUDGET = 5_500_000  # bytes of all pictures in base64: the report stays below 8 MB
+IMAGES = 20
+BUDGET = 5_500_000  # bytes of all images in base64: the report stays below 8 MB
 LADDER = ((640, 90), (640, 75), (480, 75), (400, 65), (320, 60), (240, 40))  # longest side in pixels, quality
 EXTREMES = 3
 
-Sources = Callable[[str], Mapping[str, Image.Image]]  # image -> {"infrared": picture, "visible": picture}
-Extremes = dict[
-    str, dict[str, dict[str, list[tuple[str, float]]]]
-]  # metric -> loss -> best|worst -> (image, score)
+Sources = Callable[[str], Mapping[str, Image.Image]]  # name -> {"infrared": image, "visible": image}
+# metric -> loss -> best|worst -> [(image, score)]
+Extremes = dict[str, dict[str, dict[str, list[tuple[str, float]]]]]
 
 
 @dataclass(frozen=True)
 class Album:
-    """The pictures of a report.
+    """The images of a report.
 
     Attributes:
-        uris: image -> row of the table, or "infrared" and "visible" -> data URI.
+        uris: test image -> name of a loss, or "infrared" and "visible" -> data URI.
         note: how they were chosen and made.
     """
 
@@ -56,7 +55,7 @@ def extremes(table: Table, variants: Sequence[Variant]) -> Extremes:
     return found
 
 
-def choose(images: Sequence[str], found: Extremes, count: int = PICTURES) -> list[str]:
+def choose(images: Sequence[str], found: Extremes, count: int = IMAGES) -> list[str]:
     """Return up to `count` images: half those most often among the best or worst, the rest evenly."""
     often = Counter(
         image
@@ -75,52 +74,57 @@ def choose(images: Sequence[str], found: Extremes, count: int = PICTURES) -> lis
 def album(
     table: Table, variants: Sequence[Variant], found: Extremes, sources: Sources | None, budget: int = BUDGET
 ) -> Album:
-    """Return the pictures of the first seed of each loss, beside their sources, as data URIs."""
-    order = [row.name for row in table.losses]
-    pictures: dict[str, dict[str, Image.Image]] = {}
-    for image in choose(table.images, found):
-        shown = dict(sources(image)) if sources else {}
-        for variant in sorted(variants, key=lambda variant: order.index(variant.name)):
-            if (picture := fused_picture(variant, image)) is not None:
-                shown[variant.name] = picture
+    """Return the images of the first seed of each loss, beside their sources, as data URIs.
+
+    Args:
+        table: the comparison; its losses are shown in its order.
+        variants: the losses.
+        found: of `extremes`.
+        sources: gives infrared and visible image of a test pair, if they are at hand.
+        budget: the most bytes of all data URIs.
+    """
+    by_name = {variant.name: variant for variant in variants}
+    images: dict[str, dict[str, Image.Image]] = {}
+    for name in choose(table.images, found):
+        fused = {row.name: fused_image(by_name[row.name], name) for row in table.losses}
+        shown = {**(sources(name) if sources else {}), **{key: each for key, each in fused.items() if each}}
         if shown:
-            pictures[image] = shown
+            images[name] = shown
     uris: dict[str, dict[str, str]] = {}
     for side, quality in LADDER:
         uris, left = {}, budget
-        for image, shown in pictures.items():
-            encoded = {name: _uri(picture, side, quality) for name, picture in shown.items()}
+        for name, shown in images.items():
+            encoded = {key: _uri(image, side, quality) for key, image in shown.items()}
             left -= sum(map(len, encoded.values()))
             if left < 0:
                 break
-            uris[image] = encoded
+            uris[name] = encoded
         else:
             break
     note = (
         f"{len(uris)} of {len(table.images)} test images: those most often among the best or worst, and "
         f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, "
-        "so that the finest noise is not all here"
+        "which loses the finest noise"
     )
     return Album(uris, note)
 
 
-def fused_picture(variant: Variant, image: str) -> Image.Image | None:
-    """Return what the first seed of a loss made of a test image, in colour if it was saved.
+def fused_image(variant: Variant, name: str) -> Image.Image | None:
+    """Return the fused test image of the first seed of a loss, in colour if it was saved so.
 
-    None if neither was.
+    None if it was not saved.
     """
     test = variant.runs[0].folder / "test"
     for kind in ("color", "fused"):
-        path = test / kind / f"{image}.png"
+        path = test / kind / f"{name}.png"
         if path.is_file():
-            return Image.fromarray(
-                to_bytes(to_unit(read_image_in(path))).permute(1, 2, 0).squeeze(-1).numpy()
-            )
+            levels = to_bytes(to_unit(read_image_in(path)))
+            return Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
     return None
 
 
-def _uri(picture: Image.Image, side: int, quality: int) -> str:
-    scaled = picture.convert("RGB")
+def _uri(image: Image.Image, side: int, quality: int) -> str:
+    scaled = image.convert("RGB")
     scaled.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = BytesIO()
     scaled.save(out, format="WEBP", quality=quality, method=4)
