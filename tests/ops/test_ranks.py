@@ -17,8 +17,11 @@ def exchange() -> tuple[list[Any], list[Any], list[float], list[float]]:
     rank = distributed.get_rank()
     items = [f"{rank}{place}" for place in range(3 - rank)]
     joined = join_ranks(torch.tensor([[float(rank)], [10.0 + rank]]), dim=1)
-    return gather_objects({"rank": rank}), gather_dealt(items), joined.flatten().tolist(), (
-        own_part(joined, dim=1).flatten().tolist()
+    return (
+        gather_objects({"rank": rank}),
+        gather_dealt(items),
+        joined.flatten().tolist(),
+        (own_part(joined, dim=1).flatten().tolist()),
     )
 
 
