@@ -71,6 +71,67 @@ LATE = {
     "networks/": {"lightning", "hydra", "omegaconf", "torchmetrics", "kornia", "matplotlib", "onnx"},
     "bilevel/": {"lightning", "torchvision", "kornia", "numpy", "PIL"},
 }
+# Modules without a test file of their own name, and where they are tested. One line each, in order.
+TESTED_ELSEWHERE = {
+    "backbones/base.py": "through each network: tests/backbones/test_conv_tiny.py",
+    "bilevel/alternate.py": "tests/bilevel/test_solvers.py, tests/bilevel/test_hypergradients.py",
+    "bilevel/descent.py": "through the solvers that descend: tests/bilevel/test_solvers.py",
+    "bilevel/gauss_newton.py": "tests/bilevel/test_hypergradients.py",
+    "bilevel/nested.py": "what solvers share: tests/bilevel/test_solvers.py",
+    "bilevel/problem.py": "protocols alone, nothing to test",
+    "cli/evaluate.py": "ten lines: tests/cli/test_bad_input.py, tests/training/test_training.py",
+    "cli/new_loss.py": "tests/cli/test_own.py",
+    "cli/sources.py": "tests/cli/test_compare.py",
+    "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
+    "clip/support.py": "tests/clip/test_encoder.py",
+    "clip/tokens.py": "tests/clip/test_encoder.py, tests/clip/test_prompts.py",
+    "clip/towers.py": "tests/clip/test_encoder.py",
+    "comparison/pictures.py": "tests/comparison/test_report.py",
+    "comparison/plan.py": "tests/cli/test_compare.py",
+    "comparison/plots.py": "tests/comparison/test_report.py",
+    "comparison/ranking.py": "tests/comparison/test_compute.py",
+    "comparison/scores.py": "tests/comparison/test_compute.py",
+    "comparison/table.py": "records: tests/comparison/test_compute.py",
+    "comparison/variants.py": "tests/comparison/test_collect.py",
+    "contourlet/cache.py": "tests/contourlet/test_transform.py",
+    "contourlet/coefficients.py": "tests/contourlet/test_transform.py",
+    "contourlet/fourier.py": "tests/contourlet/test_transform.py, tests/contourlet/test_parity.py",
+    "contourlet/operators.py": "tests/contourlet/test_transform.py",
+    "contourlet/spatial.py": "tests/contourlet/test_transform.py, tests/contourlet/test_parity.py",
+    "contourlet/spectra.py": "tests/contourlet/test_transform.py",
+    "contourlet/tree.py": "tests/contourlet/test_parity.py",
+    "errors.py": "tests/cli/test_bad_input.py",
+    "files.py": "tests/runs/test_faults.py, tests/runs/test_kill.py",
+    "hydra_plugins/clipfuse_launcher/_display.py": "tests/cli/test_sweep.py",
+    "hydra_plugins/clipfuse_launcher/_sweep.py": "tests/cli/test_sweep.py",
+    "hydra_plugins/clipfuse_launcher/cluster.py": "tests/cli/test_sweep_cluster.py",
+    "losses/base.py": "through every loss: tests/testing/test_loss_contract.py",
+    "metrics/baselines.py": "tests/cli/test_score.py",
+    "metrics/definition.py": "tests/metrics/test_base.py",
+    "metrics/protocols.py": "tests/metrics/test_parity.py",
+    "metrics/safe.py": "two lines: tests/metrics/test_information.py",
+    "metrics/verdict.py": "tests/metrics/test_balanced.py",
+    "networks/checkpoints.py": "tests/cli/test_strangers.py",
+    "networks/load.py": "tests/cli/test_export.py, tests/cli/test_strangers.py",
+    "networks/onnx.py": "tests/networks/test_export.py",
+    "runs/build.py": "tests/cli/test_bad_input.py",
+    "runs/cost.py": "tests/training/test_training.py",
+    "runs/failures.py": "tests/runs/test_faults.py",
+    "runs/folder.py": "tests/training/test_training.py, tests/runs/test_resume.py",
+    "runs/overrides.py": "tests/cli/test_train.py, tests/cli/test_options.py",
+    "runs/scores.py": "tests/runs/test_scenes.py",
+    "runs/test_writer.py": "tests/training/test_training.py",
+    "runs/train.py": "tests/training/test_training.py, tests/runs/test_faults.py",
+    "testing/ranks.py": "tests/testing/test_loss_contract.py",
+    "tracking/notes.py": "tests/tracking/test_wandb_record.py",
+    "tracking/progress.py": "a training that shows it: tests/cli/test_commands.py",
+    "training/checkpoints.py": "tests/runs/test_resume.py",
+    "training/interrupts.py": "tests/training/test_training.py",
+    "training/module.py": "tests/training/test_training.py",
+    "training/randomness.py": "tests/runs/test_resume.py",
+    "training/scoring.py": "tests/training/test_training.py",
+    "types.py": "records: tests/testing/test_loss_contract.py",
+}
 
 
 def imports(path: Path, at_load: bool = False) -> Iterator[str]:
@@ -153,3 +214,29 @@ def test_files_are_short_and_each_loss_has_its_configuration_and_its_test() -> N
     for name in losses:
         assert (root / f"conf/loss/{name}.yaml").is_file()
         assert (root / f"tests/losses/test_{name}.py").is_file()
+
+
+def test_each_module_has_a_test_file_of_its_name() -> None:
+    """`a/b/c.py` is tested by `test_c.py` below `tests/a`; underscores about a name do not count."""
+    tests = SOURCE.parent / "tests"
+    missing, modules = [], [*FILES, *sorted((SOURCE / "hydra_plugins").rglob("*.py"))]
+    for path in modules:
+        name = str(path.relative_to(SOURCE)).removeprefix("clipfuse/")
+        *rooms, stem = Path(name).with_suffix("").parts
+        folder = tests / rooms[0] if rooms else tests
+        found = any(folder.glob(f"{'**/' if rooms else ''}test_{stem.strip('_')}.py"))
+        if stem != "__init__" and not found:
+            missing.append(name)
+    untested = [name for name in missing if name not in TESTED_ELSEWHERE]
+    assert not untested, f"write a test file of their names, or say in TESTED_ELSEWHERE why not: {untested}"
+    left_over = [name for name in TESTED_ELSEWHERE if name not in missing]
+    assert not left_over, f"take out of TESTED_ELSEWHERE what has its test file or is gone: {left_over}"
+
+
+def test_where_a_module_is_tested_instead_is_a_test_file() -> None:
+    assert list(TESTED_ELSEWHERE) == sorted(TESTED_ELSEWHERE)
+    for name, reason in TESTED_ELSEWHERE.items():
+        places = [word.strip(",;:") for word in reason.split() if word.startswith("tests/")]
+        assert places or "nothing to test" in reason, f"{name}: say in which file of tests/"
+        absent = [each for each in places if not (SOURCE.parent / each).is_file()]
+        assert not absent, f"{name} is said to be tested in {absent}"

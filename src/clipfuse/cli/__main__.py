@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        _complain(f"{where}{getattr(error, 'strerror', None) or error or 'not enough memory'}")
+        _complain(f"{where}{getattr(error, 'strerror', None) or str(error) or 'not enough memory'}")
         return 2
 
 

@@ -1,0 +1,54 @@
+"""The words of a sweep that goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipfuse.cli import train
+from clipfuse.errors import UserError
+
+Clipfuse = Callable[..., tuple[int, str, str]]
+WORDS = ["seed=0,1", "steps=7", "hydra.launcher.max_parallel=2", "hydra.mode=MULTIRUN", "hydra.sweep.dir=old"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("it's").mkdir()
+    Path("it's/sweep.yaml").write_text(yaml.safe_dump({"words": WORDS, "jobs": {0: ["seed=0"]}}))
+    return "it's"
+
+
+@pytest.mark.parametrize(
+    ("new", "kept"),
+    [
+        ((), ["seed=0,1", "steps=7", "hydra.launcher.max_parallel=2"]),
+        (("-m", "steps=7"), ["seed=0,1", "steps=7", "hydra.launcher.max_parallel=2"]),
+        (("hydra.launcher.max_parallel=1",), ["seed=0,1", "steps=7"]),
+        (("hydra/launcher=ray",), ["seed=0,1", "steps=7"]),
+    ],
+)
+def test_what_is_run_stays_and_how_it_is_run_may_change(
+    sweep: str, new: tuple[str, ...], kept: list[str]
+) -> None:
+    words = train._resumed([f"sweep.resume={sweep}", *new])
+    how = [word for word in new if word.startswith("hydra")]
+    assert words == ["-m", *kept, *how, "hydra.sweep.dir='it\\'s'"]
+
+
+def test_a_setting_that_was_not_among_them_is_refused(sweep: str) -> None:
+    with pytest.raises(UserError, match=r"steps=8 is not among those in it's/sweep\.yaml"):
+        train._resumed([f"sweep.resume={sweep}", "steps=8"])
+
+
+def test_only_a_sweep_is_handed_to_the_launcher(monkeypatch: pytest.MonkeyPatch, sweep: str) -> None:
+    ran = []
+    monkeypatch.setattr(train, "run_hydra", lambda name, words, task: ran.append((name, words)))
+    train.main(["steps=3"])
+    train.main([f"sweep.resume={sweep}"])
+    assert ran[0] == ("train", ["steps=3"])
+    assert ran[1][1][0] == "-m"
+    with pytest.raises(UserError, match=r"a sweep makes its own run folders"):
+        train.main(["-m", "run_dir=x", "seed=0,1"])
