@@ -30,6 +30,7 @@ MOVED = {
 ORIGIN = {address: path for path, address in MOVED.items()}
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)]*)?\)")
 HELP = re.compile(r"<!-- help: ([a-z-]+) -->")
+MODULES = re.compile(r"<!-- modules: ([\w.]+) -->")
 
 
 def address_of(path: str) -> str:
@@ -69,7 +70,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links of the site, and fill in the commands' help."""
+    """Turn links of the repository into links of the site; fill in modules and the commands' help."""
     here_in_site = page.file.src_uri
     here = path_of(here_in_site)
 
@@ -81,7 +82,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         link = os.path.relpath(address_of(target), PurePosixPath(here_in_site).parent)
         return f"[{text}]({link}{anchor or ''})"
 
-    return HELP.sub(lambda found: help_of(found[1]), LINK.sub(relink, markdown))
+    markdown = MODULES.sub(lambda found: modules_of(found[1]), LINK.sub(relink, markdown))
+    return HELP.sub(lambda found: help_of(found[1]), markdown)
+
+
+def modules_of(package: str) -> str:
+    """Return the sections of a package's modules, which mkdocstrings fills from their docstrings."""
+    paths = sorted((ROOT / "src" / package.replace(".", "/")).glob("[!_]*.py"))
+    names = [f"{package}.{path.stem}" for path in paths]
+    return "\n\n".join(f"## {name.rpartition('.')[2]}\n\n::: {name}" for name in names)
 
 
 def help_of(command: str) -> str:

@@ -12,7 +12,9 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from time import monotonic
 
@@ -430,3 +432,18 @@ def test_citation_names_this_version() -> None:
     assert citation["version"] == project["version"] == __version__
     assert citation["license"] == project["license"]
     assert {"message", "title", "authors", "date-released"} <= set(citation)
+
+
+def test_the_drawing_of_the_rooms_is_that_of_the_rules() -> None:
+    spec = spec_from_file_location("rooms", ROOT / "docs/rooms.py")
+    assert spec is not None
+    assert spec.loader is not None
+    rooms = module_from_spec(spec)
+    spec.loader.exec_module(rooms)
+    text = rooms.PAGE.read_text()
+    assert text == rooms.renewed(text, rooms.rules()), "run: python docs/rooms.py"
+    small = {"a": set(), "b": {"a", "b"}, "c": {"b.part", "a"}}
+    assert rooms.levels(small) == [["a"], ["b"], ["c"]]
+    assert " 3  c -> a b.part\n" in rooms.drawing(small)
+    with pytest.raises(CycleError):
+        rooms.levels({"a": {"b"}, "b": {"a"}})
