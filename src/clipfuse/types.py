@@ -52,15 +52,15 @@ class FusionOutput:
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Everything a loss may look at.
+    """Everything a loss may look at; the three images are enough outside of a training.
 
     Attributes:
         fused: luma in [0, 1], (N, 1, H, W), with gradient.
         infrared: luma in [0, 1], (N, 1, H, W).
         visible: luma in [0, 1], (N, 1, H, W).
-        chroma: Cb and Cr of the visible image in [0, 1], (N, 2, H, W).
-        features: the backbone's named features.
-        sample_ids: N names.
+        chroma: Cb and Cr of the visible image in [0, 1], (N, 2, H, W); where it is not given, gray: 0.5.
+        features: the backbone's named features; none by default.
+        sample_ids: N names; where they are not given, "0", "1", ...
         step: number of optimiser updates before this one; schedules depend on it alone.
         seed: the run's seed; random draws are seeded by (seed, step, sample id).
         target_mask: (N, 1, H, W) bool, or None.
@@ -70,13 +70,20 @@ class LossInputs:
     fused: Tensor
     infrared: Tensor
     visible: Tensor
-    chroma: Tensor
-    features: Mapping[str, Tensor]
-    sample_ids: tuple[str, ...]
-    step: int
-    seed: int
+    chroma: Tensor = None  # type: ignore[assignment]  # filled in below
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    sample_ids: tuple[str, ...] = ()
+    step: int = 0
+    seed: int = 0
     target_mask: Tensor | None = None
     reference: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.chroma is None:
+            count, _, height, width = self.visible.shape
+            object.__setattr__(self, "chroma", self.visible.new_full((count, 2, height, width), 0.5))
+        if not self.sample_ids:
+            object.__setattr__(self, "sample_ids", tuple(map(str, range(len(self.visible)))))
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def test_a_verdict_set_that_the_runs_lack(clipfuse: Command, root: Path) -> None
     code, _, error = clipfuse("compare", str(root), "--verdict", "balanced")
     assert code == 2
     assert "verdict balanced: the runs lack metrics of balanced-1: kept-information" in error
-    assert "take --verdict classic" in error
+    assert "take the verdict classic" in error
 
 
 def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, sweep: Factory) -> None:

@@ -162,7 +162,7 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
         (None, ["--fused", "=nowhere"], "--fused =nowhere: expected a folder, or LABEL=folder"),
         (None, ["--out", "{folder}/m.json"], "--out and --json are both"),
         (None, ["--out", "{folder}/ours"], "ours is a folder; name a file"),
-        (None, ["--out", "{folder}/ours/a.png/x.csv"], "a.png/x.csv.probe: cannot be written"),
+        (None, ["--out", "{folder}/ours/a.png/x.csv"], "a.png: cannot be written to"),
         (None, ["--out", "{folder}/ours/a.png"], "is there already; choose another file or add --overwrite"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else None,

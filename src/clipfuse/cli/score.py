@@ -13,7 +13,7 @@ from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.metrics.base import FusionMetrics
+    from clipfuse.metrics.scoring import Scorer
     from clipfuse.metrics.protocols import Protocol
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
@@ -106,8 +106,8 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) -> "FusionMetrics":
-    from clipfuse.metrics import DEFINITIONS, FusionMetrics
+def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) -> "Scorer":
+    from clipfuse.metrics import DEFINITIONS, Scorer
     from clipfuse.metrics.protocols import protocol_named
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
@@ -115,7 +115,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
         look_in(os.getcwd())
     try:
         extended = protocol_named(protocol).with_own(own)
-        metrics = FusionMetrics(extended, [*names, *extended.own])
+        metrics = Scorer(extended, [*names, *extended.own])
     except ValueError as error:
         raise UserError(f"--protocol, --metrics or --own: {error}") from None
     for name in names:
@@ -128,7 +128,7 @@ def _score(
     files: Mapping[str, tuple[Path, ...]],
     sources: Sequence[str],
     fused: Sequence[str],
-    metrics: "FusionMetrics",
+    metrics: "Scorer",
     with_baselines: bool,
 ) -> Scores:
     from tqdm import tqdm

@@ -1,23 +1,18 @@
 """How a fusion metric is averaged: over images, on the 8-bit luma that a file would hold."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from math import isnan, nan
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from clipfuse.metrics.definition import TooSmall, check_mask, check_side
 from clipfuse.metrics.protocols import Protocol, protocol_named
-from clipfuse.metrics.sharing import shared, sharing
+from clipfuse.metrics.scoring import Scorer, image_scores
+from clipfuse.metrics.sharing import sharing
 from clipfuse.metrics.table import score_table
-from clipfuse.ops.checks import check_planes
-from clipfuse.ops.depth import to_levels
 
 PART = 2**19  # pixels scored at a time
-ROUNDING = 1e-5  # what float32 arithmetic may leave outside of [0, 1]
 
 
 class FusionMetric(Metric):
@@ -45,11 +40,9 @@ class FusionMetric(Metric):
 
     def __init__(self, name: str, protocol: str | Protocol = "strict", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _keep_freed_memory()
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
-        self.options = self.protocol.options.get(name, {})
-        self.definition.check_options(self.options)
+        self.definition.check_options(self.protocol.options.get(name, {}))
         self.images = self.undefined = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -78,33 +71,13 @@ class FusionMetric(Metric):
         Raises:
             ValueError: a tensor that the metric cannot take; names both and what was expected.
         """
-        if target_mask is None and self.definition.needs_mask:
+        scores = image_scores(self.protocol, self.definition.name, fused, infrared, visible, target_mask)
+        if scores is None:
             return
-        planes = {"fused": fused, "infrared": infrared, "visible": visible}
-        try:
-            check_planes(**planes)
-            check_mask(target_mask, fused, needed=False)
-            rounded = [_eight_bit(key, plane) for key, plane in planes.items()]
-            scores = self._scores(*rounded, target_mask=target_mask)
-        except ValueError as error:
-            raise ValueError(f"{self.definition.name}: {error}") from None
         finite = scores.isfinite()
         self.total += torch.where(finite, scores, 0).sum()
         self.defined += finite.sum()
         self.missing += (~finite).sum()
-
-    def _scores(self, *planes: Tensor, target_mask: Tensor | None) -> Tensor:
-        extra = {"target_mask": target_mask} if self.definition.takes_mask else {}
-        count = len(planes[0])
-        try:
-            check_side(planes[0], self.definition.smallest)
-            scores = self.definition.unchecked(*planes, **extra, **self.options)
-        except TooSmall:
-            return planes[0].new_full((count,), nan)
-        if not isinstance(scores, Tensor) or scores.shape != (count,):
-            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(f"gave {found}; expected one score per image, ({count},)")
-        return scores
 
     def __repr__(self) -> str:
         """Return name and protocol."""
@@ -163,14 +136,7 @@ class FusionMetrics(MetricCollection):
         target_mask: Tensor | None = None,
     ) -> dict[str, dict[str, float]]:
         """Return {method: {metric: score}} of several fusions of one pair; its sources are looked at once."""
-        sources = [plane for plane in (infrared, visible, target_mask) if plane is not None]
-        scores = {}
-        with sharing() as memo:
-            for method, plane in fused.items():
-                row = self(plane, infrared, visible, target_mask=target_mask)
-                scores[method] = {metric: float(value) for metric, value in row.items()}
-                memo.retain(*sources)
-        return scores
+        return Scorer(self.protocol, self.names).score_all(fused, infrared, visible, target_mask)
 
     def compute(self) -> dict[str, Any]:
         """Return the means by name; metrics that no image could be scored by are left out."""
@@ -192,25 +158,6 @@ class FusionMetrics(MetricCollection):
 
     def _metrics(self) -> dict[str, FusionMetric]:
         return cast(dict[str, FusionMetric], dict(self.items(keep_base=True, copy_state=False)))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    # glibc returns each freed plane to the system, and the page faults of the next one cost more than
-    # the arithmetic (1.5 times the whole). It keeps blocks up to the largest it has seen freed, 32 MiB at
-    # most: mallopt(3), M_MMAP_THRESHOLD.
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
-@shared
-def _eight_bit(name: str, plane: Tensor) -> Tensor:
-    if plane.numel():
-        low, high = (float(value) for value in plane.detach().aminmax())
-        if isnan(low):
-            raise ValueError(f"{name} holds NaN; expected numbers in [0, 1]")
-        if low < -ROUNDING or high > 1 + ROUNDING:
-            raise ValueError(f"{name} has values from {low:g} to {high:g}; expected [0, 1]")
-    return to_levels(plane)
 
 
 class RunMetrics:
