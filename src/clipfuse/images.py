@@ -181,7 +181,7 @@ def read_image(path: str | Path) -> Tensor:
         array = _read_wide_color(path) if wide and image.mode[0] != "I" else _to_array(image)
     if array.dtype == np.float32:
         _check_float(path, array)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    return _channels_first(array)
 
 
 def read_registered(infrared: Path, visible: Path) -> tuple[Tensor, Tensor]:
@@ -232,6 +232,27 @@ def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
     if high - low <= 1e-5 * abs(high):  # flat, but for the rounding of the means
         return np.zeros((side, side), np.uint8)
     return np.asarray(((small - low) * (255 / (high - low)) + 0.5).astype(np.uint8))
+
+
+def pil_to_tensor(image: Image.Image, name: str) -> Tensor:
+    """Return a PIL image as `read_image` returns a file; what its file held beyond 8 bits of colour is gone.
+
+    Args:
+        image: of any mode but 32-bit or signed integers.
+        name: of the image, for messages.
+
+    Raises:
+        UserError: its mode cannot be used.
+    """
+    try:
+        array = _to_array(image)
+    except ValueError as error:
+        raise UserError(f"{name}: a PIL image of {error}; expected 8 or 16 bit, or float in [0, 1]") from None
+    return _channels_first(array)
+
+
+def _channels_first(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -13,8 +13,8 @@ from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.metrics.scoring import Scorer
     from clipfuse.metrics.protocols import Protocol
+    from clipfuse.metrics.scoring import Scorer
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
 

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
+from pathlib import Path
 from typing import Any, Literal
 
 from clipfuse.comparison.collect import Run, file_notes
@@ -15,12 +16,14 @@ from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import check_output, write_atomically
 from clipfuse.metrics import PROTOCOLS
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VERDICTS, VerdictSet
 from clipfuse.runs.contract import KINDS
 
 Format = Literal["html", "markdown", "csv", "latex"]
+SUFFIXES: Mapping[str, Format] = {".html": "html", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
 ScoreTrivial = Callable[[Sequence[Run], Protocol, Sequence[str]], TrivialScores]
 
 
@@ -61,12 +64,14 @@ class Comparison:
         sentences: the verdict, sentence by sentence.
         material: the runs it was made of; `material.notes` holds the warnings.
         sources: gives infrared and visible image of a test pair to be shown; None where they are missing.
+        command: what makes this comparison, as the HTML page shows it.
     """
 
     numbers: Table
     sentences: Sequence[str]
     material: Material
     sources: Sources | None = None
+    command: str = ""
 
     @property
     def verdict(self) -> str:
@@ -86,13 +91,21 @@ class Comparison:
         """Return the table in Markdown, the warnings and the verdict."""
         return "\n".join([to_markdown(self.numbers), *self.material.notes, *self.sentences])
 
-    def text(self, kind: Format, command: str = "") -> str:
-        """Return the comparison as a file holds it.
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the comparison as the format that the suffix names: .html, .md, .csv or .tex.
 
-        Args:
-            kind: the format.
-            command: what makes this file, to be shown on the HTML page.
+        Raises:
+            UserError: another suffix, the file exists and `overwrite` is False, or it cannot be written.
         """
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        check_output(path, overwrite)
+        with write_atomically(path) as file:
+            file.write(self.text(SUFFIXES[path.suffix]))
+
+    def text(self, kind: Format) -> str:
+        """Return the comparison as a file of this format holds it."""
         answer = (*self.material.notes, *self.sentences)
         if kind == "csv":
             return to_csv(self.numbers, self.material.notes)
@@ -106,7 +119,13 @@ class Comparison:
         found = extremes(self.numbers, self.material.variants)
         pictures = album(self.numbers, self.material.variants, found, self.sources)
         return report(
-            self.numbers, self.material.drawn, self.sentences, self.material.notes, pictures, found, command
+            self.numbers,
+            self.material.drawn,
+            self.sentences,
+            self.material.notes,
+            pictures,
+            found,
+            self.command,
         )
 
 
