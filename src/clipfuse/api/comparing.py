@@ -30,7 +30,7 @@ def compare(
         *folders: folders of sweeps or runs, or what `clipfuse.train` returned.
         baseline: name of the reference loss; "all" tests each pair; None: pixel, else the shortest name.
         metrics: columns of the table: names or the sets "fast" and "full"; None: all that the runs share.
-        verdict: "balanced" or "classic", the metrics that rank; None: balanced, where the runs have its metrics.
+        verdict: "balanced" or "classic", which rank the losses; None: balanced, where the runs have it.
         trivial: also score the trivial fusions of the test pairs, where these are at hand.
         pool_seeds: take the variance of seeds to be the same for all losses.
         partial: take unfinished runs as far as they are.

@@ -18,23 +18,23 @@ from clipfuse.types import FusionBatch
 def fuse(infrared: Images, visible: Images, network: nn.Module | str | Path | None = None) -> Images:
     """Fuse registered infrared and visible images, as the command `clipfuse fuse` does.
 
-    The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601). An infrared
-    image in colour is reduced to its luma.
+    The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601). Infrared
+    images in colour are reduced to their luma.
 
     Args:
         infrared: one image or several; see `clipfuse.api.kinds.Images` for kinds, shapes and ranges.
         visible: the same kind, number and size; uint8, uint16 and floating point may differ.
-        network: a module of (infrared, visible) luma planes (N, 1, H, W) in [0, 1] that returns the fused plane
-            or a `FusionOutput`; a file, as for `load_network`; or None: the bundled weights, which are loaded
-            once. It is run in eval mode, without gradient, on its own device.
+        network: a module of infrared and visible luma, (N, 1, H, W) in [0, 1], that returns the fused luma or
+            a `FusionOutput`; a file, as for `load_network`; or None: the bundled weights, loaded once. It is
+            run in eval mode, without gradient, on its own device.
 
     Returns:
         What was given: for arrays and tensors the same shape and type as `visible` (and its device), for PIL
         images and paths an 8-bit PIL image, "L" or "RGB"; of a list a list, of a batch a batch.
 
     Raises:
-        UserError: the images differ in kind, number or size, are of another type, shape or range, or cannot be
-            read; or the network cannot be loaded, or fails.
+        UserError: the images differ in kind, number or size, are of another type, shape or range, or cannot
+            be read; or the network cannot be loaded, or fails.
     """
     thermal, color = take("infrared", infrared), take("visible", visible)
     check_alike(thermal, color)
@@ -65,8 +65,8 @@ def read_pair(
         target_mask: an image that is brighter than half its maximum on targets.
 
     Returns:
-        `infrared` and `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; the name of the
-        infrared file without its suffix as the sample id; `target_mask` (1, 1, H, W) bool, or None.
+        `infrared` and `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; the name of
+        the infrared file without its suffix as the sample id; `target_mask` (1, 1, H, W) bool, or None.
 
     Raises:
         UserError: a file cannot be read, or the sizes differ.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipfuse.errors import UserError
 from clipfuse.images import pil_to_tensor, read_image
-from clipfuse.ops.depth import to_bytes
+from clipfuse.ops.depth import to_bytes, to_unit
 
 Images = Any
 """One image or several of one kind. One image is
@@ -23,9 +23,9 @@ Images = Any
 - a PIL image, or
 - the path of a PNG, JPEG, BMP or TIFF file.
 
-Several are an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), a tensor (N, 1, H, W) or (N, 3, H, W), or a list of
-single images, which may differ in size. Arrays and tensors are uint8 (0..255), uint16 (0..65535) or floating
-point in [0, 1].
+Several are an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), a tensor (N, 1, H, W) or (N, 3, H, W), or a list
+of single images, which may differ in size. Arrays and tensors are uint8 (0..255), uint16 (0..65535) or
+floating point in [0, 1].
 """
 
 Kind = Literal["array", "tensor", "PIL image", "path"]
@@ -66,12 +66,8 @@ class Stack:
             return image.reshape(shape)
         if self.kind == "array":
             return image.movedim(1, -1).reshape(shape).contiguous().numpy()
-        data = to_bytes(image[0].float() / _scale(image)).movedim(0, -1).numpy()
+        data = to_bytes(to_unit(image[0])).movedim(0, -1).numpy()
         return Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data)
-
-
-def _scale(image: Tensor) -> float:
-    return 1.0 if image.is_floating_point() else float(torch.iinfo(image.dtype).max)
 
 
 def take(word: str, given: Images) -> Stack:
@@ -89,8 +85,8 @@ def take(word: str, given: Images) -> Stack:
                 raise UserError(f"{stack.word} is {stack.form}; expected one image in each place of the list")
             if stack.kind != stacks[0].kind:
                 raise UserError(
-                    f"{word} mixes kinds: {stacks[0].word} is a {stacks[0].kind}, {stack.word} a {stack.kind}; "
-                    "give all as one kind"
+                    f"{word} mixes kinds: {stacks[0].word} is {_article(stacks[0].kind)}, {stack.word} is "
+                    f"{_article(stack.kind)}; give all as one kind"
                 )
         parts, shapes = [stack.parts[0] for stack in stacks], [stack.shapes[0] for stack in stacks]
         return Stack(word, stacks[0].kind, "a list", parts, shapes)
@@ -120,7 +116,8 @@ def _channels_first(word: str, array: np.ndarray) -> tuple[Tensor, Form]:
     if array.ndim == 4 and colors:
         return image.movedim(-1, 1), "a batch"
     raise UserError(
-        f"{word} is an array of shape {array.shape}; expected (H, W), (H, W, 1 or 3), (N, H, W) or (N, H, W, 1 or 3)"
+        f"{word} is an array of shape {array.shape}; expected (H, W) or (H, W, 1 or 3), and of several "
+        "images (N, H, W) or (N, H, W, 1 or 3)"
     )
 
 
@@ -132,7 +129,8 @@ def _batched(word: str, image: Tensor) -> tuple[Tensor, Form]:
     if image.ndim == 4 and image.shape[1] in (1, 3):
         return image, "a batch"
     raise UserError(
-        f"{word} is a tensor of shape {tuple(image.shape)}; expected (H, W), (1 or 3, H, W) or (N, 1 or 3, H, W)"
+        f"{word} is a tensor of shape {tuple(image.shape)}; expected (H, W) or (1 or 3, H, W), and of "
+        "several images (N, 1 or 3, H, W)"
     )
 
 
@@ -163,28 +161,22 @@ def check_alike(*stacks: Stack) -> None:
     """
     first = stacks[0]
     for other in stacks[1:]:
-        for one, two in ((first.kind, other.kind), (first.form, other.form)):
-            if one != two:
-                what = [
-                    f"a {each}" if each in ("array", "tensor", "PIL image", "path") else each
-                    for each in (one, two)
-                ]
-                raise UserError(
-                    f"{first.word} is {what[0]}, {other.word} {what[1]}; give both in the same way"
-                )
+        if (first.kind, first.form) != (other.kind, other.form):
+            ways = [f"{each.word} is {each.form} ({each.kind})" for each in (first, other)]
+            raise UserError(f"{' but '.join(ways)}; give both in the same way")
         if len(first.parts) != len(other.parts):
             raise UserError(
-                f"{first.word} has {len(first.parts)} images, {other.word} {len(other.parts)}; expected pairs"
+                f"{first.word} has {len(first.parts)} images but {other.word} {len(other.parts)}; give pairs"
             )
-        for index, (one, two) in enumerate(zip(first.parts, other.parts, strict=True)):
-            (number, _, high, wide), (numbers, _, other_high, other_wide) = one.shape, two.shape
-            if (number, high, wide) != (numbers, other_high, other_wide):
+        for index, parts in enumerate(zip(first.parts, other.parts, strict=True)):
+            if len({(len(part), *part.shape[2:]) for part in parts}) > 1:
                 place = f"[{index}]" if first.form == "a list" else ""
-                sizes = [
-                    f"{n} of {w} x {h}" if first.form == "a batch" else f"{w} x {h}"
-                    for n, _, h, w in (one.shape, two.shape)
-                ]
+                one, two = (f"{len(part)} x {part.shape[3]} x {part.shape[2]} pixels" for part in parts)
                 raise UserError(
-                    f"{first.word}{place} is {sizes[0]} pixels but {other.word}{place} is {sizes[1]}; registered images "
-                    "have one size"
+                    f"{first.word}{place} is {one} but {other.word}{place} is {two}; a pair must be "
+                    "registered and of one size"
                 )
+
+
+def _article(kind: Kind) -> str:
+    return f"an {kind}" if kind == "array" else f"a {kind}"

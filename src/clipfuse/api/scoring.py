@@ -59,7 +59,7 @@ def score(
         visible: the same.
         protocol: convention of the metrics, such as "strict"; numbers of two protocols must not be compared.
         metrics: names, or the sets "fast" and "full"; a list, or a text joined by commas.
-        target_mask: brighter than half its maximum on targets; the metrics that need one are left out without.
+        target_mask: brighter than half its maximum on targets; without it metrics that need one are left out.
 
     Returns:
         Of one image {metric: score}, NaN where the image is too small for the metric. Of a batch or a list a

@@ -64,10 +64,9 @@ def train(*overrides: str) -> Run:
 
 
 def _task(config: "DictConfig") -> Run:
-    if config.trainer.get("devices", 1) != 1 or config.trainer.get("num_nodes", 1) != 1:
-        raise UserError(
-            "trainer.devices: from Python a training runs on one device; for several: clipfuse train trainer=ddp"
-        )
+    trainer = config.get("trainer") or {}
+    if any(trainer.get(key, 1) != 1 for key in ("devices", "num_nodes")):
+        raise UserError("from Python a training uses one device; for several: clipfuse train trainer=ddp")
     folder = Path(config.run_dir).absolute()
     objective = check_and_train(config)
     package = str(config.backbone.get("_target_")).partition(".")[0]
