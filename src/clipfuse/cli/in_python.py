@@ -83,15 +83,16 @@ def hydra_apart() -> Iterator[None]:
 @contextmanager
 def process_kept() -> Iterator[None]:
     """Put back, at the end, what a training sets in its process."""
+    environment, folder, words, path = dict(os.environ), os.getcwd(), sys.argv[:], sys.path[:]
+
     import torch
-    from lightning.pytorch.utilities.seed import isolate_rng
+    from lightning.pytorch.utilities.seed import isolate_rng  # changes the environment when it is imported
 
     exact = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     benchmark = torch.backends.cudnn.benchmark
-    environment, folder, words, path = dict(os.environ), os.getcwd(), sys.argv[:], sys.path[:]
     loggers = {
         name: logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")
     }
