@@ -31,8 +31,13 @@ ALLOWED = {
         *("networks", "training", "tracking", "runs"),
     },
     "comparison": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "comparison"},
-    "testing": {"errors", "types", "losses.base", "runs.build", "testing"},
+    "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
     "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides"},
+    "__main__": {"cli"},
+    "api": {
+        *("errors", "types", "images", "ops", "metrics", "networks", "comparison"),
+        *("cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
+    },
     "cli": {
         *("errors", "files", "images", "ops", "clip", "metrics", "data"),
         *("networks", "training", "tracking", "runs", "comparison", "cli"),
@@ -42,7 +47,14 @@ ALLOWED = {
 PLACES = {
     "lightning": ("training/", "tracking/", "runs/", "data/datamodule.py"),
     "hydra": ("cli/", "runs/build.py"),
-    "omegaconf": ("cli/", "runs/build.py", "runs/train.py", "runs/record.py", "tracking/wandb_run.py"),
+    "omegaconf": (
+        "cli/",
+        "api/training.py",
+        "runs/build.py",
+        "runs/train.py",
+        "runs/record.py",
+        "tracking/wandb_run.py",
+    ),
     "wandb": ("tracking/wandb_", "comparison/wandb_report.py"),
     "wandb_workspaces": ("comparison/wandb_report.py",),
     "open_clip": ("clip/",),

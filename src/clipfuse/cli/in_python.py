@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -85,22 +86,29 @@ def process_kept() -> Iterator[None]:
     """Put back, at the end, what a training sets in its process."""
     environment, folder, words, path = dict(os.environ), os.getcwd(), sys.argv[:], sys.path[:]
 
+    import numpy as np
     import torch
-    from lightning.pytorch.utilities.seed import isolate_rng  # changes the environment when it is imported
 
     exact = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     benchmark = torch.backends.cudnn.benchmark
+    drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     loggers = {
         name: logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")
     }
     levels = {name: logger.level for name, logger in loggers.items()}
     try:
-        with warnings.catch_warnings(), isolate_rng():
+        with warnings.catch_warnings():
             yield
     finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])
+        torch.set_rng_state(drawn[2])
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
         torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
         torch.backends.cudnn.benchmark = benchmark
         os.environ.clear()
