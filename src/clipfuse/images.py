@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from clipfuse.errors import UserError
 from clipfuse.files import replace_when_whole
-from clipfuse.ops.depth import to_bytes
+from clipfuse.ops.color import rgb_to_luma_chroma
+from clipfuse.ops.depth import from_unit, to_bytes, to_unit
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000  # a header can promise any size in a few bytes
@@ -181,7 +181,33 @@ def read_image(path: str | Path) -> Tensor:
         array = _read_wide_color(path) if wide and image.mode[0] != "I" else _to_array(image)
     if array.dtype == np.float32:
         _check_float(path, array)
-    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    return _channels_first(array)
+
+
+def read_registered(infrared: Path, visible: Path) -> tuple[Tensor, Tensor]:
+    """Read the two files of a pair; infrared stored as colour is reduced to its luma, in its own depth.
+
+    Returns:
+        Infrared (1, H, W) and visible (1 or 3, H, W), as `read_image`.
+
+    Raises:
+        UserError: the images differ in size, or as `read_image`.
+    """
+    thermal, color = read_image(infrared), read_image(visible)
+    if thermal.shape[1:] != color.shape[1:]:
+        (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
+        raise UserError(
+            f"{infrared} is {wide} x {high} pixels but {visible} is {other_wide} x {other_high}; a pair "
+            "must be registered and of one size: resample one of the two to the grid of the other"
+        )
+    return gray(thermal), color
+
+
+def gray(image: Tensor) -> Tensor:
+    """Return the luma of an image (..., 1 or 3, H, W), rounded to its own depth; a gray image as it is."""
+    if image.shape[-3] == 1:
+        return image
+    return from_unit(rgb_to_luma_chroma(to_unit(image))[0], image.dtype)
 
 
 def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
@@ -199,11 +225,34 @@ def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
         image.draft("L", (2 * side, 2 * side))
         wide = image.mode == "F" or image.mode[0] == "I"
         array = np.array(image if wide else image.convert("L"), dtype=np.float32)
+    import cv2
+
     small = cv2.resize(np.nan_to_num(array), (side, side), interpolation=cv2.INTER_AREA)
     low, high = float(small.min()), float(small.max())
     if high - low <= 1e-5 * abs(high):  # flat, but for the rounding of the means
         return np.zeros((side, side), np.uint8)
     return np.asarray(((small - low) * (255 / (high - low)) + 0.5).astype(np.uint8))
+
+
+def pil_to_tensor(image: Image.Image, name: str) -> Tensor:
+    """Return a PIL image as `read_image` returns a file; what its file held beyond 8 bits of colour is gone.
+
+    Args:
+        image: of any mode but 32-bit or signed integers.
+        name: of the image, for messages.
+
+    Raises:
+        UserError: its mode cannot be used.
+    """
+    try:
+        array = _to_array(image)
+    except ValueError as error:
+        raise UserError(f"{name}: a PIL image of {error}; expected 8 or 16 bit, or float in [0, 1]") from None
+    return _channels_first(array)
+
+
+def _channels_first(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
 def _to_array(image: Image.Image) -> np.ndarray:
@@ -217,6 +266,8 @@ def _to_array(image: Image.Image) -> np.ndarray:
 
 
 def _read_wide_color(path: Path) -> np.ndarray:
+    import cv2  # here: most files need it not, and it takes long to import
+
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] not in (3, 4):
         raise ValueError("this kind of 16-bit colour is not supported, or it is damaged")

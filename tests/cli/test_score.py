@@ -74,7 +74,7 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
 
 def test_the_ranks_of_the_table(clipfuse: Run, folders: Path) -> None:
     both = ["--fused", str(folders / "ours"), "--fused", f"again={folders / 'ours'}"]
-    _, text, _ = clipfuse("score", *both, *sources(folders), "--metrics", "EN,MSE", "--no-baselines")
+    _, text, _ = clipfuse("score", *both, *sources(folders), "--metrics", "EN,MSE", "--no-trivial")
     lines = text.splitlines()
     assert lines[2].count("(1)") == 2  # equal means share their rank
     assert lines[4].split() == ["rank,", "classic-1", "↓", "1.00", "1.00"]
@@ -135,7 +135,7 @@ def test_target_masks(clipfuse: Run, folders: Path) -> None:
 def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
     (folders / "ours").rename(folders / "lr=0.1")
     words = ["--fused", str(folders / "lr=0.1"), "--fused", f"max={folders / 'theirs'}", *sources(folders)]
-    code, text, errors = clipfuse("score", *words, "--metrics", " EN , FMI-pixel,", "--no-baselines")
+    code, text, errors = clipfuse("score", *words, "--metrics", " EN , FMI-pixel,", "--no-trivial")
     assert code == 0, errors
     assert text.splitlines()[0].split() == ["metric", "lr=0.1", "max"]
     # Either band is as near to both bands as the other: what rounding tells apart is a tie.

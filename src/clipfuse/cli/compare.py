@@ -63,6 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         material = replace(material, notes=[*material.notes, missing])
     trivial = partial(score_trivial, sources=sources) if sources and options.trivial else None
     found = assemble(material, trivial, as_pictures(sources), options.pool_seeds)
+    found = replace(found, command=shlex.join(["clipfuse", "compare", *arguments]))
     table = found.numbers
     if figures:
         drawings = [*draw_all(table), draw_insets(table, variants, found.sources)]
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\n{found}")
     for name, path in outputs.items():
         with write_atomically(path) as file:
-            file.write(found.text(name, shlex.join(["clipfuse", "compare", *arguments])))
+            file.write(found.text(name))
         print(f"written: {path}")
     if figures:
         for path, (picture, kind) in files.items():

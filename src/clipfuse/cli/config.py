@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -33,10 +34,7 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         UserError: the overrides do not fit the configuration.
     """
     import hydra
-    import yaml
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
 
     failures: list[Exception] = []
 
@@ -56,13 +54,30 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         return
     look_in(os.getcwd())
     sys.argv = [sys.argv[0], *arguments]
+    # Else Hydra prints errors itself and exits with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with explained(name, arguments):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def explained(name: str, arguments: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise about a configuration into a mistake of the user's.
+
+    Raises:
+        UserError: names the key or option, and the nearest valid one.
+    """
+    import yaml
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     # Said of our files for the launchers of plugins, which are to be held against their schemas.
     warnings.filterwarnings("ignore", r"\s*'hydra/.*' is validated against ConfigStore schema")
     warnings.filterwarnings("error", _NOT_THERE)
-    # Else Hydra prints errors itself and exits with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
+        yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(_explain(error, name, arguments)) from error
     except UserWarning as error:
@@ -73,8 +88,6 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError("the configuration is nested too deeply, or holds itself") from error
-    if failures:
-        raise failures[0]
 
 
 def _own_words(config: "DictConfig") -> list[str]:

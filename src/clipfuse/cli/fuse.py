@@ -20,13 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from tqdm import tqdm
 
-    from clipfuse.data.folder import load_pair
     from clipfuse.data.overlap import Overlap
-    from clipfuse.data.transforms import whole
-    from clipfuse.images import match_stems, write_png
-    from clipfuse.networks.load import choose_checkpoint, load_backbone
-    from clipfuse.networks.onnx import read_onnx
-    from clipfuse.ops.color import luma_chroma_to_rgb
+    from clipfuse.images import match_stems, read_registered, write_png
+    from clipfuse.networks.apply import apply_network
+    from clipfuse.networks.load import choose_checkpoint, load_network
+    from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+    from clipfuse.ops.depth import to_unit
 
     if infrared.is_file() and visible.is_file():
         pairs: dict[str, tuple[Path, ...]] = {infrared.stem: (infrared, visible)}
@@ -35,38 +34,26 @@ def main(arguments: Sequence[str]) -> None:
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     if options.trust:
         look_in(os.getcwd())
-    if options.onnx is not None:
-        network_file, device = Path(options.onnx), torch.device("cpu")
-        fuse = read_onnx(network_file)
-    else:
-        network_file = choose_checkpoint(options.checkpoint)
-        backbone = load_backbone(network_file, options.trust)
+    network_file = Path(options.onnx) if options.onnx is not None else choose_checkpoint(options.checkpoint)
+    network = load_network(network_file, options.trust)
+    if options.onnx is None:
         try:
-            device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            backbone.to(device)
+            network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
             ) from error
 
-        def fuse(infrared: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-            return backbone(infrared, visible).fused
-
     def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
         write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
 
-    with _moved_when_complete(out) as partial, Overlap(load_pair, pairs.values(), write) as overlap:
-        for stem, pair in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
-            batch, visible_file = whole(pair, stem), pairs[stem][1]
-            try:
-                with torch.inference_mode():
-                    fused = fuse(batch.infrared.to(device), batch.visible.to(device))[0].cpu()
-            except (RuntimeError, ValueError) as error:  # too large for this machine, say
-                reason = f"{error}\n".splitlines()[0]
-                raise UserError(f"{visible_file} cannot be fused: {reason}") from error
-            if not bool(fused.isfinite().all()):
-                raise UserError(f"{network_file} makes values that are not finite of {visible_file}")
-            overlap.write(partial / f"{stem}.png", fused, batch.chroma[0], pair.visible.shape[0] == 3)
+    with _moved_when_complete(out) as partial, Overlap(read_registered, pairs.values(), write) as overlap:
+        for stem, stored in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
+            thermal, color = map(to_unit, stored)
+            luma, chroma = rgb_to_luma_chroma(color)
+            what = f"{pairs[stem][1]} with {network_file}"
+            fused = apply_network(network, thermal[None], luma[None], what)[0]
+            overlap.write(partial / f"{stem}.png", fused, chroma, len(color) == 3)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
 
 

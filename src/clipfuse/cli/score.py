@@ -13,8 +13,8 @@ from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.metrics import Scorer
     from clipfuse.metrics.protocols import Protocol
+    from clipfuse.metrics.scoring import Scorer
 
 Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     check_sizes(files)
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, list(folders), list(fused), metrics, options.baselines)
+    methods = _score(files, list(folders), list(fused), metrics, options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -82,7 +82,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
     parser.add_argument(
-        "--no-baselines", dest="baselines", action="store_false", help="leave out the trivial fusions"
+        "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
     return parser.parse_args(arguments)
 
@@ -129,7 +129,7 @@ def _score(
     sources: Sequence[str],
     fused: Sequence[str],
     metrics: "Scorer",
-    with_baselines: bool,
+    with_trivial: bool,
 ) -> Scores:
     from tqdm import tqdm
 
@@ -147,7 +147,7 @@ def _score(
         infrared, visible = planes["infrared"], planes["visible"]
         mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
         candidates = {label: planes[label] for label in fused}
-        if with_baselines:
+        if with_trivial:
             candidates |= baselines(infrared, visible)
         try:
             rows = metrics.score_all(candidates, infrared, visible, mask)

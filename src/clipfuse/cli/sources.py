@@ -75,9 +75,9 @@ def score_trivial(
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm
 
-    from clipfuse.metrics import FusionMetrics, baselines
+    from clipfuse.metrics import Scorer, baselines
 
-    metrics = FusionMetrics(protocol, names)
+    metrics = Scorer(protocol, names)
     images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     quiet = not sys.stderr.isatty()

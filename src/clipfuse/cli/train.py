@@ -42,11 +42,11 @@ def main(arguments: Sequence[str]) -> None:
     if sweep and any(word.startswith("run_dir=") for word in arguments):
         raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
     if not sweep:
-        return run_hydra("train", arguments, _task)
+        return run_hydra("train", arguments, check_and_train)
     from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher
 
     SweepLauncher.resume = resume
-    run_hydra("train", arguments, _task)
+    run_hydra("train", arguments, check_and_train)
     SweepLauncher.raise_failures()
 
 
@@ -76,7 +76,12 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
     return ["-m", *(word for word in known if word.partition("=")[0] not in replaced), *new]
 
 
-def _task(config: "DictConfig") -> float | None:
+def check_and_train(config: "DictConfig") -> float | None:
+    """Check a composed configuration, train and test; see `clipfuse.runs.train.train`.
+
+    Raises:
+        UserError: the configuration cannot work, or the loss is no longer finite.
+    """
     from clipfuse.cli.config import check_config, check_run_dir
     from clipfuse.cli.parts import join_parts
     from clipfuse.runs.train import TrainSettings, train

@@ -305,3 +305,6 @@ def _load_again(arguments: Mapping[str, Any], weights_sha256: str) -> FrozenClip
     if clip.identity["weights_sha256"] != weights_sha256:
         raise UserError(f"the weights of {clip} are others than those that were pickled; load them by hand")
     return clip
+
+
+load_clip = FrozenClip.load

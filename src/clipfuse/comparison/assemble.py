@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from clipfuse.comparison.album import Sources
@@ -13,12 +14,14 @@ from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.comparison.verdict import verdict
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import check_output, write_atomically
 from clipfuse.metrics import PROTOCOLS
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VERDICTS, VerdictSet
 from clipfuse.runs.contract import KINDS
 
 Format = Literal["html", "markdown", "csv", "latex"]
+SUFFIXES: Mapping[str, Format] = {".html": "html", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
 ScoreTrivial = Callable[[Sequence[Run], Protocol, Sequence[str]], TrivialScores]
 
 
@@ -59,12 +62,14 @@ class Comparison:
         sentences: the verdict, sentence by sentence.
         material: the runs that are compared; `material.notes` holds the warnings.
         sources: gives infrared and visible image of a test pair; None where they are missing.
+        command: the command line or call that makes this comparison, shown on the HTML page.
     """
 
     numbers: Table
     sentences: Sequence[str]
     material: Material
     sources: Sources | None = None
+    command: str = ""
 
     @property
     def verdict(self) -> str:
@@ -83,13 +88,17 @@ class Comparison:
         """Return the table in Markdown, the warnings and the verdict."""
         return "\n".join([to_markdown(self.numbers), *self.material.notes, *self.sentences])
 
-    def text(self, kind: Format, command: str = "") -> str:
-        """Return the comparison as a file holds it.
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the comparison as the format that the suffix names: .html, .md, .csv or .tex."""
+        path = Path(path)
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        check_output(path, overwrite)
+        with write_atomically(path) as file:
+            file.write(self.text(SUFFIXES[path.suffix]))
 
-        Args:
-            kind: the format.
-            command: the command line that writes this file, shown on the HTML page.
-        """
+    def text(self, kind: Format) -> str:
+        """Return the comparison as a file of this format holds it."""
         answer = (*self.material.notes, *self.sentences)
         if kind == "csv":
             return to_csv(self.numbers, self.material.notes)
@@ -103,7 +112,13 @@ class Comparison:
         found = extremes(self.numbers, self.material.variants)
         pictures = album(self.numbers, self.material.variants, found, self.sources)
         return report(
-            self.numbers, self.material.drawn, self.sentences, self.material.notes, pictures, found, command
+            self.numbers,
+            self.material.drawn,
+            self.sentences,
+            self.material.notes,
+            pictures,
+            found,
+            self.command,
         )
 
 

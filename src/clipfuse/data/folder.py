@@ -15,9 +15,7 @@ from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fing
 from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
-from clipfuse.images import match_stems, natural_order, read_image
-from clipfuse.ops.color import rgb_to_luma_chroma
-from clipfuse.ops.depth import from_unit, to_unit
+from clipfuse.images import match_stems, natural_order, read_registered
 
 INFRARED_NAMES = ("ir", "infrared", "inf", "thermal", "lwir", "cropinfrared")
 VISIBLE_NAMES = ("vi", "vis", "visible", "rgb", "crop_lr_visible")
@@ -216,13 +214,4 @@ def load_pair(infrared: Path, visible: Path) -> Pair:
     Raises:
         UserError: the images differ in size, or as `read_image`.
     """
-    thermal, color = read_image(infrared), read_image(visible)
-    if thermal.shape[1:] != color.shape[1:]:
-        (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
-        raise UserError(
-            f"{infrared} is {wide} x {high} pixels but {visible} is {other_wide} x {other_high}; a pair "
-            "must be registered and of one size: resample one of the two to the grid of the other"
-        )
-    if thermal.shape[0] == 3:
-        thermal = from_unit(rgb_to_luma_chroma(to_unit(thermal))[0], thermal.dtype)
-    return Pair(infrared=thermal, visible=color)
+    return Pair(*read_registered(infrared, visible))

@@ -1,1 +1,35 @@
 """Loss plugins: `conf/loss/x.yaml` names the class in `losses/x.py`."""
+
+from typing import TYPE_CHECKING
+
+from clipfuse.lazy import attach
+
+if TYPE_CHECKING:
+    from clipfuse.losses.base import BilevelLoss, FusionLoss
+    from clipfuse.losses.clip_ratio import ClipRatioLoss
+    from clipfuse.losses.ldfusion import LDFusionLoss
+    from clipfuse.losses.pixel import PixelLoss
+    from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
+
+__all__ = [
+    "BilevelLoss",
+    "BilevelWeightedSum",
+    "ClipRatioLoss",
+    "FusionLoss",
+    "LDFusionLoss",
+    "PixelLoss",
+    "PromptFusionLoss",
+    "WeightedSum",
+]
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "base": ("BilevelLoss", "FusionLoss"),
+        "clip_ratio": ("ClipRatioLoss",),
+        "ldfusion": ("LDFusionLoss",),
+        "pixel": ("PixelLoss",),
+        "promptfusion": ("PromptFusionLoss",),
+        "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
+    },
+)

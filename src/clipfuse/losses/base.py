@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clipfuse.ops.checks import check_planes
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -36,6 +37,34 @@ class FusionLoss(nn.Module, ABC):
     Every rank runs the same number of forwards, backwards and collectives. A loss that asks a CLIP
     keeps it as `clip`: its identity becomes part of the run's record.
     """
+
+    def __call__(
+        self,
+        inputs: LossInputs | Tensor,
+        infrared: Tensor | None = None,
+        visible: Tensor | None = None,
+        **named: Any,
+    ) -> LossOutput:
+        """Return the loss of a record, or of three images outside of a training.
+
+        `loss(fused, infrared, visible)` is `loss(LossInputs(fused, infrared, visible))`; the other fields of
+        `LossInputs`, such as `step`, may follow by name.
+
+        Args:
+            inputs: a `LossInputs`, or the fused luma, (N, 1, H, W) float in [0, 1], with gradient.
+            infrared: luma of the same shape; only beside a fused tensor.
+            visible: the same.
+            **named: further fields of `LossInputs`.
+
+        Raises:
+            ValueError: three images were not given, or are not (N, 1, H, W) of one shape.
+        """
+        if not isinstance(inputs, LossInputs):
+            inputs = _inputs(inputs, infrared, visible, named)
+        elif infrared is not None or visible is not None or named:
+            raise ValueError(f"{self.name}: expected one LossInputs, or fused, infrared, visible")
+        output: LossOutput = super().__call__(inputs)
+        return output
 
     @property
     def name(self) -> str:
@@ -63,6 +92,16 @@ class FusionLoss(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the scalar to minimise and its terms; the inputs are left unchanged."""
+
+
+def _inputs(fused: Any, infrared: Any, visible: Any, named: Mapping[str, Any]) -> LossInputs:
+    planes = {"fused": fused, "infrared": infrared, "visible": visible}
+    for word, plane in planes.items():
+        if not isinstance(plane, Tensor):
+            kind = type(plane).__name__
+            raise ValueError(f"{word} is {kind}; expected a tensor (N, 1, H, W), floating point in [0, 1]")
+    check_planes(**planes)
+    return LossInputs(**planes, **named)
 
 
 class BilevelLoss(FusionLoss):

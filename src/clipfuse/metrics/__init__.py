@@ -6,6 +6,7 @@ Every function takes (fused, infrared, visible), luma (N, 1, H, W) in [0, 1], or
 
 from typing import TYPE_CHECKING
 
+from clipfuse.lazy import attach
 from clipfuse.metrics.balanced import (
     clean_detail,
     kept_information,
@@ -72,11 +73,5 @@ __all__ = [
     "viff",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import the classes on demand: torchmetrics takes 2.5 s of CPU, more than torch itself."""
-    if name not in ("FusionMetric", "FusionMetrics", "RunMetrics"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from clipfuse.metrics import base
-
-    return getattr(base, name)
+# torchmetrics, which `base` needs, takes 2.5 s of CPU to import, more than torch itself.
+__getattr__, __dir__ = attach(__name__, {"base": ("FusionMetric", "FusionMetrics", "RunMetrics")})

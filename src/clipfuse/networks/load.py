@@ -95,17 +95,50 @@ def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: s
 
 
 def choose_checkpoint(given: str | None) -> Path:
-    """Return the file that was named, else that of the bundled weights, which the output then says.
+    """Return the file that was named, else that of the bundled weights, which the output then names.
 
     Raises:
         UserError: these are missing.
     """
     if given is not None:
         return Path(given)
+    print(f"no --checkpoint given: the bundled weights, {bundled()}")
+    return BUNDLED
+
+
+def bundled() -> Path:
+    """Return the file of the bundled weights.
+
+    Raises:
+        UserError: it is missing.
+    """
     if not BUNDLED.is_file():
         raise UserError(f"the bundled weights are missing ({BUNDLED}); install clipfuse again")
-    print(f"no --checkpoint given: the bundled weights, {BUNDLED}")
     return BUNDLED
+
+
+def load_network(path: str | Path | None = None, trust: Sequence[str] = ()) -> nn.Module:
+    """Return a fusion network, ready to be used.
+
+    Args:
+        path: a checkpoint of `clipfuse train`, or what `clipfuse export` made of it, .safetensors or .onnx;
+            None: the bundled weights.
+        trust: packages beside our backbones whose classes the checkpoint may name.
+
+    Returns:
+        The network in eval mode on the CPU. `network(infrared, visible)` takes two planes (N, 1, H, W), float
+        in [0, 1], and returns a `clipfuse.types.FusionOutput`. That of an .onnx file has no gradient.
+
+    Raises:
+        UserError: no such file, it names what is not a class of a trusted package, or its weights are not
+            those of what it names.
+    """
+    path = bundled() if path is None else Path(path)
+    if path.suffix != ".onnx":
+        return load_backbone(path, trust)
+    from clipfuse.networks.onnx import OnnxNetwork
+
+    return OnnxNetwork(path).eval()
 
 
 def load_backbone(path: str | Path, trusted: Sequence[str] = ()) -> nn.Module:

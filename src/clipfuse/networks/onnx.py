@@ -7,14 +7,34 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipfuse.errors import UserError
+from clipfuse.types import FusionOutput
 
 PLANES = ("infrared", "visible")
 SMALLEST = "clipfuse.smallest_side"
 Fuse = Callable[[Tensor, Tensor], Tensor]
 """Fused luma (N, 1, H, W) of infrared and visible luma of that shape, float32 in [0, 1]."""
+
+
+class OnnxNetwork(nn.Module):
+    """The network of an ONNX file from anyone, by onnxruntime on the CPU; without gradient and features.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: as `read_onnx`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._fuse = read_onnx(path)
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
+        """Return the fused luma of (N, 1, H, W) planes in [0, 1]."""
+        return FusionOutput(self._fuse(infrared, visible))
 
 
 def read_onnx(path: Path) -> Fuse:

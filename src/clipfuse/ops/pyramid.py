@@ -2,7 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import filter2d_separable, gaussian_blur2d
 from torch import Tensor
 
 _SMALLEST = 4  # pixels; smaller images are not halved; four details then fit a network's least side, 32
@@ -104,8 +103,10 @@ def _halved(images: Tensor) -> Tensor:
 
 
 def _binomial(images: Tensor) -> Tensor:
-    taps = images.new_tensor([[1, 4, 6, 4, 1]]) / 16
-    return filter2d_separable(images, taps, taps, "reflect")
+    channels = images.shape[1]
+    taps = (images.new_tensor([1, 4, 6, 4, 1]) / 16).expand(channels, 1, 1, 5)
+    across = F.conv2d(F.pad(images, (2, 2, 0, 0), mode="reflect"), taps, groups=channels)
+    return F.conv2d(F.pad(across, (0, 0, 2, 2), mode="reflect"), taps.mT, groups=channels)
 
 
 def _enlarged(small: Tensor, like: Tensor) -> Tensor:
@@ -172,4 +173,6 @@ def soften(images: Tensor, sigma: float | Tensor, widest: float | None = None) -
     reach = min(int(3 * widest * side + 0.5), side - 1)
     if reach < 1:
         return images
+    from kornia.filters import gaussian_blur2d  # here: it takes long to import, and no network needs it
+
     return gaussian_blur2d(images, (2 * reach + 1,) * 2, pixels[:, None].repeat(1, 2))

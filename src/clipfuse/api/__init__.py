@@ -1,0 +1,1 @@
+"""What `import clipfuse` offers: functions over the rooms, for programs and notebooks."""

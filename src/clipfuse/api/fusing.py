@@ -1,0 +1,82 @@
+"""`clipfuse.fuse` and `clipfuse.read_pair`."""
+
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+from clipfuse.api.kinds import Images, check_alike, take
+from clipfuse.errors import UserError
+from clipfuse.images import gray, read_image, read_registered
+from clipfuse.networks.apply import apply_network
+from clipfuse.networks.load import load_network
+from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+from clipfuse.ops.depth import from_unit, to_unit
+from clipfuse.types import FusionBatch
+
+
+def fuse(infrared: Images, visible: Images, network: nn.Module | str | Path | None = None) -> Images:
+    """Fuse registered infrared and visible images, as the command `clipfuse fuse` does.
+
+    The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601). Infrared
+    images in colour are reduced to their luma.
+
+    Args:
+        infrared: one image or several; see `clipfuse.api.kinds.Images` for kinds, shapes and ranges.
+        visible: the same kind, number and size; uint8, uint16 and floating point may differ.
+        network: a module of infrared and visible luma, (N, 1, H, W) in [0, 1], that returns the fused luma or
+            a `FusionOutput`; a file, as for `load_network`; or None: the bundled weights, loaded once. It is
+            run in eval mode, without gradient, on its own device.
+
+    Returns:
+        What was given: for arrays and tensors the same shape and type as `visible` (and its device), for PIL
+        images and paths an 8-bit PIL image, "L" or "RGB"; of a list a list, of a batch a batch.
+
+    Raises:
+        UserError: the images differ in kind, number or size, are of another type, shape or range, or cannot
+            be read; or the network cannot be loaded, or fails.
+    """
+    thermal, color = take("infrared", infrared), take("visible", visible)
+    check_alike(thermal, color)
+    if not isinstance(network, nn.Module):
+        network = _bundled() if network is None else load_network(network)
+    results = []
+    for warm, seen in zip(thermal.parts, color.parts, strict=True):
+        luma, chroma = rgb_to_luma_chroma(to_unit(seen))
+        fused = apply_network(network, to_unit(gray(warm)).to(luma.device), luma)
+        image = luma_chroma_to_rgb(fused, chroma) if seen.shape[1] == 3 else fused
+        results.append(from_unit(image.clamp(0, 1), seen.dtype))
+    return color.give_back(results)
+
+
+@cache
+def _bundled() -> nn.Module:
+    return load_network()
+
+
+def read_pair(
+    infrared: str | Path, visible: str | Path, target_mask: str | Path | None = None
+) -> FusionBatch:
+    """Read the files of a registered pair as the project's record, a batch of one.
+
+    Args:
+        infrared: PNG, JPEG, BMP or TIFF, 8 or 16 bit; colour is reduced to its luma.
+        visible: the same; gray or colour.
+        target_mask: an image that is brighter than half its maximum on targets.
+
+    Returns:
+        `infrared` and `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; the name of
+        the infrared file without its suffix as the sample id; `target_mask` (1, 1, H, W) bool, or None.
+
+    Raises:
+        UserError: a file cannot be read, or the sizes differ.
+    """
+    thermal, color = map(to_unit, read_registered(Path(infrared), Path(visible)))
+    luma, chroma = rgb_to_luma_chroma(color[None])
+    mask = None
+    if target_mask is not None:
+        plane = to_unit(gray(read_image(target_mask)))
+        if plane.shape != thermal.shape:
+            raise UserError(f"{target_mask} is not of the size of {infrared}; expected one mask for the pair")
+        mask = (plane > plane.max() / 2)[None]
+    return FusionBatch(thermal[None], luma, chroma, (Path(infrared).stem,), mask)
