@@ -1,7 +1,7 @@
 """What it costs to start: CPU seconds of the commands on one pair of 640x480, against `import torch`.
 
 python experiments/benchmarks/start.py
-Each figure is user + system time of a fresh process on one thread, best of three, with files warm in memory. The
+Each figure is user + system time of a fresh process on one thread, best of three, with warm files. The
 network's own time is that of fusing the same pair once more in a process that has fused it already; that of
 the metrics, all those of `strict`, is counted with the start.
 """
