@@ -37,6 +37,7 @@ def main() -> None:
     source = SyntheticPairs(test=24)
     names = source.parts()["test"]
     batch = collate([whole(source.load(name), name) for name in names])
+    assert batch.reference is not None
     planes = {"infrared": batch.infrared, "visible": batch.visible, "reference": batch.reference}
     loss = LDFusionLoss(FrozenClip.load("micro"))
 
