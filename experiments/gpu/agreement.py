@@ -58,7 +58,9 @@ def loss_inputs(machine: Machine, dtype: torch.dtype) -> LossInputs:
 
 def moved(inputs: LossInputs, move: Callable[[Tensor], Tensor]) -> LossInputs:
     """Return the record with every tensor of it moved."""
-    planes = {name: move(value) for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    planes: dict[str, Any] = {
+        name: move(value) for name, value in vars(inputs).items() if isinstance(value, Tensor)
+    }
     return replace(inputs, **planes, features={key: move(each) for key, each in inputs.features.items()})
 
 

@@ -6,7 +6,8 @@ A misspelt field of a record fails at once, a misspelt key of a dictionary only 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -42,9 +43,9 @@ class FusionBatch:
 
     def pin_memory(self) -> "FusionBatch":
         """Return the batch in page-locked memory; the data loader calls this where there is a GPU."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         pinned = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **pinned)
+        return FusionBatch(**{**values, **pinned})
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,20 @@ class LossInputs:
     reference: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shapes = {name: tuple(getattr(self, name).shape) for name in ("fused", "infrared", "visible")}
+        given = vars(self)  # the dictionary of a frozen record's fields, through which it can set its own
+        shapes = {name: tuple(given[name].shape) for name in ("fused", "infrared", "visible")}
         if len(set(shapes.values())) > 1 or len(shapes["fused"]) != 4 or shapes["fused"][1] != 1:
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise ValueError(f"LossInputs got {found}; expected luma of one shape (N, 1, H, W) for all three")
         count, _, height, width = shapes["fused"]
-        if self.chroma is None:
-            object.__setattr__(self, "chroma", self.visible.new_full((count, 2, height, width), 0.5))
+        if given["chroma"] is None:
+            given["chroma"] = self.visible.new_full((count, 2, height, width), 0.5)
         if not self.sample_ids:
-            object.__setattr__(self, "sample_ids", tuple(map(str, range(count))))
-        if (found := len(self.sample_ids)) != count:
-            raise ValueError(f"LossInputs got {found} sample ids for {count} images; expected one for each")
+            given["sample_ids"] = tuple(map(str, range(count)))
+        if len(self.sample_ids) != count:
+            raise ValueError(
+                f"LossInputs got {len(self.sample_ids)} sample ids for {count} images; expected one for each"
+            )
 
 
 @dataclass(frozen=True)

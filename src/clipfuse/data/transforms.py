@@ -1,6 +1,7 @@
 """From a stored pair to a batch of one: random patches for training, whole images for validation and test."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def whole(pair: Pair, sample_id: str = "0") -> FusionBatch:
 
 def collate(batches: Sequence[FusionBatch]) -> FusionBatch:
     """Join batches of one image size; a plane that one of them lacks is None."""
-    planes = {}
+    planes: dict[str, Any] = {}
     for name in ("infrared", "visible", "chroma", "target_mask", "reference"):
         parts = [getattr(batch, name) for batch in batches]
         planes[name] = None if any(part is None for part in parts) else torch.cat(parts)

@@ -58,7 +58,9 @@ def example_inputs(
 def part_of(inputs: LossInputs, samples: Sequence[int]) -> LossInputs:
     """Return some of the samples, in the order asked for."""
     chosen = list(samples)
-    parts = {name: value[chosen] for name, value in vars(inputs).items() if isinstance(value, Tensor)}
+    parts: dict[str, Any] = {
+        name: value[chosen] for name, value in vars(inputs).items() if isinstance(value, Tensor)
+    }
     return replace(
         inputs,
         **parts,
