@@ -40,12 +40,12 @@ HERE = Path(__file__).parent
 Scores = dict[str, dict[str, float]]  # image -> metric -> score
 
 
-def score(metrics: FusionMetrics, source: PairSource, pictures: Path) -> Scores:
+def score(metrics: FusionMetrics, source: PairSource, folder: Path) -> Scores:
     """Score a folder of fused luma against the test pairs of a data set."""
     scores: Scores = {}
     for name in source.parts()["test"]:
         pair = whole(source.load(name))
-        fused = to_unit(read_image(pictures / f"{name}.png"))
+        fused = to_unit(read_image(folder / f"{name}.png"))
         planes = {key: pair[key][None] for key in ("infrared", "visible")}
         mask = None if pair["target_mask"] is None else pair["target_mask"][None]
         row = metrics.score_all({"fused": fused[None]}, planes["infrared"], planes["visible"], mask)
@@ -53,7 +53,7 @@ def score(metrics: FusionMetrics, source: PairSource, pictures: Path) -> Scores:
     return scores
 
 
-def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -> int:
+def check(run: Run, scores: Mapping[str, Mapping[str, float]], folder: Path) -> int:
     """Require that what was kept comes out again; return how many numbers were compared.
 
     Raises:
@@ -68,8 +68,8 @@ def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -
             now = scores[image][metric]
             if not (isnan(before) and not isfinite(now)) and abs(now - before) > 1e-9 * max(1, abs(before)):
                 raise UserError(
-                    f"{pictures / image}.png: {metric} is {now!r}, {run.path} has {before!r}; these are "
-                    "not the pictures of the study: repeat the training with the settings of its config.yaml"
+                    f"{folder / image}.png: {metric} is {now!r}, {run.path} has {before!r}; these are "
+                    "not the images of the study: repeat the training with the settings of its config.yaml"
                 )
             compared += 1
     return compared

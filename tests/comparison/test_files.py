@@ -93,8 +93,8 @@ def test_older_runs_are_read_with_a_note(sweep: Factory, root: Path) -> None:
     assert [run.digested for run in runs] == [True, False, True, False]
     assert file_notes(runs) == [
         "2 of 4 runs lack a digest of their scores: a change after the test would not be noticed.",
-        "2 of 4 runs lack a fingerprint of their data's content: that they used the same images is checked by "
-        "the names alone.",
+        "2 of 4 runs lack a fingerprint of their data's content: that they used the same images is checked "
+        "by the names alone.",
     ]
 
 
