@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 from experiments.common import format_table, load_sources, make_parser
 from experiments.metrics_on_trial.fusions import DEGRADATIONS, degenerate, degrade, honest, rounded
-from experiments.metrics_on_trial.picture import draw
+from experiments.metrics_on_trial.heatmap import draw
 from scipy.stats import rankdata
 from torch import nn
 
