@@ -2,7 +2,7 @@
 
 The plain alternative is open_clip itself: torch's antialiased resize, the normalisation, the model's own
 `encode_image` or `encode_text`, timed in turns with ours. Crops are gray, 96x96, 8 at a time; the
-backward is to the crops. The last rows are whole pictures (480x640, 2 at a time), where the resize counts
+backward is to the crops. The last rows are whole images (480x640, 2 at a time), where the resize counts
 most. ViT-B-32 has random weights, which cost as much as any; micro is measured where its weights are.
 
     OMP_NUM_THREADS=2 python experiments/benchmarks/clip.py [--rounds 7]

@@ -1,7 +1,7 @@
 """What does a bi-level step with learned prompts cost, against a step with fixed ones?
 
 A batch of 8 crops of 96 pixels, contourlet_tiny with Adam, loss and solver as configured. A cycle is
-`solver.every` updates: one embeds new pictures and solves the lower level, the others do not. Both kinds of
+`solver.every` updates: one embeds new images and solves the lower level, the others do not. Both kinds of
 training take their cycles in turns. ViT-B-32 has random weights, which cost as much as any.
 
     OMP_NUM_THREADS=2 python -m experiments.benchmarks.promptfusion_step [--rounds 3] [--clip micro]

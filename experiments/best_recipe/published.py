@@ -1,8 +1,8 @@
-"""Published scores beside ours, through what both have: the Laplacian pyramid on the same pictures.
+"""Published scores beside ours, through what both have: the Laplacian pyramid on the same images.
 
 `published.csv` holds means over the 25 TNO and 50 RoadScene pairs that the field tests on, under protocol
-`cddfuse`: CDDFuse's as its paper states them, all others by one evaluator. Our pictures are others, and
-scores of different pictures cannot be compared; what a method gains over a trivial fusion can, with care.
+`cddfuse`: CDDFuse's as its paper states them, all others by one evaluator. Our images are others, and
+scores of different images cannot be compared; what a method gains over a trivial fusion can, with care.
 """
 
 import csv
@@ -16,7 +16,7 @@ OURS, PYRAMID = "ours", "Laplacian pyramid"
 
 
 def read_published() -> dict[str, dict[str, dict[str, float]]]:
-    """Return the published scores: pictures -> method -> metric."""
+    """Return the published scores: images -> method -> metric."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in csv.DictReader(FILE.read_text().splitlines()):
         pictures, method = row.pop("pictures"), row.pop("method")
@@ -33,8 +33,8 @@ def compare_gains(ours: Mapping[str, Mapping[str, float]]) -> str:
     """Return, as a markdown table, what methods gain over the pyramid and how often `OURS` gains more.
 
     Args:
-        ours: The scores on our pictures: `OURS`, `PYRAMID`, and any trivial fusion, which shows by how much
-            pictures differ.
+        ours: The scores on our images: `OURS`, `PYRAMID`, and any trivial fusion, which shows by how much
+            images differ.
     """
     published = read_published()
     metrics = list(next(iter(published.values()))[PYRAMID])
@@ -46,4 +46,4 @@ def compare_gains(ours: Mapping[str, Mapping[str, float]]) -> str:
             ahead = sum(own[name] > gains[name] for name in metrics)
             cells = (f"{gains[name]:+.0f}" for name in metrics)
             rows.append([method, pictures, *cells, "" if method == OURS else f"{ahead} of {len(metrics)}"])
-    return "\n".join(format_table(["method", "pictures", *metrics, "ours greater"], rows))
+    return "\n".join(format_table(["method", "images", *metrics, "ours greater"], rows))

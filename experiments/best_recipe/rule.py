@@ -10,7 +10,7 @@
 4. Before that are rejected: noise (more than `NOISE` times that of the maximum), over-sharpening (AG above
    `SHARPNESS` times that of the Laplacian pyramid, which has the stronger detail of both bands everywhere),
    and copies of the maximum (nearer to it than `COPY` grey levels on average).
-5. The pictures of what is left are looked at: halos, patterns, smooth skies, people, faces of buildings.
+5. The images of what is left are looked at: halos, patterns, smooth skies, people, faces of buildings.
 """
 
 from collections.abc import Callable, Mapping, Sequence

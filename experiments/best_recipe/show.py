@@ -111,7 +111,7 @@ def main() -> None:
         label: {**scores["real"][FUSIONS[label]][0], "MI": others[FUSIONS[label]]["MI"]}
         for label in PUBLISHED
     }
-    lines += ["\n**per cent above the Laplacian pyramid on the same pictures**\n", compare_gains(published)]
+    lines += ["\n**per cent above the Laplacian pyramid on the same images**\n", compare_gains(published)]
     write(options.out / "test.md", lines)
 
 

@@ -40,18 +40,18 @@ HERE = Path(__file__).parent
 Scores = dict[str, dict[str, float]]  # image -> metric -> score
 
 
-def score(metrics: FusionMetrics, source: PairSource, pictures: Path) -> Scores:
+def score(metrics: FusionMetrics, source: PairSource, folder: Path) -> Scores:
     """Score a folder of fused luma against the test pairs of a data set."""
     scores: Scores = {}
     for name in source.parts()["test"]:
         batch = whole(source.load(name), name)
-        fused = to_unit(read_image(pictures / f"{name}.png"))
+        fused = to_unit(read_image(folder / f"{name}.png"))
         row = metrics.score_all({"fused": fused[None]}, batch.infrared, batch.visible, batch.target_mask)
         scores[name] = row["fused"]
     return scores
 
 
-def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -> int:
+def check(run: Run, scores: Mapping[str, Mapping[str, float]], folder: Path) -> int:
     """Require that what was kept comes out again; return how many numbers were compared.
 
     Raises:
@@ -66,8 +66,8 @@ def check(run: Run, scores: Mapping[str, Mapping[str, float]], pictures: Path) -
             now = scores[image][metric]
             if not (isnan(before) and not isfinite(now)) and abs(now - before) > 1e-9 * max(1, abs(before)):
                 raise UserError(
-                    f"{pictures / image}.png: {metric} is {now!r}, {run.path} has {before!r}; these are "
-                    "not the pictures of the study: repeat the training with the settings of its config.yaml"
+                    f"{folder / image}.png: {metric} is {now!r}, {run.path} has {before!r}; these are "
+                    "not the images of the study: repeat the training with the settings of its config.yaml"
                 )
             compared += 1
     return compared

@@ -1,8 +1,8 @@
-"""How does the fused image change with what the network sees: training crops, or the whole picture?
+"""How does the fused image change with what the network sees: training crops, or the whole image?
 
 Channel attention and group norm take statistics over all pixels they are given. For each pair the whole
 image is fused once, and once in 96x96 crops side by side; the differences are in levels of 255. The last
-line is the peak memory of fusing one picture of the given size, above that before.
+line is the peak memory of fusing one image of the given size, above that before.
 
     python experiments/contourlet_backbone/crops.py CHECKPOINT PAIRS [--count 8] [--size 1024x1280]
 """

@@ -1,4 +1,4 @@
-"""What LDFusion's loss says of pictures nobody trained: which it prefers, which defects it sees.
+"""What LDFusion's loss says of images nobody trained: which it prefers, which defects it sees.
 
     python -m experiments.ldfusion.probe
 
@@ -45,16 +45,16 @@ def main() -> None:
 
     head = "".join(f" {name} |" for name in [*loss.weights, "total"])
     infrared, visible = planes["infrared"], planes["visible"]
-    print(f"| picture |{head}\n|" + "---|" * 6)
-    pictures = {
+    print(f"| image |{head}\n|" + "---|" * 6)
+    images = {
         "infrared": infrared,
         "visible": visible,
         "average": (infrared + visible) / 2,
         "maximum": infrared.maximum(visible),
         "ideal reference": planes["reference"],
     }
-    for name, picture in pictures.items():
-        row(name, picture, infrared, visible)
+    for name, image in images.items():
+        row(name, image, infrared, visible)
     for side in (224, 112):
         edge = (224 - side) // 2
         infrared, visible = (planes[name][..., edge : 224 - edge, edge : 224 - edge] for name in planes if
@@ -62,7 +62,7 @@ def main() -> None:
         average = (infrared + visible) / 2
         sign = torch.tensor([1.0, -1.0]).repeat(side // 2)
         noise = torch.randn(average.shape, generator=torch.Generator().manual_seed(0))
-        print(f"\nAverage, {side} x {side}, and its defects:\n\n| picture |{head}\n|" + "---|" * 6)
+        print(f"\nAverage, {side} x {side}, and its defects:\n\n| image |{head}\n|" + "---|" * 6)
         row("average", average, infrared, visible)
         row("checkerboard", (average + LEVELS * sign[:, None] * sign).clamp(0, 1), infrared, visible)
         row("stripes", (average + LEVELS * sign[:, None]).clamp(0, 1), infrared, visible)

@@ -49,7 +49,7 @@ Scenes = dict[str, Tensor]
 
 
 class Judge:
-    """Scores fused pictures of the test scenes, on their 8-bit luma."""
+    """Scores fused images of the test scenes, on their 8-bit luma."""
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
@@ -91,7 +91,7 @@ class Judge:
 def lattice(fused: Tensor) -> list[float]:
     """Return the amplitude of the pattern that repeats every two pixels, in levels of 255, per image.
 
-    Root mean square over 8 x 8 windows of the means of the picture times (-1)^x, (-1)^y and (-1)^(x + y).
+    Root mean square over 8 x 8 windows of the means of the image times (-1)^x, (-1)^y and (-1)^(x + y).
     """
     sign = torch.tensor([1.0, -1.0]).repeat(fused.shape[-1] // 2)
     rows, columns = sign[:, None], sign[None]
@@ -204,20 +204,20 @@ def main(folders: Sequence[Path], out: Path) -> None:
     scenes = rendered_scenes(config["data"])
     judge = Judge(scenes)
     bands = scenes["infrared"], scenes["visible"]
-    pictures = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
-    pictures["ideal reference"] = scenes["reference"]
-    table: dict[str, list[Scores]] = {name: [judge(fused)] for name, fused in pictures.items()}
+    images = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
+    images["ideal reference"] = scenes["reference"]
+    table: dict[str, list[Scores]] = {name: [judge(fused)] for name, fused in images.items()}
     table["untrained network"] = []
     seeds = sorted({seed for each in runs.values() for seed in each})
     for seed in seeds:
         seed_everything(seed, workers=True, verbose=False)
-        pictures["untrained network"] = fuse(build(config["backbone"], "backbone"), *bands)
-        table["untrained network"].append(judge(pictures["untrained network"]))
+        images["untrained network"] = fuse(build(config["backbone"], "backbone"), *bands)
+        table["untrained network"].append(judge(images["untrained network"]))
     for name, each in runs.items():
         table[name] = []
         for seed, run in sorted(each.items(), reverse=True):
-            pictures[name] = fuse(load_backbone(run.path / "checkpoints/last.ckpt"), *bands)
-            table[name].insert(0, judge(pictures[name]))
+            images[name] = fuse(load_backbone(run.path / "checkpoints/last.ckpt"), *bands)
+            table[name].insert(0, judge(images[name]))
             print(f"{name}, seed {seed}: " + ", ".join(f"{c} {mean(table[name][0][c]):.3f}" for c in COLUMNS))
     print(f"\n{len(scenes['infrared'])} scenes; seeds: "
           + "; ".join(f"{name} {sorted(each)}" for name, each in runs.items()) + "\n")  # fmt: skip
@@ -225,10 +225,10 @@ def main(folders: Sequence[Path], out: Path) -> None:
     for other in ("average", "maximum"):
         print_wins(table, list(runs), other)
     columns = ["infrared", "visible", "average", "ideal reference", *runs]
-    rows = [[pictures[name][index] for name in columns] for index in SHOWN]
+    rows = [[images[name][index] for name in columns] for index in SHOWN]
     draw_panel(columns, rows, 150).save(out / "panel.jpg", quality=80)
     cuts = [
-        [pictures[name][index, :, top : top + SIDE, left : left + SIDE] for name in columns]
+        [images[name][index, :, top : top + SIDE, left : left + SIDE] for name in columns]
         for index, top, left in CLOSE
     ]
     draw_panel(columns, cuts, 2 * SIDE).save(out / "close.jpg", quality=70)
@@ -238,6 +238,6 @@ def main(folders: Sequence[Path], out: Path) -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the images")
     options = parser.parse_args()
     main(options.folders, options.out)

@@ -34,7 +34,7 @@ def degrade(
         fused: (N, 1, H, W) in [0, 1].
         infrared: the same shape.
         visible: the same shape.
-        seed: of the noise, whose picture is the same for each strength.
+        seed: of the noise, whose image is the same for each strength.
 
     Returns:
         (N, 1, H, W) in [0, 1].

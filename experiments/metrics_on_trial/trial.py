@@ -4,7 +4,7 @@
 
 RUNS holds trainings of several losses as RUNS/{roadscene,synthetic}/LOSS/SEED/checkpoints/last.ckpt; those of
 rendered scenes fuse these, those of RoadScene the real ones. A loss is judged by its mean score over seeds.
-Writes into OUT, for each kind of scenes, `scores_KIND.csv` (per picture), `ranks_KIND.csv` (mean ranks),
+Writes into OUT, for each kind of scenes, `scores_KIND.csv` (per image), `ranks_KIND.csv` (mean ranks),
 `moves_KIND.csv` (what each degradation does to each metric) and `ranks_KIND.png`; and `report.md`, the bars.
 """
 
@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 from experiments.common import format_table, load_sources, make_parser
 from experiments.metrics_on_trial.fusions import DEGRADATIONS, degenerate, degrade, honest, rounded
-from experiments.metrics_on_trial.picture import draw
+from experiments.metrics_on_trial.heatmap import draw
 from scipy.stats import rankdata
 from torch import nn
 

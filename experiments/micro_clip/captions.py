@@ -1,8 +1,8 @@
-"""What can be said of a picture, in many words: captions and the claims they make.
+"""What can be said of an image, in many words: captions and the claims they make.
 
-A picture is described by its attributes, for instance {"band": "fused", "kind": "ideal", "quality": "clean"};
+An image is described by its attributes, for instance {"band": "fused", "kind": "ideal", "quality": "clean"};
 an attribute that is not known is left out. A caption claims that attributes have certain values, so that it
-is true, false or undecided for each picture, whoever it was drawn for.
+is true, false or undecided for each image, whoever it was drawn for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ class Caption:
     alternatives: tuple[Claims, ...]
 
     def holds(self, picture: Attributes) -> Literal[1, 0, -1]:
-        """Return 1 if the caption is true of the picture, 0 if not, -1 if that cannot be told."""
+        """Return 1 if the caption is true of the image, 0 if not, -1 if that cannot be told."""
         found: Literal[1, 0, -1] = 0
         for claims in self.alternatives:
             if any(picture.get(name, values[0]) not in values for name, values in claims.items()):
@@ -76,7 +76,7 @@ def article(words: str) -> str:
 
 
 def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
-    """Return a random caption that is true of the picture."""
+    """Return a random caption that is true of the image."""
 
     def pick(*path: str) -> str:
         """Return one of the words at a place in `WORDS`."""
@@ -162,7 +162,7 @@ def vocabulary() -> list[str]:
 
 
 def truth(pictures: Sequence[Attributes], captions: Sequence[Caption]) -> np.ndarray:
-    """Return (P, C) int8: `Caption.holds` of each caption for each picture."""
+    """Return (P, C) int8: `Caption.holds` of each caption for each image."""
     return np.array([[caption.holds(picture) for caption in captions] for picture in pictures], np.int8)
 
 

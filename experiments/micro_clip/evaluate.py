@@ -2,7 +2,7 @@
 
     python -m experiments.micro_clip.evaluate [folder of a model]
 
-Nothing is fitted here: a picture goes to the text with the greatest cosine.
+Nothing is fitted here: an image goes to the text with the greatest cosine.
 """
 
 import sys
@@ -39,7 +39,7 @@ Planes = dict[str, Floats]
 
 
 class Judge:
-    """The model with its preprocessing: pictures and texts to unit vectors."""
+    """The model with its preprocessing: images and texts to unit vectors."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.model, self.config = load_micro(folder)
@@ -49,7 +49,7 @@ class Judge:
         self.tokenize = open_clip.get_tokenizer("ViT-B-32")
 
     def images(self, pictures: Tensor) -> Tensor:
-        """Encode (N, 1, S, S) pictures in [0, 1], differentiably."""
+        """Encode (N, 1, S, S) images in [0, 1], differentiably."""
         encode: nn.Module = self.model.get_submodule("visual")
         return F.normalize(encode(((pictures - self.mean) / self.std).expand(-1, 3, -1, -1)), dim=-1)
 
@@ -60,7 +60,7 @@ class Judge:
             return F.normalize(encode(self.tokenize(list(texts))), dim=-1)
 
     def choose(self, pictures: Sequence[Floats], texts: Sequence[str]) -> np.ndarray:
-        """Return for each picture the index of the nearest text."""
+        """Return for each image the index of the nearest text."""
         words, found = self.texts(texts), list[Tensor]()
         for chunk in torch.from_numpy(np.stack(pictures)[:, None]).split(64):
             with torch.no_grad():
@@ -100,7 +100,7 @@ def fusions(planes: Planes) -> Planes:
 
 
 def defects(image: Floats, rng: np.random.Generator) -> Planes:
-    """Return a picture clean and with three plain defects, not drawn as in training."""
+    """Return an image clean and with three plain defects, not drawn as in training."""
     grain = rng.standard_normal(image.shape).astype(np.float32)
     flat = (image - image.mean()) * np.float32(rng.uniform(0.15, 0.3)) + np.float32(rng.uniform(0.3, 0.6))
     noisy = np.clip(image + np.float32(rng.uniform(0.07, 0.15)) * grain, 0, 1)
@@ -125,12 +125,12 @@ def confusion(title: str, counts: Mapping[str, np.ndarray], columns: Sequence[st
 
 
 def ordinary(image: Floats) -> bool:
-    """Return whether a picture as it comes is neither very dark, very bright nor nearly flat."""
+    """Return whether an image as it comes is neither very dark, very bright nor nearly flat."""
     return image.std() > 0.11 and 0.14 < image.mean() < 0.8
 
 
 def report(judge: Judge, domain: str, found: Sequence[Planes], each: int) -> dict[str, float]:
-    """Print the tables of one domain, of whose views every `each`-th is a whole picture; return the bars."""
+    """Print the tables of one domain, of whose views every `each`-th is a whole image; return the bars."""
     bands = {name: judge.choose([v[name] for v in found], [*BANDS.values()]) for name in BANDS}
     entire = {name: answers[::each] for name, answers in bands.items()}
     figures = {"band, whole pictures": confusion(f"**{domain}, band, whole pictures**", entire, [*BANDS])}

@@ -1,6 +1,6 @@
-"""Does the micro CLIP guide a fusion, and not by adversarial noise? Prints tables, draws pictures.
+"""Does the micro CLIP guide a fusion, and not by adversarial noise? Prints tables, draws images.
 
-    python -m experiments.micro_clip.guide [folder of a model] [folder for pictures]
+    python -m experiments.micro_clip.guide [folder of a model] [folder for images]
 
 A fusion rule with ten free numbers (a Laplacian pyramid of four levels: one gain per band and level, and two
 base weights, all held in 0..2) starts at the plain average and descends the language direction loss
@@ -29,7 +29,7 @@ NAMES = [f"{band} {level}" for band in ("infrared", "visible") for level in ("1"
 
 
 def components(planes: Planes) -> np.ndarray:
-    """Return (10, S, S): what each level of each band adds to a picture; halved, they sum to the average."""
+    """Return (10, S, S): what each level of each band adds to an image; halved, they sum to the average."""
     found = []
     for name in ("infrared", "visible"):
         bands = recipe.laplacian(planes[name])
@@ -52,7 +52,7 @@ class Direction:
         self.moves = words[0] - words[1], words[0] - words[2]
 
     def __call__(self, fused: Tensor) -> Tensor:
-        """Return the loss of each of (N, 1, S, S) pictures."""
+        """Return the loss of each of (N, 1, S, S) images."""
         image = self.judge.images(fused)
         parts = [
             1 - F.cosine_similarity(image - source, move[None], eps=1e-6)
@@ -67,7 +67,7 @@ class Direction:
 
 
 def descend_rule(loss: Direction, parts: Tensor, rate: float = 0.025) -> tuple[Tensor, Tensor]:
-    """Return the pictures and gains (N, 10) after the descent from the plain average."""
+    """Return the images and gains (N, 10) after the descent from the plain average."""
     gains = torch.full(parts.shape[:2], 0.5, requires_grad=True)
     optimizer = torch.optim.Adam([gains], rate)
 
@@ -85,7 +85,7 @@ def descend_rule(loss: Direction, parts: Tensor, rate: float = 0.025) -> tuple[T
 
 
 def random_view(images: Tensor) -> Tensor:
-    """Crop and blur at random, the same for all pictures."""
+    """Crop and blur at random, the same for all images."""
     size = images.shape[-1]
     side = int(size * (0.7 + 0.3 * torch.rand(()).item()))
     top, left = torch.randint(size - side + 1, (2,)).tolist()
@@ -97,7 +97,7 @@ def random_view(images: Tensor) -> Tensor:
 def descend_pixels(
     judge: Judge, infrared: Tensor, visible: Tensor, robust: bool, rate: float = 0.01, steps: int = 150
 ) -> Tensor:
-    """Return pictures whose pixels themselves descended from the average; `robust`: through random views."""
+    """Return images whose pixels themselves descended from the average; `robust`: through random views."""
     torch.manual_seed(0)
     image = ((infrared + visible) / 2).requires_grad_()
     optimizer = torch.optim.Adam([image], rate)
@@ -139,7 +139,7 @@ def measure(images: Tensor, masks: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def study(judge: Judge, title: str, found: list[Planes], pixels: int) -> dict[str, Tensor]:
-    """Print what the descents reach; return the pictures by their names."""
+    """Print what the descents reach; return the images by their names."""
 
     def stack(images: list[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack(images)[:, None]).float()
@@ -150,7 +150,7 @@ def study(judge: Judge, title: str, found: list[Planes], pixels: int) -> dict[st
     shown |= {name: stack([m[name] for m in made]) for name in ("average", "maximum", "ideal")}
     loss = Direction(judge, shown["infrared"], shown["visible"])
     shown["rule"], gains = descend_rule(loss, torch.from_numpy(np.stack([components(v) for v in found])))
-    print(f"\n**{title}: {len(found)} scenes**\n\n| picture | loss | target contrast | local detail |")
+    print(f"\n**{title}: {len(found)} scenes**\n\n| image | loss | target contrast | local detail |")
     print("|---|---|---|---|")
     scores = {name: loss.of(images) for name, images in shown.items()}
     for name, images in shown.items():
@@ -185,7 +185,7 @@ def study(judge: Judge, title: str, found: list[Planes], pixels: int) -> dict[st
 
 
 def draw(shown: dict[str, Tensor], path: Path, rows: int = 5) -> None:
-    """Write a sheet: one scene per row, one picture per column, twice enlarged, with names above."""
+    """Write a sheet: one scene per row, one image per column, twice enlarged, with names above."""
     columns = ["infrared", "visible", "average", "maximum", "rule", "pixels", "pixels, random views", "ideal"]
     strips = []
     for row in range(rows):
@@ -210,7 +210,7 @@ def main(folder: Path | None, pictures: Path) -> None:
         shown = study(judge, title, load(), pixels=8)
         name = "guidance.jpg" if title.startswith("synthetic") else "real.jpg"
         if title.startswith("synthetic") or pictures != Path(__file__).parent:
-            draw(shown, pictures / name)  # real pictures are not ours to publish
+            draw(shown, pictures / name)  # real images are not ours to publish
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is done to a picture: cameras, fusions and defects. Every function maps float32 (H, W) to (H, W).
+"""What is done to an image: cameras, fusions and defects. Every function maps float32 (H, W) to (H, W).
 
-Lengths are in pixels of the final 112 x 112 picture; `scale` says how many pixels of the picture at hand are
+Lengths are in pixels of the final 112 x 112 image; `scale` says how many pixels of the image at hand are
 one of those.
 """
 
@@ -142,7 +142,7 @@ def _blur(image: Floats, rng: Draw, scale: float) -> Floats:
         line[length // 2] = 1
         line = cv2.warpAffine(line, turn, (length, length))
         return cv2.filter2D(image, -1, line / line.sum(), borderType=cv2.BORDER_REFLECT_101)
-    if way == 1:  # a small picture enlarged
+    if way == 1:  # a small image enlarged
         factor = rng.uniform(3, 6) * scale
         small = cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         return cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_CUBIC)
@@ -204,7 +204,7 @@ def _artifact(image: Floats, rng: Draw, scale: float) -> Floats:
 
 
 def spoil(quality: str, image: Floats, rng: Draw, scale: float) -> Floats:
-    """Give a picture the defect that `quality` names."""
+    """Give an image the defect that `quality` names."""
     defects: tuple[Callable[[Floats, Draw, float], Floats], ...]
     defects = (_blur, _noise, _low_contrast, _over, _under, _harsh, _artifact)
     done = dict(zip(QUALITIES, defects, strict=True))[quality](image, rng, scale)

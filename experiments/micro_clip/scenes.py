@@ -1,4 +1,4 @@
-"""Scenes to draw pictures from, and the batches of pictures and captions drawn from them."""
+"""Scenes to draw images from, and the batches of images and captions drawn from them."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from clipfuse.ops.depth import to_unit
 from clipfuse.ops.seeding import derived_seed
 
 PARTS = {"train": 0, "val": 1, "test": 2}
-# How often each picture of a scene is drawn; several of one scene in a batch differ in nothing else.
+# How often each image of a scene is drawn; several of one scene in a batch differ in nothing else.
 PICTURES = {
     "infrared": 6,
     "visible": 6,
@@ -137,7 +137,7 @@ def salience(image: Floats, mask: Floats, scale: float) -> str | None:
 def picture(
     name: str, planes: Mapping[str, Floats], scale: float, weather: str | None, rng: Draw, final: int
 ) -> Picture:
-    """Make one picture of a scene: a band or a fusion, through some camera, perhaps with a defect."""
+    """Make one image of a scene: a band or a fusion, through some camera, perhaps with a defect."""
     infrared, visible = planes["infrared"], planes["visible"]
     mask = recipe.soften(planes["mask"], 0.5) if "mask" in planes else recipe.hot(infrared, scale)
     if name in ("detail", "target") and mask.mean() < 0.006:
@@ -189,7 +189,7 @@ class Batches(IterableDataset):
     """Endless batches, each a function of (seed, step) alone.
 
     Yields:
-        pictures (B, 1, S, S) uint8; tokens (C, L), cut after the longest text; truth (B, C) and labels (B, A)
+        images (B, 1, S, S) uint8; tokens (C, L), cut after the longest text; truth (B, C) and labels (B, A)
             as in `captions`.
     """
 
@@ -222,7 +222,7 @@ class Batches(IterableDataset):
             )
 
     def variants(self, rng: Draw, shares: Mapping[str, float] = PICTURES) -> list[Picture]:
-        """Return several pictures of one crop of a random scene."""
+        """Return several images of one crop of a random scene."""
         scenes = self.real if rng.random() < self.real_share else self.synthetic
         scene = scenes[int(rng.integers(len(scenes)))]
         planes, scale = crop(scene, rng, self.final)

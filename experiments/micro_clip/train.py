@@ -88,9 +88,9 @@ def contrastive(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def direction(image: Tensor, text: Tensor, truth: Tensor, variants: int) -> Tensor:
-    """Mean of 1 - cos(E_i - E_j, T_a - T_b) over the pairs i, j of pictures of one scene.
+    """Mean of 1 - cos(E_i - E_j, T_a - T_b) over the pairs i, j of images of one scene.
 
-    a is a random caption that is true of i and false of j, b the reverse. What separates two pictures of a
+    a is a random caption that is true of i and false of j, b the reverse. What separates two images of a
     scene shall be what separates their captions: this is the difference that direction losses descend.
     """
     place = torch.arange(len(image)).view(-1, variants)
@@ -115,7 +115,7 @@ class Heads(nn.Module):
         self.rows = nn.ModuleList(nn.Linear(width, len(values)) for values in VALUES.values())
 
     def forward(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross entropy over the attributes that are known of any picture."""
+        """Return the mean cross entropy over the attributes that are known of any image."""
         losses = [
             F.cross_entropy(row(16 * image), column, ignore_index=-1)
             for row, column in zip(self.rows, labels.T, strict=True)

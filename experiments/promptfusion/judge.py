@@ -3,7 +3,7 @@
     python -m experiments.promptfusion.judge
 
 Another architecture (a ViT where the bundled one is a ResNet), another start, other real scenes (the
-validation and test parts of RoadScene), and none of the renderer's ideal fusions among its pictures. Writes
+validation and test parts of RoadScene), and none of the renderer's ideal fusions among its images. Writes
 `runs/promptfusion/judge`, a folder that `clip=micro clip.pretrained=FOLDER` takes.
 """
 

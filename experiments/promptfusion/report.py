@@ -67,7 +67,7 @@ def group_runs(folder: Path) -> Runs:
 
 
 class IndependentJudge:
-    """p_pos of pictures under the fixed texts of the study's pairs, by a CLIP that guided nobody."""
+    """p_pos of images under the fixed texts of the study's pairs, by a CLIP that guided nobody."""
 
     def __init__(self, folder: Path, pairs: Mapping[str, Mapping[str, str]]) -> None:
         self.clip = FrozenClip.load("micro", str(folder))
@@ -78,23 +78,23 @@ class IndependentJudge:
         )
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> dict[str, float]:
-        """Return the mean over pictures for each pair."""
-        seen = self.clip.encode_image(to_unit(to_bytes(pictures)), resize="squash")
+    def __call__(self, images: Tensor) -> dict[str, float]:
+        """Return the mean over images for each pair."""
+        seen = self.clip.encode_image(to_unit(to_bytes(images)), resize="squash")
         p = pair_probability(seen, self.positive, self.negative, self.clip.logit_scale).mean(dim=0)
         return {f"p {name}": float(value) for name, value in zip(self.names, p, strict=True)}
 
 
-def score(pictures: Tensor, scenes: Mapping[str, Tensor]) -> dict[str, float]:
+def score(images: Tensor, scenes: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the means of `METRICS` over the scenes, protocol strict, on the 8-bit luma."""
     metrics = FusionMetrics("strict", METRICS)
-    fused = to_unit(to_bytes(pictures))
+    fused = to_unit(to_bytes(images))
     metrics.update(fused, scenes["infrared"], scenes["visible"], target_mask=scenes["target_mask"])
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
 def separation(run: Run, scenes: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return in which share of cases a run's prompts score a scene's good picture above its bad one."""
+    """Return in which share of cases a run's prompts score a scene's good image above its bad one."""
     loss, _ = load_loss(run.path / "checkpoints/last.ckpt")
     assert isinstance(loss, PromptFusionLoss)
     loss.eval()
@@ -113,14 +113,14 @@ def main(folder: Path, out: Path) -> None:
     pairs, scenes = config["loss"]["pairs"], rendered_scenes(config["data"])
     judge = IndependentJudge(folder / "judge", pairs)
     bands = scenes["infrared"], scenes["visible"]
-    pictures = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
-    pictures["ideal reference"] = scenes["reference"]
-    table = {name: [{**score(plane, scenes), **judge(plane)}] for name, plane in pictures.items()}
+    images = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
+    images["ideal reference"] = scenes["reference"]
+    table = {name: [{**score(plane, scenes), **judge(plane)}] for name, plane in images.items()}
     for name, each in runs.items():
         table[name] = []
         for _, run in sorted(each.items(), reverse=True):
-            pictures[name] = fuse(load_backbone(run.path / "checkpoints/last.ckpt"), *bands)
-            table[name].append({**score(pictures[name], scenes), **judge(pictures[name])})
+            images[name] = fuse(load_backbone(run.path / "checkpoints/last.ckpt"), *bands)
+            table[name].append({**score(images[name], scenes), **judge(images[name])})
     columns = list(table[guided][0])
     print(f"{len(scenes['infrared'])} scenes; seeds: "
           + "; ".join(f"{name} {sorted(each)}" for name, each in runs.items()) + "\n")  # fmt: skip
@@ -129,13 +129,13 @@ def main(folder: Path, out: Path) -> None:
     ]
     print(*format_table(["image", *columns], rows), sep="\n")
     learned = [name for name in runs if name not in ("pixel", "fixed")]
-    print("\nGood pictures above bad ones of the same held-out scene:\n")
+    print("\nGood images above bad ones of the same held-out scene:\n")
     for name in learned:
         found = [separation(run, scenes) for run in runs[name].values()]
         cells = [f"{pair} {format_cell([each[pair] for each in found])}" for pair in found[0]]
         print(f"| {name} | " + " | ".join(cells) + " |")
     shown = ["infrared", "visible", "ideal reference", *runs]
-    panel = [[pictures[name][index] for name in shown] for index in SHOWN]
+    panel = [[images[name][index] for name in shown] for index in SHOWN]
     draw_panel(shown, panel, 150).save(out / "panel.jpg", quality=80)
     if learned:
         notes = sorted((runs[learned[-1]][min(runs[learned[-1]])].path / "notes").glob("*.png"))
@@ -149,6 +149,6 @@ def main(folder: Path, out: Path) -> None:
 if __name__ == "__main__":
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the images")
     options = parser.parse_args()
     main(options.folder, options.out)

@@ -14,10 +14,6 @@ from clipfuse.errors import UserError
 Factory = Callable[..., Path]
 
 
-def names(root: Path) -> list[str]:
-    return [variant.name for variant in group(find_runs([root]))]
-
-
 def test_a_run_of_the_engine_is_read(trained: Path) -> None:
     (run,) = find_runs([trained.parent])
     assert (run.status, run.seed, run.protocol, run.samples_seen) == ("finished", 0, "strict-2", 12)
@@ -32,38 +28,6 @@ def test_a_run_of_the_engine_is_read(trained: Path) -> None:
     assert group([run])[0].name == "pixel"
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_variant(sweep: Factory) -> None:
-    for seed in (1, 0):
-        root = sweep(seed=seed, options={"data.root": f"/place/{seed}", "trainer.max_time": seed})
-    root = sweep("ldfusion", seed=1)
-    variants = group(find_runs([root]))
-    assert [(v.name, [run.seed for run in v.runs]) for v in variants] == [
-        ("pixel", [0, 1]),
-        ("ldfusion", [1]),
-    ]
-
-
-def test_variants_of_one_loss_are_named_by_what_differs(sweep: Factory) -> None:
-    root = sweep("pixel")
-    for solver, keys in {"Joint": {"lower_weight": 1.0}, "ValuePenalty": {"lower_steps": 3}}.items():
-        root = sweep("promptfusion", options={"solver": {"_target_": f"clipfuse.bilevel.{solver}", **keys}})
-    assert names(root) == ["pixel", "promptfusion solver=joint", "promptfusion solver=value_penalty"]
-
-
-def test_what_most_variants_share_goes_without_saying(sweep: Factory) -> None:
-    root = sweep()
-    sweep(options={"loss.weight": 5.0})
-    sweep(options={"loss.mask": "none"})
-    assert names(root) == ["pixel", "pixel weight=5.0", "pixel mask=none"]
-
-
-def test_one_seed_twice_is_refused(sweep: Factory) -> None:
-    root = sweep()
-    sweep()
-    with pytest.raises(UserError, match=r"are one variant with one seed \(0\).*leave one out"):
-        names(root)
-
-
 def test_a_folder_named_twice_counts_once(sweep: Factory) -> None:
     root = sweep()
     assert len(find_runs([root, root / "0"])) == 1
@@ -76,24 +40,6 @@ def test_an_evaluation_is_no_run(sweep: Factory) -> None:
     (root / "1/status.json").write_text('{"status": "finished"}')
     (root / "1/config.yaml").write_text("checkpoint: last.ckpt\n")
     assert [run.folder.name for run in find_runs([root])] == ["0"]
-
-
-def test_unfinished_runs_are_told_and_left_out_unless_partial(sweep: Factory) -> None:
-    root = sweep()
-    sweep(seed=1, status={"status": "failed", "reason": "no memory"})
-    sweep(seed=2, status={"status": "running"}, images=())
-    sweep(seed=3, images=())
-    taken, notes = select(find_runs([root]), partial=False)
-    assert [run.seed for run in taken] == [0]
-    assert [note.partition(" (")[2] for note in notes] == [
-        "failed: no memory).",
-        "running).",
-        "finished without a test).",
-    ]
-    taken, notes = select(find_runs([root]), partial=True)
-    assert [run.seed for run in taken] == [0, 1, 2]
-    assert notes[0].endswith("(failed: no memory), with scores.")
-    assert notes[1].endswith("(running), without scores.")
 
 
 def test_jobs_that_have_not_started_are_told(sweep: Factory) -> None:
@@ -112,13 +58,6 @@ def test_devices_are_counted_by_what_they_did(sweep: Factory) -> None:
     one, two = (run.budget for run in find_runs([root]))
     assert one.startswith("40 samples, batch 4")
     assert two.startswith("80 samples, batch 8")
-
-
-def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) -> None:
-    root = sweep(status={"status": "failed"})
-    sweep()
-    (variant,) = group(select(find_runs([root]), partial=True)[0])
-    assert [run.folder.name for run in variant.runs] == ["1"]
 
 
 def test_the_time_of_a_resumed_run_is_projected(sweep: Factory) -> None:

@@ -128,30 +128,6 @@ def test_a_path_into_the_run_folder_is_no_difference(sweep: Factory) -> None:
     assert len(group(find_runs([root]))) == 1
 
 
-def test_what_is_swept_beside_the_loss_names_the_rows_where_it_may_be_mixed(sweep: Factory) -> None:
-    for rate in (1e-4, 1e-3):
-        for seed in (0, 1):
-            root = sweep(seed=seed, options={"optimizer.lr": rate})
-    with pytest.raises(
-        UserError, match=r"--mix optimizer to be warned only; a rate .* is declared as tuning"
-    ):
-        check(root)
-    (warning,) = check(root, "optimizer")
-    assert warning.endswith("optimizer.lr is 0.0001 (2 runs, as sweep/0) or 0.001 (2 runs, as sweep/2).")
-    assert [each.name for each in group(find_runs([root]))] == [
-        "pixel optimizer.lr=0.0001",
-        "pixel optimizer.lr=0.001",
-    ]
-
-
-def test_seeds_that_were_added_after_an_update_join_their_row(sweep: Factory) -> None:
-    root = sweep()
-    sweep(seed=1, options={"versions.torch": "2.9.0"})
-    (warning,) = check(root, "versions")
-    assert warning.endswith("versions.torch is 2.8 (sweep/0) or 2.9 (sweep/1).")
-    assert [(each.name, len(each.runs)) for each in group(find_runs([root]))] == [("pixel", 2)]
-
-
 def test_many_settings_are_not_all_told(sweep: Factory) -> None:
     root = sweep()
     sweep("ldfusion", options={"backbone": {f"size{index}": index for index in range(9)}})
@@ -211,3 +187,27 @@ def test_several_devices_and_commits_are_told(sweep: Factory) -> None:
         "The runs were trained on several devices (NVIDIA H100, cpu): their times do not compare.",
         "The runs come from 2 states of the code, by git: c0ffee0000, c0ffee0000-dirty.",
     ]
+
+
+def test_what_is_swept_beside_the_loss_names_the_rows_where_it_may_be_mixed(sweep: Factory) -> None:
+    for rate in (1e-4, 1e-3):
+        for seed in (0, 1):
+            root = sweep(seed=seed, options={"optimizer.lr": rate})
+    with pytest.raises(
+        UserError, match=r"--mix optimizer to be warned only; a rate .* is declared as tuning"
+    ):
+        check(root)
+    (warning,) = check(root, "optimizer")
+    assert warning.endswith("optimizer.lr is 0.0001 (2 runs, as sweep/0) or 0.001 (2 runs, as sweep/2).")
+    assert [each.name for each in group(find_runs([root]))] == [
+        "pixel optimizer.lr=0.0001",
+        "pixel optimizer.lr=0.001",
+    ]
+
+
+def test_seeds_that_were_added_after_an_update_join_their_row(sweep: Factory) -> None:
+    root = sweep()
+    sweep(seed=1, options={"versions.torch": "2.9.0"})
+    (warning,) = check(root, "versions")
+    assert warning.endswith("versions.torch is 2.8 (sweep/0) or 2.9 (sweep/1).")
+    assert [(each.name, len(each.runs)) for each in group(find_runs([root]))] == [("pixel", 2)]

@@ -55,6 +55,13 @@ def test_three_seeds_of_one_loss_are_not_three_losses() -> None:
         assert verdict(table)[0] == "One training each: these are three networks, not three losses."
 
 
+@pytest.fixture
+def lean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the power and the resamples, on which no verdict depends."""
+    monkeypatch.setattr(simulate.statistics, "detectable", lambda *_: 1.0)
+    monkeypatch.setattr(simulate.statistics.draw_counts, "__defaults__", (20,))
+
+
 def check(conditions: list[dict[str, Any]], tables: int, metrics: tuple[str, ...]) -> None:
     clear_tables = won_tables = 0.0
     for place, settings in enumerate(conditions):
@@ -71,6 +78,7 @@ def check(conditions: list[dict[str, Any]], tables: int, metrics: tuple[str, ...
     assert won_tables / len(conditions) <= limit(every)
 
 
+@pytest.mark.usefixtures("lean")
 def test_losses_that_do_not_differ_are_seldom_told_apart() -> None:
     check(SHORT, 40, simulate.METRICS[:8])
 

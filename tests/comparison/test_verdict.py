@@ -211,7 +211,7 @@ def test_the_classic_set_warns() -> None:
     assert "over classic-1 (3 metrics) and 24 scenes" in told[1]
     assert told[-1] == (
         "Classic-1 gives each usual metric a vote; copies of a band, stretched contrast and sharpening win "
-        "by it, so that a good rank is no proof of a good picture."
+        "by it, so that a good rank is no proof of a good image."
     )
 
 

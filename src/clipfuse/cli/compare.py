@@ -1,4 +1,4 @@
-"""`clipfuse compare SWEEP`: which loss won, by how much, how sure."""
+"""`clipfuse compare SWEEP`: which loss wins, by how much, and how certain that is."""
 
 import argparse
 import os
@@ -21,13 +21,13 @@ VERDICTS = ("balanced", "classic")  # the default first
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read run folders, compute the table, print it with the verdict, and write what was asked for."""
+    """Read run folders, compute the table, print it with the verdict, and write the files of the options."""
     options = _parse(arguments)
     outputs = {name: Path(path) for name in FORMATS if (path := getattr(options, name))}
     if len({path.resolve() for path in outputs.values()}) < len(outputs):
         raise UserError("two outputs are one file; choose a file for each")
 
-    # Imported late: --help must not wait for scipy and torch.
+    # Imported late, so that --help does not load scipy and torch.
     from clipfuse.comparison.assemble import assemble, gather
     from clipfuse.comparison.collect import find_runs
     from clipfuse.comparison.formats import to_markdown
@@ -81,9 +81,9 @@ def main(arguments: Sequence[str]) -> None:
             file.write(found.text(name))
         print(f"written: {path}")
     if figures:
-        for path, (picture, kind) in files.items():
+        for path, (drawing, kind) in files.items():
             with replace_when_whole(path) as temporary:
-                picture.save(temporary, kind)
+                drawing.save(temporary, kind)
         print(f"written: {len(files)} figures in {figures}")
     if options.wandb:
         from clipfuse.comparison.wandb_report import publish
@@ -102,32 +102,36 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="clipfuse compare",
         description="Compare the runs of a sweep: scores over seeds with intervals, ranks, tests over seeds "
         "and scenes, the trivial fusions, and a verdict in words. Runs that differ in their seed alone are "
-        "one row. Runs that no fair table can hold together are refused.",
+        "one row. Runs with different protocol, data split, budget or optimiser are refused.",
         allow_abbrev=False,
     )
-    parser.add_argument("sweeps", nargs="+", metavar="SWEEP", help="folder of a sweep, or a run folder")
-    parser.add_argument("--html", metavar="FILE", help="one self-contained page with pictures and curves")
+    parser.add_argument(
+        "sweeps", nargs="+", metavar="SWEEP", help="folder or zip of a sweep, or a run folder"
+    )
+    parser.add_argument("--html", metavar="FILE", help="one self-contained page with images and curves")
     parser.add_argument("--markdown", metavar="FILE", help="the table; also what is printed")
     parser.add_argument("--csv", metavar="FILE", help="every number in full precision")
     parser.add_argument("--latex", metavar="FILE", help="the table, losses as rows, with booktabs")
     parser.add_argument(
         "--figures",
         metavar="FOLDER",
-        help="each figure as SVG and PDF, also test pictures with zoomed insets",
+        help="each figure as SVG and PDF, also test images with zoomed insets",
     )
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="save a report at W&B, over the same runs there (needs the extra clipfuse[wandb] and a login)",
+        help="save a report at W&B, with the same runs there (needs the extra clipfuse[wandb] and a login)",
     )
     parser.add_argument(
         "--baseline",
         metavar="LOSS",
-        help="what the others are tested against (default: pixel, else the shortest name); all: each against "
-        "each, which costs power",
+        help="reference loss that the others are tested against (default: pixel, else the shortest name); "
+        "all: each against each, which finds less",
     )
     parser.add_argument(
-        "--metrics", metavar="NAMES", help="of the table: names or the sets fast, full, joined by commas"
+        "--metrics",
+        metavar="NAMES",
+        help="metrics of the table: names or the sets fast, full, joined by commas",
     )
     parser.add_argument(
         "--verdict",
@@ -137,27 +141,27 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--pool-seeds",
         action="store_true",
-        help="take the variance of seeds to be the same for all losses: more power, wrong where it is not",
+        help="assume one variance of seeds for all losses: finds more, and is wrong if they differ",
     )
     parser.add_argument(
         "--plan",
         nargs="*",
         metavar="METRIC=DIFFERENCE",
-        help="how many seeds a difference needs, from these runs as a pilot; without one: a table",
+        help="number of seeds that a difference needs, from these runs as a pilot; alone: a table",
     )
     parser.add_argument(
         "--own",
         action="append",
         default=[],
         metavar="MODULE.FUNCTION",
-        help="a metric of yours that the runs have, as in metrics.own",
+        help="a metric of your own that the runs have, as in metrics.own",
     )
-    parser.add_argument("--partial", action="store_true", help="take unfinished runs as far as they are")
+    parser.add_argument("--partial", action="store_true", help="include unfinished runs as they are now")
     parser.add_argument(
         "--mix",
         metavar="KINDS",
         default="",
-        help=f"let runs differ in what must agree, with a warning: some of {', '.join(KINDS)}",
+        help=f"kinds of settings in which the runs may differ, with a warning: some of {', '.join(KINDS)}",
     )
     parser.add_argument(
         "--no-trivial",
@@ -165,7 +169,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_false",
         help="leave out the trivial fusions, to save time",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser.parse_args(arguments)
 
 

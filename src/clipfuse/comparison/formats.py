@@ -198,7 +198,9 @@ def to_records(table: Table, notes: Sequence[str] = ()) -> list[dict[str, Any]]:
     """
     records = []
     for row in table.rows:
-        others = [other for name, other in table.against if name == row.name and not row.trivial]
+        others: list[str | None] = [
+            other for name, other in table.against if name == row.name and not row.trivial
+        ]
         for other in others or [None]:
             for column in table.columns:
                 cell = row.cells.get(column.name)

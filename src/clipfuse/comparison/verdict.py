@@ -187,7 +187,7 @@ def _classic(table: Table) -> list[str]:
         return []
     return [
         f"{table.verdict_set} gives each usual metric a vote; copies of a band, stretched contrast and "
-        "sharpening win by it, so that a good rank is no proof of a good picture."
+        "sharpening win by it, so that a good rank is no proof of a good image."
     ]
 
 

@@ -1,6 +1,6 @@
 """Draw how x moves on the toy, n = 2, a = c = 2, from four starts: one panel per solver.
 
-python experiments/bilevel_toy/picture.py trajectories.png
+python experiments/bilevel_toy/draw.py trajectories.png
 """
 
 import sys

@@ -21,7 +21,7 @@ def draw(
     """Draw mean ranks as colours, best fusion first.
 
     Args:
-        path: of the picture.
+        path: of the image.
         order: fusions from top to bottom.
         honest: those whose names are printed in bold.
         names: fusions in the order of the ranks.
