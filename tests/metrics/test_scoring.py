@@ -1,0 +1,43 @@
+import pytest
+import torch
+
+from clipfuse.metrics import FusionMetrics, Scorer, baselines, ssim
+
+
+def pair(side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    infrared, visible = torch.rand(2, 1, 1, side, side, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, side, side, dtype=torch.bool)
+    mask[..., 10:20, 12:22] = True
+    return infrared, visible, mask
+
+
+@pytest.mark.parametrize("protocol", ["strict", "tang"])
+def test_it_scores_as_the_classes_do_to_the_bit(protocol: str) -> None:
+    infrared, visible, mask = pair()
+    fusions = baselines(infrared, visible)
+    scores = Scorer(protocol).score_all(fusions, infrared, visible, mask)
+    assert list(scores) == list(fusions)
+    for method, fused in fusions.items():
+        metrics = FusionMetrics(protocol)
+        metrics.update(fused, infrared, visible, target_mask=mask)
+        means = {name: float(mean) for name, mean in metrics.compute().items()}
+        assert list(scores[method]) == list(means)
+        assert scores[method] == pytest.approx(means, rel=0, abs=0, nan_ok=True)
+
+
+def test_what_is_not_defined_is_nan_and_what_needs_a_mask_is_left_out() -> None:
+    infrared, visible, _ = pair(8)
+    scores = Scorer(names=["SSIM", "VIF", "PSNR", "kept-targets"]).score_all(
+        {"copy": infrared, "mean": (infrared + visible) / 2}, infrared, infrared
+    )
+    assert list(scores["copy"]) == ["PSNR", "SSIM", "VIF"]
+    assert torch.tensor([scores["copy"]["PSNR"], scores["copy"]["VIF"]]).isnan().all()
+    assert scores["mean"]["SSIM"] == ssim((infrared + visible) / 2, infrared, infrared).item()
+
+
+def test_wrong_images_and_names_are_refused() -> None:
+    infrared, visible, _ = pair()
+    with pytest.raises(ValueError, match=r"EN: fused has values from .*; expected \[0, 1\]$"):
+        Scorer(names="EN").score_all({"bright": 255 * infrared}, infrared, visible)
+    with pytest.raises(ValueError, match="metric 'SSM' is unknown"):
+        Scorer(names=["SSM"])
