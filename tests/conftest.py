@@ -152,7 +152,7 @@ def limited_memory() -> Callable[[int], AbstractContextManager[None]]:
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Ranks]:
     """Two gloo processes; started once, as importing torch takes them ten seconds."""
-    with Ranks(2) as two:
+    with Ranks(2, timeout_s=600) as two:  # beside other processes importing takes long
         yield two
 
 

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -140,6 +141,11 @@ TESTED_ELSEWHERE = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, at_load: bool = False) -> Iterator[str]:
     """Yield the dotted names a file imports; `at_load` leaves out functions and type checking."""
 
@@ -153,7 +159,7 @@ def imports(path: Path, at_load: bool = False) -> Iterator[str]:
             elif not (at_load and is_late(child)):
                 yield from visit(child)
 
-    yield from visit(ast.parse(path.read_text()))
+    yield from visit(parsed(path))
 
 
 def is_late(node: ast.AST) -> bool:

@@ -18,7 +18,7 @@ def test_notebook_runs(path: Path, tmp_path: Path) -> None:
         cell.source = re.sub(
             r'"steps=\d+", "validate_every=\d+"', '"steps=4", "validate_every=4"', cell.source
         )
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 def test_there_are_notebooks() -> None:
