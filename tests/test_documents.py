@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -48,7 +49,7 @@ INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m|tensorboard) [^`]+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 # What a training on this machine, or within seconds, cannot have.
 ELSEWHERE = re.compile(
-    r"\btrainer=ddp|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna|\bexperiment=best"
+    r"\btrainer=ddp|\blogger=|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna|\bexperiment=best"
 )
 LITTLE = ["trainer=cpu", "steps=2", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
 LITTLE += ["metrics.validation=[SSIM]", "metrics.test=[SSIM]", "trainer.log_every_n_steps=1"]
@@ -153,7 +154,8 @@ def place(
             del sys.modules[name]
 
 
-def check(words: Sequence[str]) -> None:
+@cache
+def check(words: tuple[str, ...]) -> None:
     """Compose a training and hold it against what it names, as `clipfuse train` does before it starts."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", [*words, "name=checked"], return_hydra_config=True)
@@ -171,9 +173,9 @@ def key(job: Sequence[str]) -> frozenset[str]:
 
 
 def check_all(jobs: Sequence[Sequence[str]]) -> None:
-    """Check the jobs of a sweep, of those that differ in their seed alone the first."""
-    for job in {key(job): job for job in jobs}.values():
-        check(job)
+    """Check the jobs of a sweep; those that differ in their seed and folder alone are checked once."""
+    for job in jobs:
+        check(tuple(word for word in job if word in key(job)))
 
 
 def launch(place: Place, words: Sequence[str]) -> list[list[str]]:
@@ -278,7 +280,7 @@ def distributed(place: Place, words: Sequence[str]) -> None:
 
         parsed = get_args_parser().parse_args(list(words[1:]))
         assert (parsed.module, parsed.training_script) == (True, "clipfuse.cli")
-    check(words[words.index("train") + 1 :])
+    check(tuple(words[words.index("train") + 1 :]))
 
 
 def module(place: Place, words: Sequence[str]) -> None:
@@ -313,7 +315,7 @@ def wandb_sweep(place: Place, words: Sequence[str]) -> None:
         f"{key}={each['values'][0] if 'values' in each else each['min']}"
         for key, each in sweep["parameters"].items()
     ]
-    check([*sweep["command"][2:-1], *first])
+    check((*sweep["command"][2:-1], *first))
 
 
 def nothing(place: Place, words: Sequence[str]) -> None:
