@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from clipfuse.losses.base import FusionLoss
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.train import train
 from clipfuse.training.checkpoints import CheckpointFiles
-from clipfuse.training.interrupts import StopRequest
 from clipfuse.training.module import FusionModule
 from clipfuse.types import LossInputs, LossOutput
 
@@ -181,16 +179,3 @@ def test_the_checkpoint_of_a_resume_is_read_once(
     train(tiny_config("test=false", "auto_resume=true"))
     assert len(read) == 1
     assert len([path for path in written if path.endswith("last.ckpt")]) == 1
-
-
-def test_a_second_interrupt_does_not_wait() -> None:
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    stop = StopRequest()
-    try:
-        stop.install()
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)

@@ -21,7 +21,6 @@ from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.networks.load import load_backbone
-from clipfuse.runs.evaluate import evaluate
 from clipfuse.runs.train import train
 from clipfuse.types import LossInputs, LossOutput
 
@@ -341,22 +340,6 @@ def test_the_loss_does_not_move_the_start_of_the_network(tiny_config: Config, tm
     config = tiny_config(*frozen, f"run_dir={tmp_path / 'other'}")
     config.loss = {"_target_": f"{__name__}._TwoLevels"}
     assert torch.equal(weights(run(config)), weights(plain))
-
-
-def test_evaluate_repeats_the_test_of_the_run(tiny_config: Config, tmp_path: Path) -> None:
-    config = tiny_config()
-    train(config)
-    again = tiny_config(
-        f"checkpoint={tmp_path / 'run/checkpoints/last.ckpt'}",
-        "save_sources=true",
-        f"run_dir={tmp_path / 'evaluated'}",
-        config_name="evaluate",
-    )
-    evaluate(again)
-    for name in ("metrics.json", "per_image.csv"):
-        assert (tmp_path / "evaluated/test" / name).read_text() == (tmp_path / "run/test" / name).read_text()
-    sources = {path.name for path in (tmp_path / "evaluated/test/infrared").iterdir()}
-    assert sources == {"test-0.png", "test-1.png"}
 
 
 def test_a_run_folder_in_use_is_not_touched(tiny_config: Config, tmp_path: Path) -> None:
