@@ -1,9 +1,9 @@
 """What it costs to start: CPU seconds of the commands on one pair of 640x480, against `import torch`.
 
 python experiments/benchmarks/start.py
-Each figure is user + system time of a fresh process on one thread, best of three, with warm files. The
-network's own time is that of fusing the same pair once more in a process that has fused it already; that of
-the metrics, all those of `strict`, is counted with the start.
+Each figure is user + system time of a fresh process on one thread, best of three, files warm in memory. The
+network's own time is that of fusing the pair again in a process that has fused it already. The time of the
+metrics, all those of `strict`, is counted with the start.
 """
 
 import argparse
