@@ -96,8 +96,9 @@ class FusionMetrics(Scorer, MetricCollection):
     def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
         Scorer.__init__(self, protocol, names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        members = {name: FusionMetric(name, self.protocol) for name in self.names}
-        MetricCollection.__init__(self, members, compute_groups=False)
+        MetricCollection.__init__(
+            self, {name: FusionMetric(name, self.protocol) for name in self.names}, compute_groups=False
+        )
 
     def update(  # type: ignore[override]
         self, fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None

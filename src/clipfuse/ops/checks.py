@@ -3,13 +3,13 @@
 from torch import Tensor
 
 
-def check_shapes(**planes: Tensor) -> None:
+def check_shapes(**planes: object) -> None:
     """Require that all named planes are tensors (N, 1, H, W) of one shape.
 
     Raises:
         ValueError: names the plane, its type or shape, and what was expected.
     """
-    first = next(iter(planes))
+    first: tuple[str, Tensor] | None = None
     for name, plane in planes.items():
         if not isinstance(plane, Tensor):
             found = f"{type(plane).__module__}.{type(plane).__qualname__}".removeprefix("builtins.")
@@ -19,9 +19,10 @@ def check_shapes(**planes: Tensor) -> None:
             raise ValueError(
                 f"{name} has shape {tuple(plane.shape)}; expected one luma plane, (N, 1, H, W){advice}"
             )
-        if plane.shape != planes[first].shape:
+        first = first or (name, plane)
+        if plane.shape != first[1].shape:
             raise ValueError(
-                f"{first} has shape {tuple(planes[first].shape)} and {name} {tuple(plane.shape)}; "
+                f"{first[0]} has shape {tuple(first[1].shape)} and {name} {tuple(plane.shape)}; "
                 "expected one shape for all"
             )
 
