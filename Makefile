@@ -58,7 +58,7 @@ lock:            ## renew constraints.txt from pyproject.toml
 	  --no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file constraints.txt
 
 test: setup lint type   ## lint, types and the whole test suite, in WORKERS=2 processes
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 mutants: setup          ## small wrong changes to the source, each of which a test must notice
 	$(BIN)/python tests/mutants.py --jobs $(WORKERS)

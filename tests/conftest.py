@@ -29,6 +29,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
+# Files of slow tests: `make test` hands them out first, so that no process is left alone with one at the end.
+SLOW = ("test_notebooks.py", "test_documents.py", "test_distributed.py", "test_export.py", "test_kill.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.name not in SLOW)
 
 
 @pytest.fixture(autouse=True, scope="session")
