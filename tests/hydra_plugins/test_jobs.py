@@ -1,0 +1,78 @@
+"""Jobs as processes; sweeps of them are in tests/cli/test_sweep.py."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipfuse.files import write_json
+from clipfuse.runs.folder import read_status
+from hydra_plugins.clipfuse_launcher import _jobs
+from hydra_plugins.clipfuse_launcher._jobs import Job, command, supervised
+
+
+def test_a_job_is_the_command_line_of_this_python() -> None:
+    assert command(["seed=1"]) == [sys.executable, "-m", "clipfuse.cli", "train", "seed=1"]
+
+
+def start(job: Job, code: str, monkeypatch: pytest.MonkeyPatch, devices: str | None = None) -> str:
+    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", "-c", code, *words])
+    with supervised([job]):
+        job.start(devices)
+        return job.close()
+
+
+def test_a_job_is_no_rank_of_its_parent_and_sees_its_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "SLURM_PROCID", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "7")
+    job = Job(0, ["seed=1"], tmp_path / "0")
+    code = "import os, sys; print(sorted(os.environ.items())); print(sys.argv[1:])"
+    start(job, code, monkeypatch, devices="2,3")
+    log = (tmp_path / "0/log.txt").read_text()
+    assert "('CUDA_VISIBLE_DEVICES', '2,3')" in log
+    assert "RANK" not in log.splitlines()[0]
+    assert "'7'" not in log.splitlines()[0]
+    assert log.splitlines()[1] == "['seed=1']"
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("raise SystemExit(3)", "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("pass", "exit code 0"),  # ended without a word of its run
+    ],
+)
+def test_a_job_that_cannot_say_why_it_failed_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    job = Job(0, [], tmp_path / "0")
+    assert start(job, code, monkeypatch) == f"FAILED ({problem})"
+    assert read_status(job.folder) == {"status": "failed", "reason": f"{problem}, see log.txt"}
+
+
+def test_an_earlier_attempt_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "0/status.json", {"status": "failed", "reason": "out of memory"})
+    job = Job(0, ["seed=1"], tmp_path / "0")
+    start(job, "import sys; print(sys.argv[1:]); sys.exit(2)", monkeypatch)
+    assert "['seed=1', 'auto_resume=true']" in (tmp_path / "0/log.txt").read_text()
+    assert read_status(job.folder)["reason"] == "out of memory"
+
+
+def test_the_progress_is_the_last_that_the_log_shows(tmp_path: Path) -> None:
+    job = Job(0, [], tmp_path)
+    (tmp_path / "log.txt").write_text("")
+    assert job.progress() == "starting"
+    line = "training:  35%|███       | 70/200 [00:01<00:02]"
+    (tmp_path / "log.txt").write_text(f"{line}\r" * 200 + line.replace("70/200", "71/200"))
+    assert job.progress() == "training 71/200"
+
+
+def test_a_job_that_was_never_started_is_not_alive(tmp_path: Path) -> None:
+    job = Job(0, [], tmp_path)
+    job.send(9)
+    assert not job.is_alive()
+    assert os.listdir(tmp_path) == []
