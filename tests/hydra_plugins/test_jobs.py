@@ -1,80 +1,78 @@
-"""One job: how it is started, how far it is, and what its end is called."""
+"""Jobs as processes; sweeps of them are in tests/cli/test_sweep.py."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
+from clipfuse.files import write_json
 from clipfuse.runs.folder import read_status
 from hydra_plugins.clipfuse_launcher import _jobs
-from hydra_plugins.clipfuse_launcher._jobs import Job, command
+from hydra_plugins.clipfuse_launcher._jobs import Job, command, supervised
 
 
-@pytest.mark.parametrize(
-    ("log", "progress"),
-    [
-        ("", "starting"),
-        ("run folder: s/0\n", "starting"),
-        ("training:   5%|█    | 3/60 [00:01<00:21]", "training 3/60"),
-        ("training: 50%|██| 3/6 [00:01]\rtraining: 100%|████| 6/6 [00:02]\rtest: 25%|█ | 1/4", "test 1/4"),
-        ("training: 50%|██| 3/6" + "x" * 5000 + "\rtest: 75%|███ | 3/4", "test 3/4"),
-    ],
-)
-def test_progress_is_the_last_that_its_log_tells(tmp_path: Path, log: str, progress: str) -> None:
-    (tmp_path / "log.txt").write_text(log)
-    assert Job(0, [], tmp_path).progress() == progress
+def test_a_job_is_the_command_line_of_this_python() -> None:
+    assert command(["seed=1"]) == [sys.executable, "-m", "clipfuse.cli", "train", "seed=1"]
 
 
-@pytest.mark.parametrize(
-    ("code", "status", "outcome", "reason"),
-    [
-        ("pass", {"status": "finished"}, "", None),
-        ("pass", {"status": "running"}, "FAILED (exit code 0)", "exit code 0, see log.txt"),
-        ("pass", None, "FAILED (exit code 0)", "exit code 0, see log.txt"),
-        ("raise SystemExit(3)", {"status": "failed", "reason": "NaN"}, "FAILED (exit code 3)", "NaN"),
-        ("raise SystemExit(3)", {"status": "finished"}, "FAILED (exit code 3)", "exit code 3, see log.txt"),
-        ("os.kill(os.getpid(), 15)", None, "FAILED (killed by SIGTERM)", "killed by SIGTERM, see log.txt"),
-    ],
-)
-def test_how_it_ended(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    code: str,
-    status: dict[str, str] | None,
-    outcome: str,
-    reason: str | None,
-) -> None:
-    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", "-c", f"import os; {code}"])
-    job = Job(0, [], tmp_path)
-    job.start()
-    if status is not None:
-        (tmp_path / "status.json").write_text(json.dumps(status))
-    assert job.close() == outcome
-    assert not job.is_alive()
-    assert read_status(tmp_path).get("reason") == reason
+def start(job: Job, code: str, monkeypatch: pytest.MonkeyPatch, devices: str | None = None) -> str:
+    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", "-c", code, *words])
+    with supervised([job]):
+        job.start(devices)
+        return job.close()
 
 
-def test_it_does_not_take_itself_for_a_rank_and_goes_on_where_it_was(
+def test_a_job_is_no_rank_of_its_parent_and_sees_its_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
-    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", "-c", script, *words])
-    for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.setenv(key, "1")
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    for number in (1, 2):
-        job = Job(0, ["seed=1"], tmp_path / "run")
-        job.start(devices="4", cwd=str(tmp_path))
-        job.close()
-        words, environment = json.loads((tmp_path / "run/log.txt").read_text().splitlines()[-1])
-        # The second attempt: the first has left a status.
-        assert words == ["seed=1", *["auto_resume=true"] * (number - 1)]
-        assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "SLURM_PROCID"} & set(environment)
-        assert (environment["SLURM_JOB_ID"], environment["CUDA_VISIBLE_DEVICES"]) == ("7", "4")
-    assert os.environ["RANK"] == "1"
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "SLURM_PROCID", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "7")
+    job = Job(0, ["seed=1"], tmp_path / "0")
+    code = "import os, sys; print(sorted(os.environ.items())); print(sys.argv[1:])"
+    start(job, code, monkeypatch, devices="2,3")
+    log = (tmp_path / "0/log.txt").read_text()
+    assert "('CUDA_VISIBLE_DEVICES', '2,3')" in log
+    assert "RANK" not in log.splitlines()[0]
+    assert "'7'" not in log.splitlines()[0]
+    assert log.splitlines()[1] == "['seed=1']"
 
 
-def test_the_command_is_this_python() -> None:
-    assert command(["seed=1"]) == [sys.executable, "-m", "clipfuse.cli", "train", "seed=1"]
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("raise SystemExit(3)", "exit code 3"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("pass", "exit code 0"),  # ended without a word of its run
+    ],
+)
+def test_a_job_that_cannot_say_why_it_failed_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    job = Job(0, [], tmp_path / "0")
+    assert start(job, code, monkeypatch) == f"FAILED ({problem})"
+    assert read_status(job.folder) == {"status": "failed", "reason": f"{problem}, see log.txt"}
+
+
+def test_an_earlier_attempt_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "0/status.json", {"status": "failed", "reason": "out of memory"})
+    job = Job(0, ["seed=1"], tmp_path / "0")
+    start(job, "import sys; print(sys.argv[1:]); sys.exit(2)", monkeypatch)
+    assert "['seed=1', 'auto_resume=true']" in (tmp_path / "0/log.txt").read_text()
+    assert read_status(job.folder)["reason"] == "out of memory"
+
+
+def test_the_progress_is_the_last_that_the_log_shows(tmp_path: Path) -> None:
+    job = Job(0, [], tmp_path)
+    (tmp_path / "log.txt").write_text("")
+    assert job.progress() == "starting"
+    line = "training:  35%|███       | 70/200 [00:01<00:02]"
+    (tmp_path / "log.txt").write_text(f"{line}\r" * 200 + line.replace("70/200", "71/200"))
+    assert job.progress() == "training 71/200"
+
+
+def test_a_job_that_was_never_started_is_not_alive(tmp_path: Path) -> None:
+    job = Job(0, [], tmp_path)
+    job.send(9)
+    assert not job.is_alive()
+    assert os.listdir(tmp_path) == []

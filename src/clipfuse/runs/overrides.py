@@ -1,11 +1,13 @@
 """Hydra overrides that one process passes to another on a command line."""
 
+import re
 from collections.abc import Sequence
 
 
 def quoted(value: str) -> str:
     """Return a text quoted so that Hydra's override grammar reads it back unchanged."""
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    # The grammar unescapes backslashes before a quote alone.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
     return f"'{escaped}'"
 
 
