@@ -70,7 +70,7 @@ def hydra_apart() -> Iterator[None]:
 
     own = (GlobalHydra, HydraConfig, VersionBase)
     instances, resolvers = Singleton._instances, dict(BaseContainer._resolvers)
-    kept = {kind: instances.pop(kind) for kind in own if kind in instances}
+    kept: dict[Any, Any] = {kind: instances.pop(kind) for kind in own if kind in instances}
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.runs.overrides import search_words
@@ -56,8 +57,7 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
     from omegaconf import OmegaConf
 
     path = conf_dir() / f"{name}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    assert isinstance(content, dict)
+    content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     comments = _comments(path)
     lines = [
         f"usage: clipfuse {name} [group=option ...] [key=value ...]{' [-m]' if name == 'train' else ''}",
@@ -70,7 +70,7 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
             lines += _entry(f"{key}={shown}", comments[str(key)], 26)
     lines += ["", "groups (* marks the default):"]
     defaults = [each for each in content["defaults"] if isinstance(each, dict)]
-    chosen = {key.removeprefix("override "): each[key] for each in defaults for key in each}
+    chosen = {str(key).removeprefix("override "): each[key] for each in defaults for key in each}
     folders = _folders(arguments)
     for group, default in chosen.items():
         if group in comments:
@@ -106,7 +106,7 @@ def _first_line(folders: Sequence[Traversable], name: str) -> str:
     for folder in folders:
         file = folder.joinpath(*name.split("/"))
         if file.is_file():
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in file.read_bytes().decode(errors="replace").splitlines():
                 if not re.match(r"#\s*@package", line):
                     return line.lstrip("#").strip() if line.startswith("#") else ""
     return ""

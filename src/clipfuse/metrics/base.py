@@ -96,9 +96,10 @@ class FusionMetrics(Scorer, MetricCollection):
     def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
         Scorer.__init__(self, protocol, names)
         # Compute groups would merge two metrics whose sums agree after the first image.
-        MetricCollection.__init__(
-            self, {name: FusionMetric(name, self.protocol) for name in self.names}, compute_groups=False
-        )
+        members: dict[str, Metric | MetricCollection] = {
+            name: FusionMetric(name, self.protocol) for name in self.names
+        }
+        MetricCollection.__init__(self, members, compute_groups=False)
 
     def update(  # type: ignore[override]
         self, fused: Tensor, infrared: Tensor, visible: Tensor, target_mask: Tensor | None = None
