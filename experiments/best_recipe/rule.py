@@ -21,7 +21,7 @@ from torch import Tensor
 
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
-from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.metrics import FusionMetrics, trivial_fusions
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.ops.pyramid import pyramid_fusion
 from clipfuse.types import FusionBatch
@@ -31,7 +31,7 @@ OWN = ("noise", "target-contrast")
 LOWER = frozenset(("noise",))
 NOISE, SHARPNESS, COPY = 2.0, 1.25, 4.0
 FROM_MAXIMUM = "from maximum"
-LAPLACIAN = "baseline:laplacian"
+LAPLACIAN = "trivial:laplacian"
 
 Fuse = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, float]
@@ -47,8 +47,8 @@ def trivial(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
     deviations = [plane - plane.mean((2, 3), keepdim=True) for plane in (infrared, visible)]
     level = (infrared.mean((2, 3), keepdim=True) + visible.mean((2, 3), keepdim=True)) / 2
     return {
-        **baselines(infrared, visible),
-        "baseline:sum": (level + deviations[0] + deviations[1]).clamp(0, 1),
+        **trivial_fusions(infrared, visible),
+        "trivial:sum": (level + deviations[0] + deviations[1]).clamp(0, 1),
         LAPLACIAN: pyramid_fusion(infrared, visible).clamp(0, 1),
     }
 
@@ -87,8 +87,8 @@ def average_ranks(scores: Mapping[str, Scores]) -> dict[str, float]:
 
 def rejection(name: str, scores: Mapping[str, Scores]) -> str | None:
     """Say why a candidate is out of the race on one set of scenes, or None."""
-    own, sharpest, maximum = scores[name], scores[LAPLACIAN], scores["baseline:maximum"]
-    if name.startswith("baseline:"):
+    own, sharpest, maximum = scores[name], scores[LAPLACIAN], scores["trivial:maximum"]
+    if name.startswith("trivial:"):
         return None
     if own["noise"] > NOISE * maximum["noise"]:
         return f"noise {own['noise']:.3f}, the maximum has {maximum['noise']:.3f}"

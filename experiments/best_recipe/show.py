@@ -33,9 +33,9 @@ SCENES = {  # day, night, people, vehicles, texture, hard light
     "real": [f"FLIR_{number}" for number in ("04968", "05872", "06621", "05164", "05044", "05573")],
 }
 FUSIONS = {  # of a panel, by label
-    "average": "baseline:average",
-    "maximum": "baseline:maximum",
-    "sum": "baseline:sum",
+    "average": "trivial:average",
+    "maximum": "trivial:maximum",
+    "sum": "trivial:sum",
     PYRAMID: LAPLACIAN,
     "untrained": START,
     OURS: NAME,

@@ -30,7 +30,7 @@ from torch import Tensor
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.comparison.collect import Run
 from clipfuse.losses.ldfusion import RELEASES, language_loss
-from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.metrics import FusionMetrics, trivial_fusions
 from clipfuse.networks.load import load_backbone
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.runs.build import build
@@ -204,7 +204,7 @@ def main(folders: Sequence[Path], out: Path) -> None:
     scenes = rendered_scenes(config["data"])
     judge = Judge(scenes)
     bands = scenes["infrared"], scenes["visible"]
-    images = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
+    images = {name.removeprefix("trivial:"): plane for name, plane in trivial_fusions(*bands).items()}
     images["ideal reference"] = scenes["reference"]
     table: dict[str, list[Scores]] = {name: [judge(fused)] for name, fused in images.items()}
     table["untrained network"] = []

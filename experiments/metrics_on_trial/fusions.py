@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from clipfuse.metrics import baselines
+from clipfuse.metrics import trivial_fusions
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.ops.pyramid import detail_maximum, energy_fusion, pyramid_fusion
 
@@ -59,7 +59,9 @@ def degenerate(infrared: Tensor, visible: Tensor, seed: int) -> dict[str, Tensor
         visible: the same shape.
         seed: of the noise.
     """
-    simple = {name.removeprefix("baseline:"): plane for name, plane in baselines(infrared, visible).items()}
+    simple = {
+        name.removeprefix("trivial:"): plane for name, plane in trivial_fusions(infrared, visible).items()
+    }
     average, maximum = simple["average"], simple["maximum"]
     total = plain_sum(infrared, visible)
     pyramid = pyramid_fusion(infrared, visible).clamp(0, 1)

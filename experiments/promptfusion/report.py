@@ -27,7 +27,7 @@ from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.similarity import pair_probability
 from clipfuse.comparison.collect import Run
 from clipfuse.losses.promptfusion import PromptFusionLoss
-from clipfuse.metrics import FusionMetrics, baselines
+from clipfuse.metrics import FusionMetrics, trivial_fusions
 from clipfuse.networks.load import load_backbone
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.tracking.pictures import draw_panel
@@ -113,7 +113,7 @@ def main(folder: Path, out: Path) -> None:
     pairs, scenes = config["loss"]["pairs"], rendered_scenes(config["data"])
     judge = IndependentJudge(folder / "judge", pairs)
     bands = scenes["infrared"], scenes["visible"]
-    images = {name.removeprefix("baseline:"): plane for name, plane in baselines(*bands).items()}
+    images = {name.removeprefix("trivial:"): plane for name, plane in trivial_fusions(*bands).items()}
     images["ideal reference"] = scenes["reference"]
     table = {name: [{**score(plane, scenes), **judge(plane)}] for name, plane in images.items()}
     for name, each in runs.items():

@@ -55,14 +55,14 @@ def test_prints_table_and_verdict_and_writes_every_format(
 
 def test_trivial_scores_are_those_of_the_metrics(clipfuse: Command, root: Path, tmp_path: Path) -> None:
     from clipfuse.data.transforms import whole
-    from clipfuse.metrics import FusionMetrics, baselines
+    from clipfuse.metrics import FusionMetrics, trivial_fusions
 
     clipfuse("compare", str(root), "--csv", str(tmp_path / "table.csv"), "--metrics", "SSIM")
     source, metrics = SyntheticPairs(train=6, val=1, test=6, size=64), FusionMetrics("strict", "SSIM")
     for index in range(6):
         batch = whole(source.load(f"test-{index:06d}"))
         infrared, visible = batch.infrared, batch.visible
-        metrics.update(baselines(infrared, visible)["baseline:maximum"], infrared, visible)
+        metrics.update(trivial_fusions(infrared, visible)["trivial:maximum"], infrared, visible)
     rows = list(csv.DictReader((tmp_path / "table.csv").open()))
     (row,) = [row for row in rows if row["method"] == "maximum"]
     assert float(row["mean"]) == pytest.approx(float(metrics.compute()["SSIM"]), rel=1e-12)

@@ -55,7 +55,7 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
     assert "Qcv ↓*" in text
     assert "* from the description, not checked against the published code: Qcv" in text
     header = text.splitlines()[0].split()
-    baselines = [f"baseline:{name}" for name in ("infrared", "visible", "average", "maximum")]
+    baselines = [f"trivial:{name}" for name in ("infrared", "visible", "average", "maximum")]
     assert header == ["metric", "ours", "maximum", *baselines]
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["method", "name", "EN", "SD", "CC", "PSNR", "SSIM", "Qcv", "protocol"]
@@ -69,7 +69,7 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
             scores = [float(row[name]) for row in rows if row["method"] == method]
             assert mean == pytest.approx(np.mean(scores), rel=1e-12)
     assert record["unchecked"] == ["Qcv"]
-    assert record["methods"]["baseline:infrared"]["SSIM"] > 1  # it equals one of its sources
+    assert record["methods"]["trivial:infrared"]["SSIM"] > 1  # it equals one of its sources
 
 
 def test_the_ranks_of_the_table(clipfuse: Run, folders: Path) -> None:
@@ -157,7 +157,7 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
         (None, ["--protocol", "cdfuse"], "unknown protocol 'cdfuse'. Did you mean 'cddfuse'?"),
         (None, ["--metrics", "SSMI"], "metric 'SSMI' is unknown to protocol strict-2. Did you mean 'SSIM'?"),
         (None, ["--fused", "{folder}/other/ours"], "are both called 'ours'; label them, as in LABEL="),
-        (None, ["--fused", "baseline:average={folder}/ours"], "the label 'baseline:average' is taken"),
+        (None, ["--fused", "trivial:average={folder}/ours"], "the label 'trivial:average' is taken"),
         (None, ["--fused", "{folder}/nowhere"], "nowhere: no such folder"),
         (None, ["--fused", "=nowhere"], "--fused =nowhere: expected a folder, or LABEL=folder"),
         (None, ["--out", "{folder}/m.json"], "--out and --json are both"),

@@ -139,7 +139,7 @@ def test_a_trivial_fusion_stands_among_the_trainings(sweep: Factory) -> None:
     root = sweep("ldfusion", scores={"SSIM": [x + 1 for x in ONE]})
     between = {"SSIM": {f"test-{i:06d}": x + 0.5 for i, x in enumerate(ONE)}}
     above = {"SSIM": {f"test-{i:06d}": x + 9 for i, x in enumerate(ONE)}}
-    built = table(root, trivial={"baseline:average": between, "baseline:infrared": above})
+    built = table(root, trivial={"trivial:average": between, "trivial:infrared": above})
     alone = table(root)
     assert {row.name: row.rank for row in built.rows} == {
         "ldfusion": 1,
@@ -263,7 +263,7 @@ def test_trivial_rows_have_scores(sweep: Factory) -> None:
     root = sweep(scores={"SSIM": ONE})
     sweep("ldfusion", scores={"SSIM": TWO})
     scores = {"SSIM": {f"test-{i:06d}": value for i, value in enumerate(THREE)}}
-    built = table(root, trivial={"baseline:maximum": scores, "baseline:visible": {}})
+    built = table(root, trivial={"trivial:maximum": scores, "trivial:visible": {}})
     assert [(row.name, row.trivial, row.rank is None) for row in built.rows[2:]] == [
         ("maximum", True, False),
         ("visible", True, True),

@@ -26,7 +26,7 @@ def table(sweep: Factory) -> Table:
         sweep(seed=seed)
         root = sweep("ldfusion", seed=seed, level=1.0)
     sweep("ldfusion", options={"loss.name": "a|b_c%"}, level=0.5)
-    trivial = {"baseline:maximum": {"SSIM": {f"test-{i:06d}": 9.0 for i in range(6)}}}
+    trivial = {"trivial:maximum": {"SSIM": {f"test-{i:06d}": 9.0 for i in range(6)}}}
     return build_table(group(find_runs([root])), STRICT, ("SSIM", "VIF", "MSE"), "pixel", trivial)
 
 

@@ -40,20 +40,20 @@ def test_what_is_rejected(own: dict[str, float], reason: str | None) -> None:
     scores = {
         "mine": {**fair, **own},
         rule.LAPLACIAN: fair,
-        "baseline:maximum": {**fair, rule.FROM_MAXIMUM: 0.0},
+        "trivial:maximum": {**fair, rule.FROM_MAXIMUM: 0.0},
     }
     assert rule.rejection("mine", scores) == reason
-    assert rule.rejection("baseline:maximum", scores) is None
+    assert rule.rejection("trivial:maximum", scores) is None
 
 
 def test_scores_of_rendered_scenes() -> None:
     scenes = rule.load_scenes(SyntheticPairs(train=1, val=2, test=1, size=96), "val")
     found = rule.score(scenes, rule.trivial)
     assert len(found) == 6
-    assert found["baseline:maximum"][rule.FROM_MAXIMUM] == 0
+    assert found["trivial:maximum"][rule.FROM_MAXIMUM] == 0
     # The sum of the deviations has both bands' in full: what one leaves is the other, but for clipping.
-    assert found["baseline:sum"]["SCD"] == max(row["SCD"] for row in found.values()) > 1.5
-    assert found[rule.LAPLACIAN]["AG"] > found["baseline:average"]["AG"]
+    assert found["trivial:sum"]["SCD"] == max(row["SCD"] for row in found.values()) > 1.5
+    assert found[rule.LAPLACIAN]["AG"] > found["trivial:average"]["AG"]
 
 
 def test_every_recipe_composes() -> None:
@@ -85,7 +85,7 @@ def test_the_best_that_is_not_rejected_wins() -> None:
         "noisy": [noisy | {"noise": 0.3}],
         "worse": [worse],
         "better": [better, better],
-        "baseline:maximum": [fair],
+        "trivial:maximum": [fair],
         rule.LAPLACIAN: [fair],
     }
     winner, table = search.decide({"real": rows, "rendered": rows})

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from clipfuse.metrics import FusionMetrics, Scorer, baselines, ssim
+from clipfuse.metrics import FusionMetrics, Scorer, ssim, trivial_fusions
 
 
 def pair(side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -14,7 +14,7 @@ def pair(side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("protocol", ["strict", "tang"])
 def test_it_scores_as_the_classes_do_to_the_bit(protocol: str) -> None:
     infrared, visible, mask = pair()
-    fusions = baselines(infrared, visible)
+    fusions = trivial_fusions(infrared, visible)
     scores = Scorer(protocol).score_all(fusions, infrared, visible, mask)
     assert list(scores) == list(fusions)
     for method, fused in fusions.items():

@@ -95,7 +95,7 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
             label, folder = Path(word).resolve().name, word
         if not label or not folder:
             raise UserError(f"--fused {word}: expected a folder, or LABEL=folder")
-        if label in ("infrared", "visible", "masks") or label.startswith("baseline:"):
+        if label in ("infrared", "visible", "masks") or label.startswith("trivial:"):
             raise UserError(f"--fused {word}: the label '{label}' is taken; give another, as LABEL={folder}")
         if label in folders:
             raise UserError(
@@ -134,7 +134,7 @@ def _score(
     from tqdm import tqdm
 
     from clipfuse.images import read_image
-    from clipfuse.metrics import baselines
+    from clipfuse.metrics import trivial_fusions
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
@@ -148,7 +148,7 @@ def _score(
         mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
         candidates = {label: planes[label] for label in fused}
         if with_trivial:
-            candidates |= baselines(infrared, visible)
+            candidates |= trivial_fusions(infrared, visible)
         try:
             rows = metrics.score_all(candidates, infrared, visible, mask)
         except ValueError as error:

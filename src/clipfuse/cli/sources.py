@@ -75,7 +75,7 @@ def score_trivial(
     """Score the trivial fusions of the test pairs."""
     from tqdm import tqdm
 
-    from clipfuse.metrics import Scorer, baselines
+    from clipfuse.metrics import Scorer, trivial_fusions
 
     metrics = Scorer(protocol, names)
     images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
@@ -83,7 +83,7 @@ def score_trivial(
     quiet = not sys.stderr.isatty()
     for image in tqdm(images, desc="scoring trivial fusions", unit="image", disable=quiet):
         batch = sources(image)
-        trivial = baselines(batch.infrared, batch.visible)
+        trivial = trivial_fusions(batch.infrared, batch.visible)
         rows = metrics.score_all(trivial, batch.infrared, batch.visible, batch.target_mask)
         for name, row in rows.items():
             for metric, value in row.items():

@@ -75,7 +75,7 @@ def build_table(
     for place, (name, found) in enumerate(fusions.items(), start=len(variants)):
         rank = None if ranking is None or not found else ranking.average(place).value
         cells = _cells(shown, place, len(names), ranking)
-        ordered.append(Row(name.removeprefix("baseline:"), trivial=True, cells=cells, rank=rank))
+        ordered.append(Row(name.removeprefix("trivial:"), trivial=True, cells=cells, rank=rank))
         order.append(place)
     return Table(
         protocol=protocol,

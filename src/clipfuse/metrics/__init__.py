@@ -14,7 +14,6 @@ from clipfuse.metrics.balanced import (
     kept_targets,
     local_detail,
 )
-from clipfuse.metrics.baselines import baselines
 from clipfuse.metrics.contrast import average_gradient, spatial_frequency, standard_deviation
 from clipfuse.metrics.correlation import correlation_coefficient, scd
 from clipfuse.metrics.definition import DEFINITIONS, metric
@@ -27,6 +26,7 @@ from clipfuse.metrics.protocols import PROTOCOLS, Protocol
 from clipfuse.metrics.scoring import Scorer
 from clipfuse.metrics.sharing import sharing
 from clipfuse.metrics.structure import ms_ssim, ssim
+from clipfuse.metrics.trivial import trivial_fusions
 from clipfuse.metrics.visibility import noise_score, target_contrast
 from clipfuse.metrics.visual_information import vif, viff
 
@@ -42,7 +42,6 @@ __all__ = [
     "RunMetrics",
     "Scorer",
     "average_gradient",
-    "baselines",
     "clean_detail",
     "correlation_coefficient",
     "entropy",
@@ -69,6 +68,7 @@ __all__ = [
     "ssim",
     "standard_deviation",
     "target_contrast",
+    "trivial_fusions",
     "vif",
     "viff",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor
 from clipfuse.ops.depth import to_bytes, to_unit
 
 
-def baselines(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
+def trivial_fusions(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
     """Return the trivial fusions of 8-bit sources.
 
     Args:
@@ -14,8 +14,8 @@ def baselines(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
         visible: the same.
 
     Returns:
-        "baseline:infrared", "baseline:visible", "baseline:average" (halves are rounded up) and
-        "baseline:maximum", each (N, 1, H, W) float32 in [0, 1] with 8-bit values.
+        "trivial:infrared", "trivial:visible", "trivial:average" (halves are rounded up) and
+        "trivial:maximum", each (N, 1, H, W) float32 in [0, 1] with 8-bit values.
     """
     first, second = to_bytes(infrared), to_bytes(visible)
     average = ((first.int() + second.int() + 1) // 2).byte()
@@ -25,4 +25,4 @@ def baselines(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
         "average": average,
         "maximum": torch.maximum(first, second),
     }
-    return {f"baseline:{name}": to_unit(plane) for name, plane in planes.items()}
+    return {f"trivial:{name}": to_unit(plane) for name, plane in planes.items()}
