@@ -35,7 +35,7 @@ PHRASES = {
     rf"\b(?:{PROGRAM}) (?:asks?|knows?|thinks?|wants?|hears?)\b": "programs need, hold, expect",
     r"\bis asked\b|\bare asked\b|\basks? (?:a|the|for|its|only)\b": "needs, uses, requests",
     r"\bunless told\b": "without the option; unless the setting is ...",
-    r"\bgoes? on\b|\bgo(?:es)? without saying\b": "continues",
+    r"\bgo(?:es)? without saying\b": "not shown",
     r":\s+of \d+\.": "the noun: '6.0 of 8 bits'",
     r":\s+(?:as|like) (?:there|above|below)\b\.?|, as there\b|\bas its parts\b": "the noun: 'as in NAME'",
     r"\bof what (?:is|they|it|we|are)\b|\bwhat they leave\b": "the noun: 'of the low-pass part'",

@@ -55,8 +55,8 @@ def test_table_csv_and_json(clipfuse: Run, folders: Path) -> None:
     assert "Qcv ↓*" in text
     assert "* from the description, not checked against the published code: Qcv" in text
     header = text.splitlines()[0].split()
-    baselines = [f"trivial:{name}" for name in ("infrared", "visible", "average", "maximum")]
-    assert header == ["metric", "ours", "maximum", *baselines]
+    trivial = [f"trivial:{name}" for name in ("infrared", "visible", "average", "maximum")]
+    assert header == ["metric", "ours", "maximum", *trivial]
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["method", "name", "EN", "SD", "CC", "PSNR", "SSIM", "Qcv", "protocol"]
     assert {row["protocol"] for row in rows} == {"strict-2"}

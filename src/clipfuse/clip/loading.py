@@ -161,7 +161,7 @@ def _offline(model: str, tag: str | None, error: Exception) -> str:
 
 
 def _why_not(model: str, path: Path | None, is_script: bool, error: Exception) -> str:
-    """Tell a file that cannot be read from one that holds another architecture."""
+    """Raise one error for a file that cannot be read, another for one that holds another architecture."""
     if path is None:
         return f"{model} cannot be loaded ({_short(error)}); check its open_clip_config.json and weights"
     from open_clip.factory import load_state_dict

@@ -31,7 +31,7 @@ def initial_rows(count: int, width: int, seed: int) -> Tensor:
 def build_micro(config: Mapping[str, Any]) -> nn.Module:
     """Return the untrained model of `config["open_clip"]`, an open_clip model configuration.
 
-    Its class is `CustomTextCLIP` where the configuration says `custom_text: true`, else `CLIP`. The token
+    Its class is `CustomTextCLIP` where the configuration has `custom_text: true`, else `CLIP`. The token
     table is `initial_rows` of `config["seed"]`, so that a model is the same before and after it is stored.
     """
     import open_clip

@@ -136,7 +136,7 @@ def gather(
 
     Args:
         runs: as `select` returns them.
-        notes: what it says of those that were left out.
+        notes: the notes that `select` returns on the runs that it left out.
         metrics: names or the sets "fast" and "full"; None: all that the runs share.
         baseline: name of the reference loss; "all" tests each pair; None: pixel, else the shortest name.
         verdict_set: "balanced" or "classic"; None: balanced, where the runs have its metrics.

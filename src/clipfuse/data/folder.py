@@ -92,7 +92,7 @@ class PairedFolder:
             self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
 
     def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
-        """Set the scenes as `scenes` says: of `seen` if they must be found by likeness, else of `ids`."""
+        """Set the scenes by the rule `scenes`: of `seen` if they must be found by likeness, else of `ids`."""
         if scenes == "auto":
             self._scenes, self._scenes_from = find_scenes(seen, self._features), "auto"
             sizes = Counter(self._scenes.values()).values()

@@ -1,4 +1,4 @@
-"""Metrics of what is kept of both bands, which a copy, a stretch or noise does not raise (own design).
+"""Metrics of the content kept from both bands, which a copy, a stretch or noise does not raise (own design).
 
 Toolkits add the bands' scores, so that a copy of one band does well, and count contrast as a gain, so that a
 stretch, a sharpening or noise does. Here:

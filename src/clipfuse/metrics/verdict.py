@@ -74,6 +74,6 @@ BALANCED = VerdictSet(
 CLASSIC = VerdictSet(
     name="classic",
     version=1,
-    summary="one vote for every published metric; many tell the same, and degenerate fusions win by them",
+    summary="one vote for every published metric; many measure the same, and degenerate fusions win by them",
 )
 VERDICTS: Mapping[str, VerdictSet] = {verdict.name: verdict for verdict in (BALANCED, CLASSIC)}

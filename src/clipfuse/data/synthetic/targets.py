@@ -29,7 +29,7 @@ class Car:
     """A car with its centre at (x, z) metres; yaw 0 drives away, pi comes closer, pi/2 drives right.
 
     `kind` is a key of `SIZES`, `color` its linear RGB reflectance, `cold` its temperature when parked in
-    degrees Celsius. Only a `running` car is warm and so a target. `lights` says whether its lamps are on,
+    degrees Celsius. Only a `running` car is warm and so a target. `lights` is whether its lamps are on,
     `sun` how far shadows drift in x and z per metre of height (None: no sun).
     """
 
