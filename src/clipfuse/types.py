@@ -80,7 +80,7 @@ class LossInputs:
 
     def __post_init__(self) -> None:
         if self.chroma is None:
-            count, _, height, width = self.visible.shape
+            count, _, height, width = self.visible.shape  # type: ignore[unreachable]
             object.__setattr__(self, "chroma", self.visible.new_full((count, 2, height, width), 0.5))
         if not self.sample_ids:
             object.__setattr__(self, "sample_ids", tuple(map(str, range(len(self.visible)))))
