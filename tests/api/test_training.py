@@ -46,6 +46,7 @@ def hydra_program(tmp_path: Path) -> Iterator[None]:
     finally:
         Singleton._instances.clear()
         Singleton._instances.update(before)
+        GlobalHydra.instance().clear()  # the instance of before was changed
         OmegaConf.clear_resolver("theirs")
 
 

@@ -38,7 +38,7 @@ def _writes(inputs: LossInputs) -> Tensor:
         (lambda i: i.fused.mean() * torch.rand(()), "test_leaves_its_inputs_and_the_global_state_alone"),
         (lambda i: i.fused.mean() * torch.rand(()), "test_the_same_seed_step_and_samples_give_the_same"),
         (lambda i: (i.fused - i.fused.detach()).sum(), "test_falls_in_twenty_steps_of_descent"),
-        (lambda i: (i.fused[0] - i.visible[0]).abs().mean(), "test_samples_do_not_meet"),
+        (lambda i: (i.fused[0] - i.visible[0]).abs().mean(), "test_the_order_of_samples_does_not_matter"),
     ],
 )
 def test_sees_what_is_wrong(total: Callable[[LossInputs], Tensor], check: str) -> None:

@@ -12,11 +12,11 @@ COMMANDS = {
     "train": "train one run, or with -m a sweep of runs, one process each",
     "evaluate": "score a checkpoint on a data set",
     "score": "score the fused images of any method, one folder each",
-    "compare": "tell from the runs of a sweep which loss is best, by how much, how sure",
+    "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
-    "export": "write the weights of a checkpoint as one safetensors file, to hand on",
-    "new-loss": "write a loss of your own to start from, with its configuration and its test",
-    "doctor": "tell what works on this machine and what is missing",
+    "export": "write the network of a checkpoint as a file of weights or as ONNX",
+    "new-loss": "write a first loss of your own, with its configuration and its test",
+    "doctor": "list what works on this machine and what is missing",
 }
 
 
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("clipfuse: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more at exit.
+        # The program that reads the output has ended; Python would print another error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, MemoryError) as error:  # a full disk, a name that is too long, a folder of another user

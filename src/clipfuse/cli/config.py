@@ -1,4 +1,4 @@
-"""Composing, checking and explaining the Hydra configuration."""
+"""The Hydra configuration: composed, checked, and its errors explained."""
 
 import inspect
 import os
@@ -41,9 +41,9 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
     def guarded(config: "DictConfig") -> Any:
         for folder in HydraConfig.get().searchpath:
             look_in(folder.removeprefix("file://"))
-        # Lightning starts the other ranks of DDP by what stands here.
-        sys.argv = [sys.argv[0], name, *_own_words(config)]
-        # Hydra prints a line of its own about an exception that passes through it.
+        # Lightning starts the other ranks of DDP with these arguments.
+        sys.argv = [sys.argv[0], name, *_job_overrides(config)]
+        # Hydra prints a line about each exception that passes through it.
         try:
             return task(config)
         except Exception as error:
@@ -54,7 +54,7 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
         return
     look_in(os.getcwd())
     sys.argv = [sys.argv[0], *arguments]
-    # Else Hydra prints errors itself and exits with 1.
+    # Without it Hydra prints errors itself and exits with code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     with explained(name, arguments):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
@@ -64,7 +64,7 @@ def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"]
 
 @contextmanager
 def explained(name: str, arguments: Sequence[str]) -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise about a configuration into a mistake of the user's.
+    """Raise what Hydra and OmegaConf refuse in a configuration as a `UserError`.
 
     Raises:
         UserError: names the key or option, and the nearest valid one.
@@ -73,7 +73,7 @@ def explained(name: str, arguments: Sequence[str]) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    # Said of our files for the launchers of plugins, which are to be held against their schemas.
+    # A warning about our files for other launchers, which are meant to be checked by their schemas.
     warnings.filterwarnings("ignore", r"\s*'hydra/.*' is validated against ConfigStore schema")
     warnings.filterwarnings("error", _NOT_THERE)
     try:
@@ -90,7 +90,7 @@ def explained(name: str, arguments: Sequence[str]) -> Iterator[None]:
         raise UserError("the configuration is nested too deeply, or holds itself") from error
 
 
-def _own_words(config: "DictConfig") -> list[str]:
+def _job_overrides(config: "DictConfig") -> list[str]:
     """Return the overrides that repeat this very job, in the run folder it has chosen."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -99,7 +99,7 @@ def _own_words(config: "DictConfig") -> list[str]:
 
 
 def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
-    """Say in one line what Hydra or OmegaConf refused, with the nearest valid word."""
+    """Return one line about what Hydra or OmegaConf refused, with the nearest valid name."""
     from hydra.errors import OverrideParseException
 
     text = f"{error}\n{error.__cause__ or ''}"
@@ -157,14 +157,14 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
 
 
 def check_run_dir(config: "DictConfig") -> None:
-    """Refuse a run folder named by the clock where several processes would each read their own.
+    """Refuse a run folder with the time in its name where several processes would each choose another time.
 
     Raises:
         UserError: this is a rank that torchrun or SLURM started.
     """
     from omegaconf import OmegaConf
 
-    # srun alone sets the second: in an allocation, a process that it did not start is alone.
+    # Only srun sets the second variable: another process of an allocation is one process.
     ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
     raw = OmegaConf.to_container(config, resolve=False)
     assert isinstance(raw, dict)
@@ -178,9 +178,9 @@ def check_run_dir(config: "DictConfig") -> None:
 def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:
     """Check a composed configuration before anything is built or written.
 
-    Plain keys are held against the fields of `settings`; the keys of a node with `_target_` against
-    the signature and annotations of what it names. So a plugin from outside is checked like our own.
-    Values are written back as their annotation reads them: `overwrite=no` is False, not a true word.
+    Plain keys are compared with the fields of `settings`, the keys of a node with `_target_` with the
+    signature and annotations of the class that it names, so that plugins are checked like our own classes.
+    Values are converted as their annotation says: `overwrite=no` becomes False.
 
     Args:
         config: the composed configuration.
@@ -218,7 +218,7 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
 
 
 def _is_shared(config: "DictConfig", path: str) -> bool:
-    """Whether `path` leads through a node that stands for another, as loss.clip does for clip."""
+    """Return whether `path` leads through an interpolation of another node, as loss.clip of clip."""
     from omegaconf import OmegaConf
 
     node: Any = config
@@ -260,7 +260,7 @@ def _check_node(path: str, node: Any, siblings: Iterable[Any]) -> dict[str, Any]
 
 
 def _describes_objects(node: Any) -> bool:
-    """Whether something is to be built of it, or of what it holds by name."""
+    """Return whether the node, or one of its children, has a `_target_`."""
     return isinstance(node, Mapping) and ("_target_" in node or any(map(_describes_objects, node.values())))
 
 

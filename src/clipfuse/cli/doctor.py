@@ -26,16 +26,16 @@ _OPTIONAL = {"onnx": "export", "onnxruntime": "export", "hydra-optuna-sweeper": 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print one line per check; or fetch the weights of a CLIP, for a machine without network.
+    """Print one line per check; or download the weights of a CLIP, to be copied to a machine without network.
 
     Returns:
         0 if training can run here, 2 if something it needs is missing.
 
     Raises:
-        UserError: the weights cannot be fetched.
+        UserError: the weights cannot be downloaded.
     """
     parser = argparse.ArgumentParser(
-        prog="clipfuse doctor", description="Tell what works on this machine and what is missing."
+        prog="clipfuse doctor", description="List what works on this machine and what is missing."
     )
     parser.add_argument(
         "--download",
@@ -129,9 +129,9 @@ def _micro() -> str:
 
 
 def _bundled() -> str:
-    from clipfuse.networks.load import BUNDLED, load_backbone
+    from clipfuse.networks.load import load_network
 
-    load_backbone(BUNDLED)
+    load_network()
     return "clipfuse fuse needs no checkpoint"
 
 

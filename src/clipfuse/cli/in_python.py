@@ -68,7 +68,7 @@ def hydra_apart() -> Iterator[None]:
     from hydra.version import VersionBase
     from omegaconf.basecontainer import BaseContainer
 
-    own = (GlobalHydra, HydraConfig, VersionBase)
+    own: tuple[type, ...] = (GlobalHydra, HydraConfig, VersionBase)
     instances, resolvers = Singleton._instances, dict(BaseContainer._resolvers)
     kept: dict[Any, Any] = {kind: instances.pop(kind) for kind in own if kind in instances}
     try:

@@ -11,7 +11,7 @@ from clipfuse.cli.options import conf_dir
 from clipfuse.errors import UserError
 
 _LOSS = '''\
-"""$title: say here in one line what a good fused image is to this loss."""
+"""$title: write here in one line which fused image this loss prefers."""
 
 import torch
 from torch import Tensor
@@ -24,11 +24,11 @@ class $cls(FusionLoss):
     """weight x mean|F - max(I, V)| + contrast_weight x mean|s(F) - max(s(I), s(V))|.
 
     F, I, V are the fused, infrared and visible luma in [0, 1], s the standard deviation of each image.
-    Replace it by your own idea: `clipfuse.types.LossInputs` says what a loss may look at.
+    Replace it by your own idea; `clipfuse.types.LossInputs` lists what a loss receives.
 
     Args:
-        weight: of the brighter pixel, 0 or more.
-        contrast_weight: of the stronger contrast, 0 or more.
+        weight: weight of the first term, 0 or more.
+        contrast_weight: weight of the second term, 0 or more.
 
     Raises:
         ValueError: a weight is negative.
@@ -59,11 +59,11 @@ def _contrast(images: Tensor) -> Tensor:
 _CONFIG = """\
 # clipfuse train 'hydra.searchpath=[file://conf]' loss=$name
 _target_: $name.$cls
-weight: 1.0                 # of the brighter pixel
-contrast_weight: 0.1        # of the stronger contrast
+weight: 1.0                 # weight of the distance to the brighter pixel
+contrast_weight: 0.1        # weight of the distance to the stronger contrast
 """
 _TEST = '''\
-"""Does the loss keep its contract, and do what it says? Run: python -m pytest test_$name.py."""
+"""Tests of the contract of losses and of this loss. Run: python -m pytest test_$name.py."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -82,7 +82,7 @@ CONFIG = Path(__file__).parent / "conf" / "loss" / "$name.yaml"
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
-    """Two processes, as of a training on two GPUs."""
+    """Two processes, as in a training on two GPUs."""
     with Ranks(2) as two:
         yield two
 

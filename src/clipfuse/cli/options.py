@@ -1,4 +1,4 @@
-"""The configuration tree: where it is, and what can be chosen in it."""
+"""The configuration tree: its folder, its groups and their options."""
 
 import re
 import textwrap
@@ -39,7 +39,7 @@ def options(group: str, arguments: Sequence[str] = ()) -> list[str]:
 
 
 def unknown_option(choice: str, arguments: Sequence[str]) -> str:
-    """Say of a `group/option` which word of the two is not known, with the nearest one."""
+    """Return a message about the part of `group/option` that is not known, with the nearest known one."""
     group, _, option = choice.rpartition("/")
     known = options(group, arguments)
     if group.startswith("hydra/"):

@@ -1,4 +1,4 @@
-"""The parts of `loss=weighted_sum`: each composed as if it were the loss of the run."""
+"""The parts of `loss=weighted_sum`: each is composed as if it were the only loss of the run."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ TARGET = "clipfuse.losses.weighted_sum.weighted_sum"
 
 
 def join_parts(config: "DictConfig") -> None:
-    """Fill `loss.of` of a run that joins losses, and take over the solver that a part asks for.
+    """Fill `loss.of` of a run with a sum of losses, and take over the solver that a part needs.
 
     A part is what `conf/loss/NAME.yaml` (or a file on the search path) holds, with the user's
     `loss.of.NAME` over it. Parts of weight 0 are left out.
@@ -23,7 +23,7 @@ def join_parts(config: "DictConfig") -> None:
         config: as composed; changed in place.
 
     Raises:
-        UserError: a part that is not known, or arguments of what is no part.
+        UserError: a part is not known, or arguments are given for a loss that is no part.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf, open_dict
@@ -34,14 +34,14 @@ def join_parts(config: "DictConfig") -> None:
     if OmegaConf.is_missing(loss, "parts") or not loss.parts:
         raise UserError("loss.parts must be given, as in '+loss.parts={pixel:1,ldfusion:0.1}'")
     if not isinstance(loss.parts, DictConfig) or not isinstance(loss.of, DictConfig):
-        return  # check_config says what they should be
+        return  # check_config raises the error
     for name in map(str, loss.of):
         if name not in loss.parts:
             raise UserError(
                 f"loss.of.{name}: loss.parts has no '{name}', only {', '.join(map(str, loss.parts))}"
             )
     overrides = HydraConfig.get().overrides
-    words = [*_but_of_loss(overrides.task), *search_words(overrides.hydra)]
+    words = [*_without_loss(overrides.task), *search_words(overrides.hydra)]
     solver = OmegaConf.to_container(config.solver, resolve=True)
     with open_dict(config):
         for name, weight in {str(key): value for key, value in loss.parts.items()}.items():
@@ -78,5 +78,5 @@ def _known(name: str, given: "DictConfig", words: Sequence[str]) -> bool:
     return True
 
 
-def _but_of_loss(words: Sequence[str]) -> list[str]:
+def _without_loss(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.lstrip("+~").partition("=")[0].split(".")[0] != "loss"]

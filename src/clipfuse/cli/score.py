@@ -20,7 +20,7 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Score every folder under one protocol; print a table, and write what was asked for."""
+    """Score every folder under one protocol; print a table, and write the files that were named."""
     options = _parse(arguments)
     fused = _folders(options.fused)
     outputs = [Path(name) for name in (options.out, options.json) if name]
@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse score",
         description="Score fused images of any method. Images are matched by name; colour images are scored "
-        "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored beside.",
+        "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored, too.",
         epilog="Protocols: strict (published definitions), cddfuse, tang, ivif_zoo, vifb (conventions of "
         "toolkits). Numbers of two protocols must not be compared.",
         allow_abbrev=False,

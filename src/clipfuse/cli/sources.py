@@ -1,4 +1,4 @@
-"""The test pairs of the runs that are compared: as planes, as pictures, and fused without any training."""
+"""The test pairs of the runs that are compared: as tensors, as images, and their trivial fusions."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
-    """Find the test pairs: the data set of the runs if it is here, else pictures that a run has saved."""
+    """Find the test pairs: the data set of the runs if it is here, else the images that a run has saved."""
     from clipfuse.comparison.zips import read_image_in
     from clipfuse.data.pairs import Pair
     from clipfuse.data.transforms import whole
@@ -41,7 +41,7 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     if saved is None:
         return (
             None,
-            f"The trivial fusions and the sources are missing, for want of the test pairs ({problem}).",
+            f"The trivial fusions and the sources are missing, as the test pairs are not here ({problem}).",
         )
 
     def read(image: str) -> "FusionBatch":
@@ -54,7 +54,7 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
 
 
 def as_pictures(sources: "Sources | None") -> "PictureSources | None":
-    """Return what gives the two bands of a pair as pictures, the visible one in colour."""
+    """Return a function that gives infrared and visible image of a pair, the visible one in colour."""
     from clipfuse.ops.color import luma_chroma_to_rgb
     from clipfuse.tracking.pictures import to_picture
 

@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _resumed(arguments: Sequence[str]) -> list[str]:
-    """Return the words of the sweep that `sweep.resume=DIR` names, told to do only what is missing.
+    """Return the overrides of the sweep that `sweep.resume=DIR` names; only what is missing will be run.
 
-    How it is run may be given anew (`hydra.launcher.max_parallel=2`), what is run may not.
+    Settings of Hydra may be changed (`hydra.launcher.max_parallel=2`), settings of the trainings may not.
     """
     from omegaconf import OmegaConf
 

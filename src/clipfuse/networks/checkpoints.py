@@ -55,7 +55,7 @@ def load_weights(backbone: nn.Module, checkpoint: dict[str, Any], path: str | Pa
         if kinds != {name: value.is_floating_point() for name, value in wanted.items()}:
             raise ValueError("other names, or whole numbers in place of fractions")
         backbone.load_state_dict(weights)
-    except Exception as error:  # crafted tensors raise whatever torch stumbles upon
+    except Exception as error:  # crafted tensors can raise anything in torch
         raise UserError(
             f"{path} holds the weights of another backbone than {type(backbone).__name__}"
         ) from error

@@ -14,14 +14,14 @@ from clipfuse.networks.weights import limited_parameters
 
 _BACKBONES = "clipfuse.backbones"
 BUNDLED = Path(__file__).parents[1] / "backbones/best/model.safetensors"
-_ROOM = 4  # a network may be built larger than its file: some plugins hold a weight twice on the way
+_ROOM = 4  # a network may be larger than its file: some plugins hold a weight twice while they are built
 
 
 def instantiate(node: Any) -> Any:
     """Build what a plain node describes: each mapping with `_target_`, inside out, by its other keys.
 
-    `_partial_` gives a function that waits for the rest; other words of Hydra's are passed over. The names
-    must have been checked by `check_targets`.
+    `_partial_` gives a function of the other arguments; further keys of Hydra are ignored. Check the names by
+    `check_targets` before.
     """
     if isinstance(node, list | tuple):
         return [instantiate(child) for child in node]
@@ -39,12 +39,12 @@ _WORDS = {"_target_", "_partial_", "_recursive_", "_convert_"}
 
 
 def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
-    """Refuse whatever a file names that is not a class of a trusted package.
+    """Refuse a file that names anything but classes of trusted packages.
 
     The name alone proves nothing: `clipfuse.backbones.ldfusion.torch.load` is a function of torch.
 
     Raises:
-        UserError: names `path`, which holds `node`, and what it wants.
+        UserError: names `path`, the file that holds `node`, and what it names.
     """
     if isinstance(node, Mapping):
         for child in node.values():
@@ -78,7 +78,7 @@ def _lies_in(name: str, packages: Sequence[str]) -> bool:
 
 
 def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: str | Path) -> dict[str, Any]:
-    """Return how a checkpoint says that its backbone is built, without the files it once started from.
+    """Return the configuration of a checkpoint's backbone, without the files of weights it started from.
 
     Args:
         checkpoint: as `read_checkpoint` returns it.
@@ -90,7 +90,7 @@ def backbone_node(checkpoint: Mapping[str, Any], trusted: Sequence[str], path: s
     """
     node = checkpoint["clipfuse"]["config"]["backbone"]
     check_targets(node, (_BACKBONES, *trusted), path)
-    # The files may be gone, or a stranger's idea; their weights are in the checkpoint.
+    # The checkpoint holds all weights, and the files may be gone or chosen by a stranger.
     return {key: None if str(key).endswith("_weights") else value for key, value in node.items()}
 
 
@@ -163,7 +163,7 @@ def build_backbone(checkpoint: dict[str, Any], path: str | Path, trusted: Sequen
             backbone = instantiate(node)
     except UserError:
         raise
-    except Exception as error:  # a stranger's arguments raise whatever a constructor stumbles upon
+    except Exception as error:  # the arguments of a stranger can raise anything in a constructor
         raise UserError(f"the backbone of {path} cannot be built: {error}") from error
     if not isinstance(backbone, nn.Module):
         raise UserError(f"{path} names '{node.get('_target_')}', which is no network; do not use it")

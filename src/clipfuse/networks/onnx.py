@@ -40,12 +40,12 @@ class OnnxNetwork(nn.Module):
 def read_onnx(path: Path) -> Fuse:
     """Open an ONNX file from anyone as a network, on as many CPU threads as torch has.
 
-    It is read whole, once; it may name no other file, and onnxruntime loads no operators but its own. What
-    it computes is its maker's choice, and how long that takes.
+    The file is read once. Files that name other files are refused; onnxruntime loads only its own operators.
+    What the network computes, and for how long, is up to whoever made the file.
 
     Returns:
-        What fuses planes; sides smaller than the file says it needs are padded by repetition. It raises
-        RuntimeError where the graph fails.
+        A function that fuses planes; sides smaller than the file states as least are padded by repetition. It
+        raises RuntimeError where the graph fails.
 
     Raises:
         UserError: no such file, the extra `export` is missing, or this is no fusion network in ONNX.
@@ -106,12 +106,12 @@ def import_extra(name: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or its class where it has none."""
     return (f"{error}".strip().splitlines() or [type(error).__name__])[0]
 
 
 def _tensors(onnx: Any, message: Any) -> Iterator[Any]:
-    """Yield all tensors of a model, wherever they lie."""
+    """Yield all tensors of a model, however deeply they are nested."""
     pending = [message]
     while pending:
         part = pending.pop()

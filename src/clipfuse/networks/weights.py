@@ -29,7 +29,7 @@ def read_archive(path: Path) -> Any:
         ValueError: it is damaged, compressed, of torch's old format, or holds more than data.
     """
     with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # else torch takes it for its old format
+        if file.read(4) != b"PK\x03\x04":  # torch would read it as its old format
             raise ValueError("no file of torch.save, or an empty or truncated one")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -44,7 +44,7 @@ def read_archive(path: Path) -> Any:
         raise ValueError(f"damaged: the checksum of {damaged} does not fit")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # crafted files raise whatever torch stumbles upon
+    except Exception as error:  # a crafted file can raise anything in torch
         raise ValueError("more than data, or damaged") from error
 
 
@@ -52,7 +52,7 @@ def walk(node: Any) -> Iterator[Any]:
     """Yield the keys and leaves of nested mappings and lists that may hold themselves.
 
     Raises:
-        ValueError: they are too many or too deep, or a key is no word.
+        ValueError: there are too many values, nested too deeply, or a key is neither text nor number.
     """
     pending, count = [(node, 0)], 0
     while pending:
@@ -75,7 +75,7 @@ def check_plain(node: Any) -> None:
     """Require strings, numbers, lists and mappings, few and not nested deeply or in themselves.
 
     Raises:
-        ValueError: says what is not so.
+        ValueError: names what was found instead.
     """
     for value in walk(node):
         if not isinstance(value, str | int | float | None):
@@ -133,13 +133,13 @@ def _digest(node: Any, weights: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def limited_parameters(limit: int) -> Iterator[None]:
-    """Stop a module from being built, before its memory is filled, if it has more parameters than told.
+    """Stop building a module whose parameters take more memory than `limit`, before the memory is filled.
 
     Args:
-        limit: bytes.
+        limit: in bytes.
 
     Raises:
-        ValueError: says how large it would at least be.
+        ValueError: the limit is passed; names the size reached.
     """
     seen: dict[int, Any] = {}
     total = 0

@@ -1,4 +1,4 @@
-"""The contract of a loss plugin as tests: subclass, give one fixture, and pytest does the rest.
+"""The contract of a loss plugin as tests: subclass `LossContract` and define the fixture `node`.
 
 class TestMyLoss(LossContract):
     @pytest.fixture
@@ -95,18 +95,18 @@ class LossContract:
         assert output.total.shape == ()
         assert output.total.requires_grad
         assert output.total.isfinite()
-        assert output.terms, "nothing for the log"
+        assert output.terms, "no terms for the log"
         for name, term in output.terms.items():
             assert (term.shape, term.requires_grad) == ((), False), name
 
     def test_gradient_reaches_each_fused_image(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """No sample is without a say."""
+        """Each sample changes the loss."""
         (gradient,) = torch.autograd.grad(loss(inputs).total, inputs.fused)
         assert gradient.isfinite().all()
         assert gradient.flatten(1).abs().amax(dim=1).min() > 0
 
     def test_leaves_its_inputs_and_the_global_state_alone(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """A loss looks; it neither writes nor draws from the global generator."""
+        """A loss changes neither its inputs nor the global random state."""
         kept = copy.deepcopy(replace(inputs, fused=inputs.fused.detach()))
         state = torch.random.get_rng_state()
         loss(inputs)
@@ -116,13 +116,13 @@ class LossContract:
                 assert torch.equal(before, getattr(inputs, name)), name
 
     def test_the_same_seed_step_and_samples_give_the_same(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """So that a resumed run goes on exactly."""
+        """A resumed run continues exactly because of it."""
         first = loss(inputs).total
         torch.manual_seed(12345)
         assert torch.equal(loss(inputs).total, first)
 
     def test_falls_in_twenty_steps_of_descent(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """Its gradient leads down."""
+        """A step against its gradient lowers it."""
         free = torch.logit(inputs.fused.detach().clamp(0.01, 0.99)).requires_grad_()
         optimizer = torch.optim.Adam([free], lr=0.02)
         values = []
@@ -151,13 +151,13 @@ class LossContract:
         assert total.isfinite()
         assert gradient is None or gradient.isfinite().all()
 
-    def test_samples_do_not_meet(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """The order of a batch changes nothing."""
+    def test_the_order_of_samples_does_not_matter(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        """The loss of a reversed batch is the same."""
         turned = part_of(inputs, range(len(inputs.sample_ids))[::-1])
         torch.testing.assert_close(loss(turned).total, loss(inputs).total, rtol=1e-4, atol=1e-6)
 
     def test_state_round_trips(self, node: Node, loss: FusionLoss, inputs: LossInputs) -> None:
-        """A checkpoint brings back the value, and holds no frozen helper of more than 32 MB."""
+        """A checkpoint restores the value, and holds no frozen network: less than 32 MB."""
         state = copy.deepcopy(loss.state_dict())
         assert sum(value.nbytes for value in state.values()) < 2**25, "a frozen network in the checkpoint?"
         again = build_loss(node)
@@ -166,7 +166,7 @@ class LossContract:
         assert torch.equal(again(inputs).total, loss(inputs).total)
 
     def test_a_lower_level_moves_its_own_parameters(self, loss: FusionLoss, inputs: LossInputs) -> None:
-        """For a `BilevelLoss`: its losses look at the lower values they are given, and at no others."""
+        """The losses of a `BilevelLoss` depend on the lower values they are given, and on no others."""
         if not isinstance(loss, BilevelLoss):
             return
         state, lower = loss.prepare(inputs), list(loss.lower_parameters())
@@ -176,7 +176,9 @@ class LossContract:
         before = [value.detach().clone() for value in lower]
         loss.upper_loss(state, other).total.backward()
         assert all(torch.equal(old, new) for old, new in zip(before, lower, strict=True))
-        assert all(value.grad is None for value in lower), "the upper loss looked at other than it was given"
+        assert all(value.grad is None for value in lower), (
+            "the upper loss used other lower values than it was given"
+        )
 
     def test_two_ranks_agree_with_one(self, node: Node, inputs: LossInputs, ranks: Ranks) -> None:
         """The mean of two ranks' gradients, as DDP takes it, is the gradient of the whole batch.

@@ -1,4 +1,4 @@
-"""Two or more ranks on one machine, kept alive between tests: importing torch takes each ten seconds."""
+"""Two or more ranks on one machine, kept alive between tests, because each takes seconds to start."""
 
 import inspect
 import os
@@ -20,7 +20,7 @@ class Ranks:
 
     Args:
         count: number of ranks, 2 or more.
-        timeout_s: after so many seconds without an answer a call is taken for hung.
+        timeout_s: seconds after which a call without an answer is an error.
 
     Raises:
         TimeoutError: the ranks did not come up.
@@ -79,7 +79,7 @@ class Ranks:
     def close(self) -> None:
         """Stop the ranks."""
         for process in self._processes:
-            process.kill()  # what it runs may have taken SIGTERM for its own
+            process.kill()  # the function it runs may handle SIGTERM
             process.join()
         self._folder.cleanup()
 
@@ -108,7 +108,7 @@ def _serve(pipe: Connection, rank: int, count: int, store: str) -> None:
 
 
 def _load(file: str, name: str) -> Callable[..., Any]:
-    # By file, not by module name: test files are no modules of a package.
+    # By file, not by module name: test files belong to no package.
     spec = spec_from_file_location(Path(file).stem, file)
     assert spec is not None
     assert spec.loader is not None
