@@ -6,6 +6,7 @@ of Python count where they hold three words or more, as messages and help texts 
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ DOCUMENTS = [
     *sorted((ROOT / "src").rglob("*.md")),
 ]
 SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "docs").glob("*.py"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SETTINGS = sorted((ROOT / "conf").rglob("*.yaml"))
 
 PROGRAM = (
@@ -101,7 +103,16 @@ def of_markdown(path: Path) -> Iterator[tuple[int, str]]:
     yield 1, text
 
 
+def of_notebook(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and prose of the cells that are no code."""
+    for number, cell in enumerate(json.loads(text)["cells"], start=1):
+        if cell["cell_type"] == "markdown":
+            yield number, "".join(cell["source"])
+
+
 def prose(path: Path) -> Iterator[tuple[int, str]]:
+    if path.suffix == ".ipynb":
+        return of_notebook(path.read_text())
     if path.suffix == ".md":
         return of_markdown(path)
     return of_yaml(path.read_text()) if path.suffix == ".yaml" else of_python(path.read_text())
@@ -118,7 +129,9 @@ def found_in(path: Path) -> list[str]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("paths", [DOCUMENTS, SETTINGS, SOURCES], ids=["documents", "conf", "src"])
+@pytest.mark.parametrize(
+    "paths", [[*DOCUMENTS, *NOTEBOOKS], SETTINGS, SOURCES], ids=["documents", "conf", "src"]
+)
 def test_words(paths: list[Path]) -> None:
     assert len(paths) > 10
     found = [line for path in paths for line in found_in(path)]
