@@ -73,7 +73,7 @@ def parts(clip: FrozenClip) -> dict[str, Callable[[], object]]:
         "backbone and Adam": backbone,
         "fidelity": lambda: torch.autograd.grad(loss.fidelity(inputs).total, fused),
         "CLIP on the fused images, with backward": lambda: torch.autograd.grad(
-            loss._see(fused, inputs, "fused").sum(), fused
+            loss._encode(fused, inputs, "fused").sum(), fused
         ),
         "good and bad pictures, once a cycle": lambda: loss._embed_pictures(inputs),
         "texts of all prompts, with backward": lambda: torch.autograd.grad(loss._texts(values).sum(), values),

@@ -100,7 +100,7 @@ def separation(run: Run, scenes: Mapping[str, Tensor]) -> dict[str, float]:
     loss.eval()
     inputs = LossInputs(scenes["infrared"], scenes["infrared"], scenes["visible"])
     with torch.no_grad():
-        good, bad = loss._judge(loss._embed_pictures(inputs), loss._texts(loss.lower_parameters()))
+        good, bad = loss._score_pairs(loss._embed_pictures(inputs), loss._texts(loss.lower_parameters()))
     right = (good > bad).float().mean(dim=0)
     return dict(zip(loss.pair_names, right.tolist(), strict=True))
 

@@ -1,11 +1,12 @@
 """A tiny random CLIP in the files of a micro one, so that no test needs weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
@@ -53,6 +54,21 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folders[name] = tmp_path_factory.mktemp(name)
         save_micro(model, sorted({0, *open_clip.tokenize(texts).flatten().tolist()}), config, folders[name])
     return folders
+
+
+@pytest.fixture(scope="session")
+def loss_node(micro_folders: dict[str, Path]) -> Callable[..., dict[str, Any]]:
+    """Compose `loss=NAME` of `conf/`, with further overrides and the tiny CLIP."""
+
+    def compose_node(name: str, *overrides: str) -> dict[str, Any]:
+        words = [f"loss={name}", f"+clip.pretrained={micro_folders['vit']}", *overrides]
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            config = compose("train", words)
+        node = OmegaConf.to_container(config.loss, resolve=True)
+        assert isinstance(node, dict)
+        return {str(key): value for key, value in node.items()}
+
+    return compose_node
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.losses.clip_ratio import ClipRatioLoss
 from clipfuse.losses.pixel import PixelLoss
@@ -80,11 +78,5 @@ def test_refuses_what_cannot_be_meant(micro_clip: FrozenClip, options: Any, mess
 
 class TestContract(LossContract):
     @pytest.fixture
-    def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
-        node = OmegaConf.load(conf_dir() / "loss/clip_ratio.yaml")
-        assert isinstance(node, DictConfig)
-        clip = OmegaConf.load(conf_dir() / "clip/micro.yaml")
-        node.clip = {**clip, "pretrained": str(micro_folders["vit"])}
-        plain = OmegaConf.to_container(node)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+    def node(self, loss_node: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        return loss_node("clip_ratio")

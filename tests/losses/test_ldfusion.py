@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, distributed
 
-from clipfuse.cli.config import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.perceptual import maximum_feature_loss
 from clipfuse.errors import UserError
@@ -438,12 +437,5 @@ def test_the_release_s_schedule_falls(with_micro: Callable[..., DictConfig]) -> 
 @pytest.mark.parametrize("variant", [2025, 2024], scope="class")
 class TestContract(LossContract):
     @pytest.fixture
-    def node(self, variant: int, micro_folders: dict[str, Path]) -> dict[str, Any]:
-        clip = OmegaConf.load(conf_dir() / "clip/micro.yaml")
-        node = OmegaConf.load(conf_dir() / "loss/ldfusion.yaml")
-        assert isinstance(node, DictConfig)
-        node.clip = {**clip, "pretrained": str(micro_folders["vit"])}
-        node.variant = variant
-        plain = OmegaConf.to_container(node)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+    def node(self, variant: int, loss_node: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        return loss_node("ldfusion", f"loss.variant={variant}")

@@ -1,12 +1,12 @@
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from clipfuse.cli.config import conf_dir
 from clipfuse.losses.pixel import PixelLoss, correlations
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.testing.loss_contract import LossContract
@@ -155,9 +155,5 @@ def test_setup_refuses_crops_smaller_than_the_window() -> None:
 
 class TestContract(LossContract):
     @pytest.fixture
-    def node(self) -> dict[str, object]:
-        return {
-            **OmegaConf.load(conf_dir() / "loss/pixel.yaml"),
-            "ssim_weight": 1.0,
-            "difference_weight": 1.0,
-        }  # type: ignore[dict-item]
+    def node(self, loss_node: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        return loss_node("pixel", "loss.ssim_weight=1", "loss.difference_weight=1")

@@ -1,12 +1,14 @@
 """The contract of a loss plugin.
 
 A plugin is one `FusionLoss` in one file. Its constructor takes flat typed keywords and sub-modules,
-never a configuration object, trainer, rank or device. It never steps an optimiser: the training loop
-does, in one way for every loss, which keeps a comparison of losses fair.
+never a configuration object, trainer, rank or device. It never steps an optimiser: the training loop does,
+in the same way for every loss, so that the comparison of losses is fair.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,7 @@ class LossArtifacts:
 
     Attributes:
         texts: short texts by name, such as the words nearest to a prompt.
-        images: captions and (1 or 3, H, W) images in [0, 1] of one size, in the order to be shown.
+        images: captions and (1 or 3, H, W) images in [0, 1] of one size, in the order of display.
     """
 
     texts: Mapping[str, str]
@@ -34,7 +36,7 @@ class FusionLoss(nn.Module, ABC):
 
     Learnable parameters and buffers belong to the module. Every random draw is seeded by
     (`inputs.seed`, `inputs.step`, sample id), so that it depends on neither ranks, workers nor resume.
-    Every rank runs the same number of forwards, backwards and collectives. A loss that asks a CLIP
+    Every rank runs the same number of forwards, backwards and collectives. A loss that uses a CLIP
     keeps it as `clip`: its identity becomes part of the run's record.
     """
 
@@ -72,17 +74,17 @@ class FusionLoss(nn.Module, ABC):
         return type(self).__module__.rpartition(".")[2]
 
     def setup(self, sample: LossInputs) -> None:
-        """Look at one real sample before training and refuse what cannot work.
+        """Check one real sample before training.
 
         Args:
             sample: inputs as `forward` will get them, without gradient.
 
         Raises:
-            ValueError: names the plugin, what it needs and the remedy.
+            ValueError: the loss cannot work with it; names the plugin, what it needs and the remedy.
         """
 
     def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
-        """Return texts and images to log at each validation, of the first pair; None: nothing.
+        """Return texts and images of the first pair for the log of a validation, or None.
 
         Args:
             inputs: a validation batch, without gradient.
@@ -117,7 +119,7 @@ class BilevelLoss(FusionLoss):
 
     @abstractmethod
     def prepare(self, inputs: LossInputs) -> Any:
-        """Do once per step what both levels share, such as the CLIP pass; the result is the state."""
+        """Compute what both levels share, such as the CLIP pass; called once per step."""
 
     @abstractmethod
     def upper_loss(self, state: Any, lower: Sequence[Tensor]) -> LossOutput:
@@ -130,3 +132,34 @@ class BilevelLoss(FusionLoss):
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return F at the current parameters."""
         return self.upper_loss(self.prepare(inputs), self.lower_parameters())
+
+
+def require(loss: str, least: float, **values: float) -> None:
+    """Check numbers that a loss was given, by the names of its arguments.
+
+    Raises:
+        ValueError: one is below `least`, infinite or not a number; names the loss and the argument.
+    """
+    for name, value in values.items():
+        if not least <= value < math.inf:
+            raise ValueError(f"{loss} loss: {name} is {value}; expected {least} or more")
+
+
+def require_terms(loss: str, weights: Mapping[str, float]) -> None:
+    """Check the weights of a loss's terms: that of the term `edge` is the argument `edge_weight`.
+
+    Raises:
+        ValueError: one is refused by `require`, or all are 0.
+    """
+    require(loss, 0, **{f"{term}_weight": weight for term, weight in weights.items()})
+    if not any(weights.values()):
+        raise ValueError(f"{loss} loss: all weights are 0, nothing would be trained; set one above 0")
+
+
+@contextmanager
+def named_errors(*names: str) -> Iterator[None]:
+    """Put names, such as the loss's, before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(": ".join([*names, str(error)])) from error

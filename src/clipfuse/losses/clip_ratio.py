@@ -1,4 +1,4 @@
-"""Fixed texts as judge: what is wanted against what is not, as a stable log-ratio."""
+"""CLIP with two fixed texts, a wanted and an unwanted one, as a stable log-ratio."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.similarity import pair_probability
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import FusionLoss, named_errors
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -18,19 +18,19 @@ class ClipRatioLoss(FusionLoss):
     total = fidelity + w mean -log p_pos,   p_pos = 1 / (1 + exp(s (cos(E(F), T_neg) - cos(E(F), T_pos))))
 
     The releases of CoRPLE (ECCV 2024) and PromptFusion minimise p_neg / p_pos, with weights 0.2 and 1.
-    That is exp(a) for the same scalar a of which this is log(1 + exp(a)): the same order of pictures, but a
-    gradient that is bounded instead of growing without end, and alike where p_neg is small. The texts of
-    PromptFusion's release are the defaults, which its own code tokenises but never encodes.
+    With a = s (cos(E(F), T_neg) - cos(E(F), T_pos)) that is exp(a), and the guidance here is log(1 + exp(a)):
+    the same order of images, bounded below, with a bounded gradient, and nearly equal where p_neg is small.
+    The default texts are those of PromptFusion's release, which tokenises but never encodes them.
 
     Args:
-        clip: the judge.
+        clip: the CLIP that compares image and texts.
         fidelity: another loss, added with weight 1; None for guidance alone.
         guidance_weight: w, above 0.
-        positive: what the fused image should be.
-        negative: what it should not be.
+        positive: description that the fused image should fit.
+        negative: description that it should not fit.
 
     Raises:
-        ValueError: a weight that is not above 0, an empty text, one that is longer than CLIP's context.
+        ValueError: `guidance_weight` is not above 0, a text is empty or longer than CLIP's context.
     """
 
     def __init__(
@@ -53,19 +53,17 @@ class ClipRatioLoss(FusionLoss):
         self.fidelity = fidelity
         self.guidance_weight = guidance_weight
         self.texts = [positive, negative]
-        try:
+        with named_errors("clip_ratio loss"):
             clip.encode_text(self.texts)
-        except ValueError as error:
-            raise ValueError(f"clip_ratio loss: {error}") from error
 
     def setup(self, sample: LossInputs) -> None:
-        """Let the fidelity loss look."""
+        """Set up the fidelity loss."""
         if self.fidelity is not None:
             self.fidelity.setup(sample)
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum; `terms` has `guidance`, `p_fused` and those of the fidelity loss."""
-        images = self.clip.encode_image(inputs.fused, resize="squash")  # first: it brings CLIP where they are
+        images = self.clip.encode_image(inputs.fused, resize="squash")  # first: moves CLIP to their device
         positive, negative = self.clip.encode_text(self.texts)
         guidance = -pair_probability(images, positive, negative, self.clip.logit_scale, log=True)
         total = self.guidance_weight * guidance.mean().to(inputs.fused.dtype)

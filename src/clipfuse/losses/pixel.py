@@ -1,15 +1,15 @@
-"""The classic fidelity loss: the brighter pixel and the stronger edge of the two bands."""
+"""The classic fidelity loss: the brighter value and the stronger edge of the two sources."""
 
 import torch
 from kornia.metrics import ssim
 from torch import Tensor
 
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import FusionLoss, require_terms
 from clipfuse.ops.filters import sobel_magnitude
 from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.types import LossInputs, LossOutput
 
-_LEVEL = 1 / 255  # differences below a grey level are rounding
+_LEVEL = 1 / 255  # a grey level: smaller differences come from rounding
 _DECOMPOSED = ("base_infrared", "base_visible", "detail_infrared", "detail_visible")
 
 
@@ -23,23 +23,26 @@ class PixelLoss(FusionLoss):
     G is |Sobel_x| + |Sobel_y| with zero border. Source: the fusion loss of SeAFusion (Tang et al.,
     Information Fusion 2022) as CDDFuse and PromptFusion release it, whose weights (1 and 10) are the
     defaults; SSIM after Wang et al., TIP 2004, Gaussian window 11, sigma 1.5. The decomposition term
-    of CDDFuse (Zhao et al., CVPR 2023) wants the bands' base features B alike and their detail
+    of CDDFuse (Zhao et al., CVPR 2023) makes the base features B of the sources alike and their detail
     features D unlike; cc is the correlation over pixels, averaged over samples and channels. The difference
-    term is own design: the metric SCD (Aslantas and Bendes, AEU 2015) as a loss. What is left when one band
-    is taken away should be the other, which the brighter pixel alone forgets. Its correlations add a grey
-    level to each standard deviation: their slope has no bound where the fused image is one of the bands.
+    term is own design: the metric SCD (Aslantas and Bendes, AEU 2015) as a loss. The fused image minus one
+    source should correlate with the other source, which the brighter value alone does not ensure. Its
+    correlations add a grey level to each standard deviation: without it their slope is unbounded where the
+    fused image equals a source.
+
+    A term of weight 0 is left out of computation and log.
 
     Args:
-        intensity_weight: w_i, not negative.
-        gradient_weight: w_g, not negative.
-        ssim_weight: w_s, not negative; 0 leaves the term out of computation and log. The published
-            SSIM losses of this family are (1 - SSIM) / 2, half of ours.
-        decomposition_weight: w_d, not negative, 2 in the releases; needs a backbone that gives the
-            features base_infrared, base_visible, detail_infrared and detail_visible.
-        difference_weight: w_c, not negative.
+        intensity_weight: w_i, 0 or more.
+        gradient_weight: w_g, 0 or more.
+        ssim_weight: w_s, 0 or more. The published SSIM losses of this family are (1 - SSIM) / 2, half of
+            ours.
+        decomposition_weight: w_d, 0 or more, 2 in the releases; needs a backbone with the features
+            base_infrared, base_visible, detail_infrared and detail_visible.
+        difference_weight: w_c, 0 or more.
 
     Raises:
-        ValueError: a weight is negative, or all are 0.
+        ValueError: a weight is negative or infinite, or all are 0.
     """
 
     def __init__(
@@ -58,14 +61,10 @@ class PixelLoss(FusionLoss):
             "decomposition": decomposition_weight,
             "difference": difference_weight,
         }
-        for name, weight in self.weights.items():
-            if weight < 0:
-                raise ValueError(f"pixel loss: {name}_weight is {weight}; expected 0 or more")
-        if not any(self.weights.values()):
-            raise ValueError("pixel loss: all weights are 0, nothing would be trained; set one above 0")
+        require_terms("pixel", self.weights)
 
     def setup(self, sample: LossInputs) -> None:
-        """Refuse crops smaller than the SSIM window, and a backbone without the features needed."""
+        """Refuse crops smaller than the SSIM window, and a backbone without the features of the bands."""
         height, width = sample.fused.shape[-2:]
         if self.weights["ssim"] and min(height, width) < 11:
             raise ValueError(
@@ -79,7 +78,7 @@ class PixelLoss(FusionLoss):
             )
 
     def forward(self, inputs: LossInputs) -> LossOutput:
-        """Return the weighted sum; `terms` has those whose weight is not 0."""
+        """Return the weighted sum; `terms` has the terms whose weight is not 0."""
         fused, infrared, visible = inputs.fused, inputs.infrared, inputs.visible
         terms: dict[str, Tensor] = {}
         if self.weights["intensity"]:
@@ -93,7 +92,7 @@ class PixelLoss(FusionLoss):
             base_infrared, base_visible, detail_infrared, detail_visible = (
                 inputs.features[name].to(fused.dtype) for name in _DECOMPOSED
             )
-            # Of the batch of all ranks: a ratio of means is no mean of ratios.
+            # Means over the batch of all ranks: a ratio of means is no mean of ratios.
             base, detail = (
                 mean_over_ranks(shares.flatten(), shares.new_tensor(shares.numel()), together=self.training)
                 for shares in (
@@ -117,8 +116,7 @@ def correlations(first: Tensor, second: Tensor, floor: float = 0.0) -> Tensor:
     Args:
         first: (N, C, H, W).
         second: the same shape.
-        floor: the least standard deviation that counts: added to either variance as its square, so that the
-            slope stays bounded where nothing varies.
+        floor: its square is added to both variances, so that the slope stays bounded where nothing varies.
 
     Returns:
         (N, C). As released, float32's epsilon is added to the denominator whatever the type.

@@ -1,6 +1,8 @@
-"""PromptFusion's loss as a bi-level problem: prompts learn what is good, the network what they say."""
+"""PromptFusion's loss as a bi-level problem.
 
-import math
+The prompts learn to separate good from bad images; the network is trained to raise their score.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +14,7 @@ from torch import Tensor
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.prompts import LearnablePrompts
 from clipfuse.clip.similarity import cosine
-from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.defects import MAKERS, bad_pictures
 from clipfuse.ops.patches import affine_places, cut_patches
 from clipfuse.ops.pyramid import detail_maximum, soften
@@ -20,17 +22,19 @@ from clipfuse.ops.ranks import join_ranks, own_part
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
+_LOSS = "promptfusion"
+
 
 @dataclass(frozen=True)
 class _State:
     """What both levels share in one update.
 
     Attributes:
-        fidelity: of the fused image, with graph.
-        fused: (N, D) embeddings, with graph.
-        pictures: (1 + K, N, D): the good picture of each sample, and a bad one for each pair; in training
-            with learned prompts.
-        plain: embeddings of plain fusions by name, for the log; in validation.
+        fidelity: fidelity loss of the fused image, with graph.
+        fused: embeddings of the fused images, (N, D), with graph.
+        pictures: embeddings (1 + K, N, D) of the good image of each sample, and of a bad one for each pair of
+            prompts; None outside of training and with fixed prompts.
+        plain: embeddings of sources and trivial fusions by name, for the log; empty in training.
         guided: whether the second stage has begun.
     """
 
@@ -48,44 +52,44 @@ class PromptFusionLoss(BilevelLoss):
     f = mean_ik [(-log p_ik(P) - log(1 - p_ik(N_k))) / 2 + w_r (max(0, p_ik(F) - p_ik(P) + m)
                                                              + max(0, p_ik(N_k) - p_ik(F) + m))]
 
-    p_ik is the probability of the positive prompt of pair k for a picture of sample i, P its good and N_k its
-    bad picture. The margin ranking puts the current fused image between the two, so that f depends on the
-    network and the value function has something to say.
+    p_ik is the probability of the positive prompt of pair k for an image of sample i, P its good and N_k its
+    bad image. The margin ranking puts the current fused image between the two, so that the lower-level loss f
+    depends on the network; otherwise the value function has no gradient in x.
 
-    Two stages in one run, switched by the update alone. In the first (`warmup` updates) the network learns
-    fidelity, and beside it the prompts learn to tell good from bad: F without guidance, f without ranking.
+    There are two stages, switched by the update alone. In the first (`warmup` updates) the network learns
+    fidelity and the prompts learn to separate good from bad: F without guidance, f without ranking.
 
     Source: PromptFusion (IEEE/CAA JAS 12(3), 2025) for positive and negative prompts, their texts and a
     bi-level problem between prompts and fusion; CLIP-LIT (ICCV 2023) for the two stages and the ranking;
     CoOp (IJCV 2022) for prompts as context vectors. The formulation is our own design: neither the paper's
-    abstract nor its release, which never optimises its prompts, tells pictures, losses, or which level is
+    abstract nor its release, which never optimises its prompts, defines images, losses, or which level is
     upper. Prompts are the lower level since its solution is then cheap (two text passes instead of a second
-    network) and the value function needs many of those; the reverse nesting is not built.
+    network) and the value function needs many of them; the reverse nesting is not built.
 
-    Good pictures are made by rule from the batch at hand (`detail_maximum`), bad ones drawn from the kinds
-    each pair is against (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and
-    kept for `pictures_every` updates; a nested solver moves the prompts only then, too. Each sample is
-    ranked against its own pictures; in an update between, against those of its place in the batch.
+    Good images are made by rule from the batch (`detail_maximum`), bad ones drawn from the kinds that a pair
+    names in `against` (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and kept
+    for `pictures_every` updates; a nested solver moves the prompts in the same updates. Each sample is ranked
+    against its own images; in the updates between, against those at its place in the batch.
 
-    In training CLIP sees each picture through a random view: a patch of 0.7 to 1 of its side, slightly
-    turned, sheared and blurred. Of whole images a network learns a fine regular pattern that pleases CLIP
-    and nobody else; `view=whole` shows it.
+    In training CLIP gets a random view of each image: a patch of 0.7 to 1 of its side, slightly rotated,
+    sheared and blurred. With whole images (`view=whole`) a network learns a fine regular pattern that raises
+    CLIP's score and no metric.
 
     Args:
-        clip: the judge; its text tower must take token embeddings.
+        clip: the CLIP that compares images and prompts; its text tower must accept token embeddings.
         fidelity: another loss.
-        pairs: by name, each with `positive` and `negative`, the texts that prompts start from, and `against`,
-            kinds of `bad_pictures`.
+        pairs: pairs of prompts by name, each with `positive` and `negative`, the initial texts, and
+            `against`, kinds of `bad_pictures`.
         guidance_weight: w_g, 0 or more.
         ranking_weight: w_r, 0 or more.
         margin: m, in [0, 1).
-        prompts: `learned`; or `fixed`, the texts as they stand and no lower level.
-        positives: `composite`, made by rule, or the data's own `reference`.
+        prompts: `learned`; or `fixed`, the texts as they are and no lower level.
+        positives: good images: `composite`, made by rule, or `reference`, the data's ideal fused image.
         view: `random` or `whole`.
         warmup: updates of the first stage, 0 or more.
-        pictures_every: updates for which good and bad pictures serve, 1 or more; the solver's `every`.
+        pictures_every: updates for which good and bad images are used, 1 or more; the solver's `every`.
         length: context vectors per prompt; None: the tokens of its text.
-        seed: of context vectors beyond the text.
+        seed: seed of the context vectors beyond the text.
 
     Raises:
         ValueError: an argument out of range, a text that is too long, a text tower without embeddings.
@@ -108,21 +112,22 @@ class PromptFusionLoss(BilevelLoss):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require(_LOSS, 0, guidance_weight=guidance_weight, ranking_weight=ranking_weight, warmup=warmup)
+        require(_LOSS, 1, pictures_every=pictures_every)
+        if not 0 <= margin < 1:
+            raise ValueError(f"{_LOSS} loss: margin is {margin}; expected 0 or more, below 1")
         self.clip, self.fidelity = clip, fidelity
         self.guidance_weight, self.ranking_weight = guidance_weight, ranking_weight
         self.margin, self.positives, self.view = margin, positives, view
         self.warmup, self.pictures_every = warmup, pictures_every
-        self._check_numbers()
         texts, self.against = _read_pairs(pairs)
         self.pair_names = tuple(self.against)
         self.fixed_texts = list(texts.values())
         self.prompts: LearnablePrompts | None = None
-        try:
+        with named_errors(f"{_LOSS} loss"):
             clip.encode_text(self.fixed_texts)
             if prompts == "learned":
                 self.prompts = LearnablePrompts(clip, dict.fromkeys(texts, ""), texts, length, seed=seed)
-        except ValueError as error:
-            raise ValueError(f"promptfusion loss: {error}") from error
         contexts = () if self.prompts is None else self.prompts.contexts
         for index, context in enumerate(contexts):
             self.register_buffer(f"start{index}", context.detach().clone(), persistent=False)
@@ -130,7 +135,7 @@ class PromptFusionLoss(BilevelLoss):
         self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
 
     def setup(self, sample: LossInputs) -> None:
-        """Refuse data without a reference where one is asked for; let the fidelity loss look."""
+        """Refuse data without the reference that `positives` needs; set up the fidelity loss."""
         if self.positives == "reference" and sample.reference is None:
             raise ValueError(
                 "promptfusion loss: positives=reference needs data with an ideal fused image, such as "
@@ -139,32 +144,33 @@ class PromptFusionLoss(BilevelLoss):
         self.fidelity.setup(sample)
 
     def lower_parameters(self) -> Sequence[Tensor]:
-        """Return the contexts, positive and negative of each pair in turn; none where prompts are fixed."""
+        """Return the contexts, positive and negative of each pair in turn; none if the prompts are fixed."""
         return () if self.prompts is None else tuple(self.prompts.contexts)
 
     def prepare(self, inputs: LossInputs) -> _State:
-        """Embed the fused image and, where prompts learn and it is time, good and bad pictures."""
+        """Embed the fused image and, every `pictures_every` updates, good and bad images."""
         pictures, guided = None, inputs.step >= self.warmup
         if self.training and self.prompts is not None:
             pictures = None if self._pictures is None else own_part(self._pictures, dim=1)
             stale = pictures is None or pictures.shape[1] != len(inputs.fused)
             if stale or inputs.step % self.pictures_every == 0:
                 pictures = self._embed_pictures(inputs)
-                # Of all ranks: a checkpoint is written by one.
+                # The images of all ranks: one rank writes the checkpoint.
                 self._pictures = join_ranks(pictures, dim=1)
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
-        fused = self._see(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
+        fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
         plain = {}
         if not self.training:
-            plain = {name: self._see(each, inputs, name) for name, each in self._plain(inputs).items()}
+            plain = {name: self._encode(each, inputs, name) for name, each in self._plain(inputs).items()}
         return _State(self.fidelity(inputs), fused, pictures, plain, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
-        """Return F; `terms` has what the prompts say of pictures, and how far they have gone.
+        """Return F; `terms` has probabilities of images, and the distance of the prompts from their start.
 
-        `p_fused_*` by pair; in training p_good and p_bad, the share of fused images `between` and their
-        `margin`, the lesser distance to p_good and p_bad; in validation p of the bands and plain fusions.
+        `p_fused_*` by pair; in training `p_good` and `p_bad`, the share of fused images `between` them and
+        their `margin`, the smaller distance to p_good and p_bad; in validation p of sources and trivial
+        fusions.
         """
         texts = self._texts(lower)
         logits = self._logits(state.fused.unsqueeze(1), texts)
@@ -180,7 +186,7 @@ class PromptFusionLoss(BilevelLoss):
                 terms[f"p_{name}"] = torch.sigmoid(self._logits(images.unsqueeze(1), texts)).mean()
         if state.pictures is not None:
             with torch.no_grad():
-                good, bad = (torch.sigmoid(each) for each in self._judge(state.pictures, texts))
+                good, bad = (torch.sigmoid(each) for each in self._score_pairs(state.pictures, texts))
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
                 margin = torch.minimum(good - p, p - bad)
                 terms |= {"margin": margin.mean(), "between": (margin > 0).to(p.dtype).mean()}
@@ -191,11 +197,11 @@ class PromptFusionLoss(BilevelLoss):
         return LossOutput(total, terms)
 
     def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
-        """Return f; `terms` has its two parts."""
+        """Return f; `terms` has its cross-entropy and, in the second stage, its ranking."""
         if state.pictures is None:
             raise ValueError("promptfusion loss: only learned prompts in training have a lower level")
         texts = self._texts(lower)
-        good, bad = self._judge(state.pictures, texts)
+        good, bad = self._score_pairs(state.pictures, texts)
         total = (F.softplus(-good) + F.softplus(bad)).mean() / 2
         terms = {"cross_entropy": total.detach()}
         if state.guided and self.ranking_weight:
@@ -208,9 +214,9 @@ class PromptFusionLoss(BilevelLoss):
 
     @torch.no_grad()
     def artifacts(self, inputs: LossInputs) -> LossArtifacts:
-        """Return the tokens nearest to each prompt, and how the prompts rank the pictures of one sample.
+        """Return the tokens nearest to each prompt, and the images of one sample, best first.
 
-        Captions have the mean over the pairs, `texts` the probability by each.
+        Captions have the mean probability over the pairs of prompts, `texts` that of each pair.
         """
         shown = {"fused": inputs.fused, **self._plain(inputs)}
         if inputs.reference is not None:
@@ -233,24 +239,24 @@ class PromptFusionLoss(BilevelLoss):
         return LossArtifacts(words, pictures)
 
     def get_extra_state(self) -> Tensor:
-        """Return the embeddings that still serve, so that a resumed run goes on exactly."""
+        """Return the embeddings in use, so that a resumed training is equal bit for bit."""
         return torch.empty(0) if self._pictures is None else self._pictures
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore them."""
+        """Restore what `get_extra_state` returned."""
         self._pictures = state if len(state) else None
 
     def _texts(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return (2 K, D), positive and negative in turn; those of values that stayed are not made again."""
+        """Return embeddings (2 K, D), positive and negative in turn; those of unchanged values are kept."""
         if self.prompts is None:
             return self.clip.encode_text(self.fixed_texts)
         if not self.training or (torch.is_grad_enabled() and any(value.requires_grad for value in lower)):
             return self.prompts.features(lower)
-        # A solver changes its values in place, which counts their version up.
+        # A solver changes its values in place, which raises their version.
         key = tuple((value.data_ptr(), value._version) for value in lower)
         if key not in self._known:
             self._known = {old: kept for old, kept in self._known.items() if old[0][0] != key[0][0]}
-            # The values are kept too: memory that is not free cannot come back as another's.
+            # The values are kept, too: their memory cannot become that of other values with the same key.
             self._known[key] = [value.detach() for value in lower], self.prompts.features(lower).detach()
         return self._known[key][1]
 
@@ -261,13 +267,13 @@ class PromptFusionLoss(BilevelLoss):
         """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""
         return self.clip.logit_scale * (cosine(images, texts[0::2]) - cosine(images, texts[1::2]))
 
-    def _judge(self, pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits (N, K) of the good picture, and of the bad one of each pair."""
+    def _score_pairs(self, pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (N, K) of the good image, and of the bad one of each pair."""
         bad = pictures[1:].transpose(0, 1)
         return self._logits(pictures[0].unsqueeze(1), texts), self._logits(bad, texts)
 
     def _plain(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Return what the fused image is to be better than, and the good picture made by rule."""
+        """Return sources and trivial fusions, and the good image made by rule."""
         return {
             "infrared": inputs.infrared,
             "visible": inputs.visible,
@@ -292,11 +298,11 @@ class PromptFusionLoss(BilevelLoss):
             pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))
         names = ("good", *self.against)
         return torch.stack(
-            [self._see(each, inputs, name) for each, name in zip(pictures, names, strict=True)]
+            [self._encode(each, inputs, name) for each, name in zip(pictures, names, strict=True)]
         )
 
-    def _see(self, images: Tensor, inputs: LossInputs, name: str) -> Tensor:
-        """Embed (N, 1, H, W) pictures; in training each through its own random view."""
+    def _encode(self, images: Tensor, inputs: LossInputs, name: str) -> Tensor:
+        """Embed (N, 1, H, W) images; in training each through its own random view."""
         if self.view == "whole" or not self.training:
             return self.clip.encode_image(images, resize="squash")
         seeds = [derived_seed(inputs.seed, inputs.step, "view", name, each) for each in inputs.sample_ids]
@@ -307,23 +313,11 @@ class PromptFusionLoss(BilevelLoss):
         sigma = (0.2 + 0.8 * torch.stack(draws)) / 112
         return self.clip.encode_image(soften(cut, sigma.to(cut), 1 / 112))
 
-    def _check_numbers(self) -> None:
-        for name in ("guidance_weight", "ranking_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"promptfusion loss: {name} is {getattr(self, name)}; expected 0 or more")
-        if not 0 <= self.margin < 1:
-            raise ValueError(f"promptfusion loss: margin is {self.margin}; expected 0 or more, below 1")
-        for name, least in {"warmup": 0, "pictures_every": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"promptfusion loss: {name} is {getattr(self, name)}; expected {least} or more updates"
-                )
-
 
 def _read_pairs(
     pairs: Mapping[str, Mapping[str, str | Sequence[str]]],
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return the texts by prompt, positive and negative in turn, and the kinds of bad pictures by pair."""
+    """Return the texts by prompt, positive and negative in turn, and the kinds of bad images by pair."""
     texts: dict[str, str] = {}
     against: dict[str, list[str]] = {}
     if not pairs:

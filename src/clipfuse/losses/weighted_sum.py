@@ -1,38 +1,35 @@
-"""Losses joined: the weighted sum of several plugins, at most one of them with a lower level."""
+"""The weighted sum of several losses, at most one of them with a lower level."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, require
 from clipfuse.types import LossInputs, LossOutput
 
 
 class WeightedSum(FusionLoss):
     """total = sum over parts of weight x that part's total.
 
-    `terms` has those of each part as `<part>/<term>`, and `<part>/weighted_total`, which add up to the total.
-    A part of weight 0 is left out of computation and log.
+    `terms` has the terms of each part as `<part>/<term>`, and `<part>/weighted_total`; the latter add up to
+    the total. A part of weight 0 is left out of computation and log.
 
     Args:
         parts: weight by name, each 0 or more, at least one above 0.
-        of: the plugins by the same names.
+        of: the losses by the same names.
 
     Attributes:
-        weights: those above 0.
+        weights: the weights above 0 by name.
 
     Raises:
-        ValueError: a weight that cannot be meant, or a name that only one of the two has.
+        ValueError: a weight is negative, infinite or not a number, or a name is in one of the two alone.
     """
 
     def __init__(self, parts: Mapping[str, float], of: Mapping[str, FusionLoss]) -> None:
         super().__init__()
-        for name, weight in parts.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"weighted_sum loss: parts.{name} is {weight}; expected a weight, 0 or more")
+        require("weighted_sum", 0, **{f"parts.{name}": weight for name, weight in parts.items()})
         self.weights = {name: weight for name, weight in parts.items() if weight}
         if not self.weights:
             raise ValueError("weighted_sum loss: no part has a weight above 0, nothing would be trained")
@@ -45,11 +42,11 @@ class WeightedSum(FusionLoss):
 
     @property
     def parts(self) -> dict[str, FusionLoss]:
-        """The plugins by name."""
+        """The losses by name."""
         return cast(dict[str, FusionLoss], dict(self.of.items()))
 
     def setup(self, sample: LossInputs) -> None:
-        """Let each part look."""
+        """Set up each part."""
         for part in self.parts.values():
             part.setup(sample)
 
@@ -75,13 +72,13 @@ class WeightedSum(FusionLoss):
 
 
 class BilevelWeightedSum(WeightedSum, BilevelLoss):
-    """A weighted sum in which one part has a lower level: F is the sum, f that part's own, without weight.
+    """A weighted sum in which one part has a lower level: F is the sum, f that of the part, without weight.
 
     The other parts are functions of the network alone, and are computed once per update.
 
     Args:
-        parts: as `WeightedSum`.
-        of: the same.
+        parts: weight by name, as in `WeightedSum`.
+        of: the losses by the same names.
         bilevel: name of the part with the lower level.
     """
 
@@ -96,11 +93,11 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
         return part
 
     def lower_parameters(self) -> Sequence[Tensor]:
-        """Return those of the part."""
+        """Return the lower parameters of the part."""
         return self._lower.lower_parameters()
 
     def prepare(self, inputs: LossInputs) -> dict[str, Any]:
-        """Return the part's state by its name, and the outputs of the others by theirs."""
+        """Return the state of the part, and the outputs of the others, by name."""
         return {
             name: self._lower.prepare(inputs) if name == self.bilevel else part(inputs)
             for name, part in self.parts.items()
@@ -116,14 +113,14 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
 
 
 def weighted_sum(parts: Mapping[str, float], of: Mapping[str, FusionLoss]) -> WeightedSum:
-    """Join plugins: with a lower level if one of them has one.
+    """Return the weighted sum of losses, with a lower level if one of them has one.
 
     Args:
-        parts: weight by name, as `WeightedSum`.
-        of: the plugins by the same names.
+        parts: weight by name, each 0 or more.
+        of: the losses by the same names.
 
     Raises:
-        ValueError: two parts have a lower level; or as `WeightedSum`.
+        ValueError: two parts have a lower level, or `WeightedSum` refuses the arguments.
     """
     bilevel = [
         name
