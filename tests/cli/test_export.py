@@ -161,7 +161,7 @@ def with_node(path: Path, **changes: Any) -> None:
         (lambda path: with_node(path, width=4000), "the file far less"),
         (lambda path: with_node(path, depth=10**9), "the file far less"),
         (lambda path: with_node(path, width=2**70), "absurd size"),
-        (lambda path: with_node(path, width="${oc.env:HOME}"), "asks for values of this machine"),
+        (lambda path: with_node(path, width="${oc.env:HOME}"), "refers to values of this machine"),
         (lambda path: with_node(path, _target_="os.system"), "wants to run code of 'os'"),
         (lambda path: with_node(path, width={"_target_": "os.system", "command": "x"}), "run code of 'os'"),
         (lambda path: with_node(path, x=[[{"_target_": "builtins.eval"}]]), "run code of 'builtins'"),

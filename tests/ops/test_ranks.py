@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from clipfuse.ops.ranks import gather_dealt, gather_objects, join_ranks, mean_over_ranks, own_part
+from clipfuse.ops.ranks import gather_interleaved, gather_objects, join_ranks, mean_over_ranks, own_part
 from clipfuse.testing.ranks import Ranks
 
 VALUES = ([1.0, 2.0, 6.0], [5.0])
@@ -19,7 +19,7 @@ def exchange() -> tuple[list[Any], list[Any], list[float], list[float]]:
     joined = join_ranks(torch.tensor([[float(rank)], [10.0 + rank]]), dim=1)
     return (
         gather_objects({"rank": rank}),
-        gather_dealt(items),
+        gather_interleaved(items),
         joined.flatten().tolist(),
         (own_part(joined, dim=1).flatten().tolist()),
     )
@@ -58,7 +58,7 @@ def test_the_mean_is_that_of_all_values_and_so_is_its_gradient(ranks: Ranks) -> 
 def test_a_process_alone_has_what_it_gave() -> None:
     planes = torch.rand(2, 3)
     assert gather_objects("a") == ["a"]
-    assert gather_dealt([1, 2, 3]) == [1, 2, 3]
+    assert gather_interleaved([1, 2, 3]) == [1, 2, 3]
     assert join_ranks(planes, dim=0) is own_part(planes, dim=0) is planes
     values: Tensor = torch.tensor([1.0, 2.0, 6.0])
     assert float(mean_over_ranks(values, torch.tensor(2), together=True)) == 4.5

@@ -1,4 +1,4 @@
-"""A small convolutional network: the quickest honest tenant of the house."""
+"""A small convolutional network, the quickest to train."""
 
 import torch
 from torch import Tensor, nn

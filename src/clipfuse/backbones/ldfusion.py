@@ -20,14 +20,14 @@ class LDFusion(FusionBackbone):
 
     The network of LDFusion (Wang et al., arXiv 2402.16267; in the manner of MUNIT and DRIT), parameter for
     parameter. Its decoder makes 8n + 21 pixels of 8n. The release keeps the top-left corner, so that the
-    picture lies 10.5 pixels to the bottom right and the network must learn to move it back, and clamps tanh
+    image lies 10.5 pixels to the bottom right and the network must learn to move it back, and clamps tanh
     to [0, 1], so that every negative output is black and without gradient. Here the middle is kept (half a
     pixel is left) and the output is (1 + tanh) / 2.
 
     Args:
         faithful: do as the release does, without padding of sizes that 8 does not divide.
         encoder_weights: the authors' `Enc_final.pt`, or another state dict of their encoder.
-        decoder_weights: their `Dec_final.pt`; has learned to move the picture, so it needs `faithful`.
+        decoder_weights: their `Dec_final.pt`; has learned to move the image, so it needs `faithful`.
 
     Raises:
         ValueError: a file is missing, broken, or does not hold what its name promises; decoder weights
@@ -117,7 +117,7 @@ class _Decoder(nn.Module):
         self.model_up = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(dim, 1, 7), nn.Tanh())
 
     def forward(self, *codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modulated content, and the picture in [-1, 1], 21 pixels larger than it should be."""
+        """Return the modulated content, and the image in [-1, 1], 21 pixels larger than it should be."""
         content, style = torch.cat(codes[:2], dim=1), torch.cat(codes[2:], dim=1)
         modulation = self.mlp(style.flatten(1)).chunk(len(self.model_local), dim=1)
         for block, part in zip(self.model_local, modulation, strict=True):

@@ -180,7 +180,7 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
 
     Plain keys are compared with the fields of `settings`, the keys of a node with `_target_` with the
     signature and annotations of the class that it names, so that plugins are checked like our own classes.
-    Values are converted as their annotation says: `overwrite=no` becomes False.
+    Values are converted to the type of their annotation: `overwrite=no` becomes False.
 
     Args:
         config: the composed configuration.

@@ -46,7 +46,7 @@ def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
     Args:
         path: the file; it appears whole and checked, or not at all.
         backbone: in eval mode, on the CPU.
-        name: what the file says the backbone is.
+        name: name of the backbone, written into the file.
 
     Returns:
         The largest difference between its fused image and the network's own, on one odd size.

@@ -53,7 +53,7 @@ def check_targets(node: Any, trusted: Sequence[str], path: str | Path) -> None:
         for child in node:
             check_targets(child, trusted, path)
     elif isinstance(node, str) and "${" in node:
-        raise UserError(f"{path} asks for values of this machine ('{node}'); do not use it")
+        raise UserError(f"{path} refers to values of this machine ('{node}'); do not use it")
     if not isinstance(node, Mapping) or "_target_" not in node:
         return
     if "_args_" in node:

@@ -37,7 +37,7 @@ class RunWandbLogger(WandbLogger):
         project: W&B project.
         name: run name; what its sweep varies, and the seed, are added.
         save_dir: run folder; W&B writes below `wandb/`.
-        mode: "auto" is online where a login is found (or as WANDB_MODE says), else offline.
+        mode: "auto" is online where a login is found (or the value of WANDB_MODE), else offline.
         options: chosen option of groups such as loss, backbone, clip, data; they become tags.
         kwargs: further arguments of `wandb.init`, such as group, tags or entity.
 
