@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipfuse.cli.options import conf_dir
 
-FILES = sorted(path for path in conf_dir().rglob("*.yaml") if not path.name.startswith("wandb_"))
+FILES = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent.name != "wandb")
 # Files of one class that has another file with all of its arguments.
 VARIANTS = ("clip/micro", "clip/vit_b32_openai")
 # Arguments that no file holds: those that the engine gives, and those that no user sets.
