@@ -80,7 +80,7 @@ def test_the_ranks_of_the_table(clipfuse: Run, folders: Path) -> None:
     assert lines[4].split() == ["rank,", "classic-1", "↓", "1.00", "1.00"]
     _, text, _ = clipfuse("score", *both[:2], *sources(folders), "--metrics", "MSE")
     ranks = text.splitlines()[2].split("MSE ↓")[1]
-    assert "baseline" in text
+    assert "trivial" in text
     assert "(1)" in ranks
     assert ranks.count("(3)") == 3  # the bands and their maximum tie
 
