@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from clipfuse.lazy import attach
+from clipfuse.version import __version__
 
 if TYPE_CHECKING:
     from clipfuse import backbones, bilevel, clip, contourlet, losses, metrics, networks
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from clipfuse.errors import UserError
     from clipfuse.networks.load import load_network
 
-__version__ = "0.1.0"
 __all__ = [
     "UserError",
     "__version__",

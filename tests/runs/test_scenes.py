@@ -19,8 +19,8 @@ from PIL import Image
 
 from clipfuse.comparison.collect import find_runs
 from clipfuse.errors import UserError
+from clipfuse.runs import results as callbacks
 from clipfuse.runs import scores
-from clipfuse.runs import test_writer as callbacks
 from clipfuse.runs.evaluate import evaluate
 from clipfuse.runs.train import train
 

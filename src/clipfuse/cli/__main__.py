@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from clipfuse import __version__
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.version import __version__
 
 COMMANDS = {
     "train": "train one run, or with -m a sweep of runs, one process each",

@@ -8,8 +8,8 @@ import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from clipfuse import __version__
 from clipfuse.errors import UserError
+from clipfuse.version import __version__
 
 _NEEDED = {
     "torch": "torch",

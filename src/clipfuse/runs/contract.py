@@ -149,7 +149,7 @@ _MOVED = {
     "clipfuse.engine.notes.LossNotes": "clipfuse.tracking.artifacts.ArtifactWriter",
     "clipfuse.engine.progress.": "clipfuse.tracking.progress.",
     "clipfuse.engine.wandb_run.": "clipfuse.tracking.wandb_run.",
-    "clipfuse.engine.callbacks.": "clipfuse.runs.test_writer.",
+    "clipfuse.engine.callbacks.": "clipfuse.runs.results.",
     "clipfuse.engine.": "clipfuse.training.",
 }
 

@@ -16,7 +16,7 @@ from clipfuse.files import write_atomically
 from clipfuse.runs.build import build, build_all
 from clipfuse.runs.failures import failures_explained
 from clipfuse.runs.folder import prepare_folder, run_status
-from clipfuse.runs.test_writer import TestWriter
+from clipfuse.runs.results import TestWriter
 from clipfuse.tracking.base import MediaLogger
 from clipfuse.tracking.record import MediaRecord
 

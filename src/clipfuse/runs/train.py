@@ -21,9 +21,9 @@ from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
 from clipfuse.runs.record import run_record
+from clipfuse.runs.results import TestWriter
 from clipfuse.runs.resume import find_start
 from clipfuse.runs.session import check_trainer, make_trainer, print_scores, recorded
-from clipfuse.runs.test_writer import TestWriter
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.training.module import FusionModule
 from clipfuse.training.stepping import lower_parameters

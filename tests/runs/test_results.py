@@ -2,7 +2,7 @@ from math import isnan, nan
 
 import pytest
 
-from clipfuse.runs.test_writer import TestWriter
+from clipfuse.runs.results import TestWriter
 
 
 def test_a_panel_has_a_row() -> None:
