@@ -121,7 +121,7 @@ def test_two_lower_levels_are_refused(micro_clip: FrozenClip) -> None:
 @pytest.mark.parametrize(
     ("parts", "names", "message"),
     [
-        ({"a": -1.0}, "a", r"parts\.a is -1\.0; expected a weight, 0 or more"),
+        ({"a": -1.0}, "a", r"parts\.a is -1\.0; expected 0 or more"),
         ({"a": float("nan")}, "a", r"parts\.a is nan"),
         ({"a": float("inf")}, "a", r"parts\.a is inf"),
         ({"a": 0.0}, "a", r"no part has a weight above 0"),

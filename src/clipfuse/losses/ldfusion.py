@@ -35,7 +35,7 @@ class _Release:
     visible_share: float
     layer_weights: Sequence[float]
     patches: int
-    patch_side: Sequence[float]
+    patch_side: tuple[float, float]
     patch_filter: Literal["entropy", "loss", "none"]
 
 
