@@ -1,4 +1,4 @@
-"""The contract of a backbone: any image size in, fused luma of that size out."""
+"""The contract of a backbone: two luma planes of any size in, fused luma of that size out."""
 
 from abc import ABC, abstractmethod
 from dataclasses import replace

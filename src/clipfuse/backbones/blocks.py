@@ -17,12 +17,8 @@ class ChannelNorm(nn.LayerNorm):
     Unlike batch norm it couples neither samples nor pixels. Source: Ba et al., 2016, as used by
     Restormer (Zamir et al., CVPR 2022, "WithBias").
 
-    Args:
-        dim: channels.
+    Made with the number of channels.
     """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, dim, H, W) of mean 0 and variance 1 over channels, scaled and shifted."""
@@ -36,16 +32,16 @@ class ChannelAttention(nn.Module):
     out = project(softmax(temperature * cos(q, k)) v), the cosine taken between whole channels.
     Source: transposed attention of Restormer (Zamir et al., CVPR 2022, eq. 1).
 
-    Nothing of image size is made beyond q, k, v and the result: the cosines come from one Gram matrix
-    and the channel norms, which are sums over pixels, and the projection is multiplied into the
-    attention before it meets v. The Gram matrix of all channels is (dim, dim) of which the heads'
-    blocks are kept: one large product is faster than `heads` thin ones.
+    Only q, k, v and the result have the size of the image: the cosines come from one Gram matrix and the
+    channel norms, which are sums over pixels, and the attention is multiplied by the projection before v.
+    The heads use the diagonal blocks of the (dim, dim) Gram matrix: one large product is faster than `heads`
+    small ones.
 
     Args:
         dim: channels.
         heads: divides dim.
-        dense: a full 3x3 convolution in place of the depthwise one, 3 dim times its weights; the base
-            branch of CDDFuse (Zhao et al., CVPR 2023) has it.
+        dense: a full 3x3 convolution instead of the depthwise one, as in the base branch of CDDFuse (Zhao
+            et al., CVPR 2023); 3 dim times the weights.
 
     Raises:
         ValueError: heads does not divide dim.
@@ -70,7 +66,7 @@ class ChannelAttention(nn.Module):
         return mixed.view(samples, height, width, dim).permute(0, 3, 1, 2)
 
     def _mixing(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return what takes value to output at every pixel, (N, dim, dim); query and key are (N, HW, dim)."""
+        """Return the matrix from value to output, (N, dim, dim); query and key are (N, HW, dim)."""
         samples, _, dim = query.shape
         size = dim // self.heads
         gram = (query.transpose(1, 2) @ key).view(samples, self.heads, size, self.heads, size)
@@ -84,7 +80,7 @@ class ChannelAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """Feed-forward layer whose one half gates the other, with a depthwise 3x3 in between.
+    """Feed-forward layer in which one half gates the other, with a depthwise 3x3 before.
 
     out = conv1x1(GELU(a) * b), where a, b = depthwise3x3(conv1x1(x)). Source: GDFN of Restormer
     (Zamir et al., CVPR 2022, eq. 2).
@@ -112,9 +108,9 @@ class RestormerBlock(nn.Module):
 
     Args:
         dim: channels.
-        heads: of the attention.
-        expansion: of the feed-forward layer.
-        dense: see `ChannelAttention`.
+        heads: heads of the attention; divides dim.
+        expansion: expansion of the feed-forward layer.
+        dense: full 3x3 convolution in the attention, as in `ChannelAttention`.
     """
 
     def __init__(self, dim: int, heads: int, expansion: int = 2, dense: bool = False) -> None:
@@ -131,7 +127,7 @@ class RestormerBlock(nn.Module):
 
 
 class InvertibleNode(nn.Module):
-    """One affine coupling step: no detail can be lost, since the input can be had back.
+    """One affine coupling step: no detail is lost, since the input can be computed from the output.
 
     (u, l) = halves of conv1x1(x); l' = l + f(u); u' = u * exp(g(l')) + h(l'); f, g, h are inverted
     bottlenecks. Source: the detail node of CDDFuse (Zhao et al., CVPR 2023), after RealNVP (Dinh et al.,

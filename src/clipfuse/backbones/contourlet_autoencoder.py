@@ -31,15 +31,15 @@ class ContourletAutoencoder(FusionBackbone):
     Source: PromptFusion (Liu et al., IEEE/CAA JAS 12(3), 2025) as its released code defines the network,
     which is CDDFuse (Zhao et al., CVPR 2023) with a contourlet in the detail branch. Repaired:
 
-    - The released code adds the visible image and then applies the sigmoid: a network that adds nothing
-      returns an image in [0.5, 0.73]. Here the sigmoid undoes a logit, and the image is by default the
-      average of the bands. Where it is one of the bands or their maximum, each pixel starts on a kink of
-      the L1 fusion losses, and training stays there for long: pixel loss on held-out RoadScene pairs
-      after 400 updates of `contourlet_tiny` 1.10 from the average, 1.32 with the published output, 1.29
-      from the maximum and 1.75 from the visible image, which is what these two start with.
-    - The sums of features of one shared encoder are the same when the bands change places, so that the
-      decoder cannot know which band is which. Here each channel of the sums has a weight per band that
-      starts at 1.
+    - The released code adds the visible image and then applies the sigmoid: a correction of 0 gives an
+      image in [0.5, 0.73]. Here the sigmoid inverts a logit, and the base image is by default the average of
+      the sources. If it is a source or their maximum, each pixel starts at a kink of the L1 fusion losses,
+      and stays there for long: pixel loss on held-out RoadScene pairs after 400 updates of `contourlet_tiny`
+      1.10 from the average, 1.32 with the published output, 1.29 from the maximum and 1.75 from the visible
+      image.
+    - The sums of features of one shared encoder stay the same if the sources are exchanged, so that the
+      decoder cannot distinguish them. Here each channel of the sums has a weight per source that starts
+      at 1.
     - Its contourlet is detached from the graph and its "directional" filters are low-pass (a slip in
       the modulation). Here the gradient passes through exact filters.
     - It resizes features of any size to 224x224 for the contourlet and back. Here they are transformed
@@ -62,25 +62,25 @@ class ContourletAutoencoder(FusionBackbone):
             and an output of four sub-pixels per feature.
         dense: full 3x3 convolutions in the attention of the base branch and the base fusion, as
             published; 0.33 M of the published encoder's weights at dim 64. False: depthwise.
-        residual: the image the network adds to: `average` or `maximum` of both bands, `visible`, or the
-            average with details of both bands, for what `smooth` keeps a network from adding: `pyramid` has
-            the greater at each place (`pyramid_fusion`), `energy` mixes them (`energy_fusion`).
-        detail_gain: of the details that `energy` mixes, above 0.
-        base_gain: of the large scales, the average of what its details leave, about its mean; above 0. With 2
-            they are the sum of both bands' deviations.
-        smooth: low-pass what the network adds, by [1 2 1] / 4 along rows and columns. The sub-pixels of
-            stride 2 can draw a pattern of every other pixel on anything; a CLIP that sees the image smaller
-            does not see it, one that sees it larger may like it. With the filter they cannot. Own design.
+        residual: base image, to which the correction is added: `average` or `maximum` of both sources,
+            `visible`, or the average with details of both sources, which a network with `smooth` cannot add:
+            `pyramid` takes the larger detail at each place (`pyramid_fusion`), `energy` mixes them
+            (`energy_fusion`).
+        detail_gain: gain of the details that `energy` mixes, above 0.
+        base_gain: gain of the low-pass part of `energy`, the average of both sources, about its mean; above
+            0. With 2 it is the sum of both sources' deviations.
+        smooth: low-pass the correction by [1 2 1] / 4 along rows and columns. The sub-pixels of stride 2 can
+            otherwise draw a checkerboard, which a CLIP with smaller input does not see and one with larger
+            input may reward. Own design.
         checkpointing: recompute the blocks and the U-Net in backward: less memory, more time.
-        faithful: the published wiring (of the repairs above only the last), for those who need it;
-            `residual` has no effect. Its batch norm couples samples, so that ranks disagree. Sides are
-            still padded to multiples, which changes sizes that 32 does not divide.
+        faithful: the published network (of the repairs above only the last); `residual` has no effect. Its
+            batch norm couples samples, so that ranks differ. Sides are still padded to multiples of 32.
 
     Raises:
         ValueError: an argument is out of its range, or faithful is combined with what was not published.
     """
 
-    # Four dyadic scales of features, that may have half the image's sides.
+    # Four dyadic scales of features, whose sides may be half of the image's.
     size_multiple = 32
 
     def __init__(
@@ -148,7 +148,7 @@ class ContourletAutoencoder(FusionBackbone):
         and `detail_fused` are (N, dim, H / stride, W / stride).
         """
         if self.faithful:
-            # One band at a time: the published batch norm has seen one.
+            # One source at a time: the published batch norm was trained so.
             (base_i, detail_i), (base_v, detail_v) = self.encode(infrared), self.encode(visible)
         else:
             base, detail = self.encode(torch.cat([infrared, visible]))
@@ -205,7 +205,7 @@ class ContourletAutoencoder(FusionBackbone):
 
 
 class _BandSum(nn.Module):
-    """Sum of the bands' features, each channel with a weight per band that starts at 1."""
+    """Sum of the sources' features, each channel with a weight per source that starts at 1."""
 
     def __init__(self, dim: int, published: bool) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class _BandSum(nn.Module):
 
 
 class ContourletUNet(nn.Module):
-    """Detail branch: features as one plane, its contourlet, and a U-Net that takes the subbands in.
+    """Detail branch: features reduced to one plane, its contourlet, and a U-Net that joins the subbands.
 
     Strided convolutions halve the plane four times; at each scale the contourlet's subbands of that
     size are concatenated: 8 wedges at 1/2, 1/4, 1/8, and the lowpass and three wavelet bands at 1/16 of
@@ -231,7 +231,7 @@ class ContourletUNet(nn.Module):
     Args:
         dim: channels of the features in and out.
         width: channels at 1/2 of the sides; 2, 4 and 8 times as many at 1/4, 1/8 and 1/16.
-        published: see `ContourletAutoencoder` for what that restores.
+        published: the published network, as with `faithful` of `ContourletAutoencoder`.
     """
 
     def __init__(self, dim: int, width: int, published: bool = False) -> None:
@@ -311,6 +311,6 @@ class _Ascent(nn.Module):
 
 
 def _convolution(before: int, after: int, published: bool) -> Sequence[nn.Module]:
-    # Groups of one channel would wipe out the level of each; four or fewer keep several channels in each.
+    # A group of one channel would lose the channel's mean; with four groups or fewer each has several.
     norm = nn.BatchNorm2d(after) if published else nn.GroupNorm(gcd(after, 4), after)
     return nn.Conv2d(before, after, 3, padding=1, bias=False), norm, nn.ReLU(inplace=True)

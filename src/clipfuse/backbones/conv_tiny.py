@@ -1,4 +1,4 @@
-"""A small convolutional network, the quickest to train."""
+"""A small convolutional network for tests and first trainings."""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from clipfuse.types import FusionOutput
 
 
 class ConvTiny(FusionBackbone):
-    """Residual convolutions at half resolution, sub-pixel output, started at the plain maximum.
+    """Residual convolutions at half resolution, sub-pixel output, started at the maximum.
 
     fused = sigmoid(logit(max(I, V)) + network): the output stays in (0, 1) with a gradient everywhere,
-    and the zero-initialised last layer makes the untrained network the plain maximum, which most
-    fusion losses start well from; at the plain average, the pixel loss spends its first thousands
-    of updates on the sky. Own design, for tests and first runs on two CPU cores.
+    and the zero-initialised last layer makes the untrained network the maximum, a good start for most fusion
+    losses; from the mean, the pixel loss changes little but the sky in its first thousands of updates. Own
+    design, for tests and first trainings on two CPU cores.
 
     Args:
         width: channels at half resolution, 1 or more.
@@ -57,5 +57,5 @@ class _Residual(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, width, h, w) plus what the block adds."""
+        """Return the features plus a correction, (N, width, h, w)."""
         return features + self.body(features)

@@ -11,27 +11,26 @@ from clipfuse.backbones.base import FusionBackbone
 from clipfuse.ops.padding import pad_to_multiple
 from clipfuse.types import FusionOutput
 
-_MULTIPLE, _SMALLEST = 8, 16  # what three halvings divide; what reflection at an eighth needs
-_MARGIN = 10  # of the decoder's 21 rows and columns too many, those on the top and on the left
+_MULTIPLE, _SMALLEST = 8, 16  # three halvings need multiples of 8, reflection at an eighth sides of 16
+_MARGIN = 10  # rows on the top and columns on the left to cut, out of the 21 that the decoder adds
 
 
 class LDFusion(FusionBackbone):
     """Both contents pass residual blocks that the styles modulate, and three transposed convolutions.
 
     The network of LDFusion (Wang et al., arXiv 2402.16267; in the manner of MUNIT and DRIT), parameter for
-    parameter. Its decoder makes 8n + 21 pixels of 8n. The release keeps the top-left corner, so that the
-    image lies 10.5 pixels to the bottom right and the network must learn to move it back, and clamps tanh
-    to [0, 1], so that every negative output is black and without gradient. Here the middle is kept (half a
-    pixel is left) and the output is (1 + tanh) / 2.
+    parameter. Its decoder returns 8n + 21 pixels for 8n. The release keeps the top-left corner, so that the
+    image is shifted by 10.5 pixels to the bottom right and the network must learn to shift it back, and
+    clamps tanh to [0, 1], so that every negative output is black and without gradient. Here the middle is
+    kept (a shift of half a pixel remains) and the output is (1 + tanh) / 2.
 
     Args:
-        faithful: do as the release does, without padding of sizes that 8 does not divide.
+        faithful: as in the release, without padding of sizes that 8 does not divide.
         encoder_weights: the authors' `Enc_final.pt`, or another state dict of their encoder.
-        decoder_weights: their `Dec_final.pt`; has learned to move the image, so it needs `faithful`.
+        decoder_weights: the authors' `Dec_final.pt`; trained with the shift, so that it needs `faithful`.
 
     Raises:
-        ValueError: a file is missing, broken, or does not hold what its name promises; decoder weights
-            without `faithful`.
+        ValueError: a file is missing, broken, or holds other weights; decoder weights without `faithful`.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class _Decoder(nn.Module):
         self.model_up = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(dim, 1, 7), nn.Tanh())
 
     def forward(self, *codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the modulated content, and the image in [-1, 1], 21 pixels larger than it should be."""
+        """Return the modulated content, and the fused image in [-1, 1], 21 pixels too large."""
         content, style = torch.cat(codes[:2], dim=1), torch.cat(codes[2:], dim=1)
         modulation = self.mlp(style.flatten(1)).chunk(len(self.model_local), dim=1)
         for block, part in zip(self.model_local, modulation, strict=True):
@@ -190,7 +189,7 @@ def _style(dim: int, style: int) -> list[nn.Module]:
 
 
 def _load(module: nn.Module, path: Path, what: str, usual: str) -> None:
-    """Load a state dict of the authors'; its running statistics, which nothing reads, are left out."""
+    """Load a state dict of the authors without its running statistics, which no layer uses."""
     expected = f"expected a state dict of LDFusion's {what}, such as the authors' {usual}"
     if not path.is_file():
         raise ValueError(f"no file {path}; {expected}")

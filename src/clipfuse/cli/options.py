@@ -67,7 +67,7 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
     for key, value in content.items():
         if key not in ("defaults", "hydra"):
             shown = _KEY if "${" in str(value) or value == "???" else OmegaConf.to_yaml([value])[2:].strip()
-            lines += _entry(f"{key}={shown}", comments[str(key)], 26)
+            lines += _entry(f"{key!s}={shown}", comments[str(key)], 26)
     lines += ["", "groups (* marks the default):"]
     defaults = [each for each in content["defaults"] if isinstance(each, dict)]
     chosen = {str(key).removeprefix("override "): each[key] for each in defaults for key in each}
@@ -106,7 +106,7 @@ def _first_line(folders: Sequence[Traversable], name: str) -> str:
     for folder in folders:
         file = folder.joinpath(*name.split("/"))
         if file.is_file():
-            for line in file.read_bytes().decode(errors="replace").splitlines():
+            for line in file.read_bytes().decode("utf-8", "replace").splitlines():
                 if not re.match(r"#\s*@package", line):
                     return line.lstrip("#").strip() if line.startswith("#") else ""
     return ""
