@@ -39,7 +39,7 @@ demo: setup      ## train three losses, compare them and fuse, in runs/demo; DAT
 	@echo "which loss is best, by how much, how sure: $(RUN)/report.html"
 
 bench: setup     ## speed and memory, as ratios against a plain alternative
-	@for file in experiments/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
+	@for file in experiments/benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m "experiments.benchmarks.$$(basename $$file .py)"; done
 
 docs: setup      ## the documentation site, in site/: without a network, once its packages are there
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || \
