@@ -22,6 +22,7 @@ from omegaconf import DictConfig, open_dict
 from PIL import Image
 
 from clipfuse.cli.config import conf_dir
+from clipfuse.errors import UserError
 from clipfuse.testing.ranks import Ranks
 
 # A shell has its background jobs ignore Ctrl-C, nohup the end of the terminal; tests send both to themselves.
@@ -295,3 +296,17 @@ def sweeps() -> Callable[[Path], Callable[..., Path]]:
 def sweep(tmp_path: Path) -> Callable[..., Path]:
     """Write a run folder and return the folder of the sweep: see `run_writer`."""
     return run_writer(tmp_path / "sweep")
+
+
+@pytest.fixture
+def user_error() -> Callable[..., str]:
+    """Call a function, and return the one line of the `UserError` that it raises."""
+
+    def message(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            call(*arguments, **keywords)
+        line = str(caught.value)
+        assert "\n" not in line
+        return line
+
+    return message

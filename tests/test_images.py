@@ -31,14 +31,6 @@ def channels_first(array):
     return torch.from_numpy(array[None].copy() if array.ndim == 2 else array.transpose(2, 0, 1).copy())
 
 
-def user_error(call, *arguments, **keywords) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
 def images_in(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -112,7 +104,7 @@ def test_exif_orientation_does_not_move_the_pixel_grid(tmp_path):
     assert torch.equal(read_image(tmp_path / "a.png"), channels_first(RGB8))
 
 
-def test_tiff_with_an_orientation_is_refused(tmp_path):
+def test_tiff_with_an_orientation_is_refused(tmp_path, user_error):
     Image.fromarray(RGB8).save(tmp_path / "upright.tiff", tiffinfo={0x0112: 1})
     Image.fromarray(RGB8).save(tmp_path / "turned.tiff", tiffinfo={0x0112: 6})
     assert torch.equal(read_image(tmp_path / "upright.tiff"), channels_first(RGB8))
@@ -130,7 +122,7 @@ def test_bmp_of_16_bits_per_pixel_is_an_8_bit_image(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tiff"])
-def test_truncated_file(tmp_path, suffix):
+def test_truncated_file(tmp_path, suffix, user_error):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.tile(RGB8, (20, 20, 1))).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
@@ -141,14 +133,14 @@ def test_truncated_file(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_truncated_16_bit_colour(tmp_path, suffix):
+def test_truncated_16_bit_colour(tmp_path, suffix, user_error):
     path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), np.tile(RGB16, (20, 20, 1)))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
     assert str(path) in user_error(read_image, path)
 
 
-def test_what_is_no_image(tmp_path):
+def test_what_is_no_image(tmp_path, user_error):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
@@ -165,13 +157,13 @@ def test_what_is_no_image(tmp_path):
         assert "expected a PNG" in message
 
 
-def test_32_bit_integers_are_refused(tmp_path):
+def test_32_bit_integers_are_refused(tmp_path, user_error):
     Image.fromarray(RGB16[:, :, 0].astype(np.int32)).save(tmp_path / "a.tiff")
     assert "32-bit" in user_error(read_image, tmp_path / "a.tiff")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_float_that_is_not_finite(tmp_path, bad):
+def test_float_that_is_not_finite(tmp_path, bad, user_error):
     array = FLOAT.copy()
     array[1, 2:5] = bad
     Image.fromarray(array).save(tmp_path / "a.tiff")
@@ -181,7 +173,7 @@ def test_float_that_is_not_finite(tmp_path, bad):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.5, 1), (0, 255)])
-def test_float_outside_the_unit_range(tmp_path, low, high):
+def test_float_outside_the_unit_range(tmp_path, low, high, user_error):
     array = FLOAT.copy()
     array[0, :2] = low, high
     Image.fromarray(array).save(tmp_path / "a.tiff")
@@ -190,7 +182,7 @@ def test_float_outside_the_unit_range(tmp_path, low, high):
     assert "rescale" in message
 
 
-def test_decompression_bomb(tmp_path, monkeypatch):
+def test_decompression_bomb(tmp_path, monkeypatch, user_error):
     Image.fromarray(RGB8).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     message = user_error(read_image, tmp_path / "a.png")
@@ -255,7 +247,7 @@ TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
         ("nothing.jpg", jpeg(0, 0), "cannot be read"),
     ],
 )
-def test_a_header_that_promises_too_much(tmp_path, limited_memory, name, content, words):
+def test_a_header_that_promises_too_much(tmp_path, limited_memory, name, content, words, user_error):
     assert len(content) < 200_000
     (tmp_path / name).write_bytes(content)
     with limited_memory(400):
@@ -283,7 +275,7 @@ def test_of_moving_pictures_the_first_is_read(tmp_path):
         assert torch.equal(read_image(tmp_path / f"a.{suffix}"), channels_first(RGB8))
 
 
-def test_other_kinds_are_not_opened_whatever_their_suffix(tmp_path):
+def test_other_kinds_are_not_opened_whatever_their_suffix(tmp_path, user_error):
     for kind in ("GIF", "PPM", "EPS", "TGA", "ICO"):
         Image.fromarray(RGB8).save(tmp_path / "a.png", format=kind)
         message = user_error(check_sizes, {"a": [tmp_path / "a.png"]})
@@ -323,7 +315,7 @@ def test_written_image_is_read_back(tmp_path, channels):
     assert os.listdir(tmp_path / "new") == ["a.png"]
 
 
-def test_existing_file_is_replaced_only_on_demand(tmp_path):
+def test_existing_file_is_replaced_only_on_demand(tmp_path, user_error):
     path = tmp_path / "a.png"
     write_png(path, torch.zeros(1, 2, 2), overwrite=False)
     message = user_error(write_png, path, torch.ones(1, 2, 2), overwrite=False)
@@ -334,7 +326,7 @@ def test_existing_file_is_replaced_only_on_demand(tmp_path):
     assert read_image(path).min() == 255
 
 
-def test_unwritable_folder(tmp_path):
+def test_unwritable_folder(tmp_path, user_error):
     (tmp_path / "file").write_text("in place of a folder")
     path = tmp_path / "file" / "a.png"
     assert str(path) in user_error(write_png, path, torch.zeros(1, 2, 2), overwrite=True)
@@ -389,7 +381,7 @@ def test_image_files_by_stem_in_natural_order(tmp_path):
         ("a\\b", "leave its folder"),
     ],
 )
-def test_names_that_could_not_name_an_output(tmp_path, name, words):
+def test_names_that_could_not_name_an_output(tmp_path, name, words, user_error):
     try:
         (tmp_path / f"{name}.png").touch()
     except OSError:  # this file system knows no such names
@@ -401,7 +393,7 @@ def test_names_that_could_not_name_an_output(tmp_path, name, words):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "...", "../a", "a/b", "/a", "..\\a"])
-def test_names_that_would_leave_the_folder(name):
+def test_names_that_would_leave_the_folder(name, user_error):
     assert "would leave its folder" in user_error(check_name, name)
 
 
@@ -412,14 +404,14 @@ def test_odd_names_that_are_names(tmp_path, name):
     assert os.listdir(tmp_path) == [f"{name}.png"]
 
 
-def test_two_files_of_one_stem(tmp_path):
+def test_two_files_of_one_stem(tmp_path, user_error):
     images_in(tmp_path, "a.png", "a.jpg")
     message = user_error(image_files, tmp_path)
     assert "a.png" in message
     assert "a.jpg" in message
 
 
-def test_missing_and_empty_folder(tmp_path):
+def test_missing_and_empty_folder(tmp_path, user_error):
     assert "no such folder" in user_error(image_files, tmp_path / "missing")
     message = user_error(image_files, tmp_path)
     assert str(tmp_path) in message
@@ -439,7 +431,7 @@ def test_match_stems_pairs_whatever_the_suffix(tmp_path):
     }
 
 
-def test_match_stems_names_who_lacks_what(tmp_path):
+def test_match_stems_names_who_lacks_what(tmp_path, user_error):
     fused = images_in(tmp_path / "fused", *(f"{i}.png" for i in range(9)))
     infrared = images_in(tmp_path / "ir", "0.png", "8.png")
     message = user_error(match_stems, fused=fused, infrared=infrared)

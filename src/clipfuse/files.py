@@ -88,24 +88,25 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise UserError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already; choose another file or add --overwrite")
-    probe_folder(path.parent)
+    try:
+        probe_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path.parent}: cannot be written to ({reason}); make room, or choose another place"
+        ) from error
 
 
 def probe_folder(folder: Path) -> None:
     """Make a folder and find out that files can be written into it.
 
     Raises:
-        UserError: they cannot.
+        OSError: they cannot.
     """
     probe = folder / f".probe.{os.getpid()}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror or error}); make room, or choose another place"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from clipfuse.data.folder import PairedFolder, load_pair
 from clipfuse.data.splits import hash_split, read_split, split_fingerprint
-from clipfuse.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = [f"scene{i}" for i in range(30)]
@@ -28,14 +27,6 @@ def fill(folder, names, suffix=".png", size=(7, 5), mode="L"):
 def fill_pairs(infrared, visible, names=NAMES):
     fill(infrared, names)
     fill(visible, names, suffix=".jpg", mode="RGB")
-
-
-def user_error(call, *arguments, **keywords) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def all_ids(source):
@@ -106,7 +97,7 @@ def test_a_test_folder_alone_has_no_training_part(tmp_path):
     assert PairedFolder(str(tmp_path)).parts() == {"train": (), "val": (), "test": tuple(NAMES[:2])}
 
 
-def test_folders_given_by_name(tmp_path):
+def test_folders_given_by_name(tmp_path, user_error):
     fill_pairs(tmp_path / "FLIR", tmp_path / "Camera")
     message = user_error(PairedFolder, str(tmp_path))
     assert f"{tmp_path}: no infrared folder" in message
@@ -119,31 +110,31 @@ def test_folders_given_by_name(tmp_path):
 # Mistakes
 
 
-def test_missing_root(tmp_path):
+def test_missing_root(tmp_path, user_error):
     assert str(tmp_path / "nowhere") in user_error(PairedFolder, str(tmp_path / "nowhere"))
 
 
-def test_missing_band(tmp_path):
+def test_missing_band(tmp_path, user_error):
     fill(tmp_path / "ir", NAMES)
     message = user_error(PairedFolder, str(tmp_path))
     assert "no visible folder" in message
     assert "sub-folders found: ir;" in message
 
 
-def test_two_candidates_for_a_band(tmp_path):
+def test_two_candidates_for_a_band(tmp_path, user_error):
     fill_pairs(tmp_path / "ir", tmp_path / "vi")
     fill(tmp_path / "thermal", NAMES)
     assert "ir and thermal" in user_error(PairedFolder, str(tmp_path))
     assert PairedFolder(str(tmp_path), infrared="thermal").parts()
 
 
-def test_part_in_one_band_only(tmp_path):
+def test_part_in_one_band_only(tmp_path, user_error):
     fill_pairs(tmp_path / "ir" / "train", tmp_path / "vi" / "train")
     fill(tmp_path / "ir" / "test", ["x"])
     assert "the folder test is in only one of ir and vi" in user_error(PairedFolder, str(tmp_path))
 
 
-def test_unmatched_names(tmp_path):
+def test_unmatched_names(tmp_path, user_error):
     fill(tmp_path / "ir", NAMES)
     fill(tmp_path / "vi", NAMES[7:])
     message = user_error(PairedFolder, str(tmp_path))
@@ -151,13 +142,13 @@ def test_unmatched_names(tmp_path):
     assert "scene0, scene1, scene2, scene3, scene4, ..." in message
 
 
-def test_empty_band(tmp_path):
+def test_empty_band(tmp_path, user_error):
     fill(tmp_path / "ir", NAMES)
     (tmp_path / "vi").mkdir()
     assert f"{tmp_path / 'vi'}: holds no image" in user_error(PairedFolder, str(tmp_path))
 
 
-def test_unequal_sizes(tmp_path):
+def test_unequal_sizes(tmp_path, user_error):
     fill(tmp_path / "ir", NAMES, size=(7, 5))
     fill(tmp_path / "vi", NAMES, size=(14, 10))
     message = user_error(PairedFolder(str(tmp_path)).load, "scene0")
@@ -213,7 +204,7 @@ def test_split_file_by_path(tmp_path, caplog):
     assert source.names_fingerprint() == split_fingerprint(read_split(split))
 
 
-def test_split_names_that_the_folder_lacks(tmp_path):
+def test_split_names_that_the_folder_lacks(tmp_path, user_error):
     fill_pairs(tmp_path / "ir", tmp_path / "vi", NAMES[:4])
     message = user_error(PairedFolder, str(tmp_path), split=write_split(tmp_path / "mine.json"))
     assert "8 of the 12 pairs" in message

@@ -8,18 +8,9 @@ from pathlib import Path
 import pytest
 
 from clipfuse.data.splits import hash_split, read_split, split_fingerprint
-from clipfuse.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = [f"scene{i}" for i in range(30)]
-
-
-def user_error(call, *arguments, **keywords) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def write_split(path, **content):
@@ -68,7 +59,7 @@ def test_all_pairs_can_be_test_pairs():
     assert hash_split(["one"], 0, 1)["test"] == ("one",)
 
 
-def test_too_few_pairs_and_wrong_shares():
+def test_too_few_pairs_and_wrong_shares(user_error):
     message = user_error(hash_split, ["a", "b"], 0.1, 0.2)
     assert "2 pairs (a, b)" in message
     assert "data.val=0 data.test=1" in message
@@ -89,17 +80,17 @@ def test_too_few_pairs_and_wrong_shares():
         '{"train": "a", "val": [], "test": []}',
     ],
 )
-def test_what_is_no_split_file(tmp_path, text):
+def test_what_is_no_split_file(tmp_path, text, user_error):
     (tmp_path / "mine.json").write_text(text)
     assert "expected JSON of the form" in user_error(read_split, str(tmp_path / "mine.json"))
 
 
-def test_a_name_twice_and_a_wrong_hash(tmp_path):
+def test_a_name_twice_and_a_wrong_hash(tmp_path, user_error):
     assert "(scene3)" in user_error(read_split, write_split(tmp_path / "a.json", test=["scene3"]))
     assert "names were changed" in user_error(read_split, write_split(tmp_path / "b.json", sha256="0"))
 
 
-def test_an_unknown_split(tmp_path):
+def test_an_unknown_split(tmp_path, user_error):
     message = user_error(read_split, "roadscen")
     assert "auto, hash, roadscene" in message
     assert "Did you mean 'roadscene'?" in message

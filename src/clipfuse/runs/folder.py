@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.errors import UserError
-from clipfuse.files import PARTIAL, write_json
+from clipfuse.files import PARTIAL, probe_folder, write_json
 
 STATUS = "status.json"
 LOG = "log.txt"  # a sweep has already opened it when the job starts
@@ -39,10 +39,7 @@ def prepare_folder(folder: Path, overwrite: bool, checkpoint: str | None, resume
             _remove_partial(folder)
         elif folder.exists():
             _clear(folder, overwrite, checkpoint)
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        probe_folder(folder)
     except OSError as error:
         raise UserError(
             f"cannot write to the run folder {folder}: {error.strerror or error}; choose another run_dir"
