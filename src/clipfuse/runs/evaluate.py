@@ -34,4 +34,4 @@ def evaluate(config: DictConfig) -> None:
     data.check_parts("test", ranks=trainer.world_size)
     with recorded(Path(config.run_dir), record, trainer, config.overwrite, config.checkpoint):
         trainer.test(module, datamodule=data, verbose=False)
-        print_scores(writer, metrics)
+    print_scores(writer, metrics)

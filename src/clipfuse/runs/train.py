@@ -144,14 +144,14 @@ def train(config: DictConfig) -> float | None:
             # After fit the module holds the last weights, averaged if the run averages.
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
-            if writer is not None:
-                print_scores(writer, metrics)
         status["objective"] = None if objective is None else float(objective)
         if objective is None:
             known = ", ".join(sorted(trainer.callback_metrics))
             rank_zero_only(log.warning)(
                 "the objective '%s' was not logged; logged were %s", config.objective, known
             )
+    if config.test and writer is not None:
+        print_scores(writer, metrics)
     return status["objective"]
 
 
