@@ -220,14 +220,22 @@ def test_the_first_place_of_another_form_is_named(tmp_path: Path, user_error: Me
         ('name,b\nx,"1"2\n', "after line 1"),
         ("name,b\nx," + "1" * 200_000 + "\n", "field larger than"),
         ("name" + "," * 2**21, "a line of more than"),
+        (",".join(f"a{n}" for n in range(1001)), "it has 1001 columns"),
     ],
 )
 def test_a_spoiled_csv_file_is_one_line(text: str, reason: str, tmp_path: Path, user_error: Message) -> None:
     path = tmp_path / "x.csv"
     path.write_text(text)
     message = user_error(read_csv, path, ["name"])
-    assert message.startswith(f"{path}: no sound CSV (")
+    assert message.startswith(f"{path}: cannot be read as CSV (")
     assert reason in message
+
+
+def test_a_table_without_columns_has_no_rows(tmp_path: Path, user_error: Message) -> None:
+    (tmp_path / "x.csv").write_text(csv_text([], []))
+    assert read_csv(tmp_path / "x.csv") == []
+    (tmp_path / "x.csv").write_text("")
+    assert "it is empty" in user_error(read_csv, tmp_path / "x.csv")
 
 
 CELLS = [

@@ -23,6 +23,7 @@ from clipfuse.errors import UserError
 
 MOST_BYTES = {"text": 2**24, "JSON": 2**24, "YAML": 2**22, "CSV": 2**27}
 MOST_DEPTH = 64  # of lists and mappings in one another
+MOST_COLUMNS = 1000  # of a CSV file
 MOST_ENTRIES = 1_000_000  # of a YAML file, each alias counted as what it stands for
 _MOST_BITS = 1000  # of a whole number; a larger one is no float
 _LONGEST_LINE = 2**20  # of a CSV file
@@ -125,7 +126,7 @@ def read_text(path: Any, *, kind: str = "text", most: int | None = None, **optio
 def _bad(path: Any, reason: object, kind: str, options: Mapping[str, Any]) -> UserError:
     shown = " ".join(str(reason).split()) or type(reason).__name__
     shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
-    return UserError(f"{path}: no sound {kind} ({shown}); {options.get('remedy', _REMEDY)}")
+    return UserError(f"{path}: cannot be read as {kind} ({shown}); {options.get('remedy', _REMEDY)}")
 
 
 def read_json(path: Any, form: Any = dict[str, Any], *, default: Any = _NOTHING, **options: Any) -> Any:
@@ -298,8 +299,10 @@ def read_csv(
     reader = csv.reader(_lines(text), strict=True)
     try:
         head = [_unescaped(cell) for cell in next(reader, [])]
-        if not head:
+        if not text or (needed and not head):
             raise ValueError("it is empty; expected a line with the names of the columns")
+        if len(head) > MOST_COLUMNS:
+            raise ValueError(f"it has {len(head)} columns; expected {MOST_COLUMNS} at most")
         if twice := next((name for name in head if head.count(name) > 1), None):
             raise ValueError(f"the column {twice!r} occurs twice")
         if missing := [name for name in needed if name not in head]:
