@@ -37,7 +37,7 @@ ALLOWED = {
     "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides"},
     "__main__": {"cli"},
     "api": {
-        *("errors", "types", "images", "ops", "metrics", "networks", "comparison"),
+        *("errors", "types", "files", "images", "ops", "metrics", "networks", "comparison"),
         *("cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
     },
     "cli": {

@@ -123,9 +123,7 @@ def test_nothing_is_left_of_an_image(root: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     folder = open_folder(pack(root, "packed"))
     path = folder / "pixel/0/test/color/test-000000.png"
-    assert read_image_in(path, folder).equal(
-        read_image_in(root / "pixel/0/test/color/test-000000.png", root)
-    )
+    assert read_image_in(path, folder).equal(read_image_in(root / "pixel/0/test/color/test-000000.png", root))
     with pytest.raises(UserError, match=r"packed.zip/pixel/0/config.yaml"):
         read_image_in(folder / "pixel/0/config.yaml", folder)
     assert not list((tmp_path / "temporary").iterdir())

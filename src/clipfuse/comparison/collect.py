@@ -1,7 +1,7 @@
 """Run folders of any sweep, read into records."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -189,9 +189,7 @@ def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
     try:
         status = read_json(folder / "status.json", Status, **options)
         finished = status["status"] == "finished"
-        config = read_yaml(
-            folder / "config.yaml", **({} if finished else {"default": {}}), **options
-        )
+        config = read_yaml(folder / "config.yaml", **({} if finished else {"default": {}}), **options)
         if _trains(config):
             _check_config(folder, config)
         scores, scenes = _read_scores(folder / "test/per_image.csv", options)
@@ -237,14 +235,11 @@ def _without_cut_ones(runs: Sequence[Run]) -> list[Run]:
             images.setdefault(run.split, set()).update(run.scenes)
     kept = []
     for run in runs:
-        lacking = len(images[run.split]) - len(run.scenes) if run.scores and not run.digested else 0
-        reason = (
-            f"{run.folder / 'test/per_image.csv'}: lacks {lacking} of the {len(images[run.split])} test images "
-            f"that other runs of its split have; {_REMEDY}"
-            if lacking
-            else ""
-        )
-        kept.append(_spoiled(run.folder, reason) if lacking else run)
+        known = len(images[run.split]) if run.scores and not run.digested else len(run.scenes)
+        if lacking := known - len(run.scenes):
+            reason = f"lacks {lacking} of the {known} test images that other runs of its split have"
+            run = _spoiled(run.folder, f"{run.folder / 'test/per_image.csv'}: {reason}; {_REMEDY}")
+        kept.append(run)
     return kept
 
 
