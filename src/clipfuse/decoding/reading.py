@@ -208,7 +208,7 @@ def _pixels(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
     deep = _is_deep(image)
     if not deep or image.mode[0] == "I":
         return pil_pixels(image)
-    gray = image.mode == "LA"
+    gray = "LA;16" in str(image.tile)
     import cv2  # here: most files need it not, and it takes long to import
 
     array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)

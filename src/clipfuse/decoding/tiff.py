@@ -70,7 +70,9 @@ def read_tags(path: Path) -> Tags:
     """
     with path.open("rb") as file:
         head = file.read(8)
-        head += file.read(8) if b"+" in head[2:4] else b""
+        if head[3:4] == b"+":
+            raise Unsupported("a big-endian BigTIFF", "store it as little-endian")
+        head += file.read(8) if head[2:3] == b"+" else b""
         page = ImageFileDirectory_v2(head)
         first = page.next
         file.seek(first)
