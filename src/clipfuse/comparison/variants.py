@@ -115,6 +115,8 @@ def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
         state = run.status if run.reason is None else f"{run.status}: {run.reason}"
         if run.status == "finished" and run.scores:
             taken.append(run)
+            if run.reason is not None:
+                notes.append(f"Taken: {run.folder} ({run.reason}).")
         elif run.status == "finished":
             notes.append(f"Left out: {run.folder} (finished without a test).")
         elif partial and run.config and (run.scores or run.curves):
