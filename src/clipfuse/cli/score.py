@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     if own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), own)
     try:
         extended = protocol_named(protocol).with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])
