@@ -260,9 +260,3 @@ def _read_curves(path: Folder) -> dict[str, list[tuple[float, float]]]:
                 point = _number(path, row[SAMPLES_SEEN]), _number(path, text)
                 curves.setdefault(key, []).append(point)
     return curves
-
-
-def stem(target: str) -> str:
-    """Return the module's own name: "pixel" of "clipfuse.losses.pixel.PixelLoss"."""
-    words = target.split(".")
-    return words[-2] if len(words) > 1 else words[-1]
