@@ -23,7 +23,7 @@ ALLOWED = {
     "contourlet": {"types", "ops", "contourlet"},
     "backbones": {"lazy", "types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
     "clip": {"lazy", "errors", "files", "types", "ops", "clip"},
-    "losses": {"lazy", "types", "ops", "clip", "losses.base"},
+    "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "networks": {"errors", "types", "files", "lazy", "networks"},
