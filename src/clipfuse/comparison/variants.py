@@ -120,6 +120,8 @@ def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
         state = run.status if run.reason is None else f"{run.status}: {_shown(run.reason)}"
         if run.status == "finished" and run.scores:
             taken.append(run)
+            if run.reason is not None:
+                notes.append(f"Taken: {run.folder} ({_shown(run.reason)}).")
         elif run.status == SPOILED:
             notes.append(f"Left out: {_shown(run.reason or '')}.")
         elif run.status == "finished":
