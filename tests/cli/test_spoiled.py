@@ -1,5 +1,5 @@
-"""Every file of a sweep folder spoiled in every way: `compare`, a resumed run and a resumed sweep go on or stop
-with one line that names the file; no traceback, no wait, no memory beyond a bound."""
+"""Every file of a sweep folder spoiled in every way: `compare`, a resumed run and a resumed sweep go on, or
+stop in one line; no traceback, no wait, no memory beyond a bound."""
 
 import csv
 import json
