@@ -329,5 +329,5 @@ def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
     data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
-    with replace_when_whole(path, durable=False) as temporary:
+    with replace_when_whole(path, durable=False, overwrite=overwrite) as temporary:
         Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(temporary, format="PNG")

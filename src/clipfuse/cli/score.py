@@ -1,7 +1,6 @@
 """`clipfuse score --fused D --infrared D --visible D`: score the fused images of any method."""
 
 import argparse
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -49,9 +48,9 @@ def main(arguments: Sequence[str]) -> None:
         for method, images in methods.items()
     }
     if options.out:
-        _write_csv(Path(options.out), methods, names, metrics.protocol)
+        _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol)
+        _write_json(Path(options.json), columns, names, metrics.protocol, options.overwrite)
     print(metrics.table(columns))
     print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
     for path in outputs:
@@ -164,15 +163,18 @@ def _score(
     return scores
 
 
-def _write_csv(path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol") -> None:
-    from clipfuse.files import write_atomically
+def _write_csv(
+    path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol", overwrite: bool
+) -> None:
+    from clipfuse.files import csv_text, write_atomically
 
-    with write_atomically(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "name", *names, "protocol"])
-        for method, images in methods.items():
-            for image, row in images.items():
-                writer.writerow([method, image, *(row[name] for name in names), str(protocol)])
+    rows = (
+        [method, image, *(row[name] for name in names), str(protocol)]
+        for method, images in methods.items()
+        for image, row in images.items()
+    )
+    with write_atomically(path, overwrite=overwrite) as file:
+        file.write(csv_text(["method", "name", *names, "protocol"], rows))
 
 
 def _write_json(
@@ -180,6 +182,7 @@ def _write_json(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
+    overwrite: bool,
 ) -> None:
     from clipfuse.files import write_json
 
@@ -198,4 +201,4 @@ def _write_json(
         "methods": means,
         "undefined": undefined,
     }
-    write_json(path, record)
+    write_json(path, record, overwrite)
