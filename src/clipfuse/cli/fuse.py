@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipfuse.cli.own import look_in
-from clipfuse.cli.value_range import add_range, given_ranges
+from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
 
 
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str]) -> None:
         look_in(os.getcwd(), options.trust)
     network_file = Path(options.onnx) if options.onnx is not None else choose_checkpoint(options.checkpoint)
     network = load_network(network_file, options.trust)
+    warn_of_training(list(pairs.values()), ranges, network_file)
     if options.onnx is None:
         try:
             network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
