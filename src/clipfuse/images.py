@@ -124,6 +124,33 @@ def _size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def read_header(path: Path) -> tuple[int, int, int]:
+    """Return width, height and number of channels (1 gray, 3 colour) that the header of an image states.
+
+    Raises:
+        UserError: as `read_image`, for what the header shows.
+    """
+    with _opened(path) as image:
+        return *image.size, 1 if image.mode in ("1", "L", "LA", "La", "F") or image.mode[0] == "I" else 3
+
+
+def color_spread(path: Path, side: int = 32) -> float:
+    """Return how far the channels of an image lie apart, in levels of 255.
+
+    The mean of the largest minus the smallest channel, after averaging over areas to `side` x `side`, which
+    removes the noise of JPEG. Of gray images stored as colour it is 0, of visible images seldom below 4.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _opened(path) as image:
+        image.draft("RGB", (2 * side, 2 * side))
+        if image.mode in ("1", "L", "LA", "La", "F") or image.mode[0] == "I":
+            return 0.0
+        small = np.asarray(image.convert("RGB").resize((side, side), Image.Resampling.BOX), dtype=np.float64)
+    return float((small.max(axis=2) - small.min(axis=2)).mean())
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Give an image of which only the header is read; every later error is reported as one of the file."""
@@ -182,6 +209,20 @@ def read_image(path: str | Path) -> Tensor:
     if array.dtype == np.float32:
         _check_float(path, array)
     return _channels_first(array)
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """Read a mask or a map of classes: of an image with a palette the numbers, not the colours.
+
+    Returns:
+        As `read_image`.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    with _opened(Path(path)) as image:
+        numbers = np.array(image) if image.mode == "P" else None
+    return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
 
 
 def read_registered(infrared: Path, visible: Path) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -12,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from clipfuse.errors import UserError
-from clipfuse.images import read_thumbnail
+from clipfuse.images import color_spread, read_header, read_mask, read_thumbnail
 
 SIDE = 32
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
+_LEVELS = (-1, *range(257), 65535)  # 256 stands for all up to 65534
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS facts (path TEXT, kind TEXT, size INTEGER, time INTEGER, value BLOB, "
     "PRIMARY KEY (path, kind))"
@@ -46,6 +48,48 @@ def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
     return [np.frombuffer(value, np.uint8).reshape(SIDE, SIDE) for value in values]
 
 
+def headers(paths: Sequence[Path]) -> list[tuple[int, int, int] | UserError]:
+    """Return width, height and channels of each image by its header, or why the header cannot be read."""
+    errors: dict[Path, UserError] = {}
+
+    def find(path: Path) -> bytes:
+        try:
+            return struct.pack("<3I", *read_header(path))
+        except UserError as error:
+            errors[path] = error
+            return b""
+
+    values = _facts(paths, "header", find, "checking the images")
+    return [errors.get(path) or struct.unpack("<3I", value) for path, value in zip(paths, values, strict=True)]
+
+
+def color_spreads(paths: Sequence[Path]) -> list[float]:
+    """Return the `color_spread` of each image.
+
+    Raises:
+        UserError: as `color_spread`.
+    """
+    values = _facts(paths, "color", lambda path: struct.pack("<d", color_spread(path)), "looking at colours")
+    return [struct.unpack("<d", value)[0] for value in values]
+
+
+def mask_levels(paths: Sequence[Path]) -> list[frozenset[int]]:
+    """Return the values in each mask; of one in colour, or of floating point, -1 alone.
+
+    Raises:
+        UserError: as `read_mask`.
+    """
+    values = _facts(paths, "levels", _levels, "looking at masks")
+    return [frozenset(level for level, there in zip(_LEVELS, value, strict=True) if there) for value in values]
+
+
+def _levels(path: Path) -> bytes:
+    mask = read_mask(path)
+    plain = not mask.is_floating_point() and bool((mask == mask[:1]).all())
+    found = {int(level) for level in np.unique(mask[0].numpy())} if plain else {-1}
+    return bytes(level in found or (level == 256 and any(255 < each < 65535 for each in found)) for level in _LEVELS)
+
+
 def _digest(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
@@ -68,7 +112,7 @@ def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doin
                     value = _recall(cache, key, kind, state)
                     if value is None:
                         value = find(path)
-                        if time.time_ns() - state.st_mtime_ns > _RACY:
+                        if value and time.time_ns() - state.st_mtime_ns > _RACY:
                             new.append((key, kind, state.st_size, state.st_mtime_ns, value))
                 except OSError as error:
                     raise UserError(
@@ -85,7 +129,8 @@ def _recall(cache: sqlite3.Connection, key: str, kind: str, state: os.stat_resul
     query = "SELECT value FROM facts WHERE path = ? AND kind = ? AND size = ? AND time = ?"
     with suppress(sqlite3.Error):
         row = cache.execute(query, (key, kind, state.st_size, state.st_mtime_ns)).fetchone()
-        sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE}
+        sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE, "header": 12, "color": 8}
+        sizes["levels"] = len(_LEVELS)
         if row is not None and isinstance(row[0], bytes) and len(row[0]) == sizes[kind]:
             return row[0]
     return None

@@ -198,8 +198,8 @@ def no_folder(folder: Path, band: str, names: Sequence[str]) -> str:
     """Return a message: a folder holds nothing of one band."""
     inside = ", ".join(child.name for child in sorted(folder.iterdir()) if child.is_dir()) or "none"
     return (
-        f"{folder}: no {band} folder; expected {' | '.join(names)} (any case), here or in train/ and test/, "
-        f"or files whose names hold such a word; sub-folders found: {inside}; name the one to take by "
+        f"{folder}: no {band} folder; expected {' | '.join(names)} (any case), also within a longer name such "
+        f"as cropinfrared, crop_LR_visible or IR_01.png; sub-folders found: {inside}; name the one to take by "
         f"data.{band}=NAME, or {REMEDY}"
     )
 

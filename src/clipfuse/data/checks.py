@@ -1,0 +1,100 @@
+"""Checks of all pairs before the work begins: headers, sizes, and whether the bands are what they should be."""
+
+import filecmp
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from clipfuse.data.facts import color_spreads, headers
+from clipfuse.data.names import Words
+from clipfuse.errors import UserError
+from clipfuse.images import read_thumbnail
+
+COLOR = 2.0  # levels of 255: a median `color_spread` above this is real colour
+SAMPLED = 8  # pairs whose colours are looked at
+_SHOWN = 3
+
+
+def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
+    """Require readable headers, one size in each pair, and two different files; headers are cached.
+
+    Args:
+        pairs: for each id the infrared and the visible file, and perhaps a mask.
+
+    Raises:
+        UserError: names up to three pairs that cannot be used, and why.
+    """
+    paths = list(dict.fromkeys(path for files in pairs.values() for path in files))
+    known = dict(zip(paths, headers(paths), strict=True))
+    problems = [problem for files in pairs.values() if (problem := _problem(files, known))]
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise UserError(
+            f"{len(problems)} of {len(pairs)} pairs cannot be used: {'; '.join(problems[:_SHOWN])}{more}"
+        )
+
+
+def _problem(files: Sequence[Path], known: Mapping[Path, tuple[int, int, int] | UserError]) -> str | None:
+    sizes = []
+    for path in files:
+        head = known[path]
+        if isinstance(head, UserError):
+            return str(head)
+        sizes.append(head[:2])
+    for path, size in zip(files[1:], sizes[1:], strict=True):
+        if size != sizes[0]:
+            return (
+                f"{files[0]} is {sizes[0][0]} x {sizes[0][1]} pixels but {path} is {size[0]} x {size[1]}; a "
+                "pair must be registered and of one size: resample one of the two to the grid of the other"
+            )
+    return check_different(*files[:2])
+
+
+def check_different(infrared: Path, visible: Path) -> str | None:
+    """Return what is wrong with a pair whose files are one file, or hold the same bytes; else None.
+
+    Equal images without any content, such as two black frames, are no mistake.
+    """
+    if infrared.samefile(visible):
+        return f"{infrared} and {visible} are one file; name an infrared and a visible image"
+    if filecmp.cmp(infrared, visible, shallow=False) and read_thumbnail(infrared, 8).any():
+        return (
+            f"{infrared} and {visible} hold the same bytes: one image was taken for both bands; "
+            "give the infrared image and its visible partner"
+        )
+    return None
+
+
+def look_at_bands(pairs: Mapping[str, Sequence[Path]]) -> str | None:
+    """Return a warning if the infrared images have real colour, or if the bands look swapped.
+
+    The median `color_spread` of up to eight pairs spread over the set is compared with two levels. On the 171
+    pairs of RoadScene and 884 of MSRS no single infrared image is above it, and no visible one below: the
+    lowest has 3.5. Bands that are both gray cannot be told apart by colour: there the names of their
+    folders alone count.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    every = list(pairs.values())
+    chosen = every[:: max(1, len(every) // SAMPLED)][:SAMPLED]
+    infrared, visible = (median(color_spreads([files[band] for files in chosen])) for band in (0, 1))
+    if infrared > COLOR >= visible:
+        return (
+            f"the bands look swapped: the infrared images, such as {chosen[0][0]}, are in colour and the "
+            "visible ones are gray; if they are, exchange the two folders"
+        )
+    if infrared > COLOR:
+        return (
+            f"the infrared images, such as {chosen[0][0]}, have real colour, of which only the luma is used: "
+            "a colour palette is no temperature; export them in gray"
+        )
+    named = [Words().of_folder(path.parent.name)[0] for path in every[0][:2]]
+    if named == ["visible", "infrared"]:
+        return (
+            f"the bands look swapped by their names: {every[0][0].parent} is taken as infrared and "
+            f"{every[0][1].parent} as visible; if they are, exchange the two folders"
+        )
+    return None
