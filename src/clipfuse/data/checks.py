@@ -12,7 +12,7 @@ from clipfuse.images import read_thumbnail
 
 COLOR = 2.0  # levels of 255: a median `color_spread` above this is real colour
 SAMPLED = 8  # pairs whose colours are looked at
-_SHOWN = 3
+_SHOWN = 5
 
 
 def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
@@ -22,18 +22,16 @@ def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
         pairs: for each id the infrared and the visible file, and perhaps a mask.
 
     Raises:
-        UserError: names up to three pairs that cannot be used, and why.
+        UserError: names the pairs that cannot be used, and why the first cannot.
     """
     paths = list(dict.fromkeys(path for files in pairs.values() for path in files))
     known = dict(zip(paths, headers(paths), strict=True))
-    problems = [problem for files in pairs.values() if (problem := _problem(files, known))]
-    if len(problems) == 1:
-        raise UserError(problems[0])
+    problems = {sample: problem for sample, files in pairs.items() if (problem := _problem(files, known))}
     if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(
-            f"{len(problems)} of {len(pairs)} pairs cannot be used: {'; '.join(problems[:_SHOWN])}{more}"
-        )
+        (_, first), *others = problems.items()
+        count = f"{len(problems)} of {len(pairs)} pairs cannot be used: " if others else ""
+        more = "; nor can " + ", ".join(name for name, _ in others[:_SHOWN]) if others else ""
+        raise UserError(f"{count}{first}{more}{', ...' if len(others) > _SHOWN else ''}")
 
 
 def _problem(files: Sequence[Path], known: Mapping[Path, tuple[int, int, int] | UserError]) -> str | None:
@@ -79,14 +77,15 @@ def look_at_bands(pairs: Mapping[str, Sequence[Path]]) -> str | None:
         UserError: an image cannot be read.
     """
     every = list(pairs.values())
+    if not every:
+        return None
     chosen = every[:: max(1, len(every) // SAMPLED)][:SAMPLED]
-    infrared, visible = (median(color_spreads([files[band] for files in chosen])) for band in (0, 1))
-    if infrared > COLOR >= visible:
-        return (
-            f"the bands look swapped: the infrared images, such as {chosen[0][0]}, are in colour and the "
-            "visible ones are gray; if they are, exchange the two folders"
-        )
-    if infrared > COLOR:
+    if median(color_spreads([files[0] for files in chosen])) > COLOR:
+        if median(color_spreads([files[1] for files in chosen])) <= COLOR:
+            return (
+                f"the bands look swapped: the infrared images, such as {chosen[0][0]}, are in colour and the "
+                "visible ones are gray; if they are, exchange the two folders"
+            )
         return (
             f"the infrared images, such as {chosen[0][0]}, have real colour, of which only the luma is used: "
             "a colour palette is no temperature; export them in gray"

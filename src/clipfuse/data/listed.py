@@ -7,14 +7,37 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clipfuse.data.layout import Found, walk, with_ids
+from clipfuse.data.checks import check_pairs
+from clipfuse.data.layout import Found, pair_folders, walk, with_ids
 from clipfuse.data.matching import ImageFile, PairFiles
 from clipfuse.data.names import BANDS
 from clipfuse.errors import UserError
-from clipfuse.images import SUFFIXES, natural_order
+from clipfuse.images import SUFFIXES, check_name, natural_order
 
 EXPECTED = "two patterns such as 'infrared/{id}_ir.png | visible/{id}_vis.png', or the path of a .csv file"
 COLUMNS = ("infrared", "visible", "scene", "label")
+
+
+def given_pairs(infrared: Path, visible: Path, pairs: str | None = None) -> Found:
+    """Return the pairs that a command was given, all of which can be opened and are of one size each.
+
+    Args:
+        infrared: a folder or one file.
+        visible: the same; the same folder, where both bands lie below one.
+        pairs: as `listed_pairs`; None finds them by names.
+
+    Raises:
+        UserError: as `listed_pairs`, `pair_folders` and `check_pairs`.
+    """
+    if pairs is not None:
+        found = listed_pairs(pairs, infrared, visible)
+    elif infrared.is_file() and visible.is_file():
+        check_name(infrared.stem)
+        found = Found({infrared.stem: PairFiles(infrared, visible, (), infrared.stem, "the files named")})
+    else:
+        found = pair_folders(infrared, visible)
+    check_pairs({sample: (pair.infrared, pair.visible) for sample, pair in found.pairs.items()})
+    return found
 
 
 def listed_pairs(pairs: str, infrared: Path, visible: Path) -> Found:
