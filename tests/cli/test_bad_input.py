@@ -90,7 +90,7 @@ TINY += ["backbone.width=4", "backbone.depth=0"]
         (empty_folder, ["train/ir", "holds no image file", "check the path"], True),
         (unequal_sizes, ["train-0.png is 32 x 48", "train-0.png is 64 x 48", "resample"], True),
         (truncated, ["val-0.png", "cannot be read", "copy or convert"], False),
-        (not_an_image, ["val-1.png", "expected a PNG, JPEG, BMP or TIFF", "convert"], True),
+        (not_an_image, ["val-1.png", "expected a PNG, JPEG, BMP, TIFF or WebP", "convert"], True),
         (not_a_number, ["val-0.tiff", "1 of 3072 pixels are NaN", "fill them in"], False),
     ],
 )
@@ -359,7 +359,7 @@ def test_fuse_leaves_nothing_when_a_pair_cannot_be_read(
 ) -> None:
     not_an_image(pairs)
     result = fuse(clipfuse, pairs, trained / "checkpoints/last.ckpt", tmp_path / "out")
-    refused(result, "val-1.png", "expected a PNG, JPEG, BMP or TIFF")
+    refused(result, "val-1.png", "expected a PNG, JPEG, BMP, TIFF or WebP")
     assert not (tmp_path / "out").exists()
 
 

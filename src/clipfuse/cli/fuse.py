@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipfuse.cli.config import look_in
+from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 PAIRS_HELP = (
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.data.listed import given_pairs
     from clipfuse.data.overlap import Overlap
     from clipfuse.files import file_sha256
-    from clipfuse.images import read_registered, write_png
+    from clipfuse.images import check_ranges, read_registered, write_png
     from clipfuse.networks.apply import apply_network
     from clipfuse.networks.load import choose_checkpoint, load_network
     from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str]) -> None:
     known = file_sha256(network_file) if network_file.is_file() else None  # to load it will fail
     finished = Finished(out, {"network": known, **settings})
     left = {name: files for name, files in pairs.items() if not finished.holds(name, files)}
-    _check_outputs(out, list(left), options.overwrite, {file.parent for files in pairs.values() for file in files})
+    _check_outputs(
+        out, list(left), options.overwrite, {file.parent for files in pairs.values() for file in files}
+    )
+    ranges = given_ranges(options.range)
     if warning := look_at_bands(pairs):
         print(f"warning: {warning}", file=sys.stderr)
     if options.trust:
@@ -59,6 +63,9 @@ def main(arguments: Sequence[str]) -> None:
                 f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
             ) from error
 
+    check_ranges(list(pairs.values()), ranges, "--range={},{}")
+    items = [(*files, ranges) for files in left.values()]
+
     def write(name: str, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
         path = out / f"{name}.png"
         write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=options.overwrite)
@@ -67,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     with (
         finished.kept_until_complete(len(pairs)),
         stop_on_sigterm(),
-        Overlap(read_registered, left.values(), write) as overlap,
+        Overlap(read_registered, items, write) as overlap,
     ):
         for name, stored in tqdm(zip(left, overlap, strict=True), "fusing", len(left), unit="pair"):
             thermal, color = map(to_unit, stored)
@@ -86,7 +93,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
-        "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the colour of the visible image.",
+        "TIFF and WebP of any depth; the result is an 8-bit PNG with the colour of the visible image.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
@@ -94,12 +101,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     parser.add_argument("--infrared", required=True, help="folder (or one file)")
     parser.add_argument(
-        "--visible", required=True, help="folder (or one file); the same folder, where both bands lie below one"
+        "--visible",
+        required=True,
+        help="folder (or one file); the same one where both bands lie below it",
     )
     parser.add_argument("--pairs", help=PAIRS_HELP)
     parser.add_argument("--out", required=True, help="folder for the fused images")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
+    add_range(parser)
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )

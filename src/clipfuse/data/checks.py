@@ -1,4 +1,4 @@
-"""Checks of all pairs before the work begins: headers, sizes, and whether the bands are what they should be."""
+"""Checks of all pairs before the work begins: headers, sizes, and whether the bands are the right ones."""
 
 import filecmp
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from statistics import median
 from clipfuse.data.facts import color_spreads, headers
 from clipfuse.data.names import Words
 from clipfuse.errors import UserError
-from clipfuse.images import read_thumbnail
+from clipfuse.images import check_turned, read_thumbnail
 
 COLOR = 2.0  # levels of 255: a median `color_spread` above this is real colour
 SAMPLED = 8  # pairs whose colours are looked at
@@ -35,18 +35,23 @@ def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
 
 
 def _problem(files: Sequence[Path], known: Mapping[Path, tuple[int, int, int] | UserError]) -> str | None:
-    sizes = []
+    heads = []
     for path in files:
         head = known[path]
         if isinstance(head, UserError):
             return str(head)
-        sizes.append(head[:2])
-    for path, size in zip(files[1:], sizes[1:], strict=True):
-        if size != sizes[0]:
+        heads.append(head)
+    (wide, high, _), *others = heads
+    for path, (width, height, _) in zip(files[1:], others, strict=True):
+        if (width, height) != (wide, high):
             return (
-                f"{files[0]} is {sizes[0][0]} x {sizes[0][1]} pixels but {path} is {size[0]} x {size[1]}; a "
-                "pair must be registered and of one size: resample one of the two to the grid of the other"
+                f"{files[0]} is {wide} x {high} pixels but {path} is {width} x {height}; a pair must be "
+                "registered and of one size: resample one of the two to the grid of the other"
             )
+    try:
+        check_turned(*files[:2], *(head[2] for head in heads[:2]))
+    except UserError as error:
+        return str(error)
     return check_different(*files[:2])
 
 

@@ -7,13 +7,15 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from clipfuse.decoding.reading import read_header
 from clipfuse.errors import UserError
-from clipfuse.images import color_spread, read_header, read_mask, read_thumbnail
+from clipfuse.images import color_spread, read_mask, read_thumbnail
 
 SIDE = 32
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
@@ -49,18 +51,21 @@ def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def headers(paths: Sequence[Path]) -> list[tuple[int, int, int] | UserError]:
-    """Return width, height and channels of each image by its header, or why the header cannot be read."""
+    """Return upright width, height and orientation of each image by its header, or why it cannot be read."""
     errors: dict[Path, UserError] = {}
 
     def find(path: Path) -> bytes:
         try:
-            return struct.pack("<3I", *read_header(path))
+            head = read_header(path)
+            return struct.pack("<3I", head.width, head.height, head.orientation)
         except UserError as error:
             errors[path] = error
             return b""
 
     values = _facts(paths, "header", find, "checking the images")
-    return [errors.get(path) or struct.unpack("<3I", value) for path, value in zip(paths, values, strict=True)]
+    return [
+        errors.get(path) or struct.unpack("<3I", value) for path, value in zip(paths, values, strict=True)
+    ]
 
 
 def color_spreads(paths: Sequence[Path]) -> list[float]:
@@ -80,14 +85,15 @@ def mask_levels(paths: Sequence[Path]) -> list[frozenset[int]]:
         UserError: as `read_mask`.
     """
     values = _facts(paths, "levels", _levels, "looking at masks")
-    return [frozenset(level for level, there in zip(_LEVELS, value, strict=True) if there) for value in values]
+    return [frozenset(compress(_LEVELS, value)) for value in values]
 
 
 def _levels(path: Path) -> bytes:
     mask = read_mask(path)
     plain = not mask.is_floating_point() and bool((mask == mask[:1]).all())
     found = {int(level) for level in np.unique(mask[0].numpy())} if plain else {-1}
-    return bytes(level in found or (level == 256 and any(255 < each < 65535 for each in found)) for level in _LEVELS)
+    found |= {256} if any(255 < level < 65535 for level in found) else set()
+    return bytes(level in found for level in _LEVELS)
 
 
 def _digest(path: Path) -> bytes:

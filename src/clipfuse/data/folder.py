@@ -18,9 +18,10 @@ from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
 from clipfuse.data.video import features, find_scenes, looks_like_video
+from clipfuse.decoding.ranges import Ranges, read_ranges
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
-from clipfuse.images import natural_order, read_registered
+from clipfuse.images import check_ranges, natural_order, read_registered
 
 Names = str | Sequence[str] | None
 _log = logging.getLogger(__name__)
@@ -48,10 +49,10 @@ class PairedFolder:
         test: share of the test pairs where they are cut by hash.
         name: the data set's name in tables and messages.
         scenes: which images show the same scene. None: each image is its own scene, unless a split file or
-            `pairs` states them; "auto": found by numbers and likeness (`find_scenes`) among the validation and test
-            pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A cut by
-            hash never divides a scene; part folders and split files are taken as they are.
-
+            `pairs` states them; "auto": found by numbers and likeness (`find_scenes`) among the validation
+            and test pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A
+            cut by hash never divides a scene; part folders and split files are taken as they are.
+        range: the stored values that are black and white, in files of more than 8 bits; see `read_ranges`.
         pairs: two patterns or a table (`listed_pairs`), where names alone do not show the pairs.
         masks: name of the folders of target masks, which lie beside those of the bands, or the path of one.
         mask_classes: the classes that are targets, if the masks are maps of classes.
@@ -74,10 +75,12 @@ class PairedFolder:
         pairs: str | None = None,
         masks: str | None = None,
         mask_classes: Sequence[int] | None = None,
+        range: Any = None,
     ) -> None:
         if scenes is not None and (not isinstance(scenes, str) or not scenes):
             raise UserError(f"data.scenes is {scenes!r}; expected {EXPECTED}")
         self.name = name
+        self._ranges = read_ranges(range)
         self._scenes: Mapping[str, str] = {}
         self._scenes_from = "names"
         folder = Path(root).expanduser()
@@ -87,7 +90,7 @@ class PairedFolder:
             found = listed_pairs(pairs, folder, folder)
         self._pairs = found.pairs
         self._read_masks(folder, masks, mask_classes)
-        self._files: _Files = {sample: (p.infrared, p.visible) for sample, p in self._pairs.items()}
+        self._files = {sample: (p.infrared, p.visible) for sample, p in self._pairs.items()}
         official: dict[str, list[str]] = {}
         for sample, pair in self._pairs.items():
             official.setdefault(pair.part or "train", []).append(sample)
@@ -117,6 +120,7 @@ class PairedFolder:
         )
         if warning := look_at_bands({sample: self._files[sample] for sample in used}):
             _log.warning("%s: %s", name, warning)
+        check_ranges(list(self._files.values()), self._ranges)
         self._found = found.summary()
 
     def _how_cut(self, held: Collection[str], pool: Collection[str], val: float, test: float) -> str:
@@ -126,8 +130,8 @@ class PairedFolder:
             return "parts by their folders" if held else ""
         if by_folder and not held:
             _log.warning(
-                "%s: there is a train folder but no test folder, so %s cut from train by a hash; these are no "
-                "official parts",
+                "%s: there is a train folder but no test folder, so %s cut from train by a hash; these are "
+                "no official parts",
                 *(self.name, f"{' and '.join(cut)} {'are' if len(cut) > 1 else 'is'}"),
             )
         whole = "train" if by_folder else "all pairs"
@@ -181,7 +185,7 @@ class PairedFolder:
 
     def load(self, sample_id: str) -> Pair:
         """Read one pair; raises UserError as `load_pair` and `read_target_mask`."""
-        pair = load_pair(*self._files[sample_id])
+        pair = load_pair(*self._files[sample_id], self._ranges)
         if (mask := self._pairs[sample_id].mask) is None:
             return pair
         return replace(pair, target_mask=read_target_mask(mask, self._classes))
@@ -223,10 +227,10 @@ def _listed(names: Names) -> Sequence[str]:
     return [names] if isinstance(names, str) else [*(names or ())]
 
 
-def load_pair(infrared: Path, visible: Path) -> Pair:
+def load_pair(infrared: Path, visible: Path, ranges: Ranges | None = None) -> Pair:
     """Read two files as one pair; infrared stored in colour is reduced to its luma, in its own depth.
 
     Raises:
         UserError: the images differ in size, or as `read_image`.
     """
-    return Pair(*read_registered(infrared, visible))
+    return Pair(*read_registered(infrared, visible, ranges))

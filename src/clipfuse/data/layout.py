@@ -12,16 +12,19 @@ from PIL import Image
 
 from clipfuse.data.matching import BAND, REMEDY, ImageFile, Mark, PairFiles, pair_all
 from clipfuse.data.names import BANDS, INFRARED_NAMES, VISIBLE_NAMES, Words
+from clipfuse.decoding.reading import OTHER_SUFFIXES, SUFFIXES
 from clipfuse.errors import UserError
-from clipfuse.images import SUFFIXES, check_name, image_files, natural_order
+from clipfuse.images import check_name, image_files, natural_order
 
 # Folders of well-known sets: several below one root are several data sets, not scenes of one.
-SETS = frozenset("avms fmb flir kaist lasher llvip m3fd mfnet msrs roadscene rgbt234 tno vifb vtuav".split())
-# Files that hold images or video but are not read.
-OTHER_SUFFIXES = frozenset(
-    ".gif .webp .jfif .heic .heif .avif .jp2 .j2k .jxl .ppm .pgm .pnm .tga .exr .hdr .dng .psd .raw "
-    ".npy .mat .seq .avi .mp4 .mov .mkv".split()
+SETS = frozenset(
+    (
+        *("avms", "fmb", "flir", "kaist", "lasher", "llvip", "m3fd", "mfnet", "msrs", "roadscene"),
+        *("rgbt234", "tno", "vifb", "vtuav"),
+    )
 )
+# Files of images or video that are not read; they are counted.
+LEFT_OUT = frozenset((*OTHER_SUFFIXES, ".avi", ".mp4", ".mov", ".mkv"))
 DEEPEST = 8  # levels of folders below the root that are looked through
 
 
@@ -78,7 +81,7 @@ def walk(root: Path, deep: bool = True) -> tuple[list[ImageFile], Counter[str]]:
                 elif suffix in SUFFIXES and entry.is_file():
                     check_name(Path(entry.name).stem)
                     files.append(ImageFile(folder / entry.name, names))
-                elif suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
+                elif suffix in SUFFIXES or suffix in LEFT_OUT:
                     broken = entry.is_symlink() and not os.path.exists(entry.path)
                     left_out["broken link" if broken else suffix if entry.is_file() else "no file"] += 1
 
@@ -131,14 +134,17 @@ def pair_folders(infrared: Path, visible: Path) -> Found:
         return find_pairs(infrared)
     files, left_out = [], Counter[str]()
     for band, folder in (("infrared", infrared), ("visible", visible)):
-        image_files(folder)  # which refuses a folder without images
-        found, others = walk(folder, deep=False)
+        found, others = walk(folder, deep=False) if folder.is_dir() else ([], Counter())
+        if not found:
+            image_files(folder)  # which explains why there are none
         files += [replace(file, band=band) for file in found]
         left_out += others
     pairs, rest = pair_all(files, Words())
     more, rest = pair_all(rest, Words().with_second_names(), sure=False)
-    if rest and (not pairs + more or {Words().of_file(file.path.stem)[0] for file in rest} & {None, file.band}):
+    other = [file for file in rest if Words().of_file(file.path.stem)[0] not in (None, file.band)]
+    if len(other) < len(rest) or not pairs + more:
         raise UserError(no_partner([mark for file in files if (mark := Mark.of(file, Words()))]))
+    left_out.update({"that mark the other band": len(other)} if other else {})
     return with_ids(pairs + more, left_out, infrared)
 
 
@@ -155,7 +161,6 @@ def _chosen(files: Sequence[ImageFile], names: Mapping[str, Sequence[str]], root
         elif wanted:
             raise UserError(no_folder(root, band, given))
     return words
-
 
 
 def with_ids(pairs: Sequence[PairFiles], left_out: Counter[str], root: Path) -> Found:
@@ -198,9 +203,9 @@ def no_folder(folder: Path, band: str, names: Sequence[str]) -> str:
     """Return a message: a folder holds nothing of one band."""
     inside = ", ".join(child.name for child in sorted(folder.iterdir()) if child.is_dir()) or "none"
     return (
-        f"{folder}: no {band} folder; expected {' | '.join(names)} (any case), also within a longer name such "
-        f"as cropinfrared, crop_LR_visible or IR_01.png; sub-folders found: {inside}; name the one to take by "
-        f"data.{band}=NAME, or {REMEDY}"
+        f"{folder}: no {band} folder; expected {' | '.join(names)} (any case), also within a longer name "
+        f"such as cropinfrared, crop_LR_visible or IR_01.png; sub-folders found: {inside}; name the one to "
+        f"take by data.{band}=NAME, or {REMEDY}"
     )
 
 
@@ -221,9 +226,10 @@ def unpaired(root: Path, files: Sequence[ImageFile], marked: Sequence[Mark], wor
     for child in sorted(above.iterdir()):
         if child.is_dir() and words.of_folder(child.name)[0] == band:
             if after := place[place.index(BAND) + 1 :]:
+                both = " and ".join(sorted((marks[0].folder.name, child.name)))
                 return (
-                    f"{above}: the folder {'/'.join(after)} is in only one of "
-                    f"{' and '.join(sorted((marks[0].folder.name, child.name)))}; add its partner or remove it"
+                    f"{above}: the folder {'/'.join(after)} is in only one of {both}; add its partner or "
+                    "remove it"
                 )
             return f"{child}: holds no image file ({' '.join(SUFFIXES)}); check the path"
     return no_folder(above, band, expected[band])

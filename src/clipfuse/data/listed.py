@@ -11,8 +11,9 @@ from clipfuse.data.checks import check_pairs
 from clipfuse.data.layout import Found, pair_folders, walk, with_ids
 from clipfuse.data.matching import ImageFile, PairFiles
 from clipfuse.data.names import BANDS
+from clipfuse.decoding.reading import SUFFIXES
 from clipfuse.errors import UserError
-from clipfuse.images import SUFFIXES, check_name, natural_order
+from clipfuse.images import check_name, natural_order
 
 EXPECTED = "two patterns such as 'infrared/{id}_ir.png | visible/{id}_vis.png', or the path of a .csv file"
 COLUMNS = ("infrared", "visible", "scene", "label")
@@ -44,8 +45,8 @@ def listed_pairs(pairs: str, infrared: Path, visible: Path) -> Found:
     """Return the pairs that two patterns or a table name.
 
     In a pattern each {word} stands for one or more characters but "/", * for any of them; files are pairs
-    where all words are alike. The words joined by "-" are the id, {scene} is also the scene, and {part} the part
-    (train, val or test) instead. The suffix may be left out.
+    where all words are alike. The words joined by "-" are the id, {scene} is also the scene, and {part} the
+    part (train, val or test) instead. The suffix may be left out.
 
     Args:
         pairs: "PATTERN | PATTERN", infrared first, or the path of a ".csv" file with the columns infrared and
@@ -85,7 +86,7 @@ def listed_pairs(pairs: str, infrared: Path, visible: Path) -> Found:
             more = ", ..." if len(missing) > 5 else ""
             raise UserError(
                 f"data.pairs: {len(missing)} of {len(one.keys() | other.keys())} images have no {band} file "
-                f"by '{patterns[BANDS.index(band)]}': {names}{more}; mend the pattern or remove their partners"
+                f"by '{patterns[BANDS.index(band)]}': {names}{more}; mend it or remove their partners"
             )
     if rest := len(unused - seen):
         left_out["that match no pattern"] += rest
@@ -108,7 +109,9 @@ def _matching(
     try:
         expression = re.compile("".join(names.get(piece) or re.escape(piece) for piece in pieces))
     except re.error as error:
-        raise UserError(f"data.pairs={pairs}: '{text}' is no pattern ({error}); expected {EXPECTED}") from None
+        raise UserError(
+            f"data.pairs={pairs}: '{text}' is no pattern ({error}); expected {EXPECTED}"
+        ) from None
     matched: dict[tuple[str, ...], ImageFile] = {}
     for file in files:
         name = "/".join((*file.folders, file.path.name))
@@ -149,9 +152,7 @@ def _from_table(path: Path, infrared: Path, visible: Path) -> Found:
     return with_ids(sorted(named, key=lambda pair: natural_order(pair.key)), Counter(), path)
 
 
-def _row(
-    table: Path, line: int, row: Mapping[str | None, str], roots: Mapping[str, Path]
-) -> PairFiles:
+def _row(table: Path, line: int, row: Mapping[str | None, str], roots: Mapping[str, Path]) -> PairFiles:
     files: dict[str, Path | None] = {}
     for column in ("infrared", "visible", "label"):
         text = (row.get(column) or "").strip()

@@ -70,7 +70,7 @@ def find_masks(root: Path, name: str, pairs: Mapping[str, PairFiles]) -> dict[st
     if missing := [sample for sample in pairs if sample not in found]:
         raise UserError(
             f"{root}: {len(missing)} of {len(pairs)} pairs have no mask in '{name}': "
-            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; add them, or leave out data.masks"
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; add them, or leave out the masks"
         )
     return {sample: found[sample] for sample in pairs}
 
@@ -121,10 +121,7 @@ def parse_classes(classes: object, where: str) -> list[int] | None:
     if classes is None:
         return None
     given = classes.split(",") if isinstance(classes, str) else classes
-    try:
-        numbers = [int(each) for each in given]  # type: ignore[attr-defined]
-        if numbers and all(0 <= number <= 255 and str(number) == str(each).strip() for number, each in zip(numbers, given)):  # type: ignore[call-overload]
-            return numbers
-    except (TypeError, ValueError):
-        pass
+    words = [str(each).strip() for each in given] if isinstance(given, Sequence) else []
+    if words and all(word.isascii() and word.isdecimal() and int(word) <= 255 for word in words):
+        return [int(word) for word in words]
     raise UserError(f"{where} is {classes!r}; expected numbers of classes from 0 to 255, such as [1,2]")

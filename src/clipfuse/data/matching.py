@@ -104,7 +104,9 @@ class Mark:
         if not folder_band and not file_band:
             return None
         agree = len({folder_band, file_band} - {None}) == 1
-        return cls(file, folder, place, variant, folder_band, (folder_band or file_band) if agree else None, key)
+        return cls(
+            file, folder, place, variant, folder_band, (folder_band or file_band) if agree else None, key
+        )
 
 
 @dataclass(frozen=True)

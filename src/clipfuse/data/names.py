@@ -16,8 +16,10 @@ SECOND_NAMES: Mapping[str, Sequence[str]] = {
 }
 # Folders of these words hold no source, whatever else is in their names.
 _NO_SOURCE = frozenset(
-    "label labels mask masks gt groundtruth seg segmentation annotation annotations fused fusion depth "
-    "saliency edge edges".split()
+    (
+        *("label", "labels", "mask", "masks", "gt", "groundtruth", "seg", "segmentation", "annotation"),
+        *("annotations", "fused", "fusion", "depth", "saliency", "edge", "edges"),
+    )
 )
 _ALIGNED = frozenset(("aligned", "registered", "warped"))  # left out of a name that marks a band
 _LETTERS = re.compile(r"[^\W\d_]+")

@@ -165,7 +165,7 @@ CAME_LATER: Mapping[str, Mapping[str, Any]] = {
     "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
     "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
     "clipfuse.data.folder.PairedFolder": {
-        **{"scenes": None, "pairs": None, "masks": None, "mask_classes": None},
+        **{"scenes": None, "pairs": None, "masks": None, "mask_classes": None, "range": None},
     },
 }
 
