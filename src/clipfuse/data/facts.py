@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from clipfuse.decoding.reading import read_header
 from clipfuse.errors import UserError
+from clipfuse.files import open_regular
 from clipfuse.images import color_spread, read_mask, read_thumbnail
 
 SIDE = 32
@@ -97,7 +98,7 @@ def _levels(path: Path) -> bytes:
 
 
 def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
