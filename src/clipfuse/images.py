@@ -22,7 +22,6 @@ from clipfuse.decoding.reading import (
     decode_small,
     deep_files,
     narrow_range,
-    palette_numbers,
     pil_pixels,
     read_header,
 )
@@ -202,38 +201,6 @@ def _in_range(path: Path, stored: Stored, values: Range | None) -> Tensor:
     if array.dtype == np.float32 or white in (255, 65535):
         return _channels_first(array)
     return _channels_first(np.divide(array, np.float32(white), dtype=np.float32))
-
-
-def read_mask(path: str | Path) -> Tensor:
-    """Read a mask or a map of classes: of an image with a palette the numbers, not the colours.
-
-    Returns:
-        As `read_image`.
-
-    Raises:
-        UserError: as `read_image`.
-    """
-    numbers = palette_numbers(Path(path))
-    return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
-
-
-def color_spread(path: Path, side: int = 32) -> float:
-    """Return how far the channels of an image lie apart, in levels of 255.
-
-    The mean of the largest minus the smallest channel, after averaging over areas to `side` x `side`, which
-    removes the noise of JPEG. Of gray images stored as colour it is 0, of visible images seldom below 4.
-
-    Raises:
-        UserError: as `decode`.
-    """
-    stored = decode(path)
-    if stored.values.ndim == 2:
-        return 0.0
-    import cv2
-
-    values = stored.values.astype(np.float32) * (255 / (stored.white or max(1, stored.values.max())))
-    small = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
-    return float((small.max(axis=2) - small.min(axis=2)).mean())
 
 
 def read_registered(infrared: Path, visible: Path, ranges: Ranges | None = None) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str]) -> None:
     metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
-    files = find_files(Path(options.infrared), Path(options.visible), options.pairs, masks, classes, fused)
+    folders = Path(options.infrared), Path(options.visible)
+    files, found = find_files(*folders, options.pairs, masks, classes, fused)
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         _write_json(Path(options.json), columns, names, metrics.protocol)
     print(metrics.table(columns))
     print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
+    print(found)
     for path in outputs:
         print(f"written: {path}")
 

@@ -17,8 +17,10 @@ def find_files(
     masks: Path | None,
     classes: Sequence[int] | None,
     fused: Mapping[str, Path],
-) -> dict[str, tuple[Path, ...]]:
+) -> tuple[dict[str, tuple[Path, ...]], str]:
     """Return for each image the infrared and the visible file, its mask, and that of each method.
+
+    The second value is the sentence how they were found.
 
     Args:
         infrared: folder of the infrared images.
@@ -26,13 +28,12 @@ def find_files(
         pairs: as for `listed_pairs`.
         masks: folder of target masks or maps of classes; None: there are none.
         classes: the classes that are targets.
-        fused: the folder of each method; a fused image has the id of its pair, or the name of one of its files.
+        fused: the folder of each method; a fused image has the id of its pair, or the name of a file of it.
 
     Raises:
         UserError: files are missing, cannot be read, differ in size, or are no masks.
     """
     found = given_pairs(infrared, visible, pairs)
-    print(found.summary())
     files: list[Mapping[str, Path]] = [
         {sample: pair.infrared for sample, pair in found.pairs.items()},
         {sample: pair.visible for sample, pair in found.pairs.items()},
@@ -45,7 +46,7 @@ def find_files(
     files += [_of_method(label, folder, found.pairs) for label, folder in fused.items()]
     together = {sample: tuple(each[sample] for each in files) for sample in found.pairs}
     check_sizes(together)
-    return together
+    return together, found.summary()
 
 
 def _of_method(label: str, folder: Path, pairs: Mapping[str, PairFiles]) -> Mapping[str, Path]:

@@ -11,12 +11,14 @@ from itertools import compress
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from clipfuse.decoding.reading import read_header
+from clipfuse.decoding.reading import decode, palette_numbers, read_header
 from clipfuse.errors import UserError
 from clipfuse.files import open_regular
-from clipfuse.images import color_spread, read_mask, read_thumbnail
+from clipfuse.images import read_image, read_thumbnail
 
 SIDE = 32
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
@@ -30,6 +32,38 @@ _TABLE = (
 def cache_file() -> Path:
     """Return the SQLite file of the cache; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipfuse" / "files.sqlite"
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """Read a mask or a map of classes: of an image with a palette the numbers, not the colours.
+
+    Returns:
+        As `read_image`.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    numbers = palette_numbers(Path(path))
+    return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
+
+
+def color_spread(path: Path, side: int = 32) -> float:
+    """Return how far the channels of an image lie apart, in levels of 255.
+
+    The mean of the largest minus the smallest channel, after averaging over areas to `side` x `side`, which
+    removes the noise of JPEG. Of gray images stored as colour it is 0, of visible images seldom below 4.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    stored = decode(path)
+    if stored.values.ndim == 2:
+        return 0.0
+    values = stored.values.astype(np.float32) * (255 / (stored.white or max(1, stored.values.max())))
+    import cv2
+
+    small = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
+    return float((small.max(axis=2) - small.min(axis=2)).mean())
 
 
 def digests(paths: Sequence[Path]) -> list[str]:

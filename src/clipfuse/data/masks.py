@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipfuse.data.facts import mask_levels
+from clipfuse.data.facts import mask_levels, read_mask
 from clipfuse.data.layout import walk
 from clipfuse.data.matching import ImageFile, PairFiles
 from clipfuse.errors import UserError
-from clipfuse.images import read_mask
 from clipfuse.ops.masks import check_levels, target_mask
 
 
