@@ -1,25 +1,76 @@
 """Checks of all pairs before the work begins: headers, sizes, and whether the bands are the right ones."""
 
 import filecmp
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from clipfuse.data.facts import color_spreads, headers
+import numpy as np
+import torch
+from torch import Tensor
+
 from clipfuse.data.names import Words
+from clipfuse.decoding.reading import decode, palette_numbers, read_header
 from clipfuse.errors import UserError
-from clipfuse.images import check_turned, read_thumbnail
+from clipfuse.images import check_turned, read_image, read_thumbnail
+
+Head = tuple[int, int, int]
 
 COLOR = 2.0  # levels of 255: a median `color_spread` above this is real colour
 SAMPLED = 8  # pairs whose colours are looked at
 _SHOWN = 5
 
 
-def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
-    """Require readable headers, one size in each pair, and two different files; headers are cached.
+def read_mask(path: str | Path) -> Tensor:
+    """Read a mask or a map of classes: of an image with a palette the numbers, not the colours.
+
+    Returns:
+        As `read_image`.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    numbers = palette_numbers(Path(path))
+    return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
+
+
+def color_spread(path: Path, side: int = 32) -> float:
+    """Return how far the channels of an image lie apart, in levels of 255.
+
+    The mean of the largest minus the smallest channel, after averaging over areas to `side` x `side`, which
+    removes the noise of JPEG. Of gray images stored as colour it is 0, of visible images seldom below 4.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    stored = decode(path)
+    if stored.values.ndim == 2:
+        return 0.0
+    values = stored.values.astype(np.float32) * (255 / (stored.white or max(1, stored.values.max())))
+    import cv2
+
+    small = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
+    return float((small.max(axis=2) - small.min(axis=2)).mean())
+
+
+def header_of(path: Path) -> Head | UserError:
+    """Return upright width, height and orientation of an image by its header, or why it cannot be read."""
+    try:
+        head = read_header(path)
+    except UserError as error:
+        return error
+    return head.width, head.height, head.orientation
+
+
+def check_pairs(
+    pairs: Mapping[str, Sequence[Path]],
+    headers: Callable[[Sequence[Path]], Sequence[Head | UserError]] = lambda paths: [*map(header_of, paths)],
+) -> None:
+    """Require readable headers, one size in each pair, and two different files.
 
     Args:
         pairs: for each id the infrared and the visible file, and perhaps a mask.
+        headers: returns the `header_of` each file, perhaps from a cache.
 
     Raises:
         UserError: names the pairs that cannot be used, and why the first cannot.
@@ -34,7 +85,7 @@ def check_pairs(pairs: Mapping[str, Sequence[Path]]) -> None:
         raise UserError(f"{count}{first}{more}{', ...' if len(others) > _SHOWN else ''}")
 
 
-def _problem(files: Sequence[Path], known: Mapping[Path, tuple[int, int, int] | UserError]) -> str | None:
+def _problem(files: Sequence[Path], known: Mapping[Path, Head | UserError]) -> str | None:
     heads = []
     for path in files:
         head = known[path]
@@ -70,13 +121,20 @@ def check_different(infrared: Path, visible: Path) -> str | None:
     return None
 
 
-def look_at_bands(pairs: Mapping[str, Sequence[Path]]) -> str | None:
+def look_at_bands(
+    pairs: Mapping[str, Sequence[Path]],
+    spreads: Callable[[Sequence[Path]], Sequence[float]] = lambda paths: [*map(color_spread, paths)],
+) -> str | None:
     """Return a warning if the infrared images have real colour, or if the bands look swapped.
 
     The median `color_spread` of up to eight pairs spread over the set is compared with two levels. On the 171
     pairs of RoadScene and 884 of MSRS no single infrared image is above it, and no visible one below: the
     lowest has 3.5. Bands that are both gray cannot be told apart by colour: there the names of their
     folders alone count.
+
+    Args:
+        pairs: for each id the infrared and the visible file.
+        spreads: returns the `color_spread` of each file, perhaps from a cache.
 
     Raises:
         UserError: an image cannot be read.
@@ -85,8 +143,8 @@ def look_at_bands(pairs: Mapping[str, Sequence[Path]]) -> str | None:
     if not every:
         return None
     chosen = every[:: max(1, len(every) // SAMPLED)][:SAMPLED]
-    if median(color_spreads([files[0] for files in chosen])) > COLOR:
-        if median(color_spreads([files[1] for files in chosen])) <= COLOR:
+    if median(spreads([files[0] for files in chosen])) > COLOR:
+        if median(spreads([files[1] for files in chosen])) <= COLOR:
             return (
                 f"the bands look swapped: the infrared images, such as {chosen[0][0]}, are in colour and the "
                 "visible ones are gray; if they are, exchange the two folders"

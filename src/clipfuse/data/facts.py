@@ -11,14 +11,12 @@ from itertools import compress
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from clipfuse.decoding.reading import decode, palette_numbers, read_header
+from clipfuse.data.checks import Head, color_spread, header_of, read_mask
 from clipfuse.errors import UserError
 from clipfuse.files import open_regular
-from clipfuse.images import read_image, read_thumbnail
+from clipfuse.images import read_thumbnail
 
 SIDE = 32
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
@@ -32,38 +30,6 @@ _TABLE = (
 def cache_file() -> Path:
     """Return the SQLite file of the cache; it may be deleted at any time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clipfuse" / "files.sqlite"
-
-
-def read_mask(path: str | Path) -> Tensor:
-    """Read a mask or a map of classes: of an image with a palette the numbers, not the colours.
-
-    Returns:
-        As `read_image`.
-
-    Raises:
-        UserError: as `read_image`.
-    """
-    numbers = palette_numbers(Path(path))
-    return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
-
-
-def color_spread(path: Path, side: int = 32) -> float:
-    """Return how far the channels of an image lie apart, in levels of 255.
-
-    The mean of the largest minus the smallest channel, after averaging over areas to `side` x `side`, which
-    removes the noise of JPEG. Of gray images stored as colour it is 0, of visible images seldom below 4.
-
-    Raises:
-        UserError: as `decode`.
-    """
-    stored = decode(path)
-    if stored.values.ndim == 2:
-        return 0.0
-    values = stored.values.astype(np.float32) * (255 / (stored.white or max(1, stored.values.max())))
-    import cv2
-
-    small = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)
-    return float((small.max(axis=2) - small.min(axis=2)).mean())
 
 
 def digests(paths: Sequence[Path]) -> list[str]:
@@ -85,22 +51,20 @@ def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
     return [np.frombuffer(value, np.uint8).reshape(SIDE, SIDE) for value in values]
 
 
-def headers(paths: Sequence[Path]) -> list[tuple[int, int, int] | UserError]:
-    """Return upright width, height and orientation of each image by its header, or why it cannot be read."""
+def headers(paths: Sequence[Path]) -> list[Head | UserError]:
+    """Return the `header_of` each image."""
     errors: dict[Path, UserError] = {}
 
     def find(path: Path) -> bytes:
-        try:
-            head = read_header(path)
-            return struct.pack("<3I", head.width, head.height, head.orientation)
-        except UserError as error:
-            errors[path] = error
+        head = header_of(path)
+        if isinstance(head, UserError):
+            errors[path] = head
             return b""
+        return struct.pack("<3I", *head)
 
     values = _facts(paths, "header", find, "checking the images")
-    return [
-        errors.get(path) or struct.unpack("<3I", value) for path, value in zip(paths, values, strict=True)
-    ]
+    stated = zip(paths, values, strict=True)
+    return [errors.get(path) or struct.unpack("<3I", value) for path, value in stated]
 
 
 def color_spreads(paths: Sequence[Path]) -> list[float]:

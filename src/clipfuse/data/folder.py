@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipfuse.data.checks import check_pairs, look_at_bands
-from clipfuse.data.facts import digests, thumbnails
+from clipfuse.data.facts import color_spreads, digests, headers, thumbnails
 from clipfuse.data.layout import find_pairs
 from clipfuse.data.listed import listed_pairs
 from clipfuse.data.masks import check_masks, find_masks, parse_classes, read_target_mask
@@ -115,10 +115,10 @@ class PairedFolder:
             self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
             self._note = f"parts by the split '{split}'"
         used = [sample for ids in self._parts.values() for sample in ids]
-        check_pairs(
-            {sample: (*self._files[sample], *filter(None, [self._pairs[sample].mask])) for sample in used}
-        )
-        if warning := look_at_bands({sample: self._files[sample] for sample in used}):
+        files = {sample: self._files[sample] for sample in used}
+        masks_of = {sample: [mask] for sample in used if (mask := self._pairs[sample].mask)}
+        check_pairs({sample: (*pair, *masks_of.get(sample, ())) for sample, pair in files.items()}, headers)
+        if warning := look_at_bands(files, color_spreads):
             _log.warning("%s: %s", name, warning)
         check_ranges(list(self._files.values()), self._ranges)
         self._found = found.summary()

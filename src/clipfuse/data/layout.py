@@ -89,7 +89,9 @@ def walk(root: Path, deep: bool = True) -> tuple[list[ImageFile], Counter[str]]:
     return files, left_out
 
 
-def find_pairs(root: Path, infrared: Sequence[str] = (), visible: Sequence[str] = ()) -> Found:
+def find_pairs(
+    root: Path, infrared: Sequence[str] = (), visible: Sequence[str] = (), both: bool = False
+) -> Found:
     """Find the pairs below a folder: in folders of each band, in one folder, or in one folder per scene.
 
     The deepest folder whose name marks a band, and the name of the file itself, state the band of a file (see
@@ -107,6 +109,7 @@ def find_pairs(root: Path, infrared: Sequence[str] = (), visible: Sequence[str] 
         infrared: names of the infrared folders, or marks of the infrared files, in the order of preference;
             () takes all known words.
         visible: the same of the visible band.
+        both: whether a command was given the folder for both bands, for the message.
 
     Raises:
         UserError: there are no pairs, a file of a band has no partner, or there is more than one way to pair
@@ -117,6 +120,11 @@ def find_pairs(root: Path, infrared: Sequence[str] = (), visible: Sequence[str] 
     pairs, rest = pair_all(files, words)
     more, rest = pair_all(rest, words.with_second_names(), sure=False)
     marked = [mark for file in rest if (mark := Mark.of(file, words))]
+    if both and files and not marked and not pairs + more:
+        raise UserError(
+            f"{root} was given as the folder of both bands, but none of its {len(files)} images marks one by "
+            f"its name or folder; give two folders, or {REMEDY}"
+        )
     if marked or not pairs + more:
         raise UserError(unpaired(root, files, marked, words))
     for name, count in Counter(file.folders[0] if file.folders else "" for file in rest).items():
@@ -131,7 +139,7 @@ def pair_folders(infrared: Path, visible: Path) -> Found:
         UserError: as `find_pairs` and `image_files`.
     """
     if infrared.is_dir() and visible.is_dir() and infrared.samefile(visible):
-        return find_pairs(infrared)
+        return find_pairs(infrared, both=True)
     files, left_out = [], Counter[str]()
     for band, folder in (("infrared", infrared), ("visible", visible)):
         found, others = walk(folder, deep=False) if folder.is_dir() else ([], Counter())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipfuse.data.facts import mask_levels, read_mask
+from clipfuse.data.checks import read_mask
 from clipfuse.data.layout import walk
 from clipfuse.data.matching import ImageFile, PairFiles
 from clipfuse.errors import UserError
@@ -80,6 +80,8 @@ def check_masks(paths: Sequence[Path], classes: Sequence[int] | None) -> None:
     Raises:
         UserError: names the first file that is neither, and its values; or the classes that occur nowhere.
     """
+    from clipfuse.data.facts import mask_levels  # here: without masks no command needs the cache
+
     every = mask_levels(paths)
     for path, levels in zip(paths, every, strict=True):
         if -1 in levels:
