@@ -93,7 +93,6 @@ TESTED_ELSEWHERE = {
     "cli/in_python.py": "tests/api/test_training.py",
     "cli/new_loss.py": "tests/cli/test_own.py",
     "cli/sources.py": "tests/cli/test_compare.py",
-    "cli/value_range.py": "tests/cli/test_fuse.py, tests/cli/test_score.py",
     "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
     "clip/support.py": "tests/clip/test_encoder.py",
     "clip/tokens.py": "tests/clip/test_encoder.py, tests/clip/test_prompts.py",

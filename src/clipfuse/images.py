@@ -193,7 +193,7 @@ def _in_range(path: Path, stored: Stored, values: Range | None) -> Tensor:
     low, high = float(array.min()), float(array.max())
     if white is None or low < 0 or high > white:
         kind = "float values" if white else f"{8 * array.itemsize}-bit integers"
-        expected = ", expected [0, 1]" if white else ", of which no tag says what is white"
+        expected = ", expected [0, 1]" if white else ", of which no tag states what is white"
         raise UserError(
             f"{path}: {kind} from {low:g} to {high:g}{expected}; give the values of black and white, "
             f"alike for all files, by data.range=[{low:g},{high:g}] (fuse, score: --range={low:g},{high:g})"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipfuse.cli.config import look_in
-from clipfuse.cli.value_range import add_range, given_ranges
+from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
 
 PAIRS_HELP = (
@@ -55,6 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.trust:
         look_in(os.getcwd())
     network = load_network(network_file, options.trust)
+    warn_of_training(list(pairs.values()), ranges, network_file)
     if options.onnx is None:
         try:
             network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
