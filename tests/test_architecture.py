@@ -38,8 +38,8 @@ ALLOWED = {
     "hydra_plugins": {"errors", "files", "runs.composed", "runs.folder", "runs.overrides"},
     "__main__": {"cli"},
     "api": {
-        *("errors", "types", "files", "decoding", "images", "ops", "metrics", "networks", "comparison"),
-        *("cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
+        *("errors", "types", "files", "decoding", "images", "data", "ops", "metrics", "networks"),
+        *("comparison", "cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
     },
     "cli": {
         *("errors", "version", "types", "files", "decoding", "images", "ops", "clip", "metrics", "data"),

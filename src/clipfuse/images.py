@@ -149,7 +149,7 @@ def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
         sizes = {path: (header.width, header.height) for path, header in headers.items()}
         if len(paths) > 1:
             warm, seen = paths[:2]
-            _check_turned(warm, seen, headers[warm].orientation, headers[seen].orientation)
+            check_turned(warm, seen, headers[warm].orientation, headers[seen].orientation)
         if len(set(sizes.values())) > 1:
             unequal.append(", ".join(f"{path} {width}x{height}" for path, (width, height) in sizes.items()))
     if unequal:
@@ -215,7 +215,7 @@ def read_registered(infrared: Path, visible: Path, ranges: Ranges | None = None)
     """
     ranges = ranges or Ranges()
     warm, seen = decode(infrared), decode(visible)
-    _check_turned(infrared, visible, warm.orientation, seen.orientation)
+    check_turned(infrared, visible, warm.orientation, seen.orientation)
     thermal, color = _in_range(infrared, warm, ranges.infrared), _in_range(visible, seen, ranges.visible)
     if thermal.shape[1:] != color.shape[1:]:
         (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
@@ -254,7 +254,12 @@ def check_ranges(
         )
 
 
-def _check_turned(infrared: Path, visible: Path, first: int, second: int) -> None:
+def check_turned(infrared: Path, visible: Path, first: int, second: int) -> None:
+    """Require that two files have one orientation tag.
+
+    Raises:
+        UserError: they have not.
+    """
     if first != second:
         raise UserError(
             f"{infrared} has the orientation tag {first} but {visible} {second}: they may not lie on each "
