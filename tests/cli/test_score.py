@@ -11,6 +11,7 @@ from PIL import Image
 
 Run = Callable[..., tuple[int, str, str]]
 CHEAP = "EN,SD,CC,SSIM"
+SOURCES = {"infrared": "ir", "visible": "vi"}
 
 
 @pytest.fixture
@@ -179,6 +180,54 @@ def test_mistakes_are_one_line(clipfuse: Run, folders: Path, change, words, mess
     assert len([line for line in errors.splitlines() if line.startswith("clipfuse: error")]) == 1
     assert "Traceback" not in errors
     assert not (folders / "m.json").exists()
+
+
+@pytest.fixture(scope="module")
+def saturated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two test pairs of full colours under another light in the infrared band, and one in gray."""
+    root = tmp_path_factory.mktemp("saturated")
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "gray"):
+        infrared = np.kron(generator.integers(0, 256, (6, 8)), np.ones((8, 8)))
+        colors = np.kron(255 * generator.integers(0, 2, (12, 16, 3)), np.ones((4, 4, 1)))
+        visible = colors[..., 0] if name == "gray" else colors
+        for band, image in (("ir", infrared), ("vi", visible)):
+            path = root / "test" / band / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(path)
+    return root
+
+
+def test_what_is_scored_is_what_is_written(
+    clipfuse: Run, trained: Path, saturated_folder: Path, tmp_path: Path
+) -> None:
+    """`evaluate`, its gray and colour files, and those of `fuse` have one luma, to the level."""
+    checkpoint, run = trained / "checkpoints/last.ckpt", tmp_path / "run"
+    words = ("data=folder", f"data.root={saturated_folder}", "trainer=cpu")
+    assert clipfuse("evaluate", f"checkpoint={checkpoint}", f"run_dir={run}", *words)[0] == 0
+    bands = [f"--{word}={saturated_folder / 'test' / band}" for word, band in SOURCES.items()]
+    folders = {"gray": run / "test/fused", "colour": run / "test/color"}
+    for label, luma in (("luma", ["--luma"]), ("fused", [])):
+        folders[label] = tmp_path / label
+        words = ("fuse", f"--checkpoint={checkpoint}", f"--out={folders[label]}", *bands, *luma)
+        assert clipfuse(*words)[0] == 0
+    for path in (tmp_path / "luma").iterdir():
+        assert Image.open(path).mode == "L"
+        assert path.read_bytes() == (run / "test/fused" / path.name).read_bytes()
+        assert (Image.open(tmp_path / "fused" / path.name).mode == "L") == (path.stem == "gray")
+    out = tmp_path / "scores.csv"
+    fused = [f"--fused={label}={folder}" for label, folder in folders.items()]
+    assert clipfuse("score", *fused, *bands, f"--out={out}", "--no-trivial")[0] == 0
+    written = {row["name"]: row for row in csv.DictReader((run / "test/per_image.csv").open())}
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 4 * 3
+    compared = 0
+    for row in rows:
+        for name in row.keys() - {"method", "name", "protocol"}:
+            expected = float(written[row["name"]][name])
+            assert float(row[name]) == pytest.approx(expected, rel=1e-9, nan_ok=True), (row["method"], name)
+            compared += np.isfinite(expected)
+    assert compared > 4 * 3 * 20
 
 
 @pytest.mark.parametrize("data", ["folder", "synthetic"])

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.images import match_stems, read_registered, write_png
     from clipfuse.networks.apply import apply_network
     from clipfuse.networks.load import choose_checkpoint, load_network
-    from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+    from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
     if infrared.is_file() and visible.is_file():
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
             ) from error
 
     def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
-        write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
+        write_png(path, eight_bit_rgb(fused, chroma) if colour else fused, overwrite=True)
 
     with _moved_when_complete(out) as partial, Overlap(read_registered, pairs.values(), write) as overlap:
         for stem, stored in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
             luma, chroma = rgb_to_luma_chroma(color)
             what = f"{pairs[stem][1]} with {network_file}"
             fused = apply_network(network, thermal[None], luma[None], what)[0]
-            overlap.write(partial / f"{stem}.png", fused, chroma, len(color) == 3)
+            overlap.write(partial / f"{stem}.png", fused, chroma, len(color) == 3 and not options.luma)
     print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
 
 
@@ -61,7 +61,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, matched by file name. PNG, JPEG, BMP, "
-        "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the colour of the visible image.",
+        "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the fused luma and the hue of the visible image.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
@@ -70,6 +70,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--infrared", required=True, help="folder (or one file)")
     parser.add_argument("--visible", required=True, help="folder (or one file)")
     parser.add_argument("--out", required=True, help="folder for the fused images")
+    parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
     parser.add_argument(
