@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfuse.metrics.protocols import protocol_listing
+
 Run = Callable[..., tuple[int, str, str]]
 CHEAP = "EN,SD,CC,SSIM"
 SOURCES = {"infrared": "ir", "visible": "vi"}
@@ -228,6 +230,39 @@ def test_what_is_scored_is_what_is_written(
             assert float(row[name]) == pytest.approx(expected, rel=1e-9, nan_ok=True), (row["method"], name)
             compared += np.isfinite(expected)
     assert compared > 4 * 3 * 20
+
+
+def test_a_protocol_of_colour_channels_scores_the_colour_files(
+    clipfuse: Run, trained: Path, saturated_folder: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    words = ("data=folder", f"data.root={saturated_folder}", "trainer=cpu", "metrics.protocol=vifb")
+    code, text, _ = clipfuse(
+        "evaluate", f"checkpoint={trained}/checkpoints/last.ckpt", f"run_dir={run}", *words
+    )
+    assert code == 0
+    assert "protocol vifb-2" in text
+    bands = [f"--{word}={saturated_folder / 'test' / band}" for word, band in SOURCES.items()]
+    fused = f"--fused={run / 'test/color'}"
+    code, text, _ = clipfuse("score", fused, *bands, f"--out={out}", "--protocol", "vifb")
+    assert code == 0
+    assert "3 images; each channel of colour images, 8 bit" in text
+    written = list(csv.DictReader((run / "test/per_image.csv").open()))
+    scored = [row for row in csv.DictReader(out.open()) if row["method"] == "color"]
+    for one, other in zip(written, scored, strict=True):
+        for name in other.keys() - {"method", "name", "protocol"}:
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-9), name
+    _, luma, _ = clipfuse("score", f"--fused={run / 'test/fused'}", *bands, "--protocol", "vifb")
+    assert luma.splitlines()[2] != text.splitlines()[2]  # gray files are three equal channels: other numbers
+
+
+def test_the_protocols_are_listed_where_none_is_named(
+    clipfuse: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        clipfuse("score", "--protocol")
+    assert stop.value.code == 0
+    assert protocol_listing() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", ["folder", "synthetic"])

@@ -51,7 +51,8 @@ def score(
 ) -> dict[str, float] | ScoreTable:
     """Score fused images of any method, as the command `clipfuse score` does.
 
-    Colour images are scored by their luma (BT.601), all rounded to 8 bits.
+    Colour images are scored by their luma (BT.601), or by the mean over their channels where the protocol
+    does so, all rounded to 8 bits.
 
     Args:
         fused: one image or several; see `clipfuse.api.kinds.Images` for kinds, shapes and ranges.
@@ -82,7 +83,11 @@ def score(
                 raise ValueError(f"metric '{name}' needs a target_mask")
         rows = []
         for parts in zip(*(stack.parts for stack in stacks), strict=True):
-            planes = [rgb_to_luma_chroma(to_unit(part))[0] for part in parts]
+            planes = [to_unit(part) for part in parts]
+            if scorer.protocol.channels:
+                planes = planes[:3] + [rgb_to_luma_chroma(mask)[0] for mask in planes[3:]]
+            else:
+                planes = [rgb_to_luma_chroma(plane)[0] for plane in planes]
             for images in zip(*(plane.split(1) for plane in planes), strict=True):
                 mask = images[3] > images[3].max() / 2 if len(images) == 4 else None
                 rows.append(scorer.score_all({"": images[0]}, images[1], images[2], mask)[""])

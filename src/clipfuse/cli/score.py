@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str]) -> None:
         for method, images in methods.items()
     }
     print(metrics.table(columns))
-    print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
+    scored = "each channel" if metrics.protocol.channels else "luma BT.601"
+    print(f"{len(files)} images; {scored} of colour images, 8 bit")
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol)
     if options.json:
@@ -59,8 +62,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="clipfuse score",
         description="Score fused images of any method. Images are matched by name; colour images are scored "
         "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored, too.",
-        epilog="Protocols: strict (published definitions), cddfuse, tang, ivif_zoo, vifb (conventions of "
-        "toolkits). Numbers of two protocols must not be compared.",
+        epilog="Protocols: strict (published definitions), cddfuse, tang, tang_uint8, ivif_zoo, vifb "
+        "(conventions of toolkits); --protocol without a name lists their metrics. Numbers of two protocols "
+        "must not be compared.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -69,7 +73,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--infrared", required=True, help="folder")
     parser.add_argument("--visible", required=True, help="folder")
     parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
-    parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
+    parser.add_argument(
+        "--protocol",
+        default="strict",
+        nargs="?",
+        action=_NameOrListing,
+        help="convention of the metrics (default: strict); without a name: list the metrics of each",
+    )
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
     parser.add_argument(
         "--own",
@@ -85,6 +95,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
     return parser.parse_args(arguments)
+
+
+class _NameOrListing(argparse.Action):
+    """Keeps the name of a protocol, or prints the listing of all of them and ends the program."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if values is None:
+            from clipfuse.metrics.protocols import protocol_listing
+
+            print(protocol_listing())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def _folders(words: Sequence[str]) -> dict[str, Path]:
@@ -133,17 +155,22 @@ def _score(
 ) -> Scores:
     from tqdm import tqdm
 
-    from clipfuse.images import read_image
+    from clipfuse.images import gray, read_image
     from clipfuse.metrics import trivial_fusions
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
     scores: Scores = {}
+    channels = metrics.protocol.channels
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        planes = {
-            word: rgb_to_luma_chroma(to_unit(read_image(path)))[0][None]
-            for word, path in zip((*sources, *fused), paths, strict=True)
-        }
+        planes: dict[str, Tensor] = {}
+        for word, path in zip((*sources, *fused), paths, strict=True):
+            image = read_image(path)
+            if channels and word != "masks":
+                planes[word] = to_unit(image)[None]
+            else:  # infrared in colour is rounded in its own depth, as wherever it is read
+                image = to_unit(gray(image) if word == "infrared" else image)
+                planes[word] = rgb_to_luma_chroma(image)[0][None]
         infrared, visible = planes["infrared"], planes["visible"]
         mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
         candidates = {label: planes[label] for label in fused}
