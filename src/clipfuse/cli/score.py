@@ -46,13 +46,13 @@ def main(arguments: Sequence[str]) -> None:
         method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
-    print(metrics.table(columns))
-    scored = "each channel" if metrics.protocol.channels else "luma BT.601"
-    print(f"{len(files)} images; {scored} of colour images, 8 bit")
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol)
     if options.json:
         _write_json(Path(options.json), columns, names, metrics.protocol)
+    print(metrics.table(columns))
+    scored = "each channel" if metrics.protocol.channels else "luma BT.601"
+    print(f"{len(files)} images; {scored} of colour images, 8 bit")
     for path in outputs:
         print(f"written: {path}")
 

@@ -185,7 +185,11 @@ def assemble(
         families = material.verdict_set.families(_shared(material.tested, material.protocol))
         ranked = [name for members in families.values() for name in members]
         names = list(dict.fromkeys([*material.metrics, *ranked]))
-        trivial = score_trivial(material.tested, material.protocol, names)
+        try:
+            trivial = score_trivial(material.tested, material.protocol, names)
+        except (UserError, ValueError) as error:  # of an image that a run folder holds
+            note = f"The trivial fusions are missing: {error}."
+            material = replace(material, notes=[*material.notes, note])
     table = build_table(
         material.variants,
         material.protocol,
@@ -226,7 +230,8 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
         notes = [f"The runs were scored under {run.protocol}; this version has {found}."]
         if dropped:
             notes.append(f"Left out, as their definition has changed since: {', '.join(dropped)}.")
-        if gone := [each for each in DEFINITIONS if each in run.scores and each not in found.metrics]:
+        ours = [name for name, each in DEFINITIONS.items() if each.kernel.__module__.startswith("clipfuse.")]
+        if gone := [each for each in ours if each in run.scores and each not in found.metrics]:
             notes.append(f"Left out, as {found} has them no more: {', '.join(gone)}.")
         found = replace(found, version=version, metrics=kept)
     try:
