@@ -100,6 +100,34 @@ def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
     return {stem: tuple(found[stem] for found in files.values()) for stem in stems}
 
 
+def match_common(**folders: Path) -> tuple[dict[str, tuple[Path, ...]], dict[str, list[str]]]:
+    """Match the images of several folders by stem, where each folder may hold images that others lack.
+
+    Args:
+        **folders: as `match_stems`.
+
+    Returns:
+        The files of the stems that all folders have, as `match_stems`; and for each folder with more than
+        these its other stems, in natural order.
+
+    Raises:
+        UserError: all have fewer than half of the stems of the smallest folder, which looks like other
+            names rather than like missing images; or as `image_files`.
+    """
+    files = {word: image_files(folder) for word, folder in folders.items()}
+    fewest = min(files, key=lambda word: len(files[word]))
+    common = [stem for stem in files[fewest] if all(stem in found for found in files.values())]
+    if 2 * len(common) < len(files[fewest]):
+        examples = ", ".join(f"{word} {next(iter(found))}" for word, found in files.items())
+        raise UserError(
+            f"{folders[fewest]}: {len(common)} of {len(files[fewest])} {fewest} images have a name that all "
+            f"folders have; expected half of them or more ({examples}); rename files, or check the folders"
+        )
+    matched = {stem: tuple(found[stem] for found in files.values()) for stem in common}
+    rest = {word: [stem for stem in found if stem not in matched] for word, found in files.items()}
+    return matched, {word: stems for word, stems in rest.items() if stems}
+
+
 def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
     """Require that the files of each name have one size; only their headers are read.
 

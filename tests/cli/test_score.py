@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,8 +150,17 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        (lambda f: (f / "ours/b.png").unlink(), [], "1 of 3 images have no ours file of the same name: b;"),
-        (lambda f: (f / "vi/a.bmp").unlink(), [], "1 of 3 images have no visible file of the same name: a;"),
+        (
+            lambda f: [path.rename(path.with_stem(f"{path.stem}_F")) for path in (f / "ours").iterdir()],
+            [],
+            "0 of 3 infrared images have a name that all folders have; expected half of them or more "
+            "(infrared a, visible a, ours a_F)",
+        ),
+        (
+            lambda f: [(f / f"ours/{name}.png").rename(f / f"ours/{name}_F.png") for name in ("a", "b")],
+            [],
+            "1 of 3 infrared images have a name that all folders have",
+        ),
         (
             lambda f: Image.new("L", (50, 47)).save(f / "ours/b.png"),
             [],
@@ -198,6 +208,32 @@ def saturated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.astype(np.uint8)).save(path)
     return root
+
+
+def test_images_that_not_all_folders_have_are_left_out_and_counted(clipfuse: Run, folders: Path) -> None:
+    means = folders / "m.json"
+    both = ["--fused", str(folders / "ours"), "--fused", str(folders / "theirs"), *sources(folders)]
+    words = ["--metrics", CHEAP, "--json", str(means), "--overwrite"]
+    assert clipfuse("score", *both, *words)[0] == 0
+    whole = json.loads(means.read_text())
+    assert whole["left_out"] == {}
+    for number in range(7):
+        shutil.copy(folders / "ours/a.png", folders / f"ours/more{number}.png")
+    code, text, errors = clipfuse("score", *both, *words)
+    assert code == 0, errors
+    more = "more0, more1, more2, more3, more4, ..."
+    assert f"left out: 7 images of ours whose name not all folders have: {more}" in text
+    record = json.loads(means.read_text())
+    assert record.pop("left_out") == {"ours": 7}
+    assert record == {key: value for key, value in whole.items() if key != "left_out"}
+    # Of a method that lacks an image, and of a source that has one more: the others are scored.
+    (folders / "theirs/b.tif").unlink()
+    shutil.copy(folders / "ir/a.png", folders / "ir/z.png")
+    code, text, _ = clipfuse("score", *both, *words)
+    assert code == 0
+    assert "2 images; luma" in text
+    assert "left out: 2 images of infrared whose name not all folders have: b, z" in text
+    assert json.loads(means.read_text())["left_out"] == {"infrared": 2, "visible": 1, "ours": 8}
 
 
 def test_what_is_scored_is_what_is_written(

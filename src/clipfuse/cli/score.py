@@ -31,12 +31,12 @@ def main(arguments: Sequence[str]) -> None:
 
     # Imported late: --help must not wait for torch.
     from clipfuse.files import check_output
-    from clipfuse.images import check_sizes, match_stems
+    from clipfuse.images import check_sizes, match_common
 
     metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
     folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
     folders |= {"masks": Path(options.masks)} if options.masks else {}
-    files = match_stems(**folders, **fused)
+    files, left_out = match_common(**folders, **fused)
     check_sizes(files)
     for path in outputs:
         check_output(path, options.overwrite)
@@ -49,10 +49,13 @@ def main(arguments: Sequence[str]) -> None:
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol)
+        _write_json(Path(options.json), columns, names, metrics.protocol, left_out)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
+    for word, stems in left_out.items():
+        shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
+        print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
     for path in outputs:
         print(f"written: {path}")
 
@@ -60,8 +63,9 @@ def main(arguments: Sequence[str]) -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse score",
-        description="Score fused images of any method. Images are matched by name; colour images are scored "
-        "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored, too.",
+        description="Score fused images of any method. Images are matched by name, and those are scored whose "
+        "name all folders have; colour images by their luma (BT.601), all rounded to 8 bits. The trivial "
+        "fusions are scored, too.",
         epilog="Protocols: strict (published definitions), cddfuse, tang, tang_uint8, ivif_zoo, vifb "
         "(conventions of toolkits); --protocol without a name lists their metrics. Numbers of two protocols "
         "must not be compared.",
@@ -201,6 +205,7 @@ def _write_json(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
+    left_out: Mapping[str, Sequence[str]],
 ) -> None:
     from clipfuse.files import write_json
 
@@ -218,5 +223,6 @@ def _write_json(
         "unchecked": [name for name in names if name not in protocol.checked],
         "methods": means,
         "undefined": undefined,
+        "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
     write_json(path, record)
