@@ -62,7 +62,7 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
     record = Path(folder) / "sweep.yaml"
     if not record.is_file():
         raise UserError(f"{RESUME}{folder}: there is no {record}; expected the folder of a sweep")
-    content = OmegaConf.to_container(OmegaConf.load(record))
+    content = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
     known = content.get("words") if isinstance(content, dict) else None
     if not isinstance(content, dict) or not known:
         raise UserError(f"{record} does not hold the words of its command; such a sweep cannot be resumed")

@@ -1,7 +1,7 @@
 """From a composed configuration to a finished run folder."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,9 @@ from torch import nn
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
+from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
@@ -96,6 +98,7 @@ def train(config: DictConfig) -> float | None:
     _try_schedule(optimizer, scheduler, config.steps)
     record = run_record(config, source, metrics, loss)
     read_tuning(record)
+    _check_network_is_recorded(record["backbone"])
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
         print(f"{folder} holds this run, finished; nothing is left to do")
@@ -153,6 +156,16 @@ def train(config: DictConfig) -> float | None:
                 "the objective '%s' was not logged; logged were %s", config.objective, known
             )
     return status["objective"]
+
+
+def _check_network_is_recorded(node: Mapping[str, Any]) -> None:
+    """Refuse a network that its checkpoint could not describe: texts of the environment are not recorded."""
+    for key, value in leaves(node, "backbone").items():
+        if not key.endswith("_weights") and any("${" in text for text in texts(value)):
+            raise UserError(
+                f"{key} is {value}, which no record resolves, and a checkpoint must describe its network; "
+                "write the value itself"
+            )
 
 
 def _solver(config: DictConfig, loss: FusionLoss) -> Solver:

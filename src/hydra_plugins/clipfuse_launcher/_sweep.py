@@ -18,6 +18,7 @@ from clipfuse.errors import UserError
 from clipfuse.files import write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
 from clipfuse.runs.folder import LOG, STATUS, is_running, read_status
+from clipfuse.runs.overrides import raw
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 
 RECORD = "sweep.yaml"
@@ -50,7 +51,7 @@ class SweepLauncher(Launcher):
         Raises:
             UserError: a run folder was given.
         """
-        if any(word.startswith("run_dir=") for word in config.hydra.overrides.task):
+        if any(word.startswith("run_dir=") for word in raw(config.hydra.overrides.task)):
             raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
         self.config = config
         self.context = hydra_context
@@ -93,7 +94,9 @@ class SweepLauncher(Launcher):
             with suppress(OSError):
                 sweep.rmdir()  # Hydra made it; if it is empty, nobody misses it
             raise
-        given = {word.lower() for word in self.config.hydra.overrides.task}  # a sweeper writes false as False
+        given = {
+            word.lower() for word in raw(self.config.hydra.overrides.task)
+        }  # a sweeper writes false as False
         labels = {
             n: " ".join(word for word in words if word.lower() not in given) for n, words in batch.items()
         }
@@ -153,8 +156,8 @@ class SweepLauncher(Launcher):
     def _is_open(self, sweep: Path, folder: Path, number: int, overrides: Sequence[str]) -> bool:
         """Whether the job is still to be run."""
         if self.resume:
-            recorded = OmegaConf.load(sweep / RECORD).jobs.get(number, overrides)
-            if list(recorded) != list(overrides):
+            recorded = raw(OmegaConf.load(sweep / RECORD).jobs.get(number, overrides))
+            if recorded != list(overrides):
                 raise UserError(
                     f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
                 )
@@ -178,10 +181,10 @@ class SweepLauncher(Launcher):
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.get("folders", {}), **{n: name for n, name in names.items() if name != str(n)}}
         record = {
-            "words": [*hydra.overrides.task, *hydra.overrides.hydra],
+            "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
-            "jobs": {**{number: list(words) for number, words in known.get("jobs", {}).items()}, **self.jobs},
+            "jobs": {**{number: raw(words) for number, words in known.get("jobs", {}).items()}, **self.jobs},
             **({"folders": names} if names else {}),
         }
         with write_atomically(sweep / RECORD) as file:
