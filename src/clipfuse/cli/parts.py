@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.options import options, unknown_option
+from clipfuse.cli.searchpath import check_search_path
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import search_words
 
@@ -57,12 +58,16 @@ def join_parts(config: "DictConfig") -> None:
 def _compose(name: str, given: "DictConfig", words: Sequence[str]) -> "tuple[DictConfig, object]":
     """Return a part, and the solver with which it would be trained alone."""
     from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     if not _known(name, given, words):
         return given, None
-    config = compose("train", [*words, f"loss={name}"])
+    primary = HydraConfig.get().job.config_name
+    config = compose(primary, [*words, f"loss={name}"], return_hydra_config=True)
+    check_search_path(config.hydra)
     OmegaConf.set_struct(config, False)
+    del config["hydra"]
     for key in ("parts", "of"):  # an experiment may have set them for the sum
         config.loss.pop(key, None)
     config.loss = OmegaConf.merge(config.loss, given)

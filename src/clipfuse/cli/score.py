@@ -8,10 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.fuse import PAIRS_HELP
+from clipfuse.cli.own import look_in
+from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from clipfuse.decoding.ranges import Ranges
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -27,17 +30,22 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
+    from clipfuse.cli.scored import find_files
+    from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
-    from clipfuse.images import check_sizes, match_stems
+    from clipfuse.images import check_ranges
 
     metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
-    folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
-    folders |= {"masks": Path(options.masks)} if options.masks else {}
-    files = match_stems(**folders, **fused)
-    check_sizes(files)
+    classes = parse_classes(options.mask_classes, "--mask-classes")
+    masks = Path(options.masks) if options.masks else None
+    folders = Path(options.infrared), Path(options.visible)
+    files, found = find_files(*folders, options.pairs, masks, classes, fused)
+    sources = ["infrared", "visible", *(["masks"] if masks else [])]
+    ranges = given_ranges(options.range)
+    check_ranges(list(files.values()), ranges, "--range={},{}")
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, list(folders), list(fused), metrics, options.trivial)
+    methods = _score(files, sources, list(fused), classes, metrics, options.trivial, ranges)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -49,6 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         _write_json(Path(options.json), columns, names, metrics.protocol, options.overwrite)
     print(metrics.table(columns))
     print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
+    print(found)
     for path in outputs:
         print(f"written: {path}")
 
@@ -66,8 +75,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--fused", required=True, action="append", help="folder, or LABEL=folder; may be given several times"
     )
     parser.add_argument("--infrared", required=True, help="folder")
-    parser.add_argument("--visible", required=True, help="folder")
-    parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
+    parser.add_argument("--visible", required=True, help="folder; the same one where both bands lie below it")
+    parser.add_argument("--pairs", help=PAIRS_HELP)
+    parser.add_argument("--masks", help="folder of target masks of two values, or of maps of classes")
+    parser.add_argument("--mask-classes", help="the classes of --masks that are targets, as in 1,2")
     parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
     parser.add_argument(
@@ -77,6 +88,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
+    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -111,7 +123,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     if own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), own)
     try:
         extended = protocol_named(protocol).with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])
@@ -127,11 +139,14 @@ def _score(
     files: Mapping[str, tuple[Path, ...]],
     sources: Sequence[str],
     fused: Sequence[str],
+    classes: Sequence[int] | None,
     metrics: "Scorer",
     with_trivial: bool,
+    ranges: "Ranges",
 ) -> Scores:
     from tqdm import tqdm
 
+    from clipfuse.data.masks import read_target_mask
     from clipfuse.images import read_image
     from clipfuse.metrics import trivial_fusions
     from clipfuse.ops.color import rgb_to_luma_chroma
@@ -140,11 +155,12 @@ def _score(
     scores: Scores = {}
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
         planes = {
-            word: rgb_to_luma_chroma(to_unit(read_image(path)))[0][None]
+            word: rgb_to_luma_chroma(to_unit(read_image(path, getattr(ranges, word, None))))[0][None]
             for word, path in zip((*sources, *fused), paths, strict=True)
+            if word != "masks"
         }
         infrared, visible = planes["infrared"], planes["visible"]
-        mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
+        mask = read_target_mask(paths[2], classes)[None] if "masks" in sources else None
         candidates = {label: planes[label] for label in fused}
         if with_trivial:
             candidates |= trivial_fusions(infrared, visible)
