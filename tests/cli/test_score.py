@@ -153,7 +153,8 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
         (
             lambda f: [path.rename(path.with_stem(f"{path.stem}_F")) for path in (f / "ours").iterdir()],
             [],
-            "0 of 3 source images have a name that all folders have; expected half or more (source a, ours a_F)",
+            "0 of 3 source images have a name that all folders have; expected half or more (source a, "
+            "ours a_F)",
         ),
         (
             lambda f: [(f / f"ours/{name}.png").rename(f / f"ours/{name}_F.png") for name in ("a", "b")],
