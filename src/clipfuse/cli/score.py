@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipfuse.cli.config import look_in
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -22,7 +20,15 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Score every folder under one protocol; print a table, and write the files that were named."""
+    """Score every folder under one protocol; print a table, and write the files that were named.
+
+    With `--protocol` as the last word it lists the protocols instead, with `--explain` it explains a table.
+    """
+    if arguments[-1:] == ["--protocol"]:
+        from clipfuse.metrics.protocols import protocol_listing
+
+        print(protocol_listing())
+        return
     options = _parse(arguments)
     fused = _folders(options.fused)
     outputs = [Path(name) for name in (options.out, options.json) if name]
@@ -33,14 +39,18 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import check_output
     from clipfuse.images import check_sizes, match_common
 
-    metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
+    metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
     folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
     folders |= {"masks": Path(options.masks)} if options.masks else {}
     files, left_out = match_common(**folders, **fused)
     check_sizes(files)
+    if options.explain:
+        _explain(Path(options.explain), files, list(folders), list(fused))
+        _print_left_out(left_out)
+        return
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, list(folders), list(fused), metrics, options.trivial)
+    (methods,) = _score(files, list(folders), list(fused), [metrics], options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -53,19 +63,41 @@ def main(arguments: Sequence[str]) -> None:
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
+    _print_left_out(left_out)
+    for path in outputs:
+        print(f"written: {path}")
+
+
+def _print_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
     for word, stems in left_out.items():
         shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
         print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
-    for path in outputs:
-        print(f"written: {path}")
+
+
+def _explain(
+    table: Path, files: Mapping[str, tuple[Path, ...]], sources: Sequence[str], fused: Sequence[str]
+) -> None:
+    """Print by which protocol the numbers of a table were computed."""
+    from clipfuse.cli.explain import ALSO, explain, read_published
+    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
+
+    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
+    cells, notes = read_published(table, fused, list(files), known)
+    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
+    chosen = {str(each): [name for name in each.metrics if name in wanted] for each in PROTOCOLS.values()}
+    scorers = [Scorer(each, names) for each in PROTOCOLS.values() if (names := chosen[str(each)])]
+    scores = _score(files, sources, fused, scorers, with_trivial=False)
+    by_protocol = {str(one.protocol): each for one, each in zip(scorers, scores, strict=True)}
+    print(f"{table}: {len(cells)} numbers, {len(files)} images")
+    print(*explain(cells, by_protocol), *notes, sep="\n")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse score",
-        description="Score fused images of any method. Images are matched by name, and those are scored whose "
-        "name all folders have; colour images by their luma (BT.601), all rounded to 8 bits. The trivial "
-        "fusions are scored, too.",
+        description="Score fused images of any method. Images are matched by name, and those are scored "
+        "whose name all folders have; colour images by their luma (BT.601), all rounded to 8 bits. The "
+        "trivial fusions are scored, too.",
         epilog="Protocols: strict (published definitions), cddfuse, tang, tang_uint8, ivif_zoo, vifb "
         "(conventions of toolkits); --protocol without a name lists their metrics. Numbers of two protocols "
         "must not be compared.",
@@ -79,9 +111,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
     parser.add_argument(
         "--protocol",
-        default="strict",
-        nargs="?",
-        action=_NameOrListing,
         help="convention of the metrics (default: strict); without a name: list the metrics of each",
     )
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
@@ -92,25 +121,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
+    parser.add_argument(
+        "--explain",
+        metavar="TABLE.csv",
+        help="instead: find out by which protocol a table of published numbers was computed; a row per "
+        "method, named like --fused, or per image",
+    )
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
     parser.add_argument(
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
-    return parser.parse_args(arguments)
-
-
-class _NameOrListing(argparse.Action):
-    """Keeps the name of a protocol, or prints the listing of all of them and ends the program."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        if values is None:
-            from clipfuse.metrics.protocols import protocol_listing
-
-            print(protocol_listing())
-            parser.exit()
-        setattr(namespace, self.dest, values)
+    options = parser.parse_args(arguments)
+    others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
+    if options.explain and others:
+        raise UserError(
+            "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, --out "
+            "and --json"
+        )
+    return options
 
 
 def _folders(words: Sequence[str]) -> dict[str, Path]:
@@ -154,9 +184,10 @@ def _score(
     files: Mapping[str, tuple[Path, ...]],
     sources: Sequence[str],
     fused: Sequence[str],
-    metrics: "Scorer",
+    scorers: Sequence["Scorer"],
     with_trivial: bool,
-) -> Scores:
+) -> list[Scores]:
+    """Return the scores by each scorer."""
     from tqdm import tqdm
 
     from clipfuse.images import gray, read_image
@@ -164,28 +195,26 @@ def _score(
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
-    scores: Scores = {}
-    channels = metrics.protocol.channels
+    scores: list[Scores] = [{} for _ in scorers]
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        planes: dict[str, Tensor] = {}
-        for word, path in zip((*sources, *fused), paths, strict=True):
-            image = read_image(path)
-            if channels and word != "masks":
-                planes[word] = to_unit(image)[None]
-            else:  # infrared in colour is rounded in its own depth, as wherever it is read
-                image = to_unit(gray(image) if word == "infrared" else image)
-                planes[word] = rgb_to_luma_chroma(image)[0][None]
-        infrared, visible = planes["infrared"], planes["visible"]
+        read = dict(zip((*sources, *fused), map(read_image, paths), strict=True))
+        colors = {word: to_unit(image)[None] for word, image in read.items()}
+        # Infrared in colour is rounded in its own depth, as wherever it is read.
+        planes = colors | {"infrared": to_unit(gray(read["infrared"]))[None]}
+        planes = {word: rgb_to_luma_chroma(image)[0] for word, image in planes.items()}
         mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
-        candidates = {label: planes[label] for label in fused}
-        if with_trivial:
-            candidates |= trivial_fusions(infrared, visible)
-        try:
-            rows = metrics.score_all(candidates, infrared, visible, mask)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}; leave the image or the metric out") from None
-        for method, row in rows.items():
-            scores.setdefault(method, {})[name] = row
+        for scorer, methods in zip(scorers, scores, strict=True):
+            images = colors if scorer.protocol.channels else planes
+            infrared, visible = images["infrared"], images["visible"]
+            candidates = {label: images[label] for label in fused}
+            if with_trivial:
+                candidates |= trivial_fusions(infrared, visible)
+            try:
+                rows = scorer.score_all(candidates, infrared, visible, mask)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; leave the image or the metric out") from None
+            for method, row in rows.items():
+                methods.setdefault(method, {})[name] = row
     return scores
 
 
