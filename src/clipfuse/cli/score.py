@@ -54,7 +54,6 @@ def main(arguments: Sequence[str]) -> None:
     check_ranges(list(files.values()), ranges, "--range={},{}")
     read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
     if options.explain:
-        print(found)
         _explain(Path(options.explain), files, list(fused), read)
         _print_left_out(left_out)
         return
