@@ -312,6 +312,8 @@ def test_all_spoiled_files(bench: Bench, command: str, file: str, capsys: pytest
             bench.call(command, file, *case)
         except (AssertionError, Hang) as error:
             wrong.append(f"{error}: {error.__cause__!r}")
+            with capsys.disabled():
+                print(f"\n{wrong[-1]}", flush=True)
     with capsys.disabled():
         print(f"\n{command}, {file}: {bench.ends.total()} cases, {dict(bench.ends)}, {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
