@@ -24,7 +24,7 @@ from clipfuse.data.synthetic import render
 from clipfuse.data.transforms import whole
 from clipfuse.images import match_stems, write_png
 from clipfuse.networks.load import BUNDLED, load_backbone
-from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.color import eight_bit_rgb
 from clipfuse.ops.depth import to_unit
 
 Files = list[tuple[Path, ...]]
@@ -48,7 +48,7 @@ def fuse(network: nn.Module, pair: Pair) -> tuple[Tensor, Tensor]:
 
 
 def write(path: Path, fused: Tensor, chroma: Tensor) -> None:
-    write_png(path, luma_chroma_to_rgb(fused, chroma), overwrite=True)
+    write_png(path, eight_bit_rgb(fused, chroma), overwrite=True)
 
 
 def overlapped(network: nn.Module, files: Files, out: Path) -> None:

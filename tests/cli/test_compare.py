@@ -188,6 +188,17 @@ def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, swee
     assert "local-detail" in error
 
 
+def test_metrics_that_a_protocol_has_lost_are_named(clipfuse: Command, sweep: Factory) -> None:
+    scores = {name: [0.5] * 6 for name in ("EN", "SD", "MI")}
+    sweep(scores=scores, options={"protocol": "tang-1"})
+    root = sweep("ldfusion", scores=scores, options={"protocol": "tang-1"})
+    code, out, error = clipfuse("compare", str(root), "--no-trivial")
+    assert code == 0, error
+    assert "The runs were scored under tang-1; this version has tang-2." in out
+    assert "Left out, as their definition has changed since: MI." in out
+    assert "Left out, as tang-2 has them no more: SD." in out
+
+
 def test_of_mixed_versions_the_oldest_counts(clipfuse: Command, sweep: Factory) -> None:
     scores = {"SSIM": [0.5] * 6, "local-detail": [0.5] * 6}
     sweep(scores=scores)

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clipfuse.api.kinds import Images, check_alike, check_files, take
@@ -15,7 +16,7 @@ from clipfuse.errors import UserError
 from clipfuse.images import check_ranges, gray, read_registered
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network
-from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb, rgb_to_luma_chroma
 from clipfuse.ops.depth import from_unit, to_unit
 from clipfuse.types import FusionBatch
 
@@ -57,7 +58,8 @@ def fuse(
     for warm, seen in zip(thermal.parts, color.parts, strict=True):
         luma, chroma = rgb_to_luma_chroma(to_unit(seen))
         fused = apply_network(network, to_unit(gray(warm)).to(luma.device), luma)
-        image = luma_chroma_to_rgb(fused, chroma) if seen.shape[1] == 3 else fused
+        join = eight_bit_rgb if seen.dtype == torch.uint8 else luma_chroma_to_rgb
+        image = join(fused, chroma) if seen.shape[1] == 3 else fused
         results.append(from_unit(image.clamp(0, 1), seen.dtype))
     return color.give_back(results)
 

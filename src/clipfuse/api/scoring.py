@@ -59,7 +59,8 @@ def score(
 ) -> dict[str, float] | ScoreTable:
     """Score fused images of any method, as the command `clipfuse score` does.
 
-    Colour images are scored by their luma (BT.601), all rounded to 8 bits.
+    Colour images are scored by their luma (BT.601), or by the mean over their channels where the protocol
+    does so, all rounded to 8 bits.
 
     Args:
         fused: one image or several; see `clipfuse.api.kinds.Images` for kinds, shapes and ranges.
@@ -97,7 +98,9 @@ def score(
                 raise ValueError(f"metric '{name}' needs a target_mask")
         rows = []
         for parts in zip(*(stack.parts for stack in stacks), strict=True):
-            planes = [rgb_to_luma_chroma(to_unit(part))[0] for part in parts[:3]]
+            planes = [to_unit(part) for part in parts[:3]]
+            if not scorer.protocol.channels:
+                planes = [rgb_to_luma_chroma(plane)[0] for plane in planes]
             planes += [find_targets(part, classes) for part in parts[3:]]
             for images in zip(*(plane.split(1) for plane in planes), strict=True):
                 mask = images[3] if len(images) == 4 else None

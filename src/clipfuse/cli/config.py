@@ -145,7 +145,10 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from clipfuse.runs.composed import hide_environment
+
     try:
+        hide_environment(config)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise UserError(f"{missing[0]} must be given, as in {missing[0]}=VALUE")
         plain = OmegaConf.to_container(config, resolve=True)
@@ -165,7 +168,9 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
         else:
             read |= _check_node(str(key), value, plain.keys() - {key})
     for path, value in read.items():
-        if isinstance(value, bool | int | float | str) and not _is_shared(config, path):
+        # A text that is interpolated stays so: it may be a secret of the environment.
+        kept = isinstance(value, str) and OmegaConf.select(config, path) == value
+        if isinstance(value, bool | int | float | str) and not kept and not _is_shared(config, path):
             OmegaConf.update(config, path, value)
 
 

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.images import check_ranges, read_registered, write_png
     from clipfuse.networks.apply import apply_network
     from clipfuse.networks.load import choose_checkpoint, load_network
-    from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+    from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
     found = given_pairs(infrared, visible, options.pairs)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def write(name: str, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
         path = out / f"{name}.png"
-        write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=options.overwrite)
+        write_png(path, eight_bit_rgb(fused, chroma) if colour else fused, overwrite=options.overwrite)
         finished.add(name, pairs[name])
 
     with (
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> None:
             luma, chroma = rgb_to_luma_chroma(color)
             what = f"{pairs[name][1]} with {network_file}"
             fused = apply_network(network, thermal[None], luma[None], what)[0]
-            overlap.write(name, fused, chroma, len(color) == 3)
+            overlap.write(name, fused, chroma, len(color) == 3 and not options.luma)
     earlier = len(pairs) - len(left)
     print(
         f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}"
@@ -94,7 +94,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
-        "TIFF and WebP of any depth; the result is an 8-bit PNG with the colour of the visible image.",
+        "TIFF and WebP of any depth; the result is an 8-bit PNG with the fused luma and the hue of the "
+        "visible image.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
@@ -108,6 +109,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--pairs", help=PAIRS_HELP)
     parser.add_argument("--out", required=True, help="folder for the fused images")
+    parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
     add_range(parser)

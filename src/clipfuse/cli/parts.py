@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from clipfuse.cli.options import options, unknown_option
 from clipfuse.cli.searchpath import check_search_path
 from clipfuse.errors import UserError
-from clipfuse.runs.overrides import search_words
+from clipfuse.runs.overrides import raw, search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -42,7 +42,7 @@ def join_parts(config: "DictConfig") -> None:
                 f"loss.of.{name}: loss.parts has no '{name}', only {', '.join(map(str, loss.parts))}"
             )
     overrides = HydraConfig.get().overrides
-    words = [*_without_loss(overrides.task), *search_words(overrides.hydra)]
+    words = [*_without_loss(raw(overrides.task)), *search_words(raw(overrides.hydra))]
     solver = OmegaConf.to_container(config.solver, resolve=True)
     with open_dict(config):
         for name, weight in {str(key): value for key, value in loss.parts.items()}.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.fuse import PAIRS_HELP
 from clipfuse.cli.own import look_in
@@ -14,6 +14,8 @@ from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from clipfuse.decoding.ranges import Ranges
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
     folders = Path(options.infrared), Path(options.visible)
-    files, found = find_files(*folders, options.pairs, masks, classes, fused)
+    files, found, left_out = find_files(*folders, options.pairs, masks, classes, fused)
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
@@ -54,10 +56,14 @@ def main(arguments: Sequence[str]) -> None:
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol, options.overwrite)
+        _write_json(Path(options.json), columns, names, metrics.protocol, left_out, options.overwrite)
     print(metrics.table(columns))
-    print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
+    scored = "each channel" if metrics.protocol.channels else "luma BT.601"
+    print(f"{len(files)} images; {scored} of colour images, 8 bit")
     print(found)
+    for word, stems in left_out.items():
+        shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
+        print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
     for path in outputs:
         print(f"written: {path}")
 
@@ -65,10 +71,12 @@ def main(arguments: Sequence[str]) -> None:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse score",
-        description="Score fused images of any method. Images are matched by name; colour images are scored "
-        "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored, too.",
-        epilog="Protocols: strict (published definitions), cddfuse, tang, ivif_zoo, vifb (conventions of "
-        "toolkits). Numbers of two protocols must not be compared.",
+        description="Score fused images of any method. Images are matched by name, and those are scored "
+        "whose name all folders have; colour images by their luma (BT.601), all rounded to 8 bits. The "
+        "trivial fusions are scored, too.",
+        epilog="Protocols: strict (published definitions), cddfuse, tang, tang_uint8, ivif_zoo, vifb "
+        "(conventions of toolkits); --protocol without a name lists their metrics. Numbers of two protocols "
+        "must not be compared.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -79,7 +87,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pairs", help=PAIRS_HELP)
     parser.add_argument("--masks", help="folder of target masks of two values, or of maps of classes")
     parser.add_argument("--mask-classes", help="the classes of --masks that are targets, as in 1,2")
-    parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
+    parser.add_argument(
+        "--protocol",
+        default="strict",
+        nargs="?",
+        action=_NameOrListing,
+        help="convention of the metrics (default: strict); without a name: list the metrics of each",
+    )
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
     parser.add_argument(
         "--own",
@@ -96,6 +110,18 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
     return parser.parse_args(arguments)
+
+
+class _NameOrListing(argparse.Action):
+    """Keeps the name of a protocol, or prints the listing of all of them and ends the program."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if values is None:
+            from clipfuse.metrics.protocols import protocol_listing
+
+            print(protocol_listing())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def _folders(words: Sequence[str]) -> dict[str, Path]:
@@ -147,18 +173,24 @@ def _score(
     from tqdm import tqdm
 
     from clipfuse.data.masks import read_target_mask
-    from clipfuse.images import read_image
+    from clipfuse.images import gray, read_image
     from clipfuse.metrics import trivial_fusions
     from clipfuse.ops.color import rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
     scores: Scores = {}
+    channels = metrics.protocol.channels
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        planes = {
-            word: rgb_to_luma_chroma(to_unit(read_image(path, getattr(ranges, word, None))))[0][None]
-            for word, path in zip((*sources, *fused), paths, strict=True)
-            if word != "masks"
-        }
+        planes: dict[str, Tensor] = {}
+        for word, path in zip((*sources, *fused), paths, strict=True):
+            if word == "masks":
+                continue
+            image = read_image(path, getattr(ranges, word, None))
+            if channels:
+                planes[word] = to_unit(image)[None]
+            else:  # infrared in colour is rounded in its own depth, as wherever it is read
+                image = to_unit(gray(image) if word == "infrared" else image)
+                planes[word] = rgb_to_luma_chroma(image)[0][None]
         infrared, visible = planes["infrared"], planes["visible"]
         mask = read_target_mask(paths[2], classes)[None] if "masks" in sources else None
         candidates = {label: planes[label] for label in fused}
@@ -192,6 +224,7 @@ def _write_json(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
+    left_out: Mapping[str, Sequence[str]],
     overwrite: bool,
 ) -> None:
     from clipfuse.files import write_json
@@ -210,5 +243,6 @@ def _write_json(
         "unchecked": [name for name in names if name not in protocol.checked],
         "methods": means,
         "undefined": undefined,
+        "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
     write_json(path, record, overwrite)

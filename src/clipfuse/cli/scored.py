@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipfuse.data.listed import given_pairs
 from clipfuse.data.masks import check_masks, files_of_pairs, find_masks
-from clipfuse.data.matching import ImageFile, PairFiles
+from clipfuse.data.matching import ImageFile
 from clipfuse.errors import UserError
 from clipfuse.images import check_sizes, image_files
 
@@ -17,10 +17,12 @@ def find_files(
     masks: Path | None,
     classes: Sequence[int] | None,
     fused: Mapping[str, Path],
-) -> tuple[dict[str, tuple[Path, ...]], str]:
+) -> tuple[dict[str, tuple[Path, ...]], str, dict[str, list[str]]]:
     """Return for each image the infrared and the visible file, its mask, and that of each method.
 
-    The second value is the sentence how they were found.
+    Only images that every method has are scored. The second value is the sentence how the pairs were found;
+    the third names what is left out: of the pairs those that a method lacks, of a method what belongs to no
+    scored pair.
 
     Args:
         infrared: folder of the infrared images.
@@ -31,38 +33,39 @@ def find_files(
         fused: the folder of each method; a fused image has the id of its pair, or the name of a file of it.
 
     Raises:
-        UserError: files are missing, cannot be read, differ in size, or are no masks.
+        UserError: files cannot be read, differ in size, or are no masks; or all methods have fewer than half
+            of the images of the smallest folder, which looks like other names rather than missing images.
     """
     found = given_pairs(infrared, visible, pairs)
-    files: list[Mapping[str, Path]] = [
-        {sample: pair.infrared for sample, pair in found.pairs.items()},
-        {sample: pair.visible for sample, pair in found.pairs.items()},
-    ]
+    files = {"infrared": {sample: pair.infrared for sample, pair in found.pairs.items()}}
+    files["visible"] = {sample: pair.visible for sample, pair in found.pairs.items()}
+    fewest, expected = "source", len(found.pairs)
+    stems: dict[str, dict[str, Path]] = {}
+    common = list(found.pairs)
+    for label, folder in fused.items():
+        stems[label] = image_files(folder)
+        files[label] = files_of_pairs(found.pairs, [ImageFile(path, ()) for path in stems[label].values()])
+        common = [sample for sample in common if sample in files[label]]
+        if len(stems[label]) < expected:
+            fewest, expected = label, len(stems[label])
+    if 2 * len(common) < expected:
+        first = {"source": found.pairs, **stems}
+        examples = ", ".join(f"{label} {next(iter(names))}" for label, names in first.items())
+        raise UserError(
+            f"{fused.get(fewest, infrared)}: {len(common)} of {expected} {fewest} images have a name that "
+            f"all folders have; expected half or more ({examples}); rename files, or check the folders"
+        )
+    left_out = {"source": [sample for sample in found.pairs if sample not in common]}
+    for label, own in stems.items():
+        used = {files[label][sample] for sample in common}
+        left_out[label] = [stem for stem, path in own.items() if path not in used]
+    order = ["infrared", "visible", *fused]
     if masks is not None:
-        files.append(find_masks(infrared, str(masks), found.pairs))
-        check_masks(list(files[-1].values()), classes)
+        files["masks"] = find_masks(infrared, str(masks), {name: found.pairs[name] for name in common})
+        check_masks(list(files["masks"].values()), classes)
+        order.insert(2, "masks")
     elif classes:
         raise UserError("--mask-classes has no effect without --masks; name the folder of the maps")
-    files += [_of_method(label, folder, found.pairs) for label, folder in fused.items()]
-    together = {sample: tuple(each[sample] for each in files) for sample in found.pairs}
+    together = {sample: tuple(files[word][sample] for word in order) for sample in common}
     check_sizes(together)
-    return together, found.summary()
-
-
-def _of_method(label: str, folder: Path, pairs: Mapping[str, PairFiles]) -> Mapping[str, Path]:
-    images = [ImageFile(path, ()) for path in image_files(folder).values()]
-    own = files_of_pairs(pairs, images)
-    if missing := [sample for sample in pairs if sample not in own]:
-        more = ", ..." if len(missing) > 5 else ""
-        raise UserError(
-            f"{folder}: {len(missing)} of {len(pairs)} images have no {label} file of the same name: "
-            f"{', '.join(missing[:5])}{more}; add the {label} files or remove their partners"
-        )
-    used = set(own.values())
-    if extra := [file.path.stem for file in images if file.path not in used]:
-        more = ", ..." if len(extra) > 5 else ""
-        raise UserError(
-            f"{folder}: {len(extra)} of its {len(images)} images belong to no pair: "
-            f"{', '.join(extra[:5])}{more}; remove them or add their sources"
-        )
-    return own
+    return together, found.summary(), {word: names for word, names in left_out.items() if names}

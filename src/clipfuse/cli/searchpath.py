@@ -1,12 +1,12 @@
 """The folders of the user's own that Hydra looks in for configuration files."""
 
-from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipfuse.errors import UserError
+from clipfuse.runs.overrides import raw
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -60,12 +60,10 @@ def _used(hydra: "DictConfig") -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    words: Sequence[Any] = [*hydra.overrides.hydra, *hydra.overrides.task]
+    words = [*raw(hydra.overrides.hydra), *raw(hydra.overrides.task)]
     found = (
         GlobalHydra.instance()
         .config_loader()
-        .compute_defaults_list(
-            config_name=hydra.job.config_name, overrides=list(words), run_mode=RunMode.MULTIRUN
-        )
+        .compute_defaults_list(config_name=hydra.job.config_name, overrides=words, run_mode=RunMode.MULTIRUN)
     )
     return list(dict.fromkeys(each.config_path for each in found.defaults if each.config_path is not None))

@@ -17,6 +17,7 @@ from clipfuse.comparison.verdict import verdict
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import check_output, write_atomically
 from clipfuse.metrics import PROTOCOLS
+from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VERDICTS, VerdictSet
 from clipfuse.runs.contract import KINDS
@@ -252,6 +253,9 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
         notes = [f"The runs were scored under {run.protocol}; this version has {found}."]
         if dropped:
             notes.append(f"Left out, as their definition has changed since: {', '.join(dropped)}.")
+        ours = [name for name, each in DEFINITIONS.items() if each.kernel.__module__.startswith("clipfuse.")]
+        if gone := [each for each in ours if each in run.scores and each not in found.metrics]:
+            notes.append(f"Left out, as {found} has them no more: {', '.join(gone)}.")
         found = replace(found, version=version, metrics=kept)
     try:
         return found.with_own(own), notes

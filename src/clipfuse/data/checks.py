@@ -100,10 +100,10 @@ def _problem(files: Sequence[Path], known: Mapping[Path, Head | UserError]) -> s
                 "registered and of one size: resample one of the two to the grid of the other"
             )
     try:
-        check_turned(*files[:2], *(head[2] for head in heads[:2]))
+        check_turned(files[0], files[1], heads[0][2], heads[1][2])
     except UserError as error:
         return str(error)
-    return check_different(*files[:2])
+    return check_different(files[0], files[1])
 
 
 def check_different(infrared: Path, visible: Path) -> str | None:

@@ -165,7 +165,9 @@ def _chosen(files: Sequence[ImageFile], names: Mapping[str, Sequence[str]], root
         if folder := next((name for name in wanted if name in folders), None):
             words = replace(words, folders={**words.folders, band: folder})
         elif mark := next((name for name in wanted if name in stems), None):
-            words = replace(words, **{band: (mark,)})
+            words = (
+                replace(words, infrared=(mark,)) if band == "infrared" else replace(words, visible=(mark,))
+            )
         elif wanted:
             raise UserError(no_folder(root, band, given))
     return words

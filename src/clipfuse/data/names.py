@@ -59,8 +59,8 @@ class Words:
                 return band, ""
         if not _NO_SOURCE.isdisjoint(piece.lower() for piece in _LETTERS.findall(name)):
             return None, name
-        band, rest = self.of_file(name)
-        return (None, name) if band in self.folders else (band, rest)
+        mark, rest = self.of_file(name)
+        return (None, name) if mark in self.folders else (mark, rest)
 
     def of_file(self, name: str) -> tuple[str | None, str]:
         """Return the band that a name marks, or None, and the name without its marks ("IR_01" -> "01")."""

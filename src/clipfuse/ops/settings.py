@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Names of files that tell no plugin apart.
+# Names of files that any plugin could have.
 _ANY = {"loss", "losses", "criterion", "model", "models", "main", "__main__", "plugin", "__init__"}
 
 
@@ -21,7 +21,7 @@ def leaves(node: Any, path: str = "") -> dict[str, Any]:
 def plugin_name(target: str, several: bool = False) -> str:
     """Return the short name of a class: "pixel" of "clipfuse.losses.pixel.PixelLoss".
 
-    It is the stem of the file, or the class's own name where that tells nothing: "edge_aware" of
+    It is the stem of the file, or the class's own name where the stem is a general one: "edge_aware" of
     "theirs.loss.EdgeAware".
 
     Args:

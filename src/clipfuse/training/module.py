@@ -25,7 +25,7 @@ from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.randomness import random_state, restore_random_state
-from clipfuse.training.scoring import ScoringModule, naming
+from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
     AccumulatingOptimizer,
     LossProblem,
@@ -278,9 +278,8 @@ class FusionModule(ScoringModule):
         with self._full_precision():
             output = self.loss(inputs)
         with naming(batch.sample_ids):
-            self.val_metrics.update(
-                inputs.fused, batch.infrared, batch.visible, target_mask=batch.target_mask
-            )
+            images = scored_images(self.val_metrics, inputs.fused, batch)
+            self.val_metrics.update(**images, target_mask=batch.target_mask)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)

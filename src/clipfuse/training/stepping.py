@@ -141,7 +141,8 @@ class LossProblem:
                 "optimizer.lr or gradient_clip, or look at these samples"
             )
         if not isfinite(slope):
-            last = evaluations[-1] if evaluations else self.upper
+            shown = evaluations or [self.upper]
+            last = next((each for each in shown if each.level == "loss"), shown[-1])
             raise NonFiniteLossError(
                 f"the gradient of the {last.level} '{self.loss.name}' is {slope} {self._where(last)}, though "
                 f"the loss is {last.total:.4g}{self._birthplace(last)}; a root of 0 or a division by 0 has "

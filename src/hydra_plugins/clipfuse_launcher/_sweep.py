@@ -19,6 +19,7 @@ from clipfuse.errors import UserError
 from clipfuse.files import is_there, read_yaml, write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
 from clipfuse.runs.folder import LOG, STATUS, is_running
+from clipfuse.runs.overrides import raw
 from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
@@ -57,7 +58,7 @@ class SweepLauncher(Launcher):
         Raises:
             UserError: a run folder was given.
         """
-        if any(word.startswith("run_dir=") for word in config.hydra.overrides.task):
+        if any(word.startswith("run_dir=") for word in raw(config.hydra.overrides.task)):
             raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
         self.config = config
         self.context = hydra_context
@@ -100,7 +101,9 @@ class SweepLauncher(Launcher):
             with suppress(OSError):
                 sweep.rmdir()  # Hydra made it; if it is empty, nobody misses it
             raise
-        given = {word.lower() for word in self.config.hydra.overrides.task}  # a sweeper writes false as False
+        given = {
+            word.lower() for word in raw(self.config.hydra.overrides.task)
+        }  # a sweeper writes false as False
         labels = {
             n: " ".join(word for word in words if word.lower() not in given) for n, words in batch.items()
         }
@@ -187,7 +190,7 @@ class SweepLauncher(Launcher):
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
         record = {
-            "words": [*hydra.overrides.task, *hydra.overrides.hydra],
+            "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
             "jobs": {**known.jobs, **self.jobs},
