@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipfuse.data.matching import BAND, REMEDY, ImageFile, Mark, PairFiles, pair_all
+from clipfuse.data.matching import BAND, PART_NAMES, REMEDY, ImageFile, Mark, PairFiles, pair_all
 from clipfuse.data.names import BANDS, INFRARED_NAMES, VISIBLE_NAMES, Words
 from clipfuse.decoding.reading import OTHER_SUFFIXES, SUFFIXES
 from clipfuse.errors import UserError
@@ -119,6 +119,17 @@ def find_pairs(
     words = _chosen(files, {"infrared": infrared, "visible": visible}, root)
     pairs, rest = pair_all(files, words)
     more, rest = pair_all(rest, words.with_second_names(), sure=False)
+    # What is left may lie in two folders whose names mark nothing: 1/IR_7.png and 2/VIS_7.png.
+    known = {file.path: file for file in rest}
+    parts_only = [
+        replace(file, folders=tuple(name for name in file.folders if name.lower() in PART_NAMES))
+        for file in rest
+        if not any(words.of_folder(name)[0] for name in file.folders)
+    ]
+    apart, _ = pair_all(parts_only, words, sure=False)
+    for pair in apart:
+        del known[pair.infrared], known[pair.visible]
+    pairs, rest = [*pairs, *apart], list(known.values())
     marked = [mark for file in rest if (mark := Mark.of(file, words))]
     if both and files and not marked and not pairs + more:
         raise UserError(
