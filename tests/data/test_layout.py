@@ -183,7 +183,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     for band in ("ir", "vi"):
         (tmp_path / band / "lost.png").symlink_to(tmp_path / "nowhere.png")
     found = find_pairs(tmp_path)
-    assert found.left_out == {".gif": 4, "broken link": 2, ".avi": 1, "in labels without a mark": 1}
+    assert found.left_out == {".gif": 4, "broken link": 2, ".avi": 1, "other in labels": 1}
     text = found.summary()
     assert text.startswith("2 pairs: 2 by equal names in two folders; left out 8 files: ")
     assert "4 .gif" in text

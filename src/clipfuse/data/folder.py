@@ -122,7 +122,12 @@ class PairedFolder:
         if warning := look_at_bands(files, color_spreads):
             _warn("%s: %s", name, warning)
         check_ranges(list(self._files.values()), self._ranges)
-        self._found = found.summary()
+        left_out = {
+            kind: n for kind, n in found.left_out.items() if kind.lower() != f"other in {masks}".lower()
+        }
+        self._found = replace(found, left_out=left_out).summary()
+        if masks_of:
+            self._found += f"; {len(masks_of)} masks of targets"
 
     def _how_cut(self, held: Collection[str], pool: Collection[str], val: float, test: float) -> str:
         cut = [part for part, share in (("val", val), ("test", test)) if share > 0]

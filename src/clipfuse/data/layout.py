@@ -138,8 +138,10 @@ def find_pairs(
         )
     if marked or not pairs + more:
         raise UserError(unpaired(root, files, marked, words))
-    for name, count in Counter(file.folders[0] if file.folders else "" for file in rest).items():
-        left_out[f"in {name} without a mark" if name else "without a mark"] += count
+    other = Counter(file.folders[-1] if file.folders else "." for file in rest)
+    if len(other) > 3:
+        other = Counter({f"{len(other)} folders": other.total()})
+    left_out.update({f"other in {name}": count for name, count in other.items()})
     return with_ids(pairs + more, left_out, root)
 
 
@@ -163,7 +165,7 @@ def pair_folders(infrared: Path, visible: Path) -> Found:
     other = [file for file in rest if Words().of_file(file.path.stem)[0] not in (None, file.band)]
     if len(other) < len(rest) or not pairs + more:
         raise UserError(no_partner([mark for file in files if (mark := Mark.of(file, Words()))]))
-    left_out.update({"that mark the other band": len(other)} if other else {})
+    left_out.update({"of the other band": len(other)} if other else {})
     return with_ids(pairs + more, left_out, infrared)
 
 
