@@ -14,9 +14,11 @@ from clipfuse.images import (
     SUFFIXES,
     check_name,
     check_sizes,
+    gray,
     image_files,
     match_stems,
     read_image,
+    read_registered,
     write_png,
 )
 from clipfuse.ops.depth import from_unit, to_bytes, to_unit
@@ -97,20 +99,6 @@ def test_alpha_is_dropped_and_palette_and_bilevel_are_resolved(tmp_path):
     assert torch.equal(read_image(tmp_path / "bilevel.png"), channels_first(expected))
 
 
-def test_exif_orientation_does_not_move_the_pixel_grid(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(RGB8).save(tmp_path / "a.png", exif=exif)
-    assert torch.equal(read_image(tmp_path / "a.png"), channels_first(RGB8))
-
-
-def test_tiff_with_an_orientation_is_refused(tmp_path, user_error):
-    Image.fromarray(RGB8).save(tmp_path / "upright.tiff", tiffinfo={0x0112: 1})
-    Image.fromarray(RGB8).save(tmp_path / "turned.tiff", tiffinfo={0x0112: 6})
-    assert torch.equal(read_image(tmp_path / "upright.tiff"), channels_first(RGB8))
-    assert "Orientation" in user_error(read_image, tmp_path / "turned.tiff")
-
-
 def test_bmp_of_16_bits_per_pixel_is_an_8_bit_image(tmp_path):
     masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
     header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
@@ -128,7 +116,7 @@ def test_truncated_file(tmp_path, suffix, user_error):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     message = user_error(read_image, path)
     assert str(path) in message
-    assert "expected a PNG, JPEG, BMP or TIFF" in message
+    assert "expected a PNG, JPEG, BMP, TIFF or WebP image" in message
     assert "again" in message
 
 
@@ -179,7 +167,7 @@ def test_float_outside_the_unit_range(tmp_path, low, high, user_error):
     Image.fromarray(array).save(tmp_path / "a.tiff")
     message = user_error(read_image, tmp_path / "a.tiff")
     assert f"{low:g} to {high:g}" in message
-    assert "rescale" in message
+    assert f"data.range=[{low:g},{high:g}]" in message
 
 
 def test_decompression_bomb(tmp_path, monkeypatch, user_error):
@@ -266,13 +254,6 @@ def test_every_common_kind_has_one_or_three_planes(tmp_path, mode):
     read = read_image(tmp_path / f"a.{suffix}")
     assert read.shape == (1 if mode in ("1", "LA", "I;16") else 3, 5, 7)
     assert read.dtype == (torch.uint16 if mode == "I;16" else torch.uint8)
-
-
-def test_of_moving_pictures_the_first_is_read(tmp_path):
-    first, second = Image.fromarray(RGB8), Image.fromarray(255 - RGB8)
-    for suffix in ("png", "tiff"):
-        first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
-        assert torch.equal(read_image(tmp_path / f"a.{suffix}"), channels_first(RGB8))
 
 
 def test_other_kinds_are_not_opened_whatever_their_suffix(tmp_path, user_error):
@@ -369,6 +350,49 @@ def test_image_files_by_stem_in_natural_order(tmp_path):
     files = image_files(tmp_path)
     assert list(files) == ["a", "b1", "b9", "b10"]
     assert files["b9"] == tmp_path / "b9.JPG"
+
+
+def test_images_of_other_kinds_and_broken_links_are_counted(tmp_path, caplog, user_error):
+    images_in(tmp_path, "a.png", "b.webp", "c.JPG", "moved.png")
+    Image.fromarray(RGB8).save(tmp_path / "d.jfif", format="JPEG")
+    for name in ("1.gif", "2.GIF", "x.jp2", ".hidden.gif", "notes.txt"):
+        (tmp_path / name).touch()
+    for name in ("broken.png", "other.gif"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "a.png")
+    assert list(image_files(tmp_path)) == ["a", "b", "c", "d", "linked", "moved"]
+    assert caplog.messages == [
+        f"{tmp_path}: left out 2 .gif files and 1 .jp2 file and 2 broken links; convert them to PNG or mend "
+        "the links to take them in"
+    ]
+    for path in tmp_path.iterdir():
+        if path.suffix.lower() in SUFFIXES:
+            path.unlink()
+    message = user_error(image_files, tmp_path)
+    assert "2 .gif files and 1 .jp2 file and 1 broken link are not read" in message
+
+
+def oriented(path, way):
+    exif = Image.Exif()
+    exif[0x0112] = way
+    Image.fromarray(RGB8).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+def test_both_bands_are_turned_alike_or_refused(tmp_path, suffix, user_error):
+    infrared, visible = (oriented(tmp_path / f"{band}.{suffix}", 6) for band in ("ir", "vi"))
+    check_sizes({"a": [infrared, visible]})
+    warm, seen = read_registered(infrared, visible)
+    assert warm.shape == (1, 7, 5)
+    assert torch.equal(warm, gray(seen))
+    upright = tmp_path / f"upright.{suffix}"
+    Image.fromarray(RGB8.swapaxes(0, 1)).save(upright)  # of the same size when the other one is turned
+    for pair in ([infrared, upright], [upright, visible]):
+        for call in (lambda pair=pair: read_registered(*pair), lambda pair=pair: check_sizes({"a": pair})):
+            message = user_error(call)
+            assert "orientation tag 6" in message or "upright" in message
+            assert all(str(path) in message for path in pair)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_pair_that_differs_in_size_is_refused(arrays: tuple[np.ndarray, np.nda
 
 def test_a_pair_is_read_as_the_record_of_the_project(pair: tuple[Path, Path], tmp_path: Path) -> None:
     mask = np.zeros((48, 64), np.uint8)
-    mask[4:9, 5:9] = 7
+    mask[4:9, 5:9] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     batch = read_pair(*pair, tmp_path / "mask.png")
     color = to_unit(read_image(pair[1]))[None]

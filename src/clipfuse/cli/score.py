@@ -1,7 +1,6 @@
 """`clipfuse score --fused D --infrared D --visible D`: score the fused images of any method."""
 
 import argparse
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -9,10 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.fuse import PAIRS_HELP
+from clipfuse.cli.own import look_in
+from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from clipfuse.decoding.ranges import Ranges
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -36,60 +38,54 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
+    from clipfuse.cli.explain import explanation
+    from clipfuse.cli.scored import find_files
+    from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
-    from clipfuse.images import check_sizes, match_common
+    from clipfuse.images import check_ranges
 
     metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
-    folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
-    folders |= {"masks": Path(options.masks)} if options.masks else {}
-    files, left_out = match_common(**folders, **fused)
-    check_sizes(files)
+    classes = parse_classes(options.mask_classes, "--mask-classes")
+    masks = Path(options.masks) if options.masks else None
+    folders = Path(options.infrared), Path(options.visible)
+    files, found, left_out = find_files(*folders, options.pairs, masks, classes, fused)
+    sources = ["infrared", "visible", *(["masks"] if masks else [])]
+    ranges = given_ranges(options.range)
+    check_ranges(list(files.values()), ranges, "--range={},{}")
+
+    def score(scorers: Sequence["Scorer"], with_trivial: bool = False) -> list[Scores]:
+        return _score(files, sources, list(fused), classes, scorers, with_trivial, ranges)
+
     if options.explain:
-        _explain(Path(options.explain), files, list(folders), list(fused))
-        _print_left_out(left_out)
+        lines = list(explanation(Path(options.explain), list(fused), list(files), score))
+        _print_found(found, left_out)
+        print(*lines, sep="\n")
         return
     for path in outputs:
         check_output(path, options.overwrite)
-    (methods,) = _score(files, list(folders), list(fused), [metrics], options.trivial)
+    (methods,) = score([metrics], options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
     if options.out:
-        _write_csv(Path(options.out), methods, names, metrics.protocol)
+        _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol, left_out)
+        _write_json(Path(options.json), columns, names, metrics.protocol, left_out, options.overwrite)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
-    _print_left_out(left_out)
+    _print_found(found, left_out)
     for path in outputs:
         print(f"written: {path}")
 
 
-def _print_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
+def _print_found(found: str, left_out: Mapping[str, Sequence[str]]) -> None:
+    print(found)
     for word, stems in left_out.items():
         shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
         print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
-
-
-def _explain(
-    table: Path, files: Mapping[str, tuple[Path, ...]], sources: Sequence[str], fused: Sequence[str]
-) -> None:
-    """Print by which protocol the numbers of a table were computed."""
-    from clipfuse.cli.explain import ALSO, explain, read_published
-    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
-
-    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
-    cells, notes = read_published(table, fused, list(files), known)
-    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
-    chosen = {str(each): [name for name in each.metrics if name in wanted] for each in PROTOCOLS.values()}
-    scorers = [Scorer(each, names) for each in PROTOCOLS.values() if (names := chosen[str(each)])]
-    scores = _score(files, sources, fused, scorers, with_trivial=False)
-    by_protocol = {str(one.protocol): each for one, each in zip(scorers, scores, strict=True)}
-    print(f"{table}: {len(cells)} numbers, {len(files)} images")
-    print(*explain(cells, by_protocol), *notes, sep="\n")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -107,8 +103,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--fused", required=True, action="append", help="folder, or LABEL=folder; may be given several times"
     )
     parser.add_argument("--infrared", required=True, help="folder")
-    parser.add_argument("--visible", required=True, help="folder")
-    parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
+    parser.add_argument("--visible", required=True, help="folder; the same one where both bands lie below it")
+    parser.add_argument("--pairs", help=PAIRS_HELP)
+    parser.add_argument("--masks", help="folder of target masks of two values, or of maps of classes")
+    parser.add_argument("--mask-classes", help="the classes of --masks that are targets, as in 1,2")
     parser.add_argument(
         "--protocol",
         help="convention of the metrics (default: strict); without a name: list the metrics of each",
@@ -127,6 +125,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="instead: find out by which protocol a table of published numbers was computed; a row per "
         "method, named like --fused, or per image",
     )
+    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -168,7 +167,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     if own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), own)
     try:
         extended = protocol_named(protocol).with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])
@@ -184,12 +183,15 @@ def _score(
     files: Mapping[str, tuple[Path, ...]],
     sources: Sequence[str],
     fused: Sequence[str],
+    classes: Sequence[int] | None,
     scorers: Sequence["Scorer"],
     with_trivial: bool,
+    ranges: "Ranges",
 ) -> list[Scores]:
     """Return the scores by each scorer."""
     from tqdm import tqdm
 
+    from clipfuse.data.masks import read_target_mask
     from clipfuse.images import gray, read_image
     from clipfuse.metrics import trivial_fusions
     from clipfuse.ops.color import rgb_to_luma_chroma
@@ -197,12 +199,16 @@ def _score(
 
     scores: list[Scores] = [{} for _ in scorers]
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        read = dict(zip((*sources, *fused), map(read_image, paths), strict=True))
+        read = {
+            word: read_image(path, getattr(ranges, word, None))
+            for word, path in zip((*sources, *fused), paths, strict=True)
+            if word != "masks"
+        }
         colors = {word: to_unit(image)[None] for word, image in read.items()}
         # Infrared in colour is rounded in its own depth, as wherever it is read.
         planes = colors | {"infrared": to_unit(gray(read["infrared"]))[None]}
         planes = {word: rgb_to_luma_chroma(image)[0] for word, image in planes.items()}
-        mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
+        mask = read_target_mask(paths[2], classes)[None] if "masks" in sources else None
         for scorer, methods in zip(scorers, scores, strict=True):
             images = colors if scorer.protocol.channels else planes
             infrared, visible = images["infrared"], images["visible"]
@@ -218,15 +224,18 @@ def _score(
     return scores
 
 
-def _write_csv(path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol") -> None:
-    from clipfuse.files import write_atomically
+def _write_csv(
+    path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol", overwrite: bool
+) -> None:
+    from clipfuse.files import csv_text, write_atomically
 
-    with write_atomically(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "name", *names, "protocol"])
-        for method, images in methods.items():
-            for image, row in images.items():
-                writer.writerow([method, image, *(row[name] for name in names), str(protocol)])
+    rows = (
+        [method, image, *(row[name] for name in names), str(protocol)]
+        for method, images in methods.items()
+        for image, row in images.items()
+    )
+    with write_atomically(path, overwrite=overwrite) as file:
+        file.write(csv_text(["method", "name", *names, "protocol"], rows))
 
 
 def _write_json(
@@ -235,6 +244,7 @@ def _write_json(
     names: Sequence[str],
     protocol: "Protocol",
     left_out: Mapping[str, Sequence[str]],
+    overwrite: bool,
 ) -> None:
     from clipfuse.files import write_json
 
@@ -254,4 +264,4 @@ def _write_json(
         "undefined": undefined,
         "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
-    write_json(path, record)
+    write_json(path, record, overwrite)

@@ -95,7 +95,7 @@ class Comparison:
         if path.suffix not in SUFFIXES:
             raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
         check_output(path, overwrite)
-        with write_atomically(path) as file:
+        with write_atomically(path, overwrite=overwrite) as file:
             file.write(self.text(SUFFIXES[path.suffix]))
 
     def text(self, kind: Format) -> str:
