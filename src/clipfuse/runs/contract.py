@@ -164,7 +164,7 @@ def present_name(target: str) -> str:
 CAME_LATER: Mapping[str, Mapping[str, Any]] = {
     "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
     "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
-    "clipfuse.data.folder.PairedFolder": {"scenes": None},
+    "clipfuse.data.folder.PairedFolder": {"scenes": None, "range": None},
 }
 
 

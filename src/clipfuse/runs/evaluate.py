@@ -8,7 +8,8 @@ from clipfuse.networks.load import load_backbone
 from clipfuse.runs.build import build
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
-from clipfuse.runs.session import check_trainer, make_trainer, print_scores, recorded
+from clipfuse.runs.session import print_scores, recorded
+from clipfuse.runs.trainer import check_trainer, make_trainer
 from clipfuse.tracking.progress import RunProgress
 from clipfuse.training.scoring import ScoringModule
 
@@ -34,4 +35,4 @@ def evaluate(config: DictConfig) -> None:
     data.check_parts("test", ranks=trainer.world_size)
     with recorded(Path(config.run_dir), record, trainer, config.overwrite, config.checkpoint):
         trainer.test(module, datamodule=data, verbose=False)
-        print_scores(writer, metrics)
+    print_scores(writer, metrics)

@@ -1,19 +1,28 @@
 """The run folder: how it is prepared, and the status of its run."""
 
-import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from clipfuse.errors import UserError, hidden
-from clipfuse.files import PARTIAL, probe_folder, write_json
+from clipfuse.files import PARTIAL, probe_folder, read_json, write_json
 
 STATUS = "status.json"
 LOG = "log.txt"  # a sweep has already opened it when the job starts
+
+
+class _Status(BaseModel):
+    status: str
+    reason: str | None = None
+    objective: float | None = None
+    pid: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    host: str = ""
 
 
 def _remove_partial(folder: Path) -> None:
@@ -94,7 +103,9 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     try:
         yield extra
     except BaseException as error:
-        known = read_status(folder)
+        known = {}
+        with suppress(UserError):  # spoiled meanwhile: the first error is the one to report
+            known = read_status(folder)
         if known.get("status") == "failed":
             if isinstance(error, RuntimeError):
                 # This rank lost a connection; the rank that failed first has written the reason.
@@ -111,9 +122,13 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of `status.json`; empty where there is no such file."""
-    path = folder / STATUS
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    """Return the content of `status.json`; empty where there is no such file.
+
+    Raises:
+        UserError: it cannot be read, or is no status.
+    """
+    remedy = "restore it, or choose another run_dir"
+    return dict(read_json(folder / STATUS, _Status, default={}, remedy=remedy))
 
 
 def is_running(status: Mapping[str, Any]) -> bool:

@@ -21,12 +21,14 @@ class Start:
         path: the checkpoint that the run goes on from; None: it begins anew.
         checkpoint: content of that checkpoint.
         trained: the checkpoint is the end of the training; only the test is left.
+        stopped: why the training had ended early, else None.
         finished: `status.json` of the run where nothing is left to do, else None.
     """
 
     path: str | None = None
     checkpoint: dict[str, Any] | None = None
     trained: bool = False
+    stopped: str | None = None
     finished: Mapping[str, Any] | None = None
 
     @property
@@ -40,7 +42,8 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
 
     Args:
         asked: a checkpoint; "last" is that of the run folder.
-        auto_resume: take the run folder's own checkpoint if it has one, and leave a finished run alone.
+        auto_resume: take the run folder's own checkpoint if it has one, and leave a finished run alone, also
+            one that has stopped early; without it, such a run goes on.
         folder: the run folder.
         config: the run's whole configuration in plain types.
 
@@ -64,12 +67,13 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
     checkpoint = read_checkpoint(asked)
     _check_whole(asked, checkpoint)
     _check_same(asked, checkpoint["clipfuse"]["config"], config)
-    trained = checkpoint["global_step"] >= config["steps"]
+    stopped = checkpoint["clipfuse"].get("stopped") if auto_resume else None
+    trained = checkpoint["global_step"] >= config["steps"] or stopped is not None
     if trained and finished and auto_resume:
         return Start(finished=read_status(folder))
     if trained and (finished or not lies_in(asked, folder)):
         raise UserError(f"checkpoint {asked} is the end of its run; score it with: clipfuse evaluate")
-    return Start(asked, checkpoint, trained)
+    return Start(asked, checkpoint, trained, stopped)
 
 
 def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:

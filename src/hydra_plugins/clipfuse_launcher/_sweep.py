@@ -13,16 +13,23 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import BaseModel
 
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
+from clipfuse.files import is_there, read_yaml, write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
-from clipfuse.runs.folder import LOG, STATUS, is_running, read_status
+from clipfuse.runs.folder import LOG, STATUS, is_running
 from clipfuse.runs.overrides import raw
-from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
+from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
 JOBS = ".jobs"  # folder of the configurations from which the jobs are started
+
+
+class _Record(BaseModel):
+    words: list[str] = []
+    jobs: dict[int, list[str]]
+    folders: dict[int, str] = {}
 
 
 class SweepLauncher(Launcher):
@@ -34,6 +41,7 @@ class SweepLauncher(Launcher):
     Attributes:
         resume: whether to run only those jobs of the sweep folder that are missing or have failed.
         complete: takes the composed configuration of a job, and returns what its process is to be given.
+        folder: of the sweep.
         failures: run folders of failed jobs.
         jobs: the overrides of all jobs.
         options: Hydra's options of the command line, such as --config-dir.
@@ -41,6 +49,7 @@ class SweepLauncher(Launcher):
 
     resume: ClassVar[bool] = False
     complete: ClassVar[Callable[[DictConfig], tuple[DictConfig, dict[str, Any]]]]
+    folder: ClassVar[Path]
     failures: ClassVar[list[Path]] = []
     jobs: ClassVar[dict[int, list[str]]] = {}
     options: ClassVar[list[str]] = []
@@ -73,7 +82,7 @@ class SweepLauncher(Launcher):
         Raises:
             UserError: the sweep folder holds another sweep, or a job in it is still running.
         """
-        sweep = Path(self.config.hydra.sweep.dir)
+        sweep = SweepLauncher.folder = Path(self.config.hydra.sweep.dir)
         (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
         batch = {initial_job_idx + index: list(words) for index, words in enumerate(job_overrides)}
         try:
@@ -109,7 +118,10 @@ class SweepLauncher(Launcher):
             print(f"sweep folder: {sweep}\n  all jobs: {common}")
         self._record(sweep, batch, folders)
         for number in sorted(batch.keys() - todo.keys()):
-            print(f"  job {number}: {labels[number]} ... done before")
+            spoiled = status_of(folders[number]).get(SPOILED)
+            print(
+                f"  job {number}: {labels[number]} ... {f'LEFT OUT: {spoiled}' if spoiled else 'done before'}"
+            )
         jobs = [Job(number, files[number], folders[number], labels[number], variables) for number in todo]
         with supervised(jobs):
             self.run(jobs)
@@ -132,9 +144,9 @@ class SweepLauncher(Launcher):
 
     def _job(self, sweep: Path, folder: Path, number: int, config: DictConfig) -> Composed:
         """Return what the process of a job is started from; an earlier attempt goes on with its own."""
-        again = (folder / STATUS).is_file()
+        again = is_there(folder / STATUS)
         file = sweep / JOBS / f"{number}.yaml"
-        if again and file.is_file() and (earlier := read_composed(file)).config.run_dir == str(folder):
+        if again and is_there(file) and (earlier := read_composed(file)).config.run_dir == str(folder):
             earlier.config.auto_resume = True  # from its checkpoint, or anew without one
             return earlier
         with open_dict(config):
@@ -144,7 +156,7 @@ class SweepLauncher(Launcher):
 
     def _outcome(self, folder: Path, words: Sequence[str]) -> JobReturn:
         """Return what a sweeper gets of a job; NaN would end Optuna's, and None marks a failed trial."""
-        status = read_status(folder)
+        status = status_of(folder)
         if status.get("status") != "finished":
             self.failures.append(folder)
             status = {}
@@ -156,35 +168,35 @@ class SweepLauncher(Launcher):
     def _is_open(self, sweep: Path, folder: Path, number: int, overrides: Sequence[str]) -> bool:
         """Whether the job is still to be run."""
         if self.resume:
-            recorded = raw(OmegaConf.load(sweep / RECORD).jobs.get(number, overrides))
+            recorded = _known(sweep).get("jobs", {}).get(number, list(overrides))
             if recorded != list(overrides):
                 raise UserError(
                     f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
                 )
-        elif (folder / STATUS).exists() or (not self.jobs and (sweep / RECORD).exists()):
+        elif is_there(folder / STATUS) or (not self.jobs and is_there(sweep / RECORD)):
             raise UserError(
                 f"{sweep} holds an earlier sweep; choose another folder by hydra.sweep.dir=X, "
                 f"or go on with it: {resume_command(sweep)}"
             )
-        status = read_status(folder)
+        status = status_of(folder)
         if is_running(status):
             raise UserError(
                 f"the job in {folder} is running (process {status['pid']} on {status['host']}); wait for it "
                 f"or stop it. If there is no such process, set its status to failed in {folder / STATUS}"
             )
-        return status.get("status") != "finished"
+        return status.get("status") != "finished" and SPOILED not in status
 
     def _record(self, sweep: Path, batch: dict[int, list[str]], folders: dict[int, Path]) -> None:
         self.jobs.update(batch)
         hydra = self.config.hydra
-        known = OmegaConf.load(sweep / RECORD) if (sweep / RECORD).exists() else OmegaConf.create()
+        known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.get("folders", {}), **{n: name for n, name in names.items() if name != str(n)}}
         record = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
-            "jobs": {**{number: raw(words) for number, words in known.get("jobs", {}).items()}, **self.jobs},
+            "jobs": {**known.get("jobs", {}), **self.jobs},
             **({"folders": names} if names else {}),
         }
         with write_atomically(sweep / RECORD) as file:
@@ -199,10 +211,20 @@ class SweepLauncher(Launcher):
         """
         if cls.failures:
             logs = ", ".join(str(folder / LOG) for folder in cls.failures)
-            again = resume_command(cls.failures[0].parent)
+            again = resume_command(cls.folder)
             raise UserError(
                 f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}; run them again by: {again}"
             )
+
+
+def _known(sweep: Path) -> dict[str, Any]:
+    """Return the record; empty where there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    remedy = "restore it, or start the sweep anew in another folder"
+    return read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy)
 
 
 def resume_command(sweep: Path) -> str:
