@@ -14,9 +14,10 @@ from clipfuse.images import (
     SUFFIXES,
     check_name,
     check_sizes,
+    gray,
     image_files,
-    match_stems,
     read_image,
+    read_registered,
     write_png,
 )
 from clipfuse.ops.depth import from_unit, to_bytes, to_unit
@@ -350,6 +351,49 @@ def test_image_files_by_stem_in_natural_order(tmp_path):
     assert files["b9"] == tmp_path / "b9.JPG"
 
 
+def test_images_of_other_kinds_and_broken_links_are_counted(tmp_path, caplog, user_error):
+    images_in(tmp_path, "a.png", "b.webp", "c.JPG", "moved.png")
+    Image.fromarray(RGB8).save(tmp_path / "d.jfif", format="JPEG")
+    for name in ("1.gif", "2.GIF", "x.jp2", ".hidden.gif", "notes.txt"):
+        (tmp_path / name).touch()
+    for name in ("broken.png", "other.gif"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "a.png")
+    assert list(image_files(tmp_path)) == ["a", "b", "c", "d", "linked", "moved"]
+    assert caplog.messages == [
+        f"{tmp_path}: left out 2 .gif files and 1 .jp2 file and 2 broken links; convert them to PNG or mend "
+        "the links to take them in"
+    ]
+    for path in tmp_path.iterdir():
+        if path.suffix.lower() in SUFFIXES:
+            path.unlink()
+    message = user_error(image_files, tmp_path)
+    assert "2 .gif files and 1 .jp2 file and 1 broken link are not read" in message
+
+
+def oriented(path, way):
+    exif = Image.Exif()
+    exif[0x0112] = way
+    Image.fromarray(RGB8).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+def test_both_bands_are_turned_alike_or_refused(tmp_path, suffix, user_error):
+    infrared, visible = (oriented(tmp_path / f"{band}.{suffix}", 6) for band in ("ir", "vi"))
+    check_sizes({"a": [infrared, visible]})
+    warm, seen = read_registered(infrared, visible)
+    assert warm.shape == (1, 7, 5)
+    assert torch.equal(warm, gray(seen))
+    upright = tmp_path / f"upright.{suffix}"
+    Image.fromarray(RGB8.swapaxes(0, 1)).save(upright)  # of the same size when the other one is turned
+    for pair in ([infrared, upright], [upright, visible]):
+        for call in (lambda pair=pair: read_registered(*pair), lambda pair=pair: check_sizes({"a": pair})):
+            message = user_error(call)
+            assert "orientation tag 6" in message or "upright" in message
+            assert all(str(path) in message for path in pair)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -399,20 +443,3 @@ def test_missing_and_empty_folder(tmp_path, user_error):
     (tmp_path / "other").mkdir()
     message = user_error(image_files, tmp_path)
     assert "(deeper)" in message
-
-
-def test_match_stems_pairs_whatever_the_suffix(tmp_path):
-    fused = images_in(tmp_path / "fused", "1.png", "2.png")
-    infrared = images_in(tmp_path / "ir", "2.bmp", "1.JPG")
-    assert match_stems(fused=fused, infrared=infrared) == {
-        "1": (fused / "1.png", infrared / "1.JPG"),
-        "2": (fused / "2.png", infrared / "2.bmp"),
-    }
-
-
-def test_match_stems_names_who_lacks_what(tmp_path, user_error):
-    fused = images_in(tmp_path / "fused", *(f"{i}.png" for i in range(9)))
-    infrared = images_in(tmp_path / "ir", "0.png", "8.png")
-    message = user_error(match_stems, fused=fused, infrared=infrared)
-    assert message.startswith(f"{infrared}: 7 of 9 images have no infrared file")
-    assert "1, 2, 3, 4, 5, ..." in message

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -163,6 +164,12 @@ def encode(kind: str) -> bytes:
         return cv2.imencode(f".{suffix}", wide)[1].tobytes()
     if kind in ("png 16 rgb", "tiff 16 rgb"):
         return cv2.imencode(f".{suffix}", np.dstack([wide, wide[::-1], wide]))[1].tobytes()
+    if kind in ("tiff planes", "tiff tiles", "tiff 12"):
+        options = {"tiff tiles": {"tile": (16, 16), "compression": "zlib"}, "tiff 12": {"bitspersample": 12}}
+        planes = {"planarconfig": "separate", "photometric": "rgb", "compression": "lzw"}
+        array = np.stack([wide] * 3) if kind == "tiff planes" else wide >> (4 if kind == "tiff 12" else 0)
+        tifffile.imwrite(stream, array, **options.get(kind, planes))
+        return stream.getvalue()
     image = {
         "tiff float": lambda: Image.fromarray(PLANE / np.float32(255)),
         "png palette": lambda: Image.fromarray(PLANE).convert("P"),
@@ -178,7 +185,8 @@ IMAGES = {
     kind: encode(kind)
     for kind in (
         *("png", "png palette", "png 1", "png 16", "png 16 rgb", "jpg", "jpg cmyk", "bmp"),
-        *("tiff", "tiff lzw", "tiff 16", "tiff 16 rgb", "tiff float"),
+        *("tiff", "tiff lzw", "tiff 16", "tiff 16 rgb", "tiff float", "tiff planes", "tiff tiles", "tiff 12"),
+        "webp",
     )
 }
 

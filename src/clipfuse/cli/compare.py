@@ -76,11 +76,11 @@ def main(arguments: Sequence[str]) -> None:
         for path in files:
             check_output(path, options.overwrite)
     for name, path in outputs.items():
-        with write_atomically(path) as file:
+        with write_atomically(path, overwrite=options.overwrite) as file:
             file.write(found.text(name))
     if figures:
         for path, (drawing, kind) in files.items():
-            with replace_when_whole(path) as temporary:
+            with replace_when_whole(path, overwrite=options.overwrite) as temporary:
                 drawing.save(temporary, kind)
     print(f"\n{found}")
     for path in outputs.values():

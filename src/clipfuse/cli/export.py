@@ -33,10 +33,11 @@ def main(arguments: Sequence[str]) -> None:
     node = backbone_node(checkpoint, options.trust, path)
     check_output(out, options.overwrite)
     if out.suffix == ".safetensors":
-        write_safetensors(out, node, backbone)
+        write_safetensors(out, node, backbone, options.overwrite)
         print(f"written: {out}")
         return
-    difference = write_onnx(out, backbone, str(node["_target_"]).rpartition(".")[2])
+    name = str(node["_target_"]).rpartition(".")[2]
+    difference = write_onnx(out, backbone, name, options.overwrite)
     print(f"written: {out}; what it fuses differs from the network by {difference:.1e} at most (of 1)")
 
 

@@ -1,11 +1,16 @@
 """The option `--range` of `fuse` and `score`."""
 
 import argparse
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clipfuse.decoding.ranges import Ranges
+
+
+_log = logging.getLogger(__name__)
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +38,18 @@ def given_ranges(words: Sequence[str]) -> "Ranges":
         given = read_ranges(word, "--range")
         result = Ranges(given.infrared or result.infrared, given.visible or result.visible)
     return result
+
+
+def warn_of_training(pairs: Sequence[Sequence[Path]], ranges: "Ranges", checkpoint: Path) -> None:
+    """Warn where a network was trained with a range, and files of more than 8 bits are read without one."""
+    from clipfuse.decoding.reading import deep_files
+    from clipfuse.networks.checkpoints import read_checkpoint
+
+    if ranges or checkpoint.suffix == ".onnx" or not deep_files([files[0] for files in pairs]):
+        return
+    data = read_checkpoint(checkpoint)["clipfuse"]["config"].get("data")
+    if isinstance(data, dict) and (trained := data.get("range")) is not None:
+        _log.warning(
+            "%s was trained with data.range=%s, which these files are read without; give it by --range",
+            *(checkpoint, trained),
+        )

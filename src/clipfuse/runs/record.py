@@ -35,6 +35,7 @@ def run_record(
         "split_of": CONTENT,
         "names_sha256": getattr(source, "names_fingerprint", source.fingerprint)(),
         "scenes": _scenes(source),
+        "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),
         "clip_identity": _clip_identity(loss),
         "versions": versions | {"git_commit": git_commit()},

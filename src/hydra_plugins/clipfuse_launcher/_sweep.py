@@ -29,7 +29,7 @@ JOBS = ".jobs"  # folder of the configurations from which the jobs are started
 
 class _Record(BaseModel):
     words: list[str] = []
-    jobs: dict[int, list[str]]
+    jobs: dict[int, list[str]] = {}
     folders: dict[int, str] = {}
 
 
@@ -133,9 +133,8 @@ class SweepLauncher(Launcher):
         self._record(sweep, batch, folders)
         for number in sorted(batch.keys() - todo.keys()):
             spoiled = status_of(folders[number]).get(SPOILED)
-            print(
-                f"  job {number}: {labels[number]} ... {f'LEFT OUT: {spoiled}' if spoiled else 'done before'}"
-            )
+            outcome = f"LEFT OUT: {spoiled}" if spoiled else "done before"
+            print(f"  job {number}: {labels[number]} ... {outcome}")
         jobs = [Job(number, files[number], folders[number], labels[number], variables) for number in todo]
         with supervised(jobs):
             self.run(jobs)
@@ -182,7 +181,7 @@ class SweepLauncher(Launcher):
     def _is_open(self, sweep: Path, folder: Path, number: int, overrides: Sequence[str]) -> bool:
         """Whether the job is still to be run."""
         if self.resume:
-            recorded = _known(sweep).get("jobs", {}).get(number, list(overrides))
+            recorded = _known(sweep).jobs.get(number, list(overrides))
             if recorded != list(overrides):
                 raise UserError(
                     f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
@@ -205,12 +204,12 @@ class SweepLauncher(Launcher):
         hydra = self.config.hydra
         known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
-        names = {**known.get("folders", {}), **{n: name for n, name in names.items() if name != str(n)}}
+        names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
         record = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
-            "jobs": {**known.get("jobs", {}), **self.jobs},
+            "jobs": {**known.jobs, **self.jobs},
             **({"folders": names} if names else {}),
         }
         with write_atomically(sweep / RECORD) as file:
@@ -243,14 +242,14 @@ class SweepLauncher(Launcher):
             )
 
 
-def _known(sweep: Path) -> dict[str, Any]:
-    """Return the record; empty where there is none.
+def _known(sweep: Path) -> _Record:
+    """Return the record of a sweep; an empty one where there is none.
 
     Raises:
         UserError: it cannot be read.
     """
     remedy = "restore it, or start the sweep anew in another folder"
-    return read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy)
+    return _Record(**read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
 
 
 def resume_command(sweep: Path) -> str:
