@@ -53,7 +53,6 @@ def main(arguments: Sequence[str]) -> None:
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
-
     read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
     if options.explain:
         score = partial(_score, files, list(fused), read, with_trivial=False)
