@@ -310,7 +310,9 @@ def read_csv(
         for row in reader:
             line = reader.line_num
             if row and len(row) != len(head):
-                raise ValueError(f"line {line} is cut off or too long")
+                raise ValueError(
+                    f"line {line} is cut off or too long: {len(row)} cells for {len(head)} columns"
+                )
             if row:
                 rows.append({name: _unescaped(cell) for name, cell in zip(head, row, strict=True)})
     except csv.Error as error:

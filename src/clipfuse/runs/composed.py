@@ -17,7 +17,7 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from clipfuse.errors import UserError, hide
-from clipfuse.files import write_atomically
+from clipfuse.files import read_text, write_atomically
 
 
 @dataclass
@@ -115,13 +115,12 @@ def read_composed(path: Path) -> Composed:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
+    text = read_text(path, kind="YAML")
     try:
-        content = OmegaConf.load(path)
+        content = OmegaConf.create(text)
         hydra = OmegaConf.to_container(content.hydra, resolve=False)
         assert isinstance(hydra, dict)
         return Composed(str(content.name), OmegaConf.create(OmegaConf.to_container(content.config)), hydra)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # whatever a file that is something else makes of itself
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: holds no composed configuration ({reason})") from error
