@@ -114,7 +114,10 @@ def test_a_table_of_unequal_names(root: Path) -> None:
         (["infrared,visible"], "lists no pairs"),
         (["infrared,visible", "1a/one/a_1.png,"], "line 2 names no visible file"),
         (["infrared,visible", "1a/one/a_1.png,1b/x.png"], "1b/x.png is no file"),
-        (["infrared,visible", "1a/one/a_1.png,1b/one/a_1.png,z"], "line 2 is cut off or too long: 3 cells for 2 columns"),
+        (
+            ["infrared,visible", "1a/one/a_1.png,1b/one/a_1.png,z"],
+            "line 2 is cut off or too long: 3 cells for 2 columns",
+        ),
         (["infrared,visible", *["1a/one/a_1.png,1b/one/a_1.png"] * 2], "would both be called"),
         (["infrared,visible", "pairs.csv,1b/one/a_1.png"], "is no image by its name"),
     ],

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from clipfuse.errors import UserError
 
@@ -67,7 +67,7 @@ def read_bytes(
     return content
 
 
-def open_regular(path: Path, within: Path | None = None) -> IO[bytes]:
+def open_regular(path: Path, within: Path | None = None) -> io.BufferedReader:
     """Open a regular file for reading; nothing else is ever waited for.
 
     Args:

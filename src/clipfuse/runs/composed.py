@@ -117,7 +117,7 @@ def read_composed(path: Path) -> Composed:
     """
     text = read_text(path, kind="YAML")
     try:
-        content = OmegaConf.create(text)
+        content: Any = OmegaConf.create(text)
         hydra = OmegaConf.to_container(content.hydra, resolve=False)
         assert isinstance(hydra, dict)
         return Composed(str(content.name), OmegaConf.create(OmegaConf.to_container(content.config)), hydra)

@@ -189,7 +189,7 @@ class SweepLauncher(Launcher):
         known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
-        record = {
+        record: dict[str, Any] = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
