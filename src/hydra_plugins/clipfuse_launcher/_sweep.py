@@ -221,7 +221,7 @@ def _known(sweep: Path) -> _Record:
         UserError: it cannot be read.
     """
     remedy = "restore it, or start the sweep anew in another folder"
-    return _Record(**read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
+    return _Record.model_validate(read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
 
 
 def resume_command(sweep: Path) -> str:
