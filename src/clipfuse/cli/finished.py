@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from clipfuse.errors import UserError
-from clipfuse.files import PARTIAL, file_sha256, json_sha256, probe_folder
+from clipfuse.files import PARTIAL, file_sha256, json_sha256, probe_folder, read_text
 from clipfuse.version import __version__
 
 RECORD = ".clipfuse-fuse.jsonl"
@@ -37,13 +37,12 @@ class Finished:
         self._made = not out.exists()
         self._count = 0
         self._lines: dict[str, dict[str, Any]] = {}
-        with suppress(OSError, ValueError):
-            if self._record.stat().st_size <= _LARGEST and not self._record.is_symlink():
-                for text in self._record.read_text(encoding="utf-8").splitlines():
-                    with suppress(ValueError, RecursionError):
-                        line = json.loads(text)
-                        if isinstance(line, dict):
-                            self._lines[str(line.get("image"))] = line
+        with suppress(UserError):
+            for text in read_text(self._record, most=_LARGEST, within=out).splitlines():
+                with suppress(ValueError, RecursionError):
+                    line = json.loads(text)
+                    if isinstance(line, dict):
+                        self._lines[str(line.get("image"))] = line
 
     def _line(self, name: str, sources: Sequence[Path]) -> dict[str, Any]:
         file = f"{name}.png"

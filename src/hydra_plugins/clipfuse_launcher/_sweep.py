@@ -205,7 +205,7 @@ class SweepLauncher(Launcher):
         known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
-        record = {
+        record: dict[str, Any] = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
@@ -249,7 +249,7 @@ def _known(sweep: Path) -> _Record:
         UserError: it cannot be read.
     """
     remedy = "restore it, or start the sweep anew in another folder"
-    return _Record(**read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
+    return _Record.model_validate(read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
 
 
 def resume_command(sweep: Path) -> str:
