@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -31,7 +32,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 # Files of slow tests: `make test` hands them out first, so that no process is left alone with one at the end.
-SLOW = ("test_notebooks.py", "test_documents.py", "test_distributed.py", "test_export.py", "test_kill.py")
+SLOW = ("test_notebooks.py", "test_quiet.py", "test_documents.py", "test_distributed.py", "test_export.py")
+SLOW += ("test_kill.py",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -133,6 +135,7 @@ def clipfuse(
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["clipfuse", *words])
+        monkeypatch.setattr("sys.meta_path", sys.meta_path[:])
         capsys.readouterr()
         code = main(words)
         return (code, *capsys.readouterr())

@@ -23,7 +23,7 @@ ALLOWED = {
     "contourlet": {"types", "ops", "contourlet"},
     "backbones": {"lazy", "types", "ops", "contourlet", "backbones.base", "backbones.blocks"},
     "clip": {"lazy", "errors", "files", "types", "ops", "clip"},
-    "losses": {"lazy", "types", "ops", "clip", "losses.base"},
+    "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "networks": {"errors", "types", "files", "lazy", "networks"},
@@ -35,11 +35,11 @@ ALLOWED = {
     },
     "comparison": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "comparison"},
     "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
-    "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides"},
+    "hydra_plugins": {"errors", "files", "runs.composed", "runs.folder", "runs.overrides"},
     "__main__": {"cli"},
     "api": {
-        *("errors", "types", "files", "decoding", "images", "ops", "metrics", "networks", "comparison"),
-        *("cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
+        *("errors", "types", "files", "decoding", "images", "data", "ops", "metrics", "networks"),
+        *("comparison", "cli.sources", "cli.in_python", "cli.options", "cli.train", "api"),
     },
     "cli": {
         *("errors", "version", "types", "files", "decoding", "images", "ops", "clip", "metrics", "data"),

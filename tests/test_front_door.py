@@ -38,10 +38,10 @@ with contextlib.redirect_stdout(io.StringIO()):
     main(["--help"])
 first = roots()
 pair, out = sys.argv[1:]
-words = ["--infrared", pair, "--visible", pair]
+words = ["--infrared", pair + "/ir", "--visible", pair + "/vi"]
 with contextlib.redirect_stdout(io.StringIO()):
     codes = [main(["fuse", *words, "--out", out])]
-    codes.append(main(["score", *words, "--fused", pair, "--metrics", "EN"]))
+    codes.append(main(["score", *words, "--fused", pair + "/ir", "--metrics", "EN"]))
 print(json.dumps([first, codes, roots()]))
 """
 
@@ -80,8 +80,9 @@ def test_a_public_name_is_never_hidden_by_a_module() -> None:
 def test_import_and_help_load_nothing_slow_and_fuse_and_score_little(tmp_path: Path) -> None:
     from PIL import Image
 
-    (tmp_path / "pair").mkdir()
-    Image.linear_gradient("L").resize((48, 40)).save(tmp_path / "pair/a.png")
+    for band, angle in (("ir", 0), ("vi", 180)):
+        (tmp_path / "pair" / band).mkdir(parents=True)
+        Image.linear_gradient("L").resize((48, 40)).rotate(angle).save(tmp_path / "pair" / band / "a.png")
     words = [sys.executable, "-c", STEPS, str(tmp_path / "pair"), str(tmp_path / "out")]
     first, codes, second = json.loads(subprocess.check_output(words, text=True))
     assert not set(SLOW) & set(first)

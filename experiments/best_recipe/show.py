@@ -22,7 +22,7 @@ from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
 from clipfuse.metrics import FusionMetrics
 from clipfuse.networks.load import BUNDLED, load_backbone
-from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.color import eight_bit_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.tracking.pictures import draw_panel
 
@@ -57,7 +57,7 @@ def draw(networks: Networks, source: PairSource, names: list[str], height: int) 
         batch = whole(source.load(name), name)
         found = fuse(networks, batch.infrared, batch.visible)
         lumas = [batch.visible, *(found[key] for key in FUSIONS.values())]
-        rows.append([batch.infrared[0], *(luma_chroma_to_rgb(luma, batch.chroma)[0] for luma in lumas)])
+        rows.append([batch.infrared[0], *(eight_bit_rgb(luma, batch.chroma)[0] for luma in lumas)])
     return draw_panel(["infrared", "visible", *FUSIONS], rows, height)
 
 

@@ -109,30 +109,6 @@ def _left_out(entries: Sequence[Path]) -> str:
     return " and ".join(words)
 
 
-def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
-    """Match the images of several folders by stem, whatever their suffixes.
-
-    Args:
-        **folders: the folders by their names in messages, such as `infrared=`.
-
-    Returns:
-        For each stem, in natural order, one file per folder in the order given.
-
-    Raises:
-        UserError: if a stem is missing in some folder, or as `image_files`.
-    """
-    files = {word: image_files(folder) for word, folder in folders.items()}
-    stems = sorted(set().union(*files.values()), key=natural_order)
-    for word, found in files.items():
-        if missing := [stem for stem in stems if stem not in found]:
-            more = ", ..." if len(missing) > 5 else ""
-            raise UserError(
-                f"{folders[word]}: {len(missing)} of {len(stems)} images have no {word} file of the same "
-                f"name: {', '.join(missing[:5])}{more}; add the {word} files or remove their partners"
-            )
-    return {stem: tuple(found[stem] for found in files.values()) for stem in stems}
-
-
 def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
     """Require that the files of each name have one size; only their headers are read.
 
@@ -149,7 +125,7 @@ def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
         sizes = {path: (header.width, header.height) for path, header in headers.items()}
         if len(paths) > 1:
             warm, seen = paths[:2]
-            _check_turned(warm, seen, headers[warm].orientation, headers[seen].orientation)
+            check_turned(warm, seen, headers[warm].orientation, headers[seen].orientation)
         if len(set(sizes.values())) > 1:
             unequal.append(", ".join(f"{path} {width}x{height}" for path, (width, height) in sizes.items()))
     if unequal:
@@ -215,7 +191,7 @@ def read_registered(infrared: Path, visible: Path, ranges: Ranges | None = None)
     """
     ranges = ranges or Ranges()
     warm, seen = decode(infrared), decode(visible)
-    _check_turned(infrared, visible, warm.orientation, seen.orientation)
+    check_turned(infrared, visible, warm.orientation, seen.orientation)
     thermal, color = _in_range(infrared, warm, ranges.infrared), _in_range(visible, seen, ranges.visible)
     if thermal.shape[1:] != color.shape[1:]:
         (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
@@ -254,7 +230,12 @@ def check_ranges(
         )
 
 
-def _check_turned(infrared: Path, visible: Path, first: int, second: int) -> None:
+def check_turned(infrared: Path, visible: Path, first: int, second: int) -> None:
+    """Require that two files have one orientation tag.
+
+    Raises:
+        UserError: they have not.
+    """
     if first != second:
         raise UserError(
             f"{infrared} has the orientation tag {first} but {visible} {second}: they may not lie on each "
@@ -329,5 +310,5 @@ def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
     data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
-    with replace_when_whole(path, durable=False) as temporary:
+    with replace_when_whole(path, durable=False, overwrite=overwrite) as temporary:
         Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(temporary, format="PNG")

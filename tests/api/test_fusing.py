@@ -13,6 +13,7 @@ from clipfuse.images import read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 
+BT_601 = np.array([0.299, 0.587, 0.114])
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -47,7 +48,9 @@ def test_it_does_what_the_command_does(clipfuse: Command, pair: tuple[Path, Path
     np.testing.assert_array_equal(np.array(fuse(Image.open(pair[0]), Image.open(pair[1]))), expected)
     tensors = torch.from_numpy(infrared), torch.from_numpy(visible).movedim(-1, 0)
     np.testing.assert_array_equal(fuse(*tensors).movedim(0, -1).numpy(), expected)
-    np.testing.assert_allclose(fuse(infrared / 255, visible / 255) * 255, expected, atol=0.501)  # rounded
+    exact = 255 * fuse(infrared / 255, visible / 255)  # 8 bits round it: the luma to the nearest level
+    np.testing.assert_allclose(exact, expected, atol=1.001)
+    np.testing.assert_allclose(exact @ BT_601, expected @ BT_601, atol=0.501)
     (listed,) = fuse([infrared], [visible])
     np.testing.assert_array_equal(listed, expected)
     batch = fuse(np.stack([infrared] * 2), np.stack([visible] * 2))
@@ -92,7 +95,7 @@ def test_a_pair_that_differs_in_size_is_refused(arrays: tuple[np.ndarray, np.nda
 
 def test_a_pair_is_read_as_the_record_of_the_project(pair: tuple[Path, Path], tmp_path: Path) -> None:
     mask = np.zeros((48, 64), np.uint8)
-    mask[4:9, 5:9] = 7
+    mask[4:9, 5:9] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     batch = read_pair(*pair, tmp_path / "mask.png")
     color = to_unit(read_image(pair[1]))[None]

@@ -188,6 +188,17 @@ def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, swee
     assert "local-detail" in error
 
 
+def test_metrics_that_a_protocol_has_lost_are_named(clipfuse: Command, sweep: Factory) -> None:
+    scores = {name: [0.5] * 6 for name in ("EN", "SD", "MI")}
+    sweep(scores=scores, options={"protocol": "tang-1"})
+    root = sweep("ldfusion", scores=scores, options={"protocol": "tang-1"})
+    code, out, error = clipfuse("compare", str(root), "--no-trivial")
+    assert code == 0, error
+    assert "The runs were scored under tang-1; this version has tang-2." in out
+    assert "Left out, as their definition has changed since: MI." in out
+    assert "Left out, as tang-2 has them no more: SD." in out
+
+
 def test_of_mixed_versions_the_oldest_counts(clipfuse: Command, sweep: Factory) -> None:
     scores = {"SSIM": [0.5] * 6, "local-detail": [0.5] * 6}
     sweep(scores=scores)
@@ -288,3 +299,14 @@ def test_a_plan_needs_seeds_and_losses(clipfuse: Command, sweep: Factory) -> Non
     sweep("ldfusion", seed=0)
     code, _, error = clipfuse("compare", str(root), "--plan")
     assert (code, "'ldfusion' has one seed" in error) == (2, True)
+
+
+@pytest.mark.parametrize("mix", [[], ["--mix", "split"]])
+def test_runs_without_a_common_image_are_refused(clipfuse: Command, sweep: Factory, mix: list[str]) -> None:
+    sweep(images=("a", "b", "c", "d", "e", "f"))
+    root = sweep("ldfusion", images=("u", "v", "w", "x", "y", "z"), options={"split_sha256": "another"})
+    code, _, error = clipfuse("compare", str(root), *mix)
+    assert code == 2
+    assert "have no test image in common" in error
+    assert "(a, u, ...)" in error
+    assert "--mix" not in error

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipfuse.metrics.protocols import protocol_listing
+
 Run = Callable[..., tuple[int, str, str]]
 CHEAP = "EN,SD,CC,SSIM"
+SOURCES = {"infrared": "ir", "visible": "vi"}
 
 
 @pytest.fixture
@@ -146,8 +150,17 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
-        (lambda f: (f / "ours/b.png").unlink(), [], "1 of 3 images have no ours file of the same name: b;"),
-        (lambda f: (f / "vi/a.bmp").unlink(), [], "1 of 3 images have no visible file of the same name: a;"),
+        (
+            lambda f: [path.rename(path.with_stem(f"{path.stem}_F")) for path in (f / "ours").iterdir()],
+            [],
+            "0 of 3 source images have a name that all folders have; expected half or more (source a, "
+            "ours a_F)",
+        ),
+        (
+            lambda f: [(f / f"ours/{name}.png").rename(f / f"ours/{name}_F.png") for name in ("a", "b")],
+            [],
+            "1 of 3 source images have a name that all folders have",
+        ),
         (
             lambda f: Image.new("L", (50, 47)).save(f / "ours/b.png"),
             [],
@@ -179,6 +192,110 @@ def test_mistakes_are_one_line(clipfuse: Run, folders: Path, change, words, mess
     assert len([line for line in errors.splitlines() if line.startswith("clipfuse: error")]) == 1
     assert "Traceback" not in errors
     assert not (folders / "m.json").exists()
+
+
+@pytest.fixture(scope="module")
+def saturated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two test pairs of full colours under another light in the infrared band, and one in gray."""
+    root = tmp_path_factory.mktemp("saturated")
+    generator = np.random.default_rng(0)
+    for name in ("a", "b", "gray"):
+        infrared = np.kron(generator.integers(0, 256, (6, 8)), np.ones((8, 8)))
+        colors = np.kron(255 * generator.integers(0, 2, (12, 16, 3)), np.ones((4, 4, 1)))
+        visible = colors[..., 0] if name == "gray" else colors
+        for band, image in (("ir", infrared), ("vi", visible)):
+            path = root / "test" / band / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(path)
+    return root
+
+
+def test_images_that_not_all_folders_have_are_left_out_and_counted(clipfuse: Run, folders: Path) -> None:
+    means = folders / "m.json"
+    both = ["--fused", str(folders / "ours"), "--fused", str(folders / "theirs"), *sources(folders)]
+    words = ["--metrics", CHEAP, "--json", str(means), "--overwrite"]
+    assert clipfuse("score", *both, *words)[0] == 0
+    whole = json.loads(means.read_text())
+    assert whole["left_out"] == {}
+    for number in range(7):
+        shutil.copy(folders / "ours/a.png", folders / f"ours/more{number}.png")
+    code, text, errors = clipfuse("score", *both, *words)
+    assert code == 0, errors
+    more = "more0, more1, more2, more3, more4, ..."
+    assert f"left out: 7 images of ours whose name not all folders have: {more}" in text
+    record = json.loads(means.read_text())
+    assert record.pop("left_out") == {"ours": 7}
+    assert record == {key: value for key, value in whole.items() if key != "left_out"}
+    # Where a method lacks an image, the others are scored.
+    (folders / "theirs/b.tif").unlink()
+    code, text, errors = clipfuse("score", *both, *words)
+    assert code == 0, errors
+    assert "2 images; luma" in text
+    assert "left out: 1 images of source whose name not all folders have: b" in text
+    assert json.loads(means.read_text())["left_out"] == {"source": 1, "ours": 8}
+
+
+def test_what_is_scored_is_what_is_written(
+    clipfuse: Run, trained: Path, saturated_folder: Path, tmp_path: Path
+) -> None:
+    """`evaluate`, its gray and colour files, and those of `fuse` have one luma, to the level."""
+    checkpoint, run = trained / "checkpoints/last.ckpt", tmp_path / "run"
+    words = ("data=folder", f"data.root={saturated_folder}", "trainer=cpu")
+    assert clipfuse("evaluate", f"checkpoint={checkpoint}", f"run_dir={run}", *words)[0] == 0
+    bands = [f"--{word}={saturated_folder / 'test' / band}" for word, band in SOURCES.items()]
+    folders = {"gray": run / "test/fused", "colour": run / "test/color"}
+    for label, luma in (("luma", ["--luma"]), ("fused", [])):
+        folders[label] = tmp_path / label
+        words = ("fuse", f"--checkpoint={checkpoint}", f"--out={folders[label]}", *bands, *luma)
+        assert clipfuse(*words)[0] == 0
+    for path in (tmp_path / "luma").iterdir():
+        assert Image.open(path).mode == "L"
+        assert path.read_bytes() == (run / "test/fused" / path.name).read_bytes()
+        assert (Image.open(tmp_path / "fused" / path.name).mode == "L") == (path.stem == "gray")
+    out = tmp_path / "scores.csv"
+    fused = [f"--fused={label}={folder}" for label, folder in folders.items()]
+    assert clipfuse("score", *fused, *bands, f"--out={out}", "--no-trivial")[0] == 0
+    written = {row["name"]: row for row in csv.DictReader((run / "test/per_image.csv").open())}
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 4 * 3
+    compared = 0
+    for row in rows:
+        for name in row.keys() - {"method", "name", "protocol"}:
+            expected = float(written[row["name"]][name])
+            assert float(row[name]) == pytest.approx(expected, rel=1e-9, nan_ok=True), (row["method"], name)
+            compared += np.isfinite(expected)
+    assert compared > 4 * 3 * 20
+
+
+def test_a_protocol_of_colour_channels_scores_the_colour_files(
+    clipfuse: Run, trained: Path, saturated_folder: Path, tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
+    words = ("data=folder", f"data.root={saturated_folder}", "trainer=cpu", "metrics.protocol=vifb")
+    code, text, _ = clipfuse(
+        "evaluate", f"checkpoint={trained}/checkpoints/last.ckpt", f"run_dir={run}", *words
+    )
+    assert code == 0
+    assert "protocol vifb-2" in text
+    bands = [f"--{word}={saturated_folder / 'test' / band}" for word, band in SOURCES.items()]
+    fused = f"--fused={run / 'test/color'}"
+    code, text, _ = clipfuse("score", fused, *bands, f"--out={out}", "--protocol", "vifb")
+    assert code == 0
+    assert "3 images; each channel of colour images, 8 bit" in text
+    written = list(csv.DictReader((run / "test/per_image.csv").open()))
+    scored = [row for row in csv.DictReader(out.open()) if row["method"] == "color"]
+    for one, other in zip(written, scored, strict=True):
+        for name in other.keys() - {"method", "name", "protocol"}:
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-9), name
+    _, luma, _ = clipfuse("score", f"--fused={run / 'test/fused'}", *bands, "--protocol", "vifb")
+    assert luma.splitlines()[2] != text.splitlines()[2]  # gray files are three equal channels: other numbers
+
+
+def test_the_protocols_are_listed_where_none_is_named(clipfuse: Run, folders: Path) -> None:
+    for words in ([], ["--fused", str(folders / "ours"), *sources(folders)]):
+        code, text, _ = clipfuse("score", *words, "--protocol")
+        assert code == 0
+        assert text == f"{protocol_listing()}\n"
 
 
 @pytest.mark.parametrize("data", ["folder", "synthetic"])

@@ -246,10 +246,10 @@ def test_names_of_every_kind_are_fused_under_their_own(
 ) -> None:
     names = ["-rf", "--out", "a b", "A", "a", "夜", "$(touch x)", "n" * 250, "a..b", "con%s{0}"]
     image = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1)))
-    for band in ("test/ir", "test/vi"):
+    for band, turned in (("test/ir", image), ("test/vi", image.rotate(90))):
         (tmp_path / band).mkdir(parents=True)
         for name in names:
-            image.save(tmp_path / band / f"{name}.png")
+            turned.save(tmp_path / band / f"{name}.png")
     words = commands(trained / "checkpoints/last.ckpt", tmp_path, tmp_path / "out")
     assert clipfuse(*words["fuse"])[0] == 0
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(names)

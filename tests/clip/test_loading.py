@@ -45,7 +45,7 @@ def test_weights_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{}")
     assert "has no weights file" in refused(f"local-dir:{tmp_path}")
     assert "leave pretrained out" in refused(f"local-dir:{tmp_path}", "openai")
-    assert "the micro CLIP lacks" in refused("micro", str(tmp_path / "nothing"))
+    assert "config.json: cannot be read" in refused("micro", str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("model", ["ViT-B-32-quickgelu", "hf-hub:someone/something"])
@@ -153,6 +153,37 @@ def test_openai_s_own_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     loaded = FrozenClip.load("ViT-B-32-quickgelu", str(file))
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize("named", ["ViT-B-32", "ViT-B-32-quickgelu"])
+@pytest.mark.parametrize(
+    ("digest", "quick"),
+    [
+        ("40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", True),  # openai
+        ("d867053b" + 56 * "0", True),  # laion400m_e31
+        ("af8dbd0c" + 56 * "0", False),  # laion2b_e16
+        (64 * "0", None),
+    ],
+)
+def test_a_published_file_is_known_by_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, digest: str, quick: bool | None
+) -> None:
+    """Its activation must be that of the model, whatever the file is called."""
+    import open_clip
+
+    small = open_clip.get_model_config(named)
+    small["vision_cfg"].update(width=64, layers=1)
+    small["text_cfg"].update(width=64, layers=1, vocab_size=100)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, named, small)
+    file = tmp_path / "mine.pt"
+    torch.save(open_clip.create_model(named).state_dict(), file)
+    monkeypatch.setattr("clipfuse.clip.loading.file_sha256", lambda path: digest)
+    if quick is None or quick == named.endswith("quickgelu"):
+        assert FrozenClip.load(named, str(file)).identity["quick_gelu"] is named.endswith("quickgelu")
+        return
+    message = refused(named, str(file))
+    assert str(file) in message
+    assert f"use clip.model={'ViT-B-32-quickgelu' if quick else 'ViT-B-32'}" in message
 
 
 def test_the_hashes_of_openai_s_own_files() -> None:

@@ -34,6 +34,19 @@ def test_variants_of_one_loss_are_named_by_what_differs(sweep: Factory) -> None:
     assert names(root) == ["pixel", "promptfusion solver=joint", "promptfusion solver=value_penalty"]
 
 
+def test_losses_of_one_file_are_named_by_their_classes(sweep: Factory) -> None:
+    for target in ("theirs.loss.EdgeAware", "theirs.loss.Plain", "mine.edges.First", "mine.edges.Second"):
+        root = sweep(options={"loss._target_": target})
+    assert names(root) == ["edge_aware", "plain", "first", "second"]
+
+
+def test_a_run_that_stopped_early_is_named(sweep: Factory) -> None:
+    root = sweep(status={"reason": "stopped early after update 4 of 6: a callback ended it"})
+    taken, notes = select(find_runs([root]), partial=False)
+    assert len(taken) == 1
+    assert notes == [f"Taken: {root / '0'} (stopped early after update 4 of 6: a callback ended it)."]
+
+
 def test_what_most_variants_share_goes_without_saying(sweep: Factory) -> None:
     root = sweep()
     sweep(options={"loss.weight": 5.0})

@@ -151,7 +151,9 @@ def test_empty_band(tmp_path, user_error):
 def test_unequal_sizes(tmp_path, user_error):
     fill(tmp_path / "ir", NAMES, size=(7, 5))
     fill(tmp_path / "vi", NAMES, size=(14, 10))
-    message = user_error(PairedFolder(str(tmp_path)).load, "scene0")
+    message = user_error(PairedFolder, str(tmp_path), split="hash", val=0, test=1)
+    assert message.startswith("30 of 30 pairs cannot be used: ")
+    assert message.endswith("; nor can scene1, scene2, scene3, scene4, scene5, ...")
     assert f"{tmp_path / 'ir' / 'scene0.png'} is 7 x 5" in message
     assert f"{tmp_path / 'vi' / 'scene0.png'} is 14 x 10" in message
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clipfuse.files import check_output, replace_when_whole, write_atomically
+from clipfuse.images import write_png
 
 
 @pytest.fixture(params=[True, False], ids=["links", "no links"])
@@ -68,3 +70,81 @@ def test_a_broken_link_is_found_before_the_work(tmp_path: Path, user_error: Call
     (tmp_path / "x").symlink_to("nowhere")
     assert "there already" in user_error(check_output, tmp_path / "x", overwrite=False)
     check_output(tmp_path / "x", overwrite=True)
+
+
+# Commands find a file that appears while they work: at the time of writing, not only before.
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let a file appear just before the partial file of that name takes its place."""
+
+    def watch(path: Path) -> None:
+        link = os.link
+
+        def appear(source: Any, target: Any, **options: Any) -> None:
+            if Path(target) == path:
+                path.write_text("theirs")
+            link(source, target, **options)
+
+        monkeypatch.setattr(os, "link", appear)
+
+    return watch
+
+
+def expect_theirs(result: tuple[int, str, str], path: Path) -> None:
+    code, _, errors = result
+    assert code == 2
+    assert f"{path} is there already; choose another file or add --overwrite" in errors
+    assert path.read_text() == "theirs"
+    assert not [each for each in path.parent.iterdir() if "partial" in each.name]
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_score_keeps_a_file_that_appears(
+    option: str,
+    clipfuse: Callable[..., tuple[int, str, str]],
+    pairs_folder: Path,
+    tmp_path: Path,
+    late: Callable[[Path], None],
+) -> None:
+    test, path = pairs_folder / "test", tmp_path / "x"
+    words = ["--fused", f"x={test}/ir", "--infrared", f"{test}/ir", "--visible", f"{test}/vi"]
+    late(path)
+    expect_theirs(clipfuse("score", *words, "--metrics", "EN", "--no-trivial", option, str(path)), path)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.onnx"])
+def test_export_keeps_a_file_that_appears(
+    name: str,
+    clipfuse: Callable[..., tuple[int, str, str]],
+    trained: Path,
+    tmp_path: Path,
+    late: Callable[[Path], None],
+) -> None:
+    late(tmp_path / name)
+    words = ["--checkpoint", str(trained / "checkpoints/last.ckpt"), "--out", str(tmp_path / name)]
+    expect_theirs(clipfuse("export", *words), tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["html", "csv", "figures"])
+def test_compare_keeps_a_file_that_appears(
+    kind: str,
+    clipfuse: Callable[..., tuple[int, str, str]],
+    sweep: Callable[..., Path],
+    tmp_path: Path,
+    late: Callable[[Path], None],
+) -> None:
+    path = tmp_path / "x" / "metric0.svg" if kind == "figures" else tmp_path / "x"
+    late(path)
+    words = [str(sweep()), "--no-trivial", f"--{kind}", str(tmp_path / "x")]
+    expect_theirs(clipfuse("compare", *words), path)
+
+
+def test_an_image_that_appears_is_kept(
+    tmp_path: Path, late: Callable[[Path], None], user_error: Callable[..., str]
+) -> None:
+    late(tmp_path / "x.png")
+    message = user_error(write_png, tmp_path / "x.png", torch.zeros(1, 4, 4), overwrite=False)
+    assert "is there already" in message
+    assert (tmp_path / "x.png").read_text() == "theirs"

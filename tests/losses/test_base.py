@@ -1,5 +1,11 @@
 """A loss outside of a training: called with three images."""
 
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +14,7 @@ from clipfuse.clip import load_clip
 from clipfuse.losses import ClipRatioLoss, FusionLoss, LDFusionLoss, PixelLoss, PromptFusionLoss
 from clipfuse.losses.weighted_sum import weighted_sum
 from clipfuse.testing import example_inputs
-from clipfuse.types import LossInputs
+from clipfuse.types import LossInputs, LossOutput
 
 PAIRS = {"targets": {"positive": "a clear target", "negative": "a fuzzy target", "against": ["visible"]}}
 LOSSES = {
@@ -63,3 +69,58 @@ def test_other_arguments_are_refused() -> None:
         loss(fused, infrared, visible[..., 1:])
     with pytest.raises(ValueError, match="pixel: expected one LossInputs, or fused, infrared, visible"):
         loss(LossInputs(fused, infrared, visible), infrared)
+
+
+def written(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, *classes: str) -> ModuleType:
+    """Write and import a module of losses that return what `answer` is at the time."""
+    path = folder / f"{name.replace('.', '/')}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = "from clipfuse.losses.base import FusionLoss\n"
+    for each in classes:
+        body += f"\nclass {each}(FusionLoss):\n    answer = None\n"
+        body += "    def forward(self, inputs):\n        return self.answer(inputs)\n"
+    path.write_text(body)
+    monkeypatch.syspath_prepend(str(folder))
+    return import_module(name)
+
+
+def test_losses_of_ones_own_do_not_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = written(tmp_path, monkeypatch, "theirs_one.loss", "EdgeAware")
+    two = written(tmp_path, monkeypatch, "theirs_two.loss", "ToInfrared")
+    many = written(tmp_path, monkeypatch, "many_edges", "First", "SecondOne")
+    single = written(tmp_path, monkeypatch, "my_edge", "Mine")
+    found = [each().name for each in (one.EdgeAware, two.ToInfrared, many.First, many.SecondOne, single.Mine)]
+    assert found == ["edge_aware", "to_infrared", "first", "second_one", "my_edge"]
+    assert {name: LOSSES[name]().name for name in LOSSES} == {name: name for name in LOSSES}
+
+
+SCALAR = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (SCALAR, "returned Tensor; expected clipfuse.types.LossOutput(total, terms)"),
+        ((SCALAR, {}), "returned tuple; expected clipfuse.types.LossOutput"),
+        ({"total": SCALAR}, "returned dict; expected"),
+        (None, "returned NoneType; expected"),
+        (LossOutput(1.0, {}), "returned its total as float; expected a floating-point scalar"),  # type: ignore[arg-type]
+        (LossOutput(torch.ones(2), {}), "returned its total as torch.float32 (2,); expected"),
+        (LossOutput(torch.ones(1), {}), "returned its total as torch.float32 (1,); expected"),
+        (LossOutput(torch.tensor(1), {}), "returned its total as torch.int64 (); expected"),
+        (LossOutput(SCALAR, [SCALAR]), "returned its terms as list; expected tensors by name"),  # type: ignore[arg-type]
+        (LossOutput(SCALAR, None), "returned its terms as NoneType; expected"),  # type: ignore[arg-type]
+        (LossOutput(SCALAR, {"a": 1.0}), "returned its term 'a' as float; expected a scalar tensor"),  # type: ignore[dict-item]
+        (LossOutput(SCALAR, {"a": torch.ones(3)}), "returned its term 'a' as torch.float32 (3,); expected"),
+        (LossOutput(SCALAR, {0: SCALAR}), "returned its term 0 as torch.float32 (); expected"),  # type: ignore[dict-item]
+    ],
+)
+def test_a_wrong_answer_names_the_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user_error: Any, answer: Any, words: str
+) -> None:
+    loss = written(tmp_path, monkeypatch, "wrong_answer", "Wrong").Wrong()
+    loss.answer = lambda inputs: answer
+    assert user_error(loss, *images()).startswith(f"the loss Wrong {words}")
+    joined = weighted_sum({"pixel": 1.0, "own": 1.0}, {"pixel": PixelLoss(), "own": loss})
+    assert user_error(joined, *images()).startswith(f"the loss Wrong {words}")
+    monkeypatch.delitem(sys.modules, "wrong_answer")

@@ -1,7 +1,6 @@
 """FMI against a slow loop over windows, written from the definition."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from clipfuse import metrics
 from clipfuse.metrics.definition import DEFINITIONS
-from clipfuse.metrics.feature_information import edge_map, gradient_magnitude
+from clipfuse.metrics.feature_information import gradient_magnitude
 
 # What is tested here is the definition, on planes in 0..255; checks and rounding: test_definition.
 fmi_gradient, fmi_pixel = (DEFINITIONS["FMI-gradient"].kernel, DEFINITIONS["FMI-pixel"].kernel)
@@ -19,7 +18,8 @@ fmi_gradient, fmi_pixel = (DEFINITIONS["FMI-gradient"].kernel, DEFINITIONS["FMI-
 # Sums of 81 (or 625) terms of order 1 in float64, whose smallest entropy is about 0.01: 1e-9 leaves
 # room for the loop's second differences of a distribution function.
 TOLERANCE = {"rel": 0, "abs": 1e-9}
-FEATURES = {"pixel": lambda plane: plane, "gradient": gradient_magnitude, "edge": edge_map}
+FEATURES = {"pixel": lambda plane: plane, "gradient": gradient_magnitude}
+SCORES = {"pixel": fmi_pixel, "gradient": fmi_gradient}
 
 
 def marginal(patch: np.ndarray) -> np.ndarray:
@@ -101,16 +101,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_value_is_that_of_the_slow_loop(case: str, feature: str) -> None:
     planes = CASES[case]()
-    value = fmi_pixel(*planes, feature=feature).item()
+    value = SCORES[feature](*planes).item()
     assert value == pytest.approx(slow(*planes, feature), **TOLERANCE)
-
-
-def test_what_tang_calls_fmi_of_pixels_is_of_edges(scored: Callable[..., float]) -> None:
-    planes = scene((12, 17))
-    value = scored("tang", "FMI-pixel", *planes)
-    assert value == pytest.approx(slow(*planes, "edge"), **TOLERANCE)
-    assert abs(slow(*planes, "pixel") - value) > 0.01
-    assert abs(slow(*planes, "gradient") - value) > 0.01
 
 
 @pytest.mark.parametrize("window", [2, 5])
@@ -140,7 +132,7 @@ def test_identities_and_constants(feature: str) -> None:
     flat, black = torch.full_like(visible, 77), torch.zeros_like(visible)
 
     def score(*planes: Tensor) -> float:
-        return fmi_pixel(*planes, feature=feature).item()
+        return SCORES[feature](*planes).item()
 
     for plane in (visible, flat, black, draw(1, 1, 48, 64)):
         assert score(plane, plane, plane) == pytest.approx(1, abs=1e-12)
@@ -170,22 +162,12 @@ def test_an_inversion_costs_something_in_pixels_and_nothing_in_gradients() -> No
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_worse_image_scores_less(feature: str) -> None:
     def score(plane: Tensor) -> float:
-        return fmi_pixel(plane, infrared, visible, feature=feature).item()
+        return SCORES[feature](plane, infrared, visible).item()
 
     fused, infrared, visible = scene()
     noise = 12 * torch.randn(fused.shape, generator=torch.Generator().manual_seed(1)).double()
     assert score((fused + noise).round().clamp(0, 255)) < score(fused)
     assert score(avg_pool2d(fused, 9, stride=1, padding=4).round()) < score(fused)
-
-
-def test_an_edge_is_one_pixel_wide() -> None:
-    step = torch.zeros(1, 1, 9, 10).double()
-    step[..., 5:] = 200
-    for plane, edges in ((step, edge_map(step)), (step.mT, edge_map(step.mT).mT)):
-        assert edges.shape == step.shape, plane.shape
-        assert edges.sum(3).eq(1).all()
-        assert edges[..., 5].eq(1).all()
-    assert not edge_map(torch.full_like(step, 3)).any()
 
 
 def test_gradients_are_central_and_one_sided_at_the_border() -> None:
@@ -197,10 +179,6 @@ def test_errors_and_definitions() -> None:
     planes = [draw(1, 1, 8, 9)] * 3
     with pytest.raises(ValueError, match=r"FMI-gradient: window is 9 px; expected 2 to 8"):
         metrics.fmi_gradient(*planes, window=9, data_range=255)
-    with pytest.raises(
-        ValueError, match=r"FMI-pixel: feature is 'dct'; expected one of 'pixel', 'gradient', 'edge'"
-    ):
-        metrics.fmi_pixel(*planes, feature="dct")
     with pytest.raises(ValueError, match=r"FMI-pixel: fused is 2x9 px"):
         metrics.fmi_pixel(*(plane[:, :, :2] for plane in planes), data_range=255)
     for name in ("FMI-pixel", "FMI-gradient"):

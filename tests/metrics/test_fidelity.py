@@ -69,6 +69,20 @@ def test_two_kits_take_the_error_on_0_to_1_and_the_peak_at_255(
     )
 
 
+def test_vifb_takes_the_root_of_the_sum_over_the_number_of_pixels(scored: Callable[..., float]) -> None:
+    images = planes()
+    fused, *sources = (plane[0, 0].tolist() for plane in images)
+    errors = []
+    for source in sources:
+        squares = [
+            (f - s) ** 2 for rows in zip(fused, source, strict=True) for f, s in zip(*rows, strict=True)
+        ]
+        errors.append(sum(squares) ** 0.5 / len(squares))
+    expected = 20 * log10(255 / (sum(errors) / 2) ** 0.5)
+    assert scored("vifb", "PSNR", *images) == pytest.approx(expected, rel=1e-13)
+    assert expected > scored("strict", "PSNR", *images) + 30
+
+
 def test_where_they_are_not_finite() -> None:
     plane, black = planes()[0], torch.zeros(1, 1, 20, 23, dtype=torch.float64)
     assert mse(plane, plane, plane) == 0

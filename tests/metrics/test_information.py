@@ -181,39 +181,31 @@ def test_ivif_zoo_adds_to_each_share_and_divides_by_the_sources(scored: Callable
     assert abs(scored("strict", "NMI", *planes) - expected) > 0.01
 
 
-def test_vifb_stretches_before_it_counts_and_takes_nats(scored: Callable[..., float]) -> None:
-    # Fractions: whole levels are only moved by a stretch, and information does not see that.
-    planes = [30 + plane / 7 for plane in scene()]
+def test_kits_count_in_nats_or_join_the_brightest_levels(scored: Callable[..., float]) -> None:
+    planes = scene()
+    in_bits = sum(information(planes[0], source) for source in planes[1:])
+    for protocol in ("strict", "ivif_zoo"):
+        assert scored(protocol, "MI", *planes) == pytest.approx(in_bits, **EXACT)
+    for protocol in ("cddfuse", "vifb"):
+        assert scored(protocol, "MI", *planes) == pytest.approx(in_bits * math.log(2), **EXACT)
+    bright = [(plane + 120).clamp_max(255) for plane in planes]
+    bright = [plane - (plane == 255) * (draw(*plane.shape[2:], seed=7) % 2) for plane in bright]
+    assert all({254.0, 255.0} <= set(plane.flatten().tolist()) for plane in bright)
+    # As an index of 1 to 255 counts them: uint8 + 1 saturates.
+    indices = [torch.tensor([min(level + 1, 255) for level in each.flatten().tolist()]) for each in bright]
+    joined = sum(information(indices[0].double(), source.double()) for source in indices[1:])
+    assert scored("tang", "MI", *bright) == pytest.approx(joined, **EXACT)
+    assert abs(scored("strict", "MI", *bright) / joined - 1) > 1e-3
+
+
+def test_a_stretch_of_8_bit_images_does_not_change_what_they_share() -> None:
+    """So that the stretch of VIFB's program is no option here: it parts levels and joins none."""
+    planes = [(plane / 3).round() + 20 for plane in scene()]
     wide = []
     for plane in planes:
         low, high = plane.min().item(), plane.max().item()
-        values = [round(255 * (value - low) / (high - low)) for value in plane.flatten().tolist()]
-        wide.append(torch.tensor(values).double())
-    expected = math.log(2) * sum(information(wide[0], source) for source in wide[1:])
-    assert scored("vifb", "MI", *planes) == pytest.approx(expected, **EXACT)
-    assert abs(scored("cddfuse", "MI", *planes) - expected) > 0.1  # nats, and no stretch
-    whole = scene()
-    in_bits = sum(information(whole[0], source) for source in whole[1:])
-    for protocol in ("strict", "tang", "ivif_zoo"):
-        assert scored(protocol, "MI", *whole) == pytest.approx(in_bits, **EXACT)
-
-
-def test_stretch_spreads_each_image_over_all_levels() -> None:
-    fused, infrared, visible = scene()
-    wide = [255 * (plane - plane.min()) / (plane.max() - plane.min()) for plane in (fused, infrared, visible)]
-    by_hand = mutual_information(*wide).item()
-    assert mutual_information(fused, infrared, visible, stretch=True).item() == pytest.approx(
-        by_hand, **EXACT
-    )
-    # Of whole numbers it moves the levels and does not join them; of fractions it parts some.
-    torch.testing.assert_close(
-        mutual_information(fused, infrared, visible, stretch=True),
-        mutual_information(fused, infrared, visible),
-    )
-    fine = torch.linspace(10, 12, 64).double().view(1, 1, 8, 8)
-    assert mutual_information(fine, fine, fine, stretch=True) > mutual_information(fine, fine, fine)
-    flat = torch.full_like(fused, 40)
-    assert mutual_information(flat, infrared, flat, stretch=True).item() == 0
+        wide.append(torch.floor(255 * (plane - low) / (high - low) + 0.5))
+    torch.testing.assert_close(mutual_information(*wide), mutual_information(*planes), rtol=1e-12, atol=0)
 
 
 def test_errors_and_definitions() -> None:

@@ -26,7 +26,7 @@ PORT_QCB = {"stretch": "exact", "normalise": False, "frequency": "fftfreq"}
 SIZES = [(32, 48), (37, 50), (16, 19)]
 METRICS = [(qcv, options) for options in ({}, TOOLKIT_QCV)]
 METRICS += [(qcb, options) for options in ({}, TOOLKIT_QCB, PORT_QCB)]
-OTHER_QCV = [{"blocks": "floor"}, {"stretch": "exact", "frequency_scale": 30.0}]
+OTHER_QCV = [{"stretch": "exact"}]
 
 
 def scene(seed: int, height: int = 37, width: int = 50, count: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,10 +64,10 @@ def radius(shape: tuple[int, int], scale: float) -> np.ndarray:
     return np.sqrt(down[:, None] ** 2 + along**2)
 
 
-def slow_qcv(*planes, stretch="none", border="mirror", blocks="partial", csf_slope=0.114, frequency_scale=8):
+def slow_qcv(*planes, stretch="none", border="mirror", blocks="partial", csf_slope=0.114):
     fused, *sources = (stretched(plane, stretch) for plane in planes)
     height, width = fused.shape
-    r = csf_slope * radius(fused.shape, frequency_scale)
+    r = csf_slope * radius(fused.shape, 8)
     csf = 2.6 * (0.0192 + r) * np.exp(-(r**1.1))
     over = total = 0.0
     for source in sources:
@@ -77,8 +77,6 @@ def slow_qcv(*planes, stretch="none", border="mirror", blocks="partial", csf_slo
         for top in range(0, height, 16):
             for left in range(0, width, 16):
                 block = slice(top, top + 16), slice(left, left + 16)
-                if blocks == "floor" and error[block].size < 256:
-                    continue
                 weight = (gradient[block] ** 5).sum()
                 over += weight * error[block].sum() / (256 if blocks == "padded" else error[block].size)
                 total += weight

@@ -11,7 +11,7 @@ def pair(side: int = 48) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return infrared, visible, mask
 
 
-@pytest.mark.parametrize("protocol", ["strict", "tang"])
+@pytest.mark.parametrize("protocol", ["strict", "tang", "tang_uint8", "ivif_zoo", "vifb"])
 def test_it_scores_as_the_classes_do_to_the_bit(protocol: str) -> None:
     infrared, visible, mask = pair()
     fusions = trivial_fusions(infrared, visible)
@@ -23,6 +23,28 @@ def test_it_scores_as_the_classes_do_to_the_bit(protocol: str) -> None:
         means = {name: float(mean) for name, mean in metrics.compute().items()}
         assert list(scores[method]) == list(means)
         assert scores[method] == pytest.approx(means, rel=0, abs=0, nan_ok=True)
+
+
+def test_vifb_takes_the_mean_over_colour_channels() -> None:
+    generator = torch.Generator().manual_seed(1)
+    fused, visible = torch.rand(2, 2, 3, 48, 52, generator=generator)
+    infrared = torch.rand(2, 1, 48, 52, generator=generator)
+    scorer = Scorer("vifb")
+    row = scorer.score_all({"it": fused}, infrared, visible)["it"]
+    channels = [
+        scorer.score_all({"it": fused[:, c : c + 1]}, infrared, visible[:, c : c + 1])["it"] for c in range(3)
+    ]
+    metrics = FusionMetrics("vifb")
+    metrics.update(fused, infrared, visible)
+    for name, mean in metrics.compute().items():
+        expected = sum(channel[name] for channel in channels) / 3
+        assert row[name] == pytest.approx(expected, rel=1e-12), name
+        assert float(mean) == pytest.approx(expected, rel=1e-12), name
+    gray = scorer.score_all({"it": infrared}, infrared, visible[:, :1])["it"]
+    colour = scorer.score_all({"it": infrared}, infrared, visible[:, :1].expand(-1, 3, -1, -1))["it"]
+    assert gray == pytest.approx(colour, rel=1e-12)
+    with pytest.raises(ValueError, match=r"fused has shape \(2, 3, 48, 52\); expected one luma plane"):
+        Scorer("tang").score_all({"it": fused}, infrared, visible)
 
 
 def test_what_is_not_defined_is_nan_and_what_needs_a_mask_is_left_out() -> None:

@@ -38,7 +38,9 @@ def kernel(size: int, centred: bool) -> np.ndarray:
     return window / window.sum()
 
 
-def channels(source: np.ndarray, fused: np.ndarray, border: str = "valid", centred: bool = True):
+def channels(
+    source: np.ndarray, fused: np.ndarray, border: str = "valid", centred: bool = True, most: float = np.inf
+):
     """Yield gain, residual variance and source variance at each scale, with 2-D windows."""
     for scale in range(4):
         size = (17, 9, 5, 3)[scale]
@@ -48,11 +50,14 @@ def channels(source: np.ndarray, fused: np.ndarray, border: str = "valid", centr
             plane = np.pad(plane, size // 2) if border == "zero" else plane
             return correlate2d(plane, window, mode="valid")
 
+        def product(x: np.ndarray, y: np.ndarray, most: float = np.inf if scale else most) -> np.ndarray:
+            return np.minimum(x * y, most)
+
         if scale:
             source, fused = local(source)[::2, ::2], local(fused)[::2, ::2]
-        of_source = np.maximum(local(source * source) - local(source) ** 2, 0)
-        of_fused = np.maximum(local(fused * fused) - local(fused) ** 2, 0)
-        both = local(source * fused) - local(source) * local(fused)
+        of_source = np.maximum(local(product(source, source)) - local(source) ** 2, 0)
+        of_fused = np.maximum(local(product(fused, fused)) - local(fused) ** 2, 0)
+        both = local(product(source, fused)) - local(source) * local(fused)
         gain, residual = np.zeros_like(both), of_fused.copy()
         for at in np.ndindex(both.shape):
             if of_source[at] < 1e-10:
@@ -65,9 +70,9 @@ def channels(source: np.ndarray, fused: np.ndarray, border: str = "valid", centr
         yield gain, np.maximum(residual, 1e-10), of_source
 
 
-def plain_vif(source: np.ndarray, fused: np.ndarray, border: str = "valid", centred: bool = True) -> float:
+def plain_vif(source: np.ndarray, fused: np.ndarray, *options, **named) -> float:
     kept = whole = 0.0
-    for gain, residual, variance in channels(source, fused, border, centred):
+    for gain, residual, variance in channels(source, fused, *options, **named):
         kept += np.log10(1 + gain**2 * variance / (residual + 2)).sum()
         whole += np.log10(1 + variance / 2).sum()
     return kept / whole if whole else 1.0
@@ -127,7 +132,17 @@ def test_ivif_zoo_takes_vif_off_centre_with_black_around(scored: Callable[..., f
     for border, centred in (("zero", True), ("valid", False), ("valid", True)):
         other = sum(plain_vif(source, fused, border, centred) for source in sources)
         assert abs(other - expected) > 1e-4
-    assert scored("tang", "VIF", *images) == pytest.approx(other, rel=TOLERANCE)
+    assert scored("cddfuse", "VIF", *images) == pytest.approx(other, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dark", [0, 60, 110])
+def test_the_older_sheet_of_tang_cuts_products_off_at_255(scored: Callable[..., float], dark: int) -> None:
+    images = tuple((plane - dark).clamp_min(0) for plane in scene())
+    fused, *sources = (plane[0, 0].numpy() for plane in images)
+    expected = sum(plain_vif(source, fused, most=255) for source in sources)
+    value = scored("tang_uint8", "VIF", *images)
+    assert value == pytest.approx(expected, rel=TOLERANCE)
+    assert value > 1.01 * scored("strict", "VIF", *images)
 
 
 def test_vif_is_twice_that_of_torchmetrics_with_equal_sources() -> None:

@@ -38,14 +38,14 @@ HARMLESS = (
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
     *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
     *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
-    *("split_of", "names_sha256", "scenes.*"),
+    *("split_of", "names_sha256", "scenes.*", "pairs"),
 )
 # What a run that goes on may change.
 RESUMABLE = (
     *("name", "run_dir", "overwrite", "checkpoint", "auto_resume", "objective", "test", "tuning", "logger.*"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb", "callbacks.*", "versions.*"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
-    *("split_of", "names_sha256", "scenes.*"),
+    *("split_of", "names_sha256", "scenes.*", "pairs"),
 )
 NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],

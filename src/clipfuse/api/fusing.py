@@ -1,18 +1,22 @@
 """`clipfuse.fuse` and `clipfuse.read_pair`."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from clipfuse.api.kinds import Images, check_alike, check_files, take
+from clipfuse.data.checks import check_different
+from clipfuse.data.masks import parse_classes, read_target_mask
 from clipfuse.decoding.ranges import read_ranges
 from clipfuse.errors import UserError
-from clipfuse.images import check_ranges, gray, read_image, read_registered
+from clipfuse.images import check_ranges, gray, read_registered
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network
-from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb, rgb_to_luma_chroma
 from clipfuse.ops.depth import from_unit, to_unit
 from clipfuse.types import FusionBatch
 
@@ -54,7 +58,8 @@ def fuse(
     for warm, seen in zip(thermal.parts, color.parts, strict=True):
         luma, chroma = rgb_to_luma_chroma(to_unit(seen))
         fused = apply_network(network, to_unit(gray(warm)).to(luma.device), luma)
-        image = luma_chroma_to_rgb(fused, chroma) if seen.shape[1] == 3 else fused
+        join = eight_bit_rgb if seen.dtype == torch.uint8 else luma_chroma_to_rgb
+        image = join(fused, chroma) if seen.shape[1] == 3 else fused
         results.append(from_unit(image.clamp(0, 1), seen.dtype))
     return color.give_back(results)
 
@@ -65,31 +70,37 @@ def _bundled() -> nn.Module:
 
 
 def read_pair(
-    infrared: str | Path, visible: str | Path, target_mask: str | Path | None = None, range: Any = None
+    infrared: str | Path,
+    visible: str | Path,
+    target_mask: str | Path | None = None,
+    range: Any = None,
+    mask_classes: Sequence[int] | None = None,
 ) -> FusionBatch:
     """Read the files of a registered pair as the project's record, a batch of one.
 
     Args:
         infrared: PNG, JPEG, BMP, TIFF or WebP; colour is reduced to its luma.
         visible: the same; gray or colour.
-        target_mask: an image that is brighter than half its maximum on targets.
+        target_mask: a mask of two values (0 and 1, or 0 and 255), or a map of classes.
         range: as for `fuse`.
+        mask_classes: the classes of the map that are targets.
 
     Returns:
         `infrared` and `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; the name of
         the infrared file without its suffix as the sample id; `target_mask` (1, 1, H, W) bool, or None.
 
     Raises:
-        UserError: a file cannot be read, or the sizes differ.
+        UserError: a file cannot be read, the sizes differ, both bands are one image, or the mask is none.
     """
     ranges = read_ranges(range, "range")
     check_ranges([(Path(infrared), Path(visible))], ranges, "range=({}, {})")
+    if problem := check_different(Path(infrared), Path(visible)):
+        raise UserError(problem)
     thermal, color = map(to_unit, read_registered(Path(infrared), Path(visible), ranges))
     luma, chroma = rgb_to_luma_chroma(color[None])
     mask = None
     if target_mask is not None:
-        plane = to_unit(gray(read_image(target_mask)))
-        if plane.shape != thermal.shape:
+        mask = read_target_mask(Path(target_mask), parse_classes(mask_classes, "mask_classes"))[None]
+        if mask.shape[1:] != thermal.shape:
             raise UserError(f"{target_mask} is not of the size of {infrared}; expected one mask for the pair")
-        mask = (plane > plane.max() / 2)[None]
     return FusionBatch(thermal[None], luma, chroma, (Path(infrared).stem,), mask)

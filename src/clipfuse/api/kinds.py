@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipfuse.data.checks import check_different
 from clipfuse.decoding.ranges import Range, Ranges
 from clipfuse.errors import UserError
 from clipfuse.images import check_ranges, check_sizes, pil_to_tensor, read_image
@@ -196,12 +197,16 @@ def check_files(infrared: Images, visible: Images, ranges: Ranges) -> None:
     """Check the pairs that were given as paths, and are alike, for what no pixel shows.
 
     Raises:
-        UserError: the two files of a pair are turned differently by their orientation tags.
+        UserError: the two files of a pair are one file, hold the same bytes, or are turned differently by
+            their orientation tags.
     """
     both = [[given] if isinstance(given, str | Path) else given for given in (infrared, visible)]
     if all(isinstance(given, list | tuple) and isinstance(given[0], str | Path) for given in both):
         pairs = [(Path(warm), Path(seen)) for warm, seen in zip(*both, strict=True)]
         check_sizes({str(pair): pair for pair in pairs})
+        for pair in pairs:
+            if problem := check_different(*pair):
+                raise UserError(problem)
         check_ranges(pairs, ranges, "range=({}, {})")
 
 

@@ -34,7 +34,7 @@ class Alternate(NestedSolver):
         self.steps = steps
 
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
-        self._descend(lower, problem.lower_loss, self.steps)
+        self._descend(problem, lower, problem.lower_loss, self.steps)
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool

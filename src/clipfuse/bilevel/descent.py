@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed
 
 LowerOptimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
+Check = Callable[[Sequence[Tensor]], Any]
 Objective = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -89,11 +90,13 @@ class Descent:
             raise ValueError(f"the lower parameters have shapes {given}; this solver began with {mine}")
         copy_into(self.values, values)
 
-    def minimise(self, objective: Objective, steps: int) -> None:
-        """Take `steps` steps down the mean of `objective` over the ranks."""
+    def minimise(self, objective: Objective, steps: int, check: Check | None = None) -> None:
+        """Take `steps` steps down the mean of `objective` over the ranks; `check` may refuse a gradient."""
         assert self._optimizer is not None
         for _ in range(steps):
             slopes = mean_over_ranks(gradients(objective(self.values), self.values))
+            if check is not None:
+                check(slopes)
             for value, slope in zip(self.values, slopes, strict=True):
                 value.grad = slope
             self._optimizer.step()

@@ -72,9 +72,11 @@ class NestedSolver(ABC):
             for value in lower:
                 distributed.broadcast(value.detach(), 0)
 
-    def _descend(self, lower: Sequence[Tensor], objective: Objective, steps: int) -> None:
+    def _descend(
+        self, problem: BilevelProblem, lower: Sequence[Tensor], objective: Objective, steps: int
+    ) -> None:
         self._y.move_to(lower)
-        self._y.minimise(objective, steps)
+        self._y.minimise(objective, steps, getattr(problem, "check_finite", None))
         copy_into(lower, self._y.values)
 
     @abstractmethod

@@ -14,7 +14,11 @@ BACKWARD: Backward = Tensor.backward
 
 
 class BilevelProblem(Protocol):
-    """The problem of one step; `lower` are values of y."""
+    """The problem of one step; `lower` are values of y.
+
+    It may also have a function `check_finite` of the gradients of y, called before each step of y, which
+    raises where they are not finite: y then stays what it was before the solve.
+    """
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return y; empty for a problem of one level."""

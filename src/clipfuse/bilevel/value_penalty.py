@@ -131,7 +131,7 @@ class ValuePenalty(NestedSolver):
         def value(z: Sequence[Tensor]) -> Tensor:
             return w / (1 + w) * (problem.lower_loss(z) + mu * squared_distance(z, anchor))
 
-        self._z.minimise(value, self.z_steps)
+        self._z.minimise(value, self.z_steps, getattr(problem, "check_finite", None))
         needs_residual = self.penalty != "linear"
         f_z = torch.zeros(())
         if needs_residual:
@@ -147,7 +147,7 @@ class ValuePenalty(NestedSolver):
                 total = total + problem.upper_loss(y)
             return total / (1 + slope)
 
-        self._descend(lower, objective, self.y_steps)
+        self._descend(problem, lower, objective, self.y_steps)
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool

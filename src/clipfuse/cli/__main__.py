@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from clipfuse.cli import leave_current_folder
 from clipfuse.cli.streams import keep_streams
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.version import __version__
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
     """
     keep_streams()
+    if arguments is None:
+        leave_current_folder()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -10,7 +10,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Literal
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     if not any(run.scores for run in runs):
         print(*notes, sep="\n")
     if options.own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), options.own)
     material = gather(
         runs,
         notes,
@@ -76,11 +76,11 @@ def main(arguments: Sequence[str]) -> None:
         for path in files:
             check_output(path, options.overwrite)
     for name, path in outputs.items():
-        with write_atomically(path) as file:
+        with write_atomically(path, overwrite=options.overwrite) as file:
             file.write(found.text(name))
     if figures:
         for path, (drawing, kind) in files.items():
-            with replace_when_whole(path) as temporary:
+            with replace_when_whole(path, overwrite=options.overwrite) as temporary:
                 drawing.save(temporary, kind)
     print(f"\n{found}")
     for path in outputs.values():

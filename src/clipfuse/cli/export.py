@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.errors import UserError
 
 _SUFFIXES = (".safetensors", ".onnx")
@@ -26,17 +26,18 @@ def main(arguments: Sequence[str]) -> None:
     if out.suffix not in _SUFFIXES:
         raise UserError(f"--out {out}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if options.trust:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), options.trust)
     path = choose_checkpoint(options.checkpoint)
     checkpoint = read_checkpoint(path)
     backbone = build_backbone(checkpoint, path, options.trust)
     node = backbone_node(checkpoint, options.trust, path)
     check_output(out, options.overwrite)
     if out.suffix == ".safetensors":
-        write_safetensors(out, node, backbone)
+        write_safetensors(out, node, backbone, options.overwrite)
         print(f"written: {out}")
         return
-    difference = write_onnx(out, backbone, str(node["_target_"]).rpartition(".")[2])
+    name = str(node["_target_"]).rpartition(".")[2]
+    difference = write_onnx(out, backbone, name, options.overwrite)
     print(f"written: {out}; what it fuses differs from the network by {difference:.1e} at most (of 1)")
 
 

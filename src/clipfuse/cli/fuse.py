@@ -2,18 +2,24 @@
 
 import argparse
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
 
+PAIRS_HELP = (
+    "where names alone do not show the pairs: '{id}_ir.png | {id}_vis.png', or a .csv of infrared,visible; "
+    "relative to --infrared and --visible"
+)
+# Options that change no fused image.
+_NO_MATTER = ("checkpoint", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust")
+
 
 def main(arguments: Sequence[str]) -> None:
-    """Fuse every pair; the outputs appear together at the end, or not at all."""
+    """Fuse every pair; each image appears when it is finished, and a repeat goes on behind the last one."""
     options = _parse(arguments)
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
 
@@ -21,22 +27,33 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from tqdm import tqdm
 
+    from clipfuse.cli.finished import Finished, stop_on_sigterm
+    from clipfuse.data.checks import look_at_bands
+    from clipfuse.data.listed import given_pairs
     from clipfuse.data.overlap import Overlap
-    from clipfuse.images import check_ranges, match_stems, read_registered, write_png
+    from clipfuse.files import file_sha256
+    from clipfuse.images import check_ranges, read_registered, write_png
     from clipfuse.networks.apply import apply_network
     from clipfuse.networks.load import choose_checkpoint, load_network
-    from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
+    from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
-    if infrared.is_file() and visible.is_file():
-        pairs: dict[str, tuple[Path, ...]] = {infrared.stem: (infrared, visible)}
-    else:
-        pairs = match_stems(infrared=infrared, visible=visible)
-    ranges = given_ranges(options.range)
-    _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
-    if options.trust:
-        look_in(os.getcwd())
+    found = given_pairs(infrared, visible, options.pairs)
+    pairs = {name: (pair.infrared, pair.visible) for name, pair in found.pairs.items()}
+    print(found.summary())
     network_file = Path(options.onnx) if options.onnx is not None else choose_checkpoint(options.checkpoint)
+    settings = {key: value for key, value in vars(options).items() if key not in _NO_MATTER}
+    known = file_sha256(network_file) if network_file.is_file() else None  # to load it will fail
+    finished = Finished(out, {"network": known, **settings})
+    left = {name: files for name, files in pairs.items() if not finished.holds(name, files)}
+    _check_outputs(
+        out, list(left), options.overwrite, {file.parent for files in pairs.values() for file in files}
+    )
+    ranges = given_ranges(options.range)
+    if warning := look_at_bands(pairs):
+        print(f"warning: {warning}", file=sys.stderr)
+    if options.trust:
+        look_in(os.getcwd(), options.trust)
     network = load_network(network_file, options.trust)
     warn_of_training(list(pairs.values()), ranges, network_file)
     if options.onnx is None:
@@ -48,34 +65,51 @@ def main(arguments: Sequence[str]) -> None:
             ) from error
 
     check_ranges(list(pairs.values()), ranges, "--range={},{}")
-    items = [(*files, ranges) for files in pairs.values()]
+    items = [(*files, ranges) for files in left.values()]
 
-    def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
-        write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
+    def write(name: str, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
+        path = out / f"{name}.png"
+        write_png(path, eight_bit_rgb(fused, chroma) if colour else fused, overwrite=options.overwrite)
+        finished.add(name, pairs[name])
 
-    with _moved_when_complete(out) as partial, Overlap(read_registered, items, write) as overlap:
-        for stem, stored in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
+    with (
+        finished.kept_until_complete(len(pairs)),
+        stop_on_sigterm(),
+        Overlap(read_registered, items, write) as overlap,
+    ):
+        for name, stored in tqdm(zip(left, overlap, strict=True), "fusing", len(left), unit="pair"):
             thermal, color = map(to_unit, stored)
             luma, chroma = rgb_to_luma_chroma(color)
-            what = f"{pairs[stem][1]} with {network_file}"
+            what = f"{pairs[name][1]} with {network_file}"
             fused = apply_network(network, thermal[None], luma[None], what)[0]
-            overlap.write(partial / f"{stem}.png", fused, chroma, len(color) == 3)
-    print(f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}")
+            overlap.write(name, fused, chroma, len(color) == 3 and not options.luma)
+    earlier = len(pairs) - len(left)
+    print(
+        f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}"
+        + (f", {earlier} of them from the run that was stopped" if earlier else "")
+    )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
-        description="Fuse infrared and visible images of any size, matched by file name. PNG, JPEG, BMP, "
-        "TIFF and WebP of any depth; the result is an 8-bit PNG with the colour of the visible image.",
+        description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
+        "TIFF and WebP of any depth; the result is an 8-bit PNG with the fused luma and the hue of the "
+        "visible image.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     parser.add_argument("--infrared", required=True, help="folder (or one file)")
-    parser.add_argument("--visible", required=True, help="folder (or one file)")
+    parser.add_argument(
+        "--visible",
+        required=True,
+        help="folder (or one file); the same one where both bands lie below it",
+    )
+    parser.add_argument("--pairs", help=PAIRS_HELP)
     parser.add_argument("--out", required=True, help="folder for the fused images")
+    parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
     add_range(parser)
@@ -88,23 +122,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-@contextmanager
-def _moved_when_complete(out: Path) -> Iterator[Path]:
-    """Give a folder whose files move to `out` at the end, or vanish if that is not reached."""
-    partial = out / f".partial.{os.getpid()}"
-    made = not out.exists()
-    try:
-        yield partial
-        for path in partial.iterdir():
-            path.replace(out / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if made and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
 def _check_outputs(out: Path, stems: Sequence[str], overwrite: bool, sources: set[Path]) -> None:
-    if out.resolve() in sources | {source.parent for source in sources if source.is_file()}:
+    if out.resolve() in {source.resolve() for source in sources}:
         raise UserError(f"--out {out} holds the images to fuse; choose another folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; expected a folder")

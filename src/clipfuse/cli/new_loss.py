@@ -134,7 +134,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import write_atomically
 
     for path, text in files.items():
-        with write_atomically(path) as file:
+        with write_atomically(path, overwrite=False) as file:
             file.write(Template(text).substitute(words))
     print(f"written: {', '.join(map(str, files))}")
     print(f"test:    python -m pytest {list(files)[-1]}")

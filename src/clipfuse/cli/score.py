@@ -1,20 +1,21 @@
 """`clipfuse score --fused D --infrared D --visible D`: score the fused images of any method."""
 
 import argparse
-import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.fuse import PAIRS_HELP
+from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.decoding.ranges import Ranges
+    from clipfuse.cli.scored import Files
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -22,7 +23,15 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Score every folder under one protocol; print a table, and write the files that were named."""
+    """Score every folder under one protocol; print a table, and write the files that were named.
+
+    With `--protocol` as the last word it lists the protocols instead, with `--explain` it explains a table.
+    """
+    if arguments[-1:] == ["--protocol"]:
+        from clipfuse.metrics.protocols import protocol_listing
+
+        print(protocol_listing())
+        return
     options = _parse(arguments)
     fused = _folders(options.fused)
     outputs = [Path(name) for name in (options.out, options.json) if name]
@@ -30,50 +39,95 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
+    from clipfuse.cli.scored import find_files, read_files
+    from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
-    from clipfuse.images import check_ranges, check_sizes, match_stems
+    from clipfuse.images import check_ranges
 
-    metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
-    folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
-    folders |= {"masks": Path(options.masks)} if options.masks else {}
-    files = match_stems(**folders, **fused)
-    check_sizes(files)
+    metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
+    classes = parse_classes(options.mask_classes, "--mask-classes")
+    masks = Path(options.masks) if options.masks else None
+    folders = Path(options.infrared), Path(options.visible)
+    files, found, left_out = find_files(*folders, options.pairs, masks, classes, fused)
+    sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
+    read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
+    if options.explain:
+        _explain(Path(options.explain), files, list(fused), read)
+        _print_left_out(left_out)
+        return
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, list(folders), list(fused), metrics, options.trivial, ranges)
+    (methods,) = _score(files, list(fused), read, [metrics], options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
     if options.out:
-        _write_csv(Path(options.out), methods, names, metrics.protocol)
+        _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol)
+        _write_json(Path(options.json), columns, names, metrics.protocol, left_out, options.overwrite)
     print(metrics.table(columns))
-    print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
+    scored = "each channel" if metrics.protocol.channels else "luma BT.601"
+    print(f"{len(files)} images; {scored} of colour images, 8 bit")
+    print(found)
+    _print_left_out(left_out)
     for path in outputs:
         print(f"written: {path}")
+
+
+def _print_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
+    for word, stems in left_out.items():
+        shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
+        print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
+
+
+def _explain(
+    table: Path,
+    files: Mapping[str, tuple[Path, ...]],
+    fused: Sequence[str],
+    read: Callable[[Sequence[Path]], "Files"],
+) -> None:
+    """Print by which protocol the numbers of a table were computed."""
+    from clipfuse.cli.explain import ALSO, explain, read_published
+    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
+
+    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
+    cells, notes = read_published(table, fused, list(files), known)
+    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
+    chosen = {str(each): [name for name in each.metrics if name in wanted] for each in PROTOCOLS.values()}
+    scorers = [Scorer(each, names) for each in PROTOCOLS.values() if (names := chosen[str(each)])]
+    scores = _score(files, fused, read, scorers, with_trivial=False)
+    by_protocol = {str(one.protocol): each for one, each in zip(scorers, scores, strict=True)}
+    print(f"{table}: {len(cells)} numbers, {len(files)} images")
+    print(*explain(cells, by_protocol), *notes, sep="\n")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse score",
-        description="Score fused images of any method. Images are matched by name; colour images are scored "
-        "by their luma (BT.601), all rounded to 8 bits. The trivial fusions are scored, too.",
-        epilog="Protocols: strict (published definitions), cddfuse, tang, ivif_zoo, vifb (conventions of "
-        "toolkits). Numbers of two protocols must not be compared.",
+        description="Score fused images of any method. Images are matched by name, and those are scored "
+        "whose name all folders have; colour images by their luma (BT.601), all rounded to 8 bits. The "
+        "trivial fusions are scored, too.",
+        epilog="Protocols: strict (published definitions), cddfuse, tang, tang_uint8, ivif_zoo, vifb "
+        "(conventions of toolkits); --protocol without a name lists their metrics. Numbers of two protocols "
+        "must not be compared.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--fused", required=True, action="append", help="folder, or LABEL=folder; may be given several times"
     )
     parser.add_argument("--infrared", required=True, help="folder")
-    parser.add_argument("--visible", required=True, help="folder")
-    parser.add_argument("--masks", help="folder of target masks, brighter than half their maximum on targets")
-    parser.add_argument("--protocol", default="strict", help="convention of the metrics (default: strict)")
+    parser.add_argument("--visible", required=True, help="folder; the same one where both bands lie below it")
+    parser.add_argument("--pairs", help=PAIRS_HELP)
+    parser.add_argument("--masks", help="folder of target masks of two values, or of maps of classes")
+    parser.add_argument("--mask-classes", help="the classes of --masks that are targets, as in 1,2")
+    parser.add_argument(
+        "--protocol",
+        help="convention of the metrics (default: strict); without a name: list the metrics of each",
+    )
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
     parser.add_argument(
         "--own",
@@ -83,13 +137,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
     add_range(parser)
+    parser.add_argument(
+        "--explain",
+        metavar="TABLE.csv",
+        help="instead: find out by which protocol a table of published numbers was computed; a row per "
+        "method, named like --fused, or per image",
+    )
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
     parser.add_argument(
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
+    if options.explain and others:
+        raise UserError(
+            "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, --out "
+            "and --json"
+        )
+    return options
 
 
 def _folders(words: Sequence[str]) -> dict[str, Path]:
@@ -117,7 +184,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     if own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), own)
     try:
         extended = protocol_named(protocol).with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])
@@ -131,48 +198,46 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
 def _score(
     files: Mapping[str, tuple[Path, ...]],
-    sources: Sequence[str],
     fused: Sequence[str],
-    metrics: "Scorer",
+    read: Callable[[Sequence[Path]], "Files"],
+    scorers: Sequence["Scorer"],
     with_trivial: bool,
-    ranges: "Ranges",
-) -> Scores:
+) -> list[Scores]:
+    """Return the scores by each scorer."""
     from tqdm import tqdm
 
-    from clipfuse.images import read_image
     from clipfuse.metrics import trivial_fusions
-    from clipfuse.ops.color import rgb_to_luma_chroma
-    from clipfuse.ops.depth import to_unit
 
-    scores: Scores = {}
+    scores: list[Scores] = [{} for _ in scorers]
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        planes = {
-            word: rgb_to_luma_chroma(to_unit(read_image(path, getattr(ranges, word, None))))[0][None]
-            for word, path in zip((*sources, *fused), paths, strict=True)
-        }
-        infrared, visible = planes["infrared"], planes["visible"]
-        mask = planes["masks"] > planes["masks"].max() / 2 if "masks" in planes else None
-        candidates = {label: planes[label] for label in fused}
-        if with_trivial:
-            candidates |= trivial_fusions(infrared, visible)
-        try:
-            rows = metrics.score_all(candidates, infrared, visible, mask)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}; leave the image or the metric out") from None
-        for method, row in rows.items():
-            scores.setdefault(method, {})[name] = row
+        colors, planes, mask = read(paths)
+        for scorer, methods in zip(scorers, scores, strict=True):
+            images = colors if scorer.protocol.channels else planes
+            infrared, visible = images["infrared"], images["visible"]
+            candidates = {label: images[label] for label in fused}
+            if with_trivial:
+                candidates |= trivial_fusions(infrared, visible)
+            try:
+                rows = scorer.score_all(candidates, infrared, visible, mask)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; leave the image or the metric out") from None
+            for method, row in rows.items():
+                methods.setdefault(method, {})[name] = row
     return scores
 
 
-def _write_csv(path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol") -> None:
-    from clipfuse.files import write_atomically
+def _write_csv(
+    path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol", overwrite: bool
+) -> None:
+    from clipfuse.files import csv_text, write_atomically
 
-    with write_atomically(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "name", *names, "protocol"])
-        for method, images in methods.items():
-            for image, row in images.items():
-                writer.writerow([method, image, *(row[name] for name in names), str(protocol)])
+    rows = (
+        [method, image, *(row[name] for name in names), str(protocol)]
+        for method, images in methods.items()
+        for image, row in images.items()
+    )
+    with write_atomically(path, overwrite=overwrite) as file:
+        file.write(csv_text(["method", "name", *names, "protocol"], rows))
 
 
 def _write_json(
@@ -180,6 +245,8 @@ def _write_json(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
+    left_out: Mapping[str, Sequence[str]],
+    overwrite: bool,
 ) -> None:
     from clipfuse.files import write_json
 
@@ -197,5 +264,6 @@ def _write_json(
         "unchecked": [name for name in names if name not in protocol.checked],
         "methods": means,
         "undefined": undefined,
+        "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
-    write_json(path, record)
+    write_json(path, record, overwrite)

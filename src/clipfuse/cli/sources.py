@@ -90,6 +90,7 @@ def score_trivial(
     from tqdm import tqdm
 
     from clipfuse.metrics import Scorer, trivial_fusions
+    from clipfuse.ops.color import luma_chroma_to_rgb
 
     metrics = Scorer(protocol, names)
     images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
@@ -97,8 +98,10 @@ def score_trivial(
     quiet = not sys.stderr.isatty()
     for image in tqdm(images, desc="scoring trivial fusions", unit="image", disable=quiet):
         batch = sources(image)
-        trivial = trivial_fusions(batch.infrared, batch.visible)
-        rows = metrics.score_all(trivial, batch.infrared, batch.visible, batch.target_mask)
+        color = luma_chroma_to_rgb(batch.visible, batch.chroma)
+        visible = color if protocol.channels else batch.visible
+        trivial = trivial_fusions(batch.infrared, visible)
+        rows = metrics.score_all(trivial, batch.infrared, visible, batch.target_mask)
         for name, row in rows.items():
             for metric, value in row.items():
                 scores.setdefault(name, {}).setdefault(metric, {})[image] = value

@@ -74,6 +74,8 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
     is_tag = pretrained is not None and open_clip.is_pretrained_cfg(model, pretrained)
     identity = {"model": model, "pretrained": pretrained if is_tag or path is None else path.name}
     identity |= _facts(loaded)
+    if path is not None and not is_tag:
+        _check_activation(model, path, bool(identity["quick_gelu"]))
     speed_up(loaded)
     return Source(loaded, loaded.visual.preprocess_cfg, model, identity)
 
@@ -226,6 +228,29 @@ def _is_script(path: Path) -> bool:
         return "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:
         return False
+
+
+def _check_activation(model: str, path: Path, quick_gelu: bool) -> None:
+    """Refuse a published file, known by its hash, whose activation in training is not that of the model.
+
+    open_clip compares them for its tags alone; the hash, or its first 8 digits, stands in a file's address.
+    """
+    import open_clip
+
+    digest = file_sha256(path)
+    for name, tag in open_clip.list_pretrained():
+        config = open_clip.get_pretrained_cfg(name, tag)
+        parts = ["", "", *config.get("url", "").split("/")]
+        short = Path(parts[-1]).stem.rpartition("-")[2]
+        same = digest == parts[-2] or (len(short) == 8 and digest.startswith(short))
+        if same and bool(config.get("quick_gelu")) != quick_gelu:
+            plain = model.removesuffix("-quickgelu")
+            right = plain if quick_gelu else f"{plain}-quickgelu"
+            raise UserError(
+                f"{path} holds the weights '{tag}' of {name}, which were trained with "
+                f"{'GELU' if quick_gelu else 'QuickGELU'}, another activation than that of {model}: use "
+                f"clip.model={right}{', and leave quick_gelu out' if quick_gelu else ''}"
+            )
 
 
 def _openai_hashes() -> set[str]:

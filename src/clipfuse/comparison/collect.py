@@ -304,9 +304,3 @@ def _read_curves(path: Folder, options: Mapping[str, Any]) -> dict[str, list[tup
                     raise UserError(f"{path}: {SAMPLES_SEEN} is {seen}; {_REMEDY}")
                 curves.setdefault(key, []).append((seen, value if isfinite(value) else nan))
     return curves
-
-
-def stem(target: str) -> str:
-    """Return the module's own name: "pixel" of "clipfuse.losses.pixel.PixelLoss"."""
-    words = target.split(".")
-    return words[-2] if len(words) > 1 else words[-1]

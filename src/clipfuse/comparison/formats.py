@@ -1,12 +1,11 @@
 """The table as Markdown, CSV and LaTeX."""
 
-import csv
 from collections.abc import Callable, Sequence
-from io import StringIO
 from math import isfinite
 from typing import Any
 
 from clipfuse.comparison.table import Cell, Column, Difference, Row, Table
+from clipfuse.files import csv_text
 
 MISSING = "-"
 RANK = "average rank ↓"
@@ -227,8 +226,4 @@ def _paired(other: str | None, each: Difference | None) -> Sequence[Any]:
 
 def to_csv(table: Table, notes: Sequence[str] = ()) -> str:
     """Return `to_records` as CSV, with every number in full precision."""
-    out = StringIO()
-    writer = csv.DictWriter(out, CSV_HEAD, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(to_records(table, notes))
-    return out.getvalue()
+    return csv_text(CSV_HEAD, to_records(table, notes))

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipfuse.comparison.collect import SPOILED, Leaves, Run, stem
+from clipfuse.comparison.collect import SPOILED, Leaves, Run
 from clipfuse.errors import UserError
+from clipfuse.ops.settings import plugin_name
 from clipfuse.runs.contract import HARMLESS, decide, flatten
 
 
@@ -66,7 +67,9 @@ def group(runs: Iterable[Run]) -> list[Variant]:
 
 
 def _names(all_settings: Sequence[Leaves]) -> list[str]:
-    losses = [stem(str(each["loss._target_"])) for each in all_settings]
+    targets = [str(each["loss._target_"]) for each in all_settings]
+    stems = Counter(plugin_name(target) for target in dict.fromkeys(targets))
+    losses = [plugin_name(target, several=stems[plugin_name(target)] > 1) for target in targets]
     names = []
     for loss, own in zip(losses, all_settings, strict=True):
         others = [each for other, each in zip(losses, all_settings, strict=True) if other == loss]

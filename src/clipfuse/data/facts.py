@@ -3,20 +3,24 @@
 import hashlib
 import os
 import sqlite3
+import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from clipfuse.data.checks import Head, color_spread, header_of, read_mask
 from clipfuse.errors import UserError
 from clipfuse.files import open_regular
 from clipfuse.images import read_thumbnail
 
 SIDE = 32
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
+_LEVELS = (-1, *range(257), 65535)  # 256 stands for all up to 65534
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS facts (path TEXT, kind TEXT, size INTEGER, time INTEGER, value BLOB, "
     "PRIMARY KEY (path, kind))"
@@ -47,6 +51,50 @@ def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
     return [np.frombuffer(value, np.uint8).reshape(SIDE, SIDE) for value in values]
 
 
+def headers(paths: Sequence[Path]) -> list[Head | UserError]:
+    """Return the `header_of` each image."""
+    errors: dict[Path, UserError] = {}
+
+    def find(path: Path) -> bytes:
+        head = header_of(path)
+        if isinstance(head, UserError):
+            errors[path] = head
+            return b""
+        return struct.pack("<3I", *head)
+
+    values = _facts(paths, "header", find, "checking the images")
+    stated = zip(paths, values, strict=True)
+    return [errors.get(path) or struct.unpack("<3I", value) for path, value in stated]
+
+
+def color_spreads(paths: Sequence[Path]) -> list[float]:
+    """Return the `color_spread` of each image.
+
+    Raises:
+        UserError: as `color_spread`.
+    """
+    values = _facts(paths, "color", lambda path: struct.pack("<d", color_spread(path)), "looking at colours")
+    return [struct.unpack("<d", value)[0] for value in values]
+
+
+def mask_levels(paths: Sequence[Path]) -> list[frozenset[int]]:
+    """Return the values in each mask; of one in colour, or of floating point, -1 alone.
+
+    Raises:
+        UserError: as `read_mask`.
+    """
+    values = _facts(paths, "levels", _levels, "looking at masks")
+    return [frozenset(compress(_LEVELS, value)) for value in values]
+
+
+def _levels(path: Path) -> bytes:
+    mask = read_mask(path)
+    plain = not mask.is_floating_point() and bool((mask == mask[:1]).all())
+    found = {int(level) for level in np.unique(mask[0].numpy())} if plain else {-1}
+    found |= {256} if any(255 < level < 65535 for level in found) else set()
+    return bytes(level in found for level in _LEVELS)
+
+
 def _digest(path: Path) -> bytes:
     with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
@@ -69,7 +117,7 @@ def _facts(paths: Sequence[Path], kind: str, find: Callable[[Path], bytes], doin
                     value = _recall(cache, key, kind, state)
                     if value is None:
                         value = find(path)
-                        if time.time_ns() - state.st_mtime_ns > _RACY:
+                        if value and time.time_ns() - state.st_mtime_ns > _RACY:
                             new.append((key, kind, state.st_size, state.st_mtime_ns, value))
                 except OSError as error:
                     raise UserError(
@@ -86,7 +134,8 @@ def _recall(cache: sqlite3.Connection, key: str, kind: str, state: os.stat_resul
     query = "SELECT value FROM facts WHERE path = ? AND kind = ? AND size = ? AND time = ?"
     with suppress(sqlite3.Error):
         row = cache.execute(query, (key, kind, state.st_size, state.st_mtime_ns)).fetchone()
-        sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE}
+        sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE, "header": 12, "color": 8}
+        sizes["levels"] = len(_LEVELS)
         if row is not None and isinstance(row[0], bytes) and len(row[0]) == sizes[kind]:
             return row[0]
     return None

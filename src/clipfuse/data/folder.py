@@ -1,14 +1,20 @@
 """A folder of registered pairs as a data set."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipfuse.data.facts import digests, thumbnails
+from clipfuse.data.checks import check_pairs, look_at_bands
+from clipfuse.data.facts import color_spreads, digests, headers, thumbnails
+from clipfuse.data.layout import find_pairs
+from clipfuse.data.listed import listed_pairs
+from clipfuse.data.masks import check_masks, find_masks, parse_classes, read_target_mask
 from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
@@ -16,53 +22,60 @@ from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.decoding.ranges import Ranges, read_ranges
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
-from clipfuse.images import check_ranges, match_stems, natural_order, read_registered
+from clipfuse.images import check_ranges, natural_order, read_registered
 
-INFRARED_NAMES = ("ir", "infrared", "inf", "thermal", "lwir", "cropinfrared")
-VISIBLE_NAMES = ("vi", "vis", "visible", "rgb", "crop_lr_visible")
-
-_Files = dict[str, tuple[Path, ...]]
+Names = str | Sequence[str] | None
 _log = logging.getLogger(__name__)
 
 
 class PairedFolder:
-    """Pairs stored as two folders of images of the same names.
+    """Pairs that lie below one folder.
 
-    The folders are found in `root` in upper or lower case, in one of three layouts: `ir/ vi/`;
-    `train/{ir,vi}/ test/{ir,vi}/` (MSRS); `ir/{train,test}/ vi/{train,test}/` (LLVIP). There may be a `val`
-    folder beside `train`. Sample ids are the file names without suffix; if one name is both in `train` and
-    in `test`, all ids are `<part>-<name>`.
+    They are found by the names of folders and files, as `find_pairs` does: in folders of each band, in one
+    folder, or in one folder per scene, below part folders such as `train` and `test` or not. Sample ids are
+    what the names of both files have in common, without the marks of the bands, and before that the folders
+    of a scene; if one name is both in `train` and in `test`, all ids are `<part>-<name>`.
+
+    The headers and sizes of all images are checked at once, and kept in a cache.
 
     Args:
         root: folder of the data set.
-        infrared: name of the infrared folders, if it is none of `INFRARED_NAMES`.
-        visible: name of the visible folders, if it is none of `VISIBLE_NAMES`.
+        infrared: name of the infrared folders, or the word that marks infrared files, where the known ones
+            (`clipfuse.data.names`) do not suffice or suit several; of a list the first that is there.
+        visible: the same of the visible band.
         split: "auto" takes the data set's own part folders, and cuts the parts that are missing from `train`
             (from all pairs, if there are no part folders) by `hash_split`; "hash" cuts all pairs by
             `hash_split`; else the name of a shipped split file, or the path of one (`*.json`).
         val: share of the validation pairs where they are cut by hash.
         test: share of the test pairs where they are cut by hash.
         name: the data set's name in tables and messages.
-        scenes: which images show the same scene. None: each image is its own scene, unless a split file
-            states them; "auto": found by numbers and likeness (`find_scenes`) among the validation and test
-            pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A cut by
-            hash never divides a scene; part folders and split files are taken as they are.
+        scenes: which images show the same scene. None: each image is its own scene, unless a split file or
+            `pairs` states them; "auto": found by numbers and likeness (`find_scenes`) among the validation
+            and test pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A
+            cut by hash never divides a scene; part folders and split files are taken as they are.
         range: the stored values that are black and white, in files of more than 8 bits; see `read_ranges`.
+        pairs: two patterns or a table (`listed_pairs`), where names alone do not show the pairs.
+        masks: name of the folders of target masks, which lie beside those of the bands, or the path of one.
+        mask_classes: the classes that are targets, if the masks are maps of classes.
 
     Raises:
-        UserError: folders or files are missing, or the split does not fit the folder.
+        UserError: folders or files are missing, cannot be read or differ in size; the pairs can be understood
+            in two ways; or the split does not fit the folder.
     """
 
     def __init__(
         self,
         root: str,
-        infrared: str | None = None,
-        visible: str | None = None,
+        infrared: Names = None,
+        visible: Names = None,
         split: str = "auto",
         val: float = 0.1,
         test: float = 0.2,
         name: str = "folder",
         scenes: str | None = None,
+        pairs: str | None = None,
+        masks: str | None = None,
+        mask_classes: Sequence[int] | None = None,
         range: Any = None,
     ) -> None:
         if scenes is not None and (not isinstance(scenes, str) or not scenes):
@@ -72,21 +85,28 @@ class PairedFolder:
         self._scenes: Mapping[str, str] = {}
         self._scenes_from = "names"
         folder = Path(root).expanduser()
-        official = _find_pairs(
-            folder,
-            (infrared.lower(),) if infrared else INFRARED_NAMES,
-            (visible.lower(),) if visible else VISIBLE_NAMES,
-        )
-        self._files: _Files = {sample: files for part in official.values() for sample, files in part.items()}
+        if pairs is None:
+            found = find_pairs(folder, _listed(infrared), _listed(visible))
+        else:
+            found = listed_pairs(pairs, folder, folder)
+        self._pairs = found.pairs
+        self._read_masks(folder, masks, mask_classes)
+        self._files = {sample: (p.infrared, p.visible) for sample, p in self._pairs.items()}
+        official: dict[str, list[str]] = {}
+        for sample, pair in self._pairs.items():
+            official.setdefault(pair.part or "train", []).append(sample)
+        if stated := {sample: pair.scene for sample, pair in self._pairs.items() if pair.scene}:
+            self._scenes, self._scenes_from = stated, "pairs"
         if split in ("auto", "hash"):
-            held = {part: tuple(found) for part, found in official.items() if part != "train"}
-            pool: Collection[str] = official.get("train", {})
+            held = {part: tuple(ids) for part, ids in official.items() if part != "train"}
+            pool: Collection[str] = official.get("train", [])
             if split == "hash":
                 held, pool = {}, self._files
             val, test = 0 if "val" in held else val, 0 if "test" in held else test
-            seen = [name for found in held.values() for name in found] + [*pool] * (val + test > 0)
+            seen = [name for ids in held.values() for name in ids] + [*pool] * (val + test > 0)
             self._read_scenes(scenes, self._files, seen)
             self._parts = hash_split(pool, val, test, self._scenes) | held
+            self._note = self._how_cut(held, pool, val, test)
         else:
             self._parts = read_split(split)
             self._check_listed(folder, split)
@@ -94,7 +114,49 @@ class PairedFolder:
                 self._scenes, self._scenes_from = told, "split file"
             listed = [name for part in PARTS for name in self._parts[part]]
             self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
+            self._note = f"parts by the split '{split}'"
+        used = [sample for ids in self._parts.values() for sample in ids]
+        files = {sample: self._files[sample] for sample in used}
+        masks_of = {sample: [mask] for sample in used if (mask := self._pairs[sample].mask)}
+        check_pairs({sample: (*pair, *masks_of.get(sample, ())) for sample, pair in files.items()}, headers)
+        if warning := look_at_bands(files, color_spreads):
+            _warn("%s: %s", name, warning)
         check_ranges(list(self._files.values()), self._ranges)
+        left_out = {
+            kind: n for kind, n in found.left_out.items() if kind.lower() != f"other in {masks}".lower()
+        }
+        self._found = replace(found, left_out=left_out).summary()
+        if masks_of:
+            self._found += f"; {len(masks_of)} masks of targets"
+
+    def _how_cut(self, held: Collection[str], pool: Collection[str], val: float, test: float) -> str:
+        cut = [part for part, share in (("val", val), ("test", test)) if share > 0]
+        by_folder = "train" in {pair.part for pair in self._pairs.values()}
+        if not cut or not pool:
+            return "parts by their folders" if held else ""
+        if by_folder and not held:
+            _warn(
+                "%s: there is a train folder but no test folder, so %s cut from train by a hash; these are "
+                "no official parts",
+                *(self.name, f"{' and '.join(cut)} {'are' if len(cut) > 1 else 'is'}"),
+            )
+        whole = "train" if by_folder else "all pairs"
+        return f"{' and '.join(cut)} cut from {whole} by a hash{', the rest by folders' if held else ''}"
+
+    def summary(self) -> str:
+        """Return how many pairs were found by which rule, what was left out, and where the parts are from."""
+        return f"{self._found}{'; ' if self._note else ''}{self._note}"
+
+    def _read_masks(self, folder: Path, masks: str | None, mask_classes: Sequence[int] | None) -> None:
+        if masks is not None:
+            found = find_masks(folder, str(masks), self._pairs)
+            self._pairs = {sample: replace(p, mask=found[sample]) for sample, p in self._pairs.items()}
+        self._classes = parse_classes(mask_classes, "data.mask_classes")
+        paths = [pair.mask for pair in self._pairs.values() if pair.mask]
+        if self._classes and not paths:
+            raise UserError("data.mask_classes has no effect without masks; name their folder by data.masks")
+        if paths:
+            check_masks(paths, self._classes)
 
     def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
         """Set the scenes by the rule `scenes`: of `seen` if they must be found by likeness, else of `ids`."""
@@ -128,9 +190,11 @@ class PairedFolder:
         return self._parts
 
     def load(self, sample_id: str) -> Pair:
-        """Read one pair; raises UserError as `load_pair`."""
-        infrared, visible = self._files[sample_id]
-        return load_pair(infrared, visible, self._ranges)
+        """Read one pair; raises UserError as `load_pair` and `read_target_mask`."""
+        pair = load_pair(*self._files[sample_id], self._ranges)
+        if (mask := self._pairs[sample_id].mask) is None:
+            return pair
+        return replace(pair, target_mask=read_target_mask(mask, self._classes))
 
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose scene is known; see the argument `scenes`."""
@@ -150,11 +214,14 @@ class PairedFolder:
         """Return the SHA-256 (hex) of the parts, the bytes of their files, and the scenes of their pairs."""
         listed = sorted(name for ids in self._parts.values() for name in ids)
         files = digests([path for name in listed for path in self._files[name]])
-        facts = {
+        facts: dict[str, Any] = {
             "parts": self.names_fingerprint(),
             "files": {name: files[2 * place : 2 * place + 2] for place, name in enumerate(listed)},
             "scenes": {name: scene for name in listed if (scene := self._scenes.get(name, name)) != name},
         }
+        if masks := {name: mask for name in listed if (mask := self._pairs[name].mask)}:
+            facts["masks"] = dict(zip(masks, digests(list(masks.values())), strict=True))
+            facts["mask_classes"] = sorted(self._classes or [])
         return json_sha256(facts)
 
     def names_fingerprint(self) -> str:
@@ -162,56 +229,13 @@ class PairedFolder:
         return split_fingerprint(self._parts)
 
 
-def _find_pairs(root: Path, infrared: Sequence[str], visible: Sequence[str]) -> dict[str, _Files]:
-    """Return {part: {id: (infrared file, visible file)}}; without part folders all pairs are "train"."""
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder; expected a data set of infrared and visible images; check the path"
-        )
-    if not _find(root, infrared) and not _find(root, visible) and (parts := _part_folders(root)):
-        folders = {part: _band_folders(folder, infrared, visible) for part, folder in parts.items()}
-    else:
-        bands = _band_folders(root, infrared, visible)
-        thermal, color = map(_part_folders, bands)
-        if uneven := thermal.keys() ^ color.keys():
-            raise UserError(
-                f"{root}: the folder {' and '.join(sorted(uneven))} is in only one of {bands[0].name} and "
-                f"{bands[1].name}; add its partner or remove it"
-            )
-        folders = {part: (thermal[part], color[part]) for part in thermal} or {"train": bands}
-    found = {part: match_stems(infrared=ir, visible=vi) for part, (ir, vi) in folders.items()}
-    if len(set().union(*found.values())) == sum(map(len, found.values())):
-        return found
-    return {part: {f"{part}-{stem}": pair for stem, pair in files.items()} for part, files in found.items()}
+def _warn(message: str, *values: object) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a training with several reports
+        _log.warning(message, *values)
 
 
-def _part_folders(folder: Path) -> dict[str, Path]:
-    return {part: found for part in PARTS if (found := _find(folder, (part,)))}
-
-
-def _band_folders(folder: Path, infrared: Sequence[str], visible: Sequence[str]) -> tuple[Path, Path]:
-    found = []
-    for word, names in (("infrared", infrared), ("visible", visible)):
-        path = _find(folder, names)
-        if path is None:
-            inside = ", ".join(child.name for child in sorted(folder.iterdir()) if child.is_dir()) or "none"
-            raise UserError(
-                f"{folder}: no {word} folder; expected {' | '.join(names)} (any case), here or in train/ and "
-                f"test/; sub-folders found: {inside}; name the one to take by data.{word}=NAME"
-            )
-        found.append(path)
-    return found[0], found[1]
-
-
-def _find(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the one sub-folder whose name is in `names`, in any case."""
-    found = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name.lower() in names]
-    if len(found) > 1:
-        raise UserError(
-            f"{folder}: {' and '.join(child.name for child in found)} could all be the {names[0]} folder; "
-            "keep one, or name the one to take by data.infrared=NAME or data.visible=NAME"
-        )
-    return found[0] if found else None
+def _listed(names: Names) -> Sequence[str]:
+    return [names] if isinstance(names, str) else [*(names or ())]
 
 
 def load_pair(infrared: Path, visible: Path, ranges: Ranges | None = None) -> Pair:

@@ -66,6 +66,11 @@ class MixedPairs:
             "warning": "; ".join(warnings) or None,
         }
 
+    def summary(self) -> str:
+        """Return the `summary` of each data set that has one."""
+        found = {key: source.summary() for key, source in self._sources.items() if hasattr(source, "summary")}
+        return "; ".join(f"{key}: {text}" for key, text in found.items())
+
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the fingerprints of all data sets by their key."""
         return json_sha256({key: source.fingerprint() for key, source in self._sources.items()})

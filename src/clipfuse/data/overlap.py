@@ -15,8 +15,8 @@ class Overlap(Generic[Read]):
     """A context: one thread reads items in their order, another one writes results.
 
     Errors of both threads are raised in the calling thread: that of a read when its item is reached, that of
-    a write at one of the next writes or at the end. If the block is left by an error, jobs that have not
-    begun are dropped.
+    a write at one of the next writes or at the end. If the block is left by an error, reads that have not
+    begun are dropped; what was handed over is written.
 
     Args:
         read: called in the reading thread with the arguments of each item.
@@ -63,5 +63,5 @@ class Overlap(Generic[Read]):
                 for future in self._written:
                     future.result()
         finally:  # also after Ctrl-C nothing may be written once the block is left
-            for pool in (self._reader, self._writer):
-                pool.shutdown(cancel_futures=True)
+            self._reader.shutdown(cancel_futures=True)
+            self._writer.shutdown()  # what was handed over is finished

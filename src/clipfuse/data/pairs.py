@@ -44,7 +44,8 @@ class PairSource(Protocol):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the parts, the content of their images, and the scenes.
 
-        A data set may have two more methods: `scene_notes` returns {"source": where the scenes are from,
-        "warning": what is wrong with them, or None}; `names_fingerprint` returns the fingerprint of the
+        A data set may have three more methods: `summary` returns how its pairs were found; `scene_notes`
+        returns {"source": where the scenes are from, "warning": what is wrong with them, or None};
+        `names_fingerprint` returns the fingerprint of the
         names alone, which is all that older runs recorded.
         """

@@ -150,6 +150,17 @@ def decode_small(path: Path, side: int) -> np.ndarray:
     return values if values.ndim == 2 else values @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
+def palette_numbers(path: Path) -> np.ndarray | None:
+    """Return the numbers of an image with a palette, (H, W) uint8; None if it has none.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    with _reported(path), Image.open(path, formats=(*_FORMATS, "TIFF")) as image:
+        _check_size(*image.size)
+        return np.array(image) if image.mode == "P" else None
+
+
 def pil_pixels(image: Image.Image) -> np.ndarray:
     """Return the pixels of a PIL image as stored: uint8, uint16 or float32, (H, W) or (H, W, 3).
 

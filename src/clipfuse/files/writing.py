@@ -144,9 +144,9 @@ def probe_folder(folder: Path) -> None:
     probe.unlink()
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, overwrite: bool = True) -> None:
     """Write JSON that a person can read, atomically."""
-    with write_atomically(path) as file:
+    with write_atomically(path, overwrite=overwrite) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
 

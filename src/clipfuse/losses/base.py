@@ -6,15 +6,20 @@ in the same way for every loss, so that the comparison of losses is fair.
 """
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from inspect import isabstract
 from typing import Any
 
 from torch import Tensor, nn
 
+from clipfuse.errors import UserError
 from clipfuse.ops.checks import check_planes
+from clipfuse.ops.settings import plugin_name
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -65,13 +70,15 @@ class FusionLoss(nn.Module, ABC):
             inputs = _inputs(inputs, infrared, visible, named)
         elif infrared is not None or visible is not None or named:
             raise ValueError(f"{self.name}: expected one LossInputs, or fused, infrared, visible")
-        output: LossOutput = super().__call__(inputs)
-        return output
+        return check_loss_output(self, super().__call__(inputs))
 
     @property
     def name(self) -> str:
-        """The plugin's name in log keys: the stem of its file."""
-        return type(self).__module__.rpartition(".")[2]
+        """The plugin's name in log keys: the stem of its file, or of its class where files do not tell apart.
+
+        Theirs do not where a file is named as any loss could be, such as theirs/loss.py, or holds several.
+        """
+        return _name(type(self))
 
     def setup(self, sample: LossInputs) -> None:
         """Check one real sample before training.
@@ -94,6 +101,48 @@ class FusionLoss(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the scalar to minimise and its terms; the inputs are left unchanged."""
+
+
+@cache
+def _name(kind: type[FusionLoss]) -> str:
+    module = kind.__module__
+    beside = [
+        each
+        for each in vars(sys.modules.get(module, kind)).values()
+        if isinstance(each, type) and issubclass(each, FusionLoss) and each.__module__ == module
+    ]
+    several = not module.startswith("clipfuse.") and sum(not isabstract(each) for each in beside) > 1
+    return plugin_name(f"{module}.{kind.__name__}", several)
+
+
+def check_loss_output(loss: FusionLoss, output: object) -> LossOutput:
+    """Return what a loss returned, if it is a `LossOutput` of scalars.
+
+    Raises:
+        UserError: it is not; the message names the class of the loss and what was expected.
+    """
+    who, expected = type(loss).__qualname__, "expected clipfuse.types.LossOutput(total, terms)"
+    if not isinstance(output, LossOutput):
+        raise UserError(f"the loss {who} returned {type(output).__name__}; {expected}")
+    total, terms = output.total, output.terms
+    if not isinstance(total, Tensor) or total.shape != () or not total.is_floating_point():
+        raise UserError(
+            f"the loss {who} returned its total as {_kind(total)}; expected a floating-point scalar, such as "
+            "the mean() of a tensor"
+        )
+    if not isinstance(terms, Mapping):
+        raise UserError(f"the loss {who} returned its terms as {_kind(terms)}; expected tensors by name")
+    for name, term in terms.items():
+        if not isinstance(name, str) or not isinstance(term, Tensor) or term.numel() != 1:
+            raise UserError(
+                f"the loss {who} returned its term {name!r} as {_kind(term)}; expected a scalar tensor by "
+                "name, detached"
+            )
+    return output
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _inputs(fused: Any, infrared: Any, visible: Any, named: Mapping[str, Any]) -> LossInputs:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, require
+from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, check_loss_output, require
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -105,7 +105,9 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
 
     def upper_loss(self, state: dict[str, Any], lower: Sequence[Tensor]) -> LossOutput:
         """Return the weighted sum at the given lower values."""
-        return self._joined({**state, self.bilevel: self._lower.upper_loss(state[self.bilevel], lower)})
+        part = self._lower
+        own = check_loss_output(part, part.upper_loss(state[self.bilevel], lower))
+        return self._joined({**state, self.bilevel: own})
 
     def lower_loss(self, state: dict[str, Any], lower: Sequence[Tensor]) -> LossOutput:
         """Return the part's f at the given lower values."""

@@ -73,7 +73,7 @@ def kept_structure(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """
     variance, parts = _stronger_windows(infrared, visible)
     weight = variance / (variance + STABLE)
-    both = (moments(fused, "uniform", "valid").variance + variance).add_(STABLE)
+    both = (moments(fused, "uniform").variance + variance).add_(STABLE)
     alike = 1 - _differences(fused, infrared, visible) / both
     weights = _sums(weight, parts)
     return _joined(ratio(_sums(alike * weight, parts), weights).clamp_min(0), weights)
@@ -199,20 +199,20 @@ def _levels(plane: Tensor) -> list[Tensor]:
 @shared
 def _stronger_windows(infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Return the larger variance of the bands in each 7x7 window, and which band has it; see `_parts`."""
-    warm, seen = (moments(plane, "uniform", "valid").variance for plane in (infrared, visible))
+    warm, seen = (moments(plane, "uniform").variance for plane in (infrared, visible))
     return threshold(torch.maximum(warm, seen), FLAT, 0), _parts(warm >= seen, warm)
 
 
 @shared
 def _differences(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """Return the variance of F - S in each 7x7 window, S the band of the larger variance."""
-    warm, seen = (moments(plane, "uniform", "valid").variance for plane in (infrared, visible))
+    warm, seen = (moments(plane, "uniform").variance for plane in (infrared, visible))
     both = torch.where(
         warm >= seen,
-        covariance(fused, infrared, "uniform", "valid"),
-        covariance(fused, visible, "uniform", "valid"),
+        covariance(fused, infrared, "uniform"),
+        covariance(fused, visible, "uniform"),
     )
-    variances = moments(fused, "uniform", "valid").variance + torch.maximum(warm, seen)
+    variances = moments(fused, "uniform").variance + torch.maximum(warm, seen)
     return variances.sub_(both, alpha=2 * 49 / 48).clamp_min(0)
 
 

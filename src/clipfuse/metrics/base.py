@@ -42,8 +42,7 @@ class FusionMetric(Metric):
         keep_freed_memory()
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
-        self.options = self.protocol.options.get(name, {})
-        self.definition.check_options(self.options)
+        self.definition.check_options(self.protocol.options.get(name, {}))
         self.images = self.undefined = 0
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -60,7 +59,8 @@ class FusionMetric(Metric):
         """Add a batch.
 
         Args:
-            fused: luma (N, 1, H, W), floating point in [0, 1]; rounded to 8 bits first.
+            fused: luma (N, 1, H, W), floating point in [0, 1]; rounded to 8 bits first. Under a protocol with
+                `channels` also RGB, (N, 3, H, W).
             infrared: the same.
             visible: the same.
             target_mask: (N, 1, H, W) bool, True on targets. Without it a metric that needs one is
@@ -74,7 +74,7 @@ class FusionMetric(Metric):
         """
         if target_mask is None and self.definition.needs_mask:
             return
-        scores = image_scores(self.definition, self.options, fused, infrared, visible, target_mask)
+        scores = image_scores(self.protocol, self.definition.name, fused, infrared, visible, target_mask)
         finite = scores.isfinite()
         self.total += torch.where(finite, scores, 0).sum()
         self.defined += finite.sum()

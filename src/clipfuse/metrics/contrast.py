@@ -7,31 +7,50 @@ from torch import Tensor
 
 from clipfuse.metrics.definition import metric
 
+Arithmetic = Literal["exact", "uint8"]
+
 
 @metric("SD", higher_is_better=True, bounds=(0, 127.5), smallest=1)
 def standard_deviation(
-    fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None
+    fused: Tensor,
+    infrared: Tensor | None = None,
+    visible: Tensor | None = None,
+    *,
+    arithmetic: Arithmetic = "exact",
 ) -> Tensor:
     """SD: population standard deviation (Rao, Meas. Sci. Technol. 1997).
 
+    Keyword Args:
+        arithmetic: "uint8" rounds each difference from the mean and its square to 0..255, as a program in
+            MATLAB does that is handed an 8-bit image: darker pixels than the mean count as 0, and those 16
+            levels brighter or more all as 255.
+
     Returns:
-        (N,) in [0, 127.5]; higher is better, though noise raises it too.
+        (N,) in [0, 127.5], with "uint8" [0, 16); higher is better, though noise raises it too.
     """
-    return fused.flatten(1).std(dim=1, correction=0)
+    if arithmetic == "exact":
+        return fused.flatten(1).std(dim=1, correction=0)
+    above = (fused - fused.mean((1, 2, 3), keepdim=True) + 0.5).floor().clamp_min(0)
+    return above.square().clamp_max(255).mean((1, 2, 3)).sqrt()
 
 
 @metric("SF", higher_is_better=True, bounds=(0, 255 * 2**0.5))
-def spatial_frequency(fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+def spatial_frequency(
+    fused: Tensor, infrared: Tensor | None = None, visible: Tensor | None = None, *, scale: float = 1.0
+) -> Tensor:
     """SF: root of the mean squared steps along rows plus those along columns (Eskicioglu and Fisher, 1995).
 
     Each mean is over its own differences: H (W - 1) of them along rows, (H - 1) W along columns.
 
+    Keyword Args:
+        scale: factor on the image first; 1/255 for toolkits that score images in [0, 1].
+
     Returns:
-        (N,) in [0, 360.6]; higher is better, though noise raises it too.
+        (N,) in [0, 360.6] times `scale`; higher is better, though noise raises it too.
     """
     along_rows = fused.diff(dim=3).square().mean((1, 2, 3))
     along_columns = fused.diff(dim=2).square().mean((1, 2, 3))
-    return (along_rows + along_columns).sqrt()
+    return (along_rows + along_columns).sqrt() * scale
 
 
 @metric("AG", higher_is_better=True, bounds=(0, 255))

@@ -10,16 +10,14 @@ from torch.nn.functional import pad
 from clipfuse.metrics.definition import metric
 from clipfuse.metrics.safe import ratio
 
-Feature = Literal["pixel", "gradient", "edge"]
+Feature = Literal["pixel", "gradient"]
 
 # Cells of all joint tables computed at a time: a few MB, which a processor's cache holds.
 _CELLS = 2**18
 
 
 @metric("FMI-pixel", higher_is_better=True, bounds=(0, 1), smallest=3)
-def fmi_pixel(
-    fused: Tensor, infrared: Tensor, visible: Tensor, *, feature: Feature = "pixel", window: int = 3
-) -> Tensor:
+def fmi_pixel(fused: Tensor, infrared: Tensor, visible: Tensor, *, window: int = 3) -> Tensor:
     """FMI of raw pixels (Haghighat et al., Comput. Electr. Eng. 2011; 3 x 3 windows: Fast-FMI, AICT 2014).
 
     After the papers' descriptions (not checked against their program): in each window, the features of source
@@ -36,7 +34,6 @@ def fmi_pixel(
     else 0.
 
     Keyword Args:
-        feature: "pixel", "gradient" (see `gradient_magnitude`) or "edge" (see `edge_map`).
         window: side of the windows in pixels, at least 2.
 
     Returns:
@@ -45,28 +42,25 @@ def fmi_pixel(
         the fused image lowers the score only in part. No gradient.
 
     Raises:
-        ValueError: another `feature`, or a window that is below 2 px or larger than the image.
+        ValueError: a window that is below 2 px or larger than the image.
     """
-    return _score((fused, infrared, visible), feature, window)
+    return _score((fused, infrared, visible), "pixel", window)
 
 
 @metric("FMI-gradient", higher_is_better=True, bounds=(0, 1), smallest=3)
-def fmi_gradient(
-    fused: Tensor, infrared: Tensor, visible: Tensor, *, feature: Feature = "gradient", window: int = 3
-) -> Tensor:
+def fmi_gradient(fused: Tensor, infrared: Tensor, visible: Tensor, *, window: int = 3) -> Tensor:
     """FMI of gradient magnitudes; all else as in `fmi_pixel`.
 
     Keyword Args:
-        feature: "pixel", "gradient" or "edge".
         window: side of the windows in pixels, at least 2.
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 if all three are equal; an inversion leaves it as it is.
 
     Raises:
-        ValueError: another `feature`, or a window that is below 2 px or larger than the image.
+        ValueError: a window that is below 2 px or larger than the image.
     """
-    return _score((fused, infrared, visible), feature, window)
+    return _score((fused, infrared, visible), "gradient", window)
 
 
 def gradient_magnitude(plane: Tensor) -> Tensor:
@@ -74,33 +68,9 @@ def gradient_magnitude(plane: Tensor) -> Tensor:
     return torch.stack(torch.gradient(plane, dim=(2, 3))).square().sum(0).sqrt()
 
 
-def edge_map(plane: Tensor) -> Tensor:
-    """Return 1 on Sobel edges, else 0; the shape of `plane`.
-
-    An edge is a pixel whose squared gradient (Sobel / 8, border repeated) is above four times the image's
-    mean and greatest along the gradient's larger component. From the description of MATLAB's `edge`, not
-    checked against it.
-    """
-    rows, columns = pad(plane, (1, 1, 0, 0), mode="replicate"), pad(plane, (0, 0, 1, 1), mode="replicate")
-    smooth_x = rows[..., :-2] + 2 * plane + rows[..., 2:]
-    smooth_y = columns[..., :-2, :] + 2 * plane + columns[..., 2:, :]
-    smooth_x = pad(smooth_x, (0, 0, 1, 1), mode="replicate")
-    smooth_y = pad(smooth_y, (1, 1, 0, 0), mode="replicate")
-    gx = ((smooth_y[..., 2:] - smooth_y[..., :-2]) / 8).square()
-    gy = ((smooth_x[..., 2:, :] - smooth_x[..., :-2, :]) / 8).square()
-    strength = gx + gy
-    around = pad(strength, (1, 1, 1, 1), value=0.0)
-    # Of two equal neighbours the second is the edge, so that it is one pixel wide.
-    along_x = (strength >= around[..., 1:-1, :-2]) & (strength > around[..., 1:-1, 2:])
-    along_y = (strength >= around[..., :-2, 1:-1]) & (strength > around[..., 2:, 1:-1])
-    peak = torch.where(gx >= gy, along_x, along_y)
-    return (peak & (strength > 4 * strength.mean((2, 3), keepdim=True))).to(plane.dtype)
-
-
 _FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "pixel": lambda plane: plane,
     "gradient": gradient_magnitude,
-    "edge": edge_map,
 }
 
 

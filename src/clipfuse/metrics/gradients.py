@@ -69,9 +69,7 @@ def nabf(
     infrared: Tensor,
     visible: Tensor,
     *,
-    order: Literal["fused_first", "swapped"] = "fused_first",
     least_weight: float = 0.001,
-    border: Border = "mirror",
 ) -> Tensor:
     """Nabf: weight of the edges that fusion invents (Petrovic and Xydeas, 2005; Shreyamsha Kumar, 2013).
 
@@ -82,32 +80,27 @@ def nabf(
         w_S = g_S^1.5 where g_S >= 2, else `least_weight`,
 
     and the score is the sum over artifacts of (1 - Q_I) w_I + (1 - Q_V) w_V, over the sum of all
-    w_I + w_V. Kumar's change is to weigh each source's loss by its own weight; before, their sum was
-    weighed by the sum of the weights, and the score could exceed 1. Constants and least weight are
-    those of the code by Kumar that toolkits carry; they are not checked against the papers.
+    w_I + w_V. Around the image lies its mirror without the outermost pixels. Kumar's change is to weigh
+    each source's loss by its own weight; before, their sum was weighed by the sum of the weights, and the
+    score could exceed 1. Constants and least weight are those of the code by Kumar that toolkits carry;
+    they are not checked against the papers.
 
     Keyword Args:
-        order: "fused_first", or "swapped": the infrared image is scored as the fused one, against
-            the visible and the fused image, which is what a toolkit computes that hands (infrared,
-            visible, fused) to a function of (fused, infrared, visible).
         least_weight: weight of the pixels of a source without edges; some ports have 0.
-        border: what lies around the image: a "mirror" without the outermost pixels, or "zero".
 
     Returns:
         (N,) in [0, 1]; lower is better. 0 if the fused image is one of the sources, or constant: what
         is lost does not count, so use it beside another metric. Without a weight, as with constant
         sources and a least weight of 0, all pixels weigh the same.
     """
-    if order == "swapped":
-        fused, infrared, visible = infrared, visible, fused
-    strength, angle = edge_strength(fused, border), edge_angle(fused, border)
-    new = strength > torch.maximum(edge_strength(infrared, border), edge_strength(visible, border))
+    strength, angle = edge_strength(fused, "mirror"), edge_angle(fused, "mirror")
+    new = strength > torch.maximum(edge_strength(infrared, "mirror"), edge_strength(visible, "mirror"))
     lost, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
     for source in (infrared, visible):
-        gradient = edge_strength(source, border)
+        gradient = edge_strength(source, "mirror")
         # Elsewhere than at artifacts the ratio does not matter.
         preserved = _sigmoid(gradient / strength, 19, 0.5) * _sigmoid(
-            _alike(edge_angle(source, border), angle), 22, 0.5
+            _alike(edge_angle(source, "mirror"), angle), 22, 0.5
         )
         eighth = gradient / 8
         weight = torch.where(eighth >= 2, eighth * eighth.sqrt(), max(least_weight, 1e-30))

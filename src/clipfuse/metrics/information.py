@@ -36,19 +36,20 @@ def entropy(
 
 @metric("MI", higher_is_better=True, bounds=(0, 16), smallest=1)
 def mutual_information(
-    fused: Tensor, infrared: Tensor, visible: Tensor, *, base: float = 2.0, stretch: bool = False
+    fused: Tensor, infrared: Tensor, visible: Tensor, *, base: float = 2.0, merge_brightest: bool = False
 ) -> Tensor:
     """MI: MI(F, I) + MI(F, V), from 256 x 256 joint histograms (Qu et al., Electron. Lett. 2002).
 
     Keyword Args:
         base: of the logarithm: 2 gives bits, e nats.
-        stretch: first stretch each image linearly to 0..255; a constant one is left as it is.
+        merge_brightest: count levels 254 and 255 in one bin, as a program in MATLAB does that takes an 8-bit
+            level plus 1 for an index, which is 255 at most.
 
     Returns:
         (N,) in [0, 16] bits; higher is better. 2 EN if all three are equal; 0 for a constant fused
         image; any one-to-one change of the grey levels, as an inversion, leaves it as it is. No gradient.
     """
-    planes = [stretched(plane) if stretch else plane for plane in (fused, infrared, visible)]
+    planes = [_merged(plane) if merge_brightest else plane for plane in (fused, infrared, visible)]
     nats = grey_information(planes[0], planes[1]) + grey_information(planes[0], planes[2])
     return (nats / math.log(base)).to(fused.dtype)
 
@@ -120,12 +121,8 @@ def levels(plane: Tensor) -> Tensor:
 
 
 @shared
-def stretched(plane: Tensor) -> Tensor:
-    """Return each image stretched linearly to 0..255 in float64; a constant one as it is."""
-    plane = plane.detach().double()
-    low, high = plane.amin((1, 2, 3), keepdim=True), plane.amax((1, 2, 3), keepdim=True)
-    # Multiplied before it is divided: a value half-way between two levels stays there.
-    return torch.where(high > low, 255 * (plane - low) / torch.where(high > low, high - low, 1), plane)
+def _merged(plane: Tensor) -> Tensor:
+    return plane.clamp_max(254)
 
 
 def _counts(indices: Tensor, bins: int) -> Tensor:

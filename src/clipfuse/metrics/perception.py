@@ -16,6 +16,7 @@ Stretch = Literal["none", "exact", "rounded"]
 
 BLOCK = 16
 REACH = 15
+DEGREES = 4.0  # how wide and high Qcv's image is to the eye, whatever its size; that of the paper is unknown
 
 
 @metric("Qcv", higher_is_better=False, bounds=(0, inf), smallest=BLOCK)
@@ -26,9 +27,8 @@ def qcv(
     *,
     stretch: Stretch = "none",
     border: Border = "mirror",
-    blocks: Literal["partial", "floor", "padded"] = "partial",
+    blocks: Literal["partial", "padded"] = "partial",
     csf_slope: float = 0.114,
-    frequency_scale: float = 8.0,
 ) -> Tensor:
     """Qcv: what the eye sees of the difference to the sources, at their edges (Chen and Varshney, 2007).
 
@@ -47,25 +47,22 @@ def qcv(
             to whole numbers. A constant image becomes black.
         border: values around the image for its gradient: a "mirror", or "zero".
         blocks: at the right and lower edge, where no whole block is left: a "partial" block counts
-            with the pixels it has; "floor" leaves it out; "padded" takes its mean over 256 pixels
-            all the same.
+            with the pixels it has; "padded" takes its mean over 256 pixels all the same.
         csf_slope: the 0.114 of the sensitivity.
-        frequency_scale: r = 2 / scale times the cycles per height or width: at 8 the image is four
-            degrees wide and high, whatever its size and shape. The paper's viewing distance is unknown to us.
 
     Returns:
         (N,), at least 0; lower is better, 0 if all three are equal. Where both sources are flat all
         blocks weigh the same.
     """
     fused, infrared, visible = (_stretched(plane, stretch) for plane in (fused, infrared, visible))
-    radius = _radius(fused, frequency_scale / 2)
+    radius = _radius(fused, DEGREES)
     csf = 2.6 * (0.0192 + csf_slope * radius) * torch.exp(-((csf_slope * radius) ** 1.1))
     seen, total = fused.new_zeros(len(fused)), fused.new_zeros(len(fused))
     for source in (infrared, visible):
         difference = _filtered(source - fused, csf).square()
         count = BLOCK**2 if blocks == "padded" else None
-        error = avg_pool2d(difference, BLOCK, ceil_mode=blocks != "floor", divisor_override=count)
-        weight = _saliency(source, border, blocks != "floor")
+        error = avg_pool2d(difference, BLOCK, ceil_mode=True, divisor_override=count)
+        weight = _saliency(source, border)
         seen = seen + (weight * error).sum((1, 2, 3))
         total = total + weight.sum((1, 2, 3))
     return seen / total
@@ -145,11 +142,11 @@ def _gaussian_taps(sigma: float) -> Taps:
 
 
 @shared
-def _saliency(plane: Tensor, border: Border, partial: bool) -> Tensor:
+def _saliency(plane: Tensor, border: Border) -> Tensor:
     gradient = edge_strength(plane, border)
     fifth = gradient.square().square() * gradient
     # The addend makes flat sources weigh the same everywhere, and is lost in any other weight.
-    return avg_pool2d(fifth, BLOCK, ceil_mode=partial, divisor_override=1) + 1e-30
+    return avg_pool2d(fifth, BLOCK, ceil_mode=True, divisor_override=1) + 1e-30
 
 
 def _filtered(plane: Tensor, response: Tensor) -> Tensor:

@@ -3,35 +3,58 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from clipfuse.metrics.definition import Definition, TooSmall
+from clipfuse.metrics.definition import TooSmall
 from clipfuse.metrics.protocols import Protocol, protocol_named
-from clipfuse.metrics.sharing import sharing
+from clipfuse.metrics.sharing import shared, sharing
 from clipfuse.metrics.table import score_table
 
 
 def image_scores(
-    definition: Definition,
-    options: Mapping[str, Any],
+    protocol: Protocol,
+    name: str,
     fused: Tensor,
     infrared: Tensor,
     visible: Tensor,
     target_mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the scores of images in [0, 1] by one metric, (N,); NaN for images that are too small for it.
+    """Return the scores of images by one metric under a protocol, (N,); NaN for those too small for it.
+
+    Args:
+        protocol: the protocol.
+        name: of the metric.
+        fused: (N, 1, H, W) in [0, 1]: luma. Under a protocol with `channels` also RGB, (N, 3, H, W), and the
+            result is the mean of the three channels' scores; of a gray image each channel is the image.
+        infrared: the same.
+        visible: the same.
+        target_mask: (N, 1, H, W) bool, True on targets, or None.
 
     Raises:
         ValueError: a tensor that the metric cannot take; names both and what was expected.
     """
     images = {"fused": fused, "infrared": infrared, "visible": visible}
+    count = max(image.shape[1] for image in images.values() if image.ndim == 4) if protocol.channels else 1
+    if count == 3:
+        images = {word: _each_channel(image) for word, image in images.items()}
+        target_mask = None if target_mask is None else target_mask.repeat_interleave(3, 0)
     try:
-        return definition.compute(images, options, target_mask=target_mask)
+        scores = protocol.definition(name).compute(
+            images, protocol.options.get(name, {}), target_mask=target_mask
+        )
+        return scores.unflatten(0, (-1, count)).mean(1)
     except TooSmall:
         return fused.new_full((len(fused),), nan, dtype=torch.float64)
+
+
+@shared
+def _each_channel(image: Tensor) -> Tensor:
+    """Return (N, 1 or 3, H, W) as (3 N, 1, H, W), the channels of an image beside each other."""
+    if image.ndim != 4 or image.shape[1] not in (1, 3):
+        return image  # what is wrong with it is found by the checks of the metric
+    return image.expand(-1, 3, -1, -1).flatten(0, 1)[:, None]
 
 
 class Scorer:
@@ -66,7 +89,8 @@ class Scorer:
         """Score several fusions of one pair; what the metrics need of its sources is computed once.
 
         Args:
-            fused: method -> luma, (N, 1, H, W) floating point in [0, 1]; rounded to 8 bits first.
+            fused: method -> luma, (N, 1, H, W) floating point in [0, 1]; rounded to 8 bits first. Under a
+                protocol with `channels` also RGB, (N, 3, H, W).
             infrared: the same.
             visible: the same.
             target_mask: (N, 1, H, W) bool, True on targets; without it metrics that need one are left out.
@@ -86,8 +110,7 @@ class Scorer:
                     definition = self.protocol.definition(name)
                     if target_mask is None and definition.needs_mask:
                         continue
-                    options = self.protocol.options.get(name, {})
-                    values = image_scores(definition, options, plane, infrared, visible, target_mask)
+                    values = image_scores(self.protocol, name, plane, infrared, visible, target_mask)
                     finite = values.isfinite()
                     row[name] = float(torch.where(finite, values, 0).sum() / finite.sum())
                 memo.retain(*sources)

@@ -11,7 +11,6 @@ from clipfuse.metrics.sharing import shared
 from clipfuse.metrics.windows import Taps, filter_valid, gaussian_taps, uniform_taps
 
 Window = Literal["uniform", "gaussian"]
-Border = Literal["valid", "repeat"]
 
 # Taps, and the factor that makes a variance the sample variance.
 WINDOWS: dict[str, tuple[Taps, float]] = {
@@ -38,8 +37,6 @@ def ssim(
     *,
     window: Window = "uniform",
     dynamic_range: float = 255.0,
-    border: Border = "valid",
-    average: bool = False,
 ) -> Tensor:
     """SSIM: SSIM(F, I) + SSIM(F, V) (Wang et al., IEEE TIP 2004), mean over windows.
 
@@ -52,21 +49,18 @@ def ssim(
         window: "uniform" or "gaussian".
         dynamic_range: what the two constants are fractions of. 255 is right for these images; toolkits
             that hand float images to a library whose default is 1 or 2 print far lower values.
-        border: "valid" keeps to windows inside the image; "repeat" repeats its edge, so that every
-            pixel has a window, as MATLAB's `ssim` does.
-        average: the mean of the two sources instead of their sum.
 
     Returns:
-        (N,) in [-2, 2], with `average` [-1, 1]; higher is better, 2 if all three are equal.
+        (N,) in [-2, 2]; higher is better, 2 if all three are equal.
 
     Raises:
         ValueError: see `metric`; sides below 11 px with the Gaussian window are too small as well.
     """
     taps, _ = WINDOWS[window]
     check_side(fused, len(taps), f" for the {window} window")
-    of_infrared, _ = _similarity(fused, infrared, window, dynamic_range, border)
-    of_visible, _ = _similarity(fused, visible, window, dynamic_range, border)
-    return (of_infrared + of_visible) / (2 if average else 1)
+    of_infrared, _ = _similarity(fused, infrared, window, dynamic_range)
+    of_visible, _ = _similarity(fused, visible, window, dynamic_range)
+    return of_infrared + of_visible
 
 
 @metric("MS-SSIM", higher_is_better=True, bounds=(0, 2), smallest=161)
@@ -103,7 +97,7 @@ def _multi_scale(fused: Tensor, source: Tensor, dynamic_range: float, odd_sides:
     for index, weight in enumerate(WEIGHTS):
         if index:
             fused, source = halved(fused, odd_sides), halved(source, odd_sides)
-        similarity, contrast = _similarity(fused, source, "gaussian", dynamic_range, "valid")
+        similarity, contrast = _similarity(fused, source, "gaussian", dynamic_range)
         mean = similarity if index == len(WEIGHTS) - 1 else contrast
         positive = mean > 0
         # The inner `where` keeps the infinite slope of a power at 0 out of the gradient.
@@ -112,15 +106,13 @@ def _multi_scale(fused: Tensor, source: Tensor, dynamic_range: float, odd_sides:
 
 
 @shared
-def _similarity(
-    fused: Tensor, source: Tensor, window: Window, dynamic_range: float, border: Border
-) -> tuple[Tensor, Tensor]:
+def _similarity(fused: Tensor, source: Tensor, window: Window, dynamic_range: float) -> tuple[Tensor, Tensor]:
     """Return the means over the image of SSIM and of its contrast and structure factor, each (N,)."""
     # Planes of this size cost more to allocate than to compute: where it can be, it is done in place.
     _, correction = WINDOWS[window]
-    x, y = moments(fused, window, border), moments(source, window, border)
+    x, y = moments(fused, window), moments(source, window)
     c1, c2 = (0.01 * dynamic_range) ** 2, (0.03 * dynamic_range) ** 2
-    both = covariance(fused, source, window, border)
+    both = covariance(fused, source, window)
     contrast = both.mul(2 * correction).add_(c2) / (x.variance + y.variance).add_(c2)
     x_mean, y_mean = x.mean + x.offset, y.mean + y.offset
     product = (x_mean * y_mean).mul_(2).add_(c1)
@@ -129,22 +121,20 @@ def _similarity(
 
 
 @shared
-def covariance(fused: Tensor, source: Tensor, window: Window, border: Border) -> Tensor:
+def covariance(fused: Tensor, source: Tensor, window: Window) -> Tensor:
     """Return the covariance in each window, as a population's: times the window's factor it is a sample's."""
     taps, _ = WINDOWS[window]
-    x, y = moments(fused, window, border), moments(source, window, border)
+    x, y = moments(fused, window), moments(source, window)
     return filter_valid(x.centred * y.centred, taps).addcmul_(x.mean, y.mean, value=-1)
 
 
 @shared
-def moments(plane: Tensor, window: Window, border: Border) -> Moments:
+def moments(plane: Tensor, window: Window) -> Moments:
     """Return mean and variance in each window."""
     taps, correction = WINDOWS[window]
     # Variances are differences of squares: without the plane's mean they lose fewer digits.
     offset = plane.detach().mean((2, 3), keepdim=True)
     centred = plane - offset
-    if border == "repeat":
-        centred = pad(centred, (len(taps) // 2,) * 4, mode="replicate")
     mean = filter_valid(centred, taps)
     variance = filter_valid(centred.square(), taps).addcmul_(mean, mean, value=-1).mul_(correction)
     return Moments(centred, offset, mean, variance)

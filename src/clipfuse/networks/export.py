@@ -37,7 +37,7 @@ class _Fused(nn.Module):
         return fused
 
 
-def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
+def write_onnx(path: Path, backbone: nn.Module, name: str, overwrite: bool = True) -> float:
     """Write a network as ONNX, opset 20: float32 `infrared` and `visible` in, `fused` out, all in [0, 1].
 
     Number and sides are free; padding and cropping lie in the graph. The file holds all weights, names its
@@ -47,6 +47,7 @@ def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
         path: the file; it appears whole and checked, or not at all.
         backbone: in eval mode, on the CPU.
         name: name of the backbone, written into the file.
+        overwrite: whether a file that is there, or appears in the meantime, is replaced.
 
     Returns:
         The largest difference between its fused image and the network's own, on one odd size.
@@ -72,7 +73,7 @@ def write_onnx(path: Path, backbone: nn.Module, name: str) -> float:
     except Exception as error:  # converters raise many kinds
         raise UserError(f"{name} cannot be written as ONNX: {reason(error)}") from error
     _describe(onnx, model, name, _smallest(program))
-    with replace_when_whole(path) as temporary:
+    with replace_when_whole(path, overwrite=overwrite) as temporary:
         content = model.SerializeToString()
         try:
             onnx.checker.check_model(content, full_check=True)

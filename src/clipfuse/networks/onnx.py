@@ -1,6 +1,7 @@
 """Networks in ONNX files from anyone, by onnxruntime."""
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -92,11 +93,14 @@ def read_onnx(path: Path) -> Fuse:
 
 
 def import_extra(name: str) -> Any:
-    """Import a package of the extra `export`.
+    """Import a package of the extra `export`, without the telemetry that onnxruntime starts at its import.
+
+    That would call a host on the internet, and keep a database in the home folder.
 
     Raises:
         UserError: it is missing.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         return importlib.import_module(name)
     except ImportError as error:

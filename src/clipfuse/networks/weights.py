@@ -107,16 +107,19 @@ def read_safetensors(path: Path) -> dict[str, Any]:
     return {"clipfuse": {"config": {"backbone": node}}, "state_dict": state}
 
 
-def write_safetensors(path: Path, node: Mapping[str, Any], backbone: nn.Module) -> None:
+def write_safetensors(
+    path: Path, node: Mapping[str, Any], backbone: nn.Module, overwrite: bool = True
+) -> None:
     """Write the weights of a backbone, and in the metadata how to build it.
 
     Args:
         path: the file; it appears whole or not at all.
         node: the backbone's configuration in plain types.
         backbone: holds the weights.
+        overwrite: whether a file that is there, or appears in the meantime, is replaced.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or is there and must stay.
     """
     # Clones: tensors that share memory are refused.
     weights = {name: value.detach().cpu().clone() for name, value in backbone.state_dict().items()}
@@ -124,7 +127,7 @@ def write_safetensors(path: Path, node: Mapping[str, Any], backbone: nn.Module) 
     record = {"backbone": node, "sha256": _digest(node, weights)}
     # One entry: several are written in any order, and equal weights are to make equal files.
     content = save(weights, {"clipfuse": json.dumps(record)})
-    with write_atomically(path, "wb") as file:
+    with write_atomically(path, "wb", overwrite) as file:
         file.write(content)
 
 

@@ -73,7 +73,7 @@ RULES = (
     Rule("data.root data.*.root", HARMLESS, "a place; split_sha256 identifies its content", resume=True),
     Rule("data", "data", "other images are another task"),
     Rule("split_sha256", "split", "other pairs in training or test are another task"),
-    Rule("split_of names_sha256 scenes", HARMLESS, "split_sha256 covers it", resume=True),
+    Rule("split_of names_sha256 scenes pairs", HARMLESS, "split_sha256 covers it", resume=True),
     Rule("steps accumulate", "budget", "training longer, or on larger batches, is no merit of a loss"),
     Rule("loader.batch_size loader.crop_size", "budget", "more pixels per update are no merit of a loss"),
     Rule("trainer.devices trainer.num_nodes", "budget", "each device adds a batch to every update"),
@@ -164,7 +164,9 @@ def present_name(target: str) -> str:
 CAME_LATER: Mapping[str, Mapping[str, Any]] = {
     "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
     "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
-    "clipfuse.data.folder.PairedFolder": {"scenes": None, "range": None},
+    "clipfuse.data.folder.PairedFolder": {
+        **{"scenes": None, "pairs": None, "masks": None, "mask_classes": None, "range": None},
+    },
 }
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from clipfuse.images import write_png
-from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_interleaved
 from clipfuse.runs.scores import write_scores
 from clipfuse.tracking.base import media_loggers, samples_seen
@@ -64,7 +64,7 @@ class TestWriter(Callback):
     ) -> None:
         """Write the images of one pair."""
         name, fused = batch.sample_ids[0], outputs["fused"][0]
-        planes = {"fused": fused, "color": luma_chroma_to_rgb(fused, batch.chroma[0])}
+        planes = {"fused": fused, "color": eight_bit_rgb(fused, batch.chroma[0])}
         visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
         if self.save_sources:
             planes |= {"infrared": batch.infrared[0], "visible": visible}

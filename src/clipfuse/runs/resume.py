@@ -8,6 +8,7 @@ from typing import Any
 from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
+from clipfuse.runs.composed import resolved
 from clipfuse.runs.contract import decide, flatten
 from clipfuse.runs.folder import lies_in, read_status
 
@@ -96,6 +97,8 @@ def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -
     for key in sorted(saved.keys() | asked.keys()):
         if decide(key).resume or saved.get(key) == asked.get(key):
             continue
+        if saved.get(key) == resolved(asked.get(key)):
+            continue  # an older run recorded what it took from the environment
         raise UserError(
             f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
             f"{asked.get(key)!r}; a resumed run keeps its settings"

@@ -48,6 +48,8 @@ def recorded(
     if leads:
         prepare_folder(folder, overwrite, checkpoint, resumes)
         print(f"run folder: {folder}")
+        if record["pairs"]:
+            print(f"data: {record['pairs']}")
         if warning := record["scenes"]["warning"]:
             log.warning("%s", warning)
     failed = True

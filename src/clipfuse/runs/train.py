@@ -1,7 +1,7 @@
 """From a composed configuration to a finished run folder."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,7 +17,9 @@ from torch import nn
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
+from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
@@ -99,6 +101,7 @@ def train(config: DictConfig) -> float | None:
     _try_schedule(optimizer, scheduler, config.steps)
     record = run_record(config, source, metrics, loss)
     read_tuning(record)
+    _check_network_is_recorded(record["backbone"])
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
         early = start.finished.get("reason")
@@ -167,6 +170,16 @@ def train(config: DictConfig) -> float | None:
     if config.test and writer is not None:
         print_scores(writer, metrics)
     return status["objective"]
+
+
+def _check_network_is_recorded(node: Mapping[str, Any]) -> None:
+    """Refuse a network that its checkpoint could not describe: texts of the environment are not recorded."""
+    for key, value in leaves(node, "backbone").items():
+        if not key.endswith("_weights") and any("${" in text for text in texts(value)):
+            raise UserError(
+                f"{key} is {value}, which no record resolves, and a checkpoint must describe its network; "
+                "write the value itself"
+            )
 
 
 def _solver(config: DictConfig, loss: FusionLoss) -> Solver:

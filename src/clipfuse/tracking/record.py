@@ -11,7 +11,7 @@ from torch import Tensor
 
 from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import read_checkpoint
-from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_interleaved
 from clipfuse.tracking.base import media_loggers, samples_seen
 from clipfuse.tracking.pictures import draw_panel, to_picture
@@ -97,7 +97,7 @@ def _shown(batch: FusionBatch, fused: Tensor, index: int) -> dict[str, Tensor]:
     return {
         "infrared": batch.infrared[index],
         "visible": luma_chroma_to_rgb(batch.visible[index], chroma),
-        "fused": luma_chroma_to_rgb(fused[index].to(chroma.dtype), chroma),
+        "fused": eight_bit_rgb(fused[index], chroma),
     }
 
 

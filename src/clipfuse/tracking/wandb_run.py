@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import read_yaml
+from clipfuse.ops.settings import plugin_name
 from clipfuse.types import SAMPLES_SEEN
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class RunWandbLogger(WandbLogger):
         """Fill in group, job type, tags and name; what the user gave stays."""
         options = {key: option for key, option in self.options.items() if option is not None}
         if options.get("loss") == "custom":  # named by the module of its class
-            options["loss"] = record["loss"]["_target_"].split(".")[-2]
+            options["loss"] = plugin_name(record["loss"]["_target_"])
         identity = record.get("clip_identity")
         if identity is None:
             options.pop("clip", None)  # chosen, but not used by the loss

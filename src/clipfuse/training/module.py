@@ -1,9 +1,11 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -23,7 +25,7 @@ from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.randomness import random_state, restore_random_state
-from clipfuse.training.scoring import ScoringModule, naming
+from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
     AccumulatingOptimizer,
     LossProblem,
@@ -52,8 +54,8 @@ class FusionModule(ScoringModule):
         gradient_clip: largest L2 norm of the gradient; None does not clip.
         input_noise: standard deviation of Gaussian noise added to the network's inputs in training, in
             [0, 1]; the loss gets the images without noise.
-        skip_nonfinite: how many batches of a training may have a NaN or infinite loss; such a batch moves
-            nothing. One more ends the training with an error.
+        skip_nonfinite: how many batches of a training may have a NaN or infinite loss or gradient; such a
+            batch moves nothing. One more ends the training with an error.
         solver: takes the steps of network and loss; by default `Joint`, one step of both together.
         config: the run's whole configuration in plain types, saved in the checkpoint.
 
@@ -100,7 +102,8 @@ class FusionModule(ScoringModule):
         self.skip_nonfinite = skip_nonfinite
         self.skipped = 0
         self._random_state: dict[str, Any] | None = None
-        self._micro_batches: list[dict[str, Tensor]] = []
+        self._micro_batches: list[dict[str, float]] = []
+        self._odd_terms: set[str] = set()
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.val_metrics = validation_metrics.clone(prefix="val/metric/")
@@ -201,15 +204,22 @@ class FusionModule(ScoringModule):
         with self._full_precision():
             problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
             try:
-                solved = self.solver.step(problem, self._stepper, backward=self._backward)
+                solved = self.solver.step(problem, self._stepper, backward=partial(self._backward, problem))
             except NonFiniteLossError as error:
                 self._skip(batch_idx, batch, error)
                 return
-        total = problem.output.total.detach()
-        terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in problem.output.terms.items()}
-        self._micro_batches.append({"train/loss/total": total, **terms})
+        found = problem.upper
+        terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
+        for name, value in terms.items():
+            if not math.isfinite(value) and name not in self._odd_terms:
+                self._odd_terms.add(name)
+                log.warning(
+                    "%s is %s at update %d on samples %s; the total is finite, so the term is only logged",
+                    *(name, value, self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])),
+                )
+        self._micro_batches.append({"train/loss/total": found.total, **terms})
         self._count(batch_idx, batch)
-        self.log("loss", total, batch_size=len(batch), prog_bar=True, logger=False)
+        self.log("loss", found.total, batch_size=len(batch), prog_bar=True, logger=False)
         if self.between_updates:
             self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
 
@@ -239,7 +249,7 @@ class FusionModule(ScoringModule):
         micro_batches, self._micro_batches = self._micro_batches, []
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        row = {name: fmean(float(part[name]) for part in micro_batches) for name in micro_batches[0]} | solved
+        row = {name: fmean(part[name] for part in micro_batches) for name in micro_batches[0]} | solved
         mine = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
         means = self.trainer.strategy.reduce(mine, reduce_op="mean")
         row = dict(zip(row, means.tolist(), strict=True))
@@ -252,7 +262,7 @@ class FusionModule(ScoringModule):
         for logger in self.loggers:
             logger.log_metrics({SAMPLES_SEEN: self.samples_seen, **row}, step=self.global_step)
 
-    def _backward(self, loss: Tensor) -> None:
+    def _backward(self, problem: LossProblem, loss: Tensor) -> None:
         strategy = self.trainer.strategy
         apart: AbstractContextManager[Any] = nullcontext()
         if isinstance(strategy, ParallelStrategy) and not self._stepper.updates_next:
@@ -260,6 +270,7 @@ class FusionModule(ScoringModule):
             apart = strategy.block_backward_sync()
         with apart:
             self.manual_backward(loss / self.accumulate)
+        self._stepper.check(problem)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
         """Score one batch with the metrics and with the loss itself; callbacks get the fused luma."""
@@ -267,9 +278,8 @@ class FusionModule(ScoringModule):
         with self._full_precision():
             output = self.loss(inputs)
         with naming(batch.sample_ids):
-            self.val_metrics.update(
-                inputs.fused, batch.infrared, batch.visible, target_mask=batch.target_mask
-            )
+            images = scored_images(self.val_metrics, inputs.fused, batch)
+            self.val_metrics.update(**images, target_mask=batch.target_mask)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from clipfuse.errors import UserError
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.types import FusionBatch, FusionOutput
 
 
@@ -44,6 +45,15 @@ def check_output(output: object, infrared: Tensor, network: str) -> FusionOutput
     return output
 
 
+def scored_images(metrics: MetricCollection, fused: Tensor, batch: FusionBatch) -> dict[str, Tensor]:
+    """Return what metrics take: planes of luma, or colour images where their protocol scores each channel."""
+    sources = {"infrared": batch.infrared, "visible": batch.visible}
+    if cast(Any, metrics).protocol.channels:
+        fused = eight_bit_rgb(fused, batch.chroma)
+        sources["visible"] = luma_chroma_to_rgb(batch.visible, batch.chroma)
+    return {"fused": fused, **sources}
+
+
 class ScoringModule(L.LightningModule):
     """Tests a backbone.
 
@@ -65,7 +75,8 @@ class ScoringModule(L.LightningModule):
         """Fuse and score one pair; return its fused luma and its scores, for callbacks."""
         fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
         with naming(batch.sample_ids):
-            scores = self.test_metrics(fused, batch.infrared, batch.visible, target_mask=batch.target_mask)
+            images = scored_images(self.test_metrics, fused, batch)
+            scores = self.test_metrics(**images, target_mask=batch.target_mask)
         named = {name.removeprefix("test/"): score for name, score in scores.items()}
         return {"fused": fused, "scores": named}
 

@@ -1,15 +1,21 @@
 """How every loss trains the network: a loss and a batch form a problem, of which a solver takes one step."""
 
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 from clipfuse.bilevel import UpperOptimizer
 from clipfuse.errors import UserError
-from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.losses.base import BilevelLoss, FusionLoss, check_loss_output
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -19,7 +25,32 @@ def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
 
 
 class NonFiniteLossError(UserError):
-    """A loss is NaN or infinite; the message names its terms and the samples."""
+    """A loss or its gradient is NaN or infinite; the message names update, terms and samples."""
+
+
+@dataclass
+class Evaluation:
+    """One evaluation of a loss, with its numbers on the host once they have been read.
+
+    Attributes:
+        level: "loss" or "lower loss".
+        output: what the loss returned.
+        total: its total.
+        terms: its terms by name.
+    """
+
+    level: str
+    output: LossOutput
+    total: float = 0.0
+    terms: Sequence[tuple[str, float]] = ()
+
+    def scalars(self) -> list[Tensor]:
+        """Return total and terms."""
+        return [each.detach().reshape(()) for each in (self.output.total, *self.output.terms.values())]
+
+    def read(self, numbers: Sequence[float]) -> None:
+        """Take over the numbers of `scalars`."""
+        self.total, self.terms = numbers[0], list(zip(self.output.terms, numbers[1:], strict=True))
 
 
 class LossProblem:
@@ -30,33 +61,40 @@ class LossProblem:
     Args:
         loss: the plugin.
         inputs: the batch, with the fused images.
-        agree: if the loss is not finite on one rank, raise on all ranks; this costs an exchange between the
-            ranks per evaluation.
+        agree: if a loss or gradient is not finite on one rank, raise on all ranks; this costs an exchange
+            between the ranks per gradient.
 
     Attributes:
-        output: the last result of the upper loss, for the log.
+        upper: the last evaluation of the upper loss, for the log; its numbers are read by `check_finite`.
     """
 
-    output: LossOutput
+    upper: Evaluation
 
     def __init__(self, loss: FusionLoss, inputs: LossInputs, agree: bool = False) -> None:
         self.loss = loss
         self.inputs = inputs
-        self.agree = agree
+        self.agree = agree and distributed.is_available() and distributed.is_initialized()
         self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
+        self._unread: list[Evaluation] = []
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return the parameters of the loss's own lower level."""
         return lower_parameters(self.loss)
 
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
-        """Return F at the given lower values, and keep its terms in `output`."""
+        """Return F at the given lower values, and keep the evaluation in `upper`."""
         if isinstance(self.loss, BilevelLoss):
-            self.output = self.loss.upper_loss(self.state, lower)
+            output = check_loss_output(self.loss, self.loss.upper_loss(self.state, lower))
         else:
-            self.output = self.loss(self.inputs)
-        self._check_finite(self.output)
-        return self.output.total
+            output = self.loss(self.inputs)
+        if torch.is_grad_enabled() and self.inputs.fused.requires_grad and not output.total.requires_grad:
+            raise UserError(
+                f"the total of the loss {type(self.loss).__qualname__} has no gradient; expected one that "
+                "depends on inputs.fused: leave out detach(), no_grad() and rounding"
+            )
+        self.upper = Evaluation("loss", output)
+        self._unread.append(self.upper)
+        return output.total
 
     def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
         """Return f at the given lower values."""
@@ -64,33 +102,104 @@ class LossProblem:
             raise UserError(
                 f"the loss '{self.loss.name}' has no lower level; train it with the solver 'joint'"
             )
-        output = self.loss.lower_loss(self.state, lower)
-        self._check_finite(output)
+        output = check_loss_output(self.loss, self.loss.lower_loss(self.state, lower))
+        self._unread.append(Evaluation("lower loss", output))
         return output.total
 
-    def _check_finite(self, output: LossOutput) -> None:
-        finite = torch.isfinite(output.total.detach())
-        if self.agree and distributed.is_available() and distributed.is_initialized():
-            finite = finite.int()
-            distributed.all_reduce(finite, distributed.ReduceOp.MIN)
-        if finite:
-            return
-        total = float(output.total.detach())
-        terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
-        samples = ", ".join(self.inputs.sample_ids[:4])
-        raise NonFiniteLossError(
-            f"the loss '{self.loss.name}' is {total} at update {self.inputs.step} ({terms}) "
-            f"on samples {samples}; lower optimizer.lr or gradient_clip, or look at these samples"
-        )
+    def check_finite(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Require that all losses since the last check, and their gradient, are finite.
+
+        Everything is read from the device at once: the host waits once per gradient.
+
+        Args:
+            gradients: of what is about to move.
+
+        Returns:
+            The L2 norm of the gradient, on the device.
+
+        Raises:
+            NonFiniteLossError: they are not, here or, with `agree`, on another rank.
+        """
+        evaluations, self._unread = self._unread, []
+        norm = get_total_norm(gradients)
+        scalars = [each for evaluation in evaluations for each in evaluation.scalars()]
+        kind = reduce(torch.promote_types, (each.dtype for each in scalars), torch.float32)
+        numbers = torch.stack([each.to(norm.device, kind) for each in (*scalars, norm)])
+        if self.agree:
+            totals = [each.output.total.detach().to(norm.device, kind) for each in evaluations]
+            odd = torch.stack([*totals, numbers[-1]]).isfinite().logical_not().any().to(kind)
+            distributed.all_reduce(odd, distributed.ReduceOp.MAX)
+            numbers = torch.cat([numbers, odd.reshape(1)])
+        *read, slope, elsewhere = [*numbers.tolist(), *([] if self.agree else [0.0])]
+        for evaluation in evaluations:
+            count = 1 + len(evaluation.output.terms)
+            evaluation.read(read[:count])
+            del read[:count]
+        if wrong := next((each for each in evaluations if not isfinite(each.total)), None):
+            raise NonFiniteLossError(
+                f"the {wrong.level} '{self.loss.name}' is {wrong.total} {self._where(wrong)}; lower "
+                "optimizer.lr or gradient_clip, or look at these samples"
+            )
+        if not isfinite(slope):
+            shown = evaluations or [self.upper]
+            last = next((each for each in shown if each.level == "loss"), shown[-1])
+            raise NonFiniteLossError(
+                f"the gradient of the {last.level} '{self.loss.name}' is {slope} {self._where(last)}, though "
+                f"the loss is {last.total:.4g}{self._birthplace(last)}; a root of 0 or a division by 0 has "
+                "no gradient: add a small constant under it, or look at these samples"
+            )
+        if elsewhere:
+            raise NonFiniteLossError(
+                f"the loss '{self.loss.name}', or its gradient, is not finite in another process of this run "
+                f"at update {self.inputs.step}"
+            )
+        return norm
+
+    def _where(self, evaluation: Evaluation) -> str:
+        terms = ", ".join(f"{name} = {value:.4g}" for name, value in evaluation.terms)
+        samples = self.inputs.sample_ids
+        more = f" and {len(samples) - 4} more" if len(samples) > 4 else ""
+        return f"at update {self.inputs.step} ({terms}) on samples {', '.join(samples[:4])}{more}"
+
+    def _birthplace(self, evaluation: Evaluation) -> str:
+        """Return where in the loss the gradient stops being finite; computes the loss once more."""
+        if evaluation.level != "loss" or (distributed.is_available() and distributed.is_initialized()):
+            return ""  # other ranks would have to take part
+        fused = self.inputs.fused.detach().requires_grad_()
+        features = {name: each.detach() for name, each in self.inputs.features.items()}
+        inputs = replace(self.inputs, fused=fused, features=features)
+        line = operation = ""
+        with torch.enable_grad(), torch.random.fork_rng(), warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            with torch.autograd.set_detect_anomaly(True, check_nan=False):
+                total = self.loss(inputs).total
+                (gradient,) = torch.autograd.grad(total, fused, retain_graph=True, allow_unused=True)
+            try:
+                with torch.autograd.set_detect_anomaly(True):
+                    torch.autograd.grad(total, fused, allow_unused=True)
+            except RuntimeError as error:
+                operation = f"{error}".partition("Function '")[2].partition("Backward")[0]
+        if gradient is None or bool(gradient.isfinite().all()):
+            return ": it becomes so in the network"
+        for note in notes:  # the stack of the call, innermost last
+            for text in f"{note.message}".splitlines():
+                place, _, rest = text.strip().removeprefix('File "').partition('", line ')
+                if rest and f"{Path(torch.__file__).parent}" not in place:
+                    line = f", {Path(place).name} line {rest.partition(',')[0]}"
+        odd = [
+            name for name, each in zip(inputs.sample_ids, gradient, strict=True) if not each.isfinite().all()
+        ]
+        after = f" after {operation}{line}" if operation else ""
+        return f": it becomes so in the loss{after}, on {', '.join(odd[:4])}"
 
 
 class AccumulatingOptimizer:
-    """The optimiser that a solver gets: it accumulates, clips, steps and schedules.
+    """The optimiser that a solver gets: it accumulates, checks, clips, steps and schedules.
 
     Args:
         optimizer: the optimiser of the network.
         scheduler: stepped once per update.
-        parameters: the parameters whose gradient is clipped.
+        parameters: the parameters whose gradient is checked and clipped.
         accumulate: micro-batches per update, 1 or more.
         gradient_clip: largest allowed L2 norm of the gradient; None does not clip.
 
@@ -114,6 +223,7 @@ class AccumulatingOptimizer:
         self.gradient_clip = gradient_clip
         self.micro_batch = 0
         self._left_out = False
+        self._norm: Tensor | None = None
         self.gradient_norm: Tensor | None = None
 
     def zero_grad(self) -> None:
@@ -126,6 +236,11 @@ class AccumulatingOptimizer:
         """Whether the next `step` is an update of the network."""
         return self.micro_batch == self.accumulate - 1
 
+    def check(self, problem: LossProblem) -> None:
+        """Require finite losses and a finite gradient before `step`; raises as `LossProblem.check_finite`."""
+        gradients = [each.grad for each in self.parameters if each.grad is not None]
+        self._norm = problem.check_finite(gradients)
+
     def step(self) -> None:
         """Count a micro-batch; after the last one clip, update the network and its learning rate."""
         self.micro_batch = (self.micro_batch + 1) % self.accumulate
@@ -135,11 +250,14 @@ class AccumulatingOptimizer:
             self.optimizer.zero_grad()  # an optimiser changes neither weights nor moments without gradient
             self._left_out = False
         elif self.gradient_clip is not None:
-            self.gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
+            assert self._norm is not None
+            self.gradient_norm = self._norm
+            clip_grads_with_norm_(self.parameters, self.gradient_clip, self._norm)
         self.optimizer.step()
         self.scheduler.step()
 
     def leave_out(self) -> None:
         """Count a micro-batch of an update that is skipped: only the learning rate changes."""
         self._left_out = True
+        self.optimizer.zero_grad()  # else the next micro-batch would add to what is not finite
         self.step()

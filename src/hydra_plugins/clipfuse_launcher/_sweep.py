@@ -1,28 +1,35 @@
 """The record of a sweep: its jobs, and which of them are still to be run."""
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import BaseModel
 
 from clipfuse.errors import UserError
 from clipfuse.files import is_there, read_yaml, write_atomically
+from clipfuse.runs.composed import Composed, read_composed, write_composed
 from clipfuse.runs.folder import LOG, STATUS, is_running
-from clipfuse.runs.overrides import quoted, search_words
+from clipfuse.runs.overrides import raw
 from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
+JOBS = ".jobs"  # folder of the configurations from which the jobs are started
 
 
 class _Record(BaseModel):
     words: list[str] = []
-    jobs: dict[int, list[str]]
+    jobs: dict[int, list[str]] = {}
+    folders: dict[int, str] = {}
 
 
 class SweepLauncher(Launcher):
@@ -33,19 +40,35 @@ class SweepLauncher(Launcher):
 
     Attributes:
         resume: whether to run only those jobs of the sweep folder that are missing or have failed.
+        complete: takes the composed configuration of a job, and returns what its process is to be given.
         failures: run folders of failed jobs.
         jobs: the overrides of all jobs.
+        options: Hydra's options of the command line, such as --config-dir.
     """
 
     resume: ClassVar[bool] = False
+    complete: ClassVar[Callable[[DictConfig], tuple[DictConfig, dict[str, Any]]]]
     failures: ClassVar[list[Path]] = []
     jobs: ClassVar[dict[int, list[str]]] = {}
+    options: ClassVar[list[str]] = []
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Keep the sweep's configuration and forget an earlier sweep."""
+        """Keep the sweep's configuration and forget an earlier sweep.
+
+        Raises:
+            UserError: a run folder was given.
+        """
+        if any(word.startswith("run_dir=") for word in raw(config.hydra.overrides.task)):
+            raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
         self.config = config
-        self.failures.clear()
-        self.jobs.clear()
+        self.context = hydra_context
+        self.forget()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Forget an earlier sweep of this process."""
+        cls.failures.clear()
+        cls.jobs.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
@@ -59,50 +82,90 @@ class SweepLauncher(Launcher):
         """
         sweep = Path(self.config.hydra.sweep.dir)
         (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
-        batch = {
-            initial_job_idx + index: [word for word in overrides if not word.startswith("sweep=")]
-            for index, overrides in enumerate(job_overrides)
+        batch = {initial_job_idx + index: list(words) for index, words in enumerate(job_overrides)}
+        try:
+            composed = {number: self._compose(number, words) for number, words in batch.items()}
+            folders = {number: sweep / self._subdir(config) for number, config in composed.items()}
+            if twice := [place for place, count in Counter(folders.values()).items() if count > 1]:
+                raise UserError(f"hydra.sweep.subdir gives several jobs the folder {twice[0]}")
+            # Whether a search goes on is no setting of its jobs.
+            batch = {
+                n: [each for each in words if not each.startswith("sweep=")] for n, words in batch.items()
+            }
+            todo = {
+                number: self._job(sweep, folders[number], number, composed[number])
+                for number, words in batch.items()
+                if self._is_open(sweep, folders[number], number, words)
+            }
+        except UserError:
+            with suppress(OSError):
+                sweep.rmdir()  # Hydra made it; if it is empty, nobody misses it
+            raise
+        given = {
+            word.lower() for word in raw(self.config.hydra.overrides.task)
+        }  # a sweeper writes false as False
+        labels = {
+            n: " ".join(word for word in words if word.lower() not in given) for n, words in batch.items()
         }
-        todo = {number for number, overrides in batch.items() if self._is_open(sweep, number, overrides)}
-        hydra = self.config.hydra.overrides
-        search = search_words(hydra.hydra)
-        given = {word.lower() for word in hydra.task}  # a sweeper writes false as False
+        variables = {str(key): str(value) for key, value in self.config.hydra.job.env_set.items()}
+        files = {number: sweep / JOBS / f"{number}.yaml" for number in todo}
+        for number, job in todo.items():
+            write_composed(files[number], job.name, job.config, job.hydra)
         if not self.jobs:
             common = " ".join(word for word in batch[initial_job_idx] if word.lower() in given)
             print(f"sweep folder: {sweep}\n  all jobs: {common}")
-        self._record(sweep, batch)
-        jobs = []
-        for number, overrides in batch.items():
-            label = " ".join(word for word in overrides if word.lower() not in given)
-            folder = sweep / str(number)
-            if number in todo:
-                jobs.append(
-                    Job(number, [*overrides, *search, f"run_dir={quoted(str(folder))}"], folder, label)
-                )
-            else:
-                spoiled = status_of(folder).get(SPOILED)
-                print(f"  job {number}: {label} ... {f'LEFT OUT: {spoiled}' if spoiled else 'done before'}")
+        self._record(sweep, batch, folders)
+        for number in sorted(batch.keys() - todo.keys()):
+            spoiled = status_of(folders[number]).get(SPOILED)
+            outcome = f"LEFT OUT: {spoiled}" if spoiled else "done before"
+            print(f"  job {number}: {labels[number]} ... {outcome}")
+        jobs = [Job(number, files[number], folders[number], labels[number], variables) for number in todo]
         with supervised(jobs):
             self.run(jobs)
-        returns = []
-        for number, overrides in batch.items():
-            folder = sweep / str(number)
-            status = status_of(folder)
-            if status.get("status") != "finished":
-                self.failures.append(folder)
-                status = {}
-            result = JobReturn(overrides=overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
-            objective = status.get("objective")
-            # NaN would end Optuna's sweeper; None marks a failed trial.
-            result.return_value = objective if objective is not None and isfinite(objective) else None
-            returns.append(result)
-        return returns
+        return [self._outcome(folders[number], words) for number, words in batch.items()]
 
-    def _is_open(self, sweep: Path, number: int, overrides: Sequence[str]) -> bool:
+    def _compose(self, number: int, words: Sequence[str]) -> DictConfig:
+        """Return the configuration of a job, with Hydra's node, as this process understands it."""
+        config: DictConfig = self.context.config_loader.load_sweep_config(self.config, list(words))
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+        return config
+
+    def _subdir(self, config: DictConfig) -> str:
+        before = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)
+        try:
+            return str(config.hydra.sweep.subdir)
+        finally:
+            HydraConfig.instance().cfg = before
+
+    def _job(self, sweep: Path, folder: Path, number: int, config: DictConfig) -> Composed:
+        """Return what the process of a job is started from; an earlier attempt goes on with its own."""
+        again = (folder / STATUS).is_file()
+        file = sweep / JOBS / f"{number}.yaml"
+        if again and file.is_file() and (earlier := read_composed(file)).config.run_dir == str(folder):
+            earlier.config.auto_resume = True  # from its checkpoint, or anew without one
+            return earlier
+        with open_dict(config):
+            config.run_dir = str(folder)
+            config.auto_resume = again or config.get("auto_resume", False)
+        return Composed("train", *type(self).complete(config))
+
+    def _outcome(self, folder: Path, words: Sequence[str]) -> JobReturn:
+        """Return what a sweeper gets of a job; NaN would end Optuna's, and None marks a failed trial."""
+        status = status_of(folder)
+        if status.get("status") != "finished":
+            self.failures.append(folder)
+            status = {}
+        result = JobReturn(overrides=words, working_dir=str(folder), status=JobStatus.COMPLETED)
+        objective = status.get("objective")
+        result.return_value = objective if objective is not None and isfinite(objective) else None
+        return result
+
+    def _is_open(self, sweep: Path, folder: Path, number: int, overrides: Sequence[str]) -> bool:
         """Whether the job is still to be run."""
-        folder = sweep / str(number)
         if self.resume:
-            recorded = _known_jobs(sweep).get(number, list(overrides))
+            recorded = _known(sweep).jobs.get(number, list(overrides))
             if recorded != list(overrides):
                 raise UserError(
                     f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
@@ -120,12 +183,18 @@ class SweepLauncher(Launcher):
             )
         return status.get("status") != "finished" and SPOILED not in status
 
-    def _record(self, sweep: Path, batch: dict[int, list[str]]) -> None:
+    def _record(self, sweep: Path, batch: dict[int, list[str]], folders: dict[int, Path]) -> None:
         self.jobs.update(batch)
-        overrides = self.config.hydra.overrides
+        hydra = self.config.hydra
+        known = _known(sweep)
+        names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
+        names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
         record = {
-            "words": [*overrides.task, *overrides.hydra],
-            "jobs": {**_known_jobs(sweep), **self.jobs},
+            "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
+            "options": self.options,
+            "started_in": os.getcwd(),
+            "jobs": {**known.jobs, **self.jobs},
+            **({"folders": names} if names else {}),
         }
         with write_atomically(sweep / RECORD) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(record)))
@@ -145,15 +214,14 @@ class SweepLauncher(Launcher):
             )
 
 
-def _known_jobs(sweep: Path) -> dict[int, list[str]]:
-    """Return the jobs of the record; none where there is no record.
+def _known(sweep: Path) -> _Record:
+    """Return the record of a sweep; an empty one where there is none.
 
     Raises:
         UserError: it cannot be read.
     """
     remedy = "restore it, or start the sweep anew in another folder"
-    jobs: dict[int, list[str]] = read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy).get("jobs", {})
-    return jobs
+    return _Record(**read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
 
 
 def resume_command(sweep: Path) -> str:

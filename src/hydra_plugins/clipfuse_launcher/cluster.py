@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from clipfuse.errors import UserError
 from clipfuse.files import write_json
+from clipfuse.runs.composed import read_composed
 from clipfuse.runs.folder import STATUS
-from clipfuse.runs.overrides import quoted, search_words
+from clipfuse.runs.overrides import quoted
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher._jobs import Job, status_of, supervised
-from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command
+from hydra_plugins.clipfuse_launcher._sweep import JOBS, SweepLauncher, resume_command
 
 
 class ClusterLauncher(SweepLauncher):
@@ -60,9 +61,14 @@ class ClusterLauncher(SweepLauncher):
         display = Display(live=False)
         for job in jobs:
             display.start(job)
-        folder = f"hydra.sweep.dir={quoted(os.path.abspath(self.config.hydra.sweep.dir))}"
+        # That launcher composes once more; of what it composes, `run_here` takes the name of the file alone.
+        folder = os.path.abspath(self.config.hydra.sweep.dir)
+        places = [f"hydra.sweep.dir={quoted(folder)}", f"hydra.sweep.subdir={JOBS}"]
+        words = [
+            [*self.jobs[job.number], f"run_dir={quoted(os.path.abspath(job.file))}", *places] for job in jobs
+        ]
         try:
-            self.launcher.launch([[*job.words, folder] for job in jobs], jobs[0].number)
+            self.launcher.launch(words, jobs[0].number)
         except Exception as error:
             raise UserError(
                 f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; run the "
@@ -103,9 +109,8 @@ class LocalCluster(ClusterLauncher):
 
 def run_here(config: DictConfig) -> None:
     """Run one job of a sweep on a machine of the cluster; Ray and submitit call this."""
-    hydra = HydraConfig.get()
-    words = [*hydra.overrides.task, *search_words(hydra.overrides.hydra)]
-    job = Job(0, words, Path(hydra.runtime.cwd) / config.run_dir)
+    file, cwd = Path(config.run_dir), HydraConfig.get().runtime.cwd
+    job = Job(0, file, Path(cwd) / read_composed(file).config.run_dir)
     with supervised([job]):
-        job.start(cwd=hydra.runtime.cwd)
+        job.start(cwd=cwd)
         job.close()
