@@ -135,6 +135,18 @@ def test_train_and_compare_with_long_and_small_test_images(
         assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.parametrize(("infrared", "visible"), [(0, 0), (255, 255), (0, 255), (7000, 0), (65535, 65535)])
+def test_constant_images(clipfuse: Run, tmp_path: Path, infrared: int, visible: int) -> None:
+    for band, value, more in (("ir", infrared, ()), ("vi", visible, (3,) if visible < 256 else ())):
+        (tmp_path / band).mkdir()
+        array = np.full((24, 31, *more), value, np.uint16 if value > 255 else np.uint8)
+        Image.fromarray(array).save(tmp_path / band / "a.png")
+    names = ["--infrared", f"{tmp_path}/ir", "--visible", f"{tmp_path}/vi"]
+    for ranges in ([], ["--range=percentile"]):
+        assert check(clipfuse("fuse", *names, "--out", f"{tmp_path}/out", "--overwrite", *ranges)) is None
+        assert check(clipfuse("score", "--fused", f"{tmp_path}/out", *names, *ranges)) is None
+
+
 @pytest.mark.parametrize("size", [(1, 1), (8, 8000), (8000, 8), (100_000, 1), (1, 100_000), (30, 40)])
 def test_a_panel_has_bounded_sides(size: tuple[int, int]) -> None:
     import torch
