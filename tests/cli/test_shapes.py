@@ -83,6 +83,18 @@ def test_fuse_evaluate_and_score(
     assert len(list(csv.DictReader((run / "test/per_image.csv").open()))) == 2
 
 
+def test_fuse_with_an_onnx_file(clipfuse: Run, limited_memory: Memory, trained: Path, tmp_path: Path) -> None:
+    words = ["--checkpoint", f"{trained}/checkpoints/last.ckpt", "--out", f"{tmp_path}/net.onnx"]
+    assert check(clipfuse("export", *words)) is None
+    for height, width in LONG + SMALL:
+        root = pairs(tmp_path / f"{height}x{width}", height, width)
+        with limited_memory(4 * MEGABYTES):  # onnxruntime reserves far more than it touches
+            answer = clipfuse("fuse", "--onnx", f"{tmp_path}/net.onnx", *bands(root), "--out", f"{root}/out")
+        assert check(answer) is None, (height, width)
+        with Image.open(root / "out/test0.png") as image:
+            assert image.size == (width, height)
+
+
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 def test_every_metric_of_every_protocol(
     clipfuse: Run, limited_memory: Memory, tmp_path: Path, protocol: str
