@@ -202,7 +202,7 @@ class FusionModule(ScoringModule):
         """State the batch as a problem and let the solver take one step."""
         inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
-            problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
+            problem = LossProblem(self.loss, inputs)
             try:
                 solved = self.solver.step(problem, self._stepper, backward=partial(self._backward, problem))
             except NonFiniteLossError as error:
