@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
@@ -209,7 +209,7 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         built.step()
         scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
-        raise UserError(f"optimizer or scheduler: {error}") from error
+        raise UserError(f"optimizer or scheduler: {reason(error)}") from error
 
 
 def _check_objective(config: DictConfig, metrics: Any) -> None:
