@@ -114,7 +114,9 @@ def furniture(
             for folder in (f"DIR/{band}", f"data/{band}", *(["DIR", "results/mine"] if band == "vi" else [])):
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, root / folder)
-    shutil.copytree(root / "results/mine", root / "results/theirs")
+    for name in ("theirs", "u2fusion"):
+        shutil.copytree(root / "results/mine", root / f"results/{name}")
+    (root / "TABLE.csv").write_text("method,EN,SD\nU2Fusion,6.87,9.12\n")
     write = sweeps(root / "SWEEP")
     for seed in (0, 1):
         for number, loss in enumerate(("pixel", "ldfusion")):

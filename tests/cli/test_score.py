@@ -291,13 +291,11 @@ def test_a_protocol_of_colour_channels_scores_the_colour_files(
     assert luma.splitlines()[2] != text.splitlines()[2]  # gray files are three equal channels: other numbers
 
 
-def test_the_protocols_are_listed_where_none_is_named(
-    clipfuse: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        clipfuse("score", "--protocol")
-    assert stop.value.code == 0
-    assert protocol_listing() in capsys.readouterr().out
+def test_the_protocols_are_listed_where_none_is_named(clipfuse: Run, folders: Path) -> None:
+    for words in ([], ["--fused", str(folders / "ours"), *sources(folders)]):
+        code, text, _ = clipfuse("score", *words, "--protocol")
+        assert code == 0
+        assert text == f"{protocol_listing()}\n"
 
 
 @pytest.mark.parametrize("data", ["folder", "synthetic"])

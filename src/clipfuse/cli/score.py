@@ -2,11 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipfuse.cli.fuse import PAIRS_HELP
 from clipfuse.cli.own import look_in
@@ -14,9 +15,7 @@ from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from clipfuse.decoding.ranges import Ranges
+    from clipfuse.cli.scored import Files
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -24,7 +23,15 @@ Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> 
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Score every folder under one protocol; print a table, and write the files that were named."""
+    """Score every folder under one protocol; print a table, and write the files that were named.
+
+    With `--protocol` as the last word it lists the protocols instead, with `--explain` it explains a table.
+    """
+    if arguments[-1:] == ["--protocol"]:
+        from clipfuse.metrics.protocols import protocol_listing
+
+        print(protocol_listing())
+        return
     options = _parse(arguments)
     fused = _folders(options.fused)
     outputs = [Path(name) for name in (options.out, options.json) if name]
@@ -32,12 +39,12 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
-    from clipfuse.cli.scored import find_files
+    from clipfuse.cli.scored import find_files, read_files
     from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
     from clipfuse.images import check_ranges
 
-    metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
+    metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
     folders = Path(options.infrared), Path(options.visible)
@@ -45,9 +52,14 @@ def main(arguments: Sequence[str]) -> None:
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
+    read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
+    if options.explain:
+        _explain(Path(options.explain), files, list(fused), read)
+        _print_left_out(left_out)
+        return
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, sources, list(fused), classes, metrics, options.trivial, ranges)
+    (methods,) = _score(files, list(fused), read, [metrics], options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -61,11 +73,36 @@ def main(arguments: Sequence[str]) -> None:
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
     print(found)
+    _print_left_out(left_out)
+    for path in outputs:
+        print(f"written: {path}")
+
+
+def _print_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
     for word, stems in left_out.items():
         shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
         print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
-    for path in outputs:
-        print(f"written: {path}")
+
+
+def _explain(
+    table: Path,
+    files: Mapping[str, tuple[Path, ...]],
+    fused: Sequence[str],
+    read: Callable[[Sequence[Path]], "Files"],
+) -> None:
+    """Print by which protocol the numbers of a table were computed."""
+    from clipfuse.cli.explain import ALSO, explain, read_published
+    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
+
+    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
+    cells, notes = read_published(table, fused, list(files), known)
+    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
+    chosen = {str(each): [name for name in each.metrics if name in wanted] for each in PROTOCOLS.values()}
+    scorers = [Scorer(each, names) for each in PROTOCOLS.values() if (names := chosen[str(each)])]
+    scores = _score(files, fused, read, scorers, with_trivial=False)
+    by_protocol = {str(one.protocol): each for one, each in zip(scorers, scores, strict=True)}
+    print(f"{table}: {len(cells)} numbers, {len(files)} images")
+    print(*explain(cells, by_protocol), *notes, sep="\n")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -89,9 +126,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--mask-classes", help="the classes of --masks that are targets, as in 1,2")
     parser.add_argument(
         "--protocol",
-        default="strict",
-        nargs="?",
-        action=_NameOrListing,
         help="convention of the metrics (default: strict); without a name: list the metrics of each",
     )
     parser.add_argument("--metrics", default="full", help="names or the sets fast, full, joined by commas")
@@ -103,25 +137,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
     add_range(parser)
+    parser.add_argument(
+        "--explain",
+        metavar="TABLE.csv",
+        help="instead: find out by which protocol a table of published numbers was computed; a row per "
+        "method, named like --fused, or per image",
+    )
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
     parser.add_argument(
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
-    return parser.parse_args(arguments)
-
-
-class _NameOrListing(argparse.Action):
-    """Keeps the name of a protocol, or prints the listing of all of them and ends the program."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        if values is None:
-            from clipfuse.metrics.protocols import protocol_listing
-
-            print(protocol_listing())
-            parser.exit()
-        setattr(namespace, self.dest, values)
+    options = parser.parse_args(arguments)
+    others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
+    if options.explain and others:
+        raise UserError(
+            "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, --out "
+            "and --json"
+        )
+    return options
 
 
 def _folders(words: Sequence[str]) -> dict[str, Path]:
@@ -163,45 +198,31 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
 def _score(
     files: Mapping[str, tuple[Path, ...]],
-    sources: Sequence[str],
     fused: Sequence[str],
-    classes: Sequence[int] | None,
-    metrics: "Scorer",
+    read: Callable[[Sequence[Path]], "Files"],
+    scorers: Sequence["Scorer"],
     with_trivial: bool,
-    ranges: "Ranges",
-) -> Scores:
+) -> list[Scores]:
+    """Return the scores by each scorer."""
     from tqdm import tqdm
 
-    from clipfuse.data.masks import read_target_mask
-    from clipfuse.images import gray, read_image
     from clipfuse.metrics import trivial_fusions
-    from clipfuse.ops.color import rgb_to_luma_chroma
-    from clipfuse.ops.depth import to_unit
 
-    scores: Scores = {}
-    channels = metrics.protocol.channels
+    scores: list[Scores] = [{} for _ in scorers]
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        planes: dict[str, Tensor] = {}
-        for word, path in zip((*sources, *fused), paths, strict=True):
-            if word == "masks":
-                continue
-            image = read_image(path, getattr(ranges, word, None))
-            if channels:
-                planes[word] = to_unit(image)[None]
-            else:  # infrared in colour is rounded in its own depth, as wherever it is read
-                image = to_unit(gray(image) if word == "infrared" else image)
-                planes[word] = rgb_to_luma_chroma(image)[0][None]
-        infrared, visible = planes["infrared"], planes["visible"]
-        mask = read_target_mask(paths[2], classes)[None] if "masks" in sources else None
-        candidates = {label: planes[label] for label in fused}
-        if with_trivial:
-            candidates |= trivial_fusions(infrared, visible)
-        try:
-            rows = metrics.score_all(candidates, infrared, visible, mask)
-        except ValueError as error:
-            raise UserError(f"{name}: {error}; leave the image or the metric out") from None
-        for method, row in rows.items():
-            scores.setdefault(method, {})[name] = row
+        colors, planes, mask = read(paths)
+        for scorer, methods in zip(scorers, scores, strict=True):
+            images = colors if scorer.protocol.channels else planes
+            infrared, visible = images["infrared"], images["visible"]
+            candidates = {label: images[label] for label in fused}
+            if with_trivial:
+                candidates |= trivial_fusions(infrared, visible)
+            try:
+                rows = scorer.score_all(candidates, infrared, visible, mask)
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; leave the image or the metric out") from None
+            for method, row in rows.items():
+                methods.setdefault(method, {})[name] = row
     return scores
 
 
