@@ -28,6 +28,7 @@ from clipfuse.runs.results import TestWriter
 from clipfuse.runs.resume import find_start
 from clipfuse.runs.session import print_scores, recorded
 from clipfuse.runs.trainer import check_callbacks, check_trainer, make_trainer, watch_scores
+from clipfuse.tracking.base import SummaryLogger
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.module import FusionModule
@@ -147,6 +148,9 @@ def train(config: DictConfig) -> float | None:
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
         status["samples_seen"] = module.samples_seen
+        for logger in trainer.loggers:
+            if isinstance(logger, SummaryLogger):
+                logger.log_summary({f"fit/{name}": value for name, value in status["fit"].items()})
         if stopped := start.stopped or stopped_early(trainer):
             status["reason"] = stopped
             rank_zero_only(log.warning)("%s", stopped)

@@ -209,6 +209,8 @@ class FusionModule(ScoringModule):
                 return
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
+        lower = problem.lower.terms if problem.lower is not None else ()
+        terms |= {f"train/lower/{self.loss.name}/{name}": value for name, value in lower}
         for name, value in terms.items():
             if not math.isfinite(value) and name not in self._odd_terms:
                 self._odd_terms.add(name)

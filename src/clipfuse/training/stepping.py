@@ -66,9 +66,11 @@ class LossProblem:
 
     Attributes:
         upper: the last evaluation of the upper loss, for the log; its numbers are read by `check_finite`.
+        lower: the evaluation of the lower loss beside it, None without one.
     """
 
     upper: Evaluation
+    lower: Evaluation | None = None
 
     def __init__(self, loss: FusionLoss, inputs: LossInputs) -> None:
         self.loss = loss
@@ -134,6 +136,8 @@ class LossProblem:
             count = 1 + len(evaluation.output.terms)
             evaluation.read(read[:count])
             del read[:count]
+        if any(each.level == "loss" for each in evaluations):
+            self.lower = next((each for each in evaluations if each.level != "loss"), None)
         wrong = next((each for each in evaluations if not isfinite(each.total)), None)
         if wrong is not None or not isfinite(slope) or elsewhere:
             raise NonFiniteLossError(self._explain(evaluations or [self.upper], wrong, slope))
