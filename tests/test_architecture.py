@@ -28,7 +28,9 @@ ALLOWED = {
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "networks": {"errors", "types", "files", "lazy", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
-    "tracking": {"errors", "types", "files", "ops", "losses.base", "networks", "training", "tracking"},
+    "tracking": {
+        *("errors", "types", "files", "ops", "metrics", "losses.base", "networks", "training", "tracking"),
+    },
     "runs": {
         *("errors", "types", "files", "ops", "images", "bilevel", "losses.base"),
         *("networks", "training", "tracking", "runs"),

@@ -3,9 +3,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
+from clipfuse.backbones.base import FusionBackbone
 from clipfuse.errors import UserError
-from clipfuse.training.scoring import check_output, naming
+from clipfuse.networks.apply import apply_network
+from clipfuse.training.scoring import ScoringModule, check_output, naming
 from clipfuse.types import FusionOutput
 
 BAND = torch.zeros(2, 1, 8, 8)
@@ -63,3 +66,38 @@ def test_the_network_is_named_by_its_class() -> None:
 
     with pytest.raises(UserError, match="the backbone _Net returned Tensor"):
         ScoringModule(_Net(), MetricCollection([]))(BAND, BAND)
+
+
+class _Answers(FusionBackbone):
+    """A backbone that returns what it was given to return."""
+
+    size_multiple = 4
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def fuse(self, infrared: Tensor, visible: Tensor) -> Any:
+        return self.answer(infrared)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (lambda plane: None, "NoneType"),
+        (lambda plane: {"fused": plane}, "dict"),
+        (lambda plane: (plane, {}), "tuple"),
+        (lambda plane: FusionOutput(None), "NoneType"),  # type: ignore[arg-type]
+        (lambda plane: FusionOutput(plane[:, 0]), "(1, 6, 7)"),
+        (lambda plane: FusionOutput(plane.expand(-1, 3, -1, -1)), "(1, 3, 6, 7)"),
+    ],
+)
+def test_a_backbone_without_a_fused_image_is_refused_in_training_evaluation_and_fusing(
+    user_error: Any, answer: Any, found: str
+) -> None:
+    network, plane = _Answers(answer), torch.rand(1, 1, 6, 7)
+    scored = ScoringModule(network, MetricCollection([]))
+    line = user_error(scored, plane, plane)
+    assert line.startswith("the backbone _Answers returned ")
+    assert found in line
+    assert found in user_error(apply_network, network, plane, plane, "a.png")

@@ -5,7 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -61,7 +61,7 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
             known = _known_keys(name, arguments)
-            near = did_you_mean(key, known)
+            near = did_you_mean(key, [*known, *groups()])
             parent = key.rpartition(".")[0]
             siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent)
             valid = (
@@ -73,9 +73,26 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"You must specify '([^']+)'", text):
         choices = ", ".join(options(found[1], arguments))
         return f"{found[1]} must be chosen: {found[1]}=X with X one of {choices}"
+    if "Config group override must be a string" in text:
+        chosen = {each: each.partition("=")[0].lstrip("+") for each in arguments if "=" in each}
+        word = next(each for each in reversed(chosen) if chosen[each] in groups())
+        word = next((each for each in chosen if chosen[each] in groups() and each.endswith("=null")), word)
+        group = chosen[word]
+        return (
+            f"{word}: expected {group}=X with X one of {', '.join(options(group, arguments))}, or ~{group} "
+            "to leave the group out"
+        )
+    twice = r"Multiple values for (\w+)\. To override|(\w+) appears more than once"
+    if found := re.search(twice, text):
+        return f"{(group := found[1] or found[2])} is chosen already: leave out the + of +{group}=X"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; quote such a value twice: 'run_dir=\"my runs/a=b\"'"
     return " ".join(str(error).split())
+
+
+def groups() -> list[str]:
+    """Return the names of the groups of options."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
 
 
 def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
@@ -170,7 +187,7 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     for path, value in read.items():
         # A text that is interpolated stays so: it may be a secret of the environment.
         kept = isinstance(value, str) and OmegaConf.select(config, path) == value
-        if isinstance(value, bool | int | float | str) and not kept and not _is_shared(config, path):
+        if isinstance(value, bool | int | float | str | None) and not kept and not _is_shared(config, path):
             OmegaConf.update(config, path, value)
 
 
@@ -249,6 +266,9 @@ def _read_value(path: str, value: Any, annotation: Any) -> Any:
     except PydanticUserError:
         adapter = TypeAdapter(annotation)
     try:
+        if value == "None":  # Python's null, as an agent of W&B writes it
+            with suppress(ValidationError):
+                return adapter.validate_python(None)
         return adapter.validate_python(value)
     except ValidationError as error:
         reasons = "; or ".join(

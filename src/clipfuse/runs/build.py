@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 
 _REFUSALS = (UserError, ValueError, TypeError, ImportError, OSError, MisconfigurationException)
 
@@ -31,10 +31,10 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, _REFUSALS):
-            raise UserError(f"{where}: {cause}") from error
+            raise UserError(f"{where}: {reason(cause)}") from error
         # Raised by a package that does not check its arguments, or a defect of a plugin.
         kind = type(cause).__name__
-        raise UserError(f"{where}: {kind}: {cause}; --debug shows where it was raised") from error
+        raise UserError(f"{where}: {kind}: {reason(cause)}; --debug shows where it was raised") from error
 
 
 def build_all(nodes: DictConfig | None, where: str) -> list[Any]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
@@ -29,6 +29,7 @@ from clipfuse.runs.results import TestWriter
 from clipfuse.runs.resume import find_start
 from clipfuse.runs.session import print_scores, recorded
 from clipfuse.runs.trainer import check_callbacks, check_trainer, make_trainer, watch_scores
+from clipfuse.tracking.base import SummaryLogger
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.module import FusionModule
@@ -150,6 +151,9 @@ def train(config: DictConfig) -> float | None:
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
         status["samples_seen"] = module.samples_seen
+        for logger in trainer.loggers:
+            if isinstance(logger, SummaryLogger):
+                logger.log_summary({f"fit/{name}": value for name, value in status["fit"].items()})
         if stopped := start.stopped or stopped_early(trainer):
             status["reason"] = stopped
             rank_zero_only(log.warning)("%s", stopped)
@@ -214,7 +218,7 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         built.step()
         scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
-        raise UserError(f"optimizer or scheduler: {error}") from error
+        raise UserError(f"optimizer or scheduler: {reason(error)}") from error
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:
