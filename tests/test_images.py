@@ -16,7 +16,6 @@ from clipfuse.images import (
     check_sizes,
     gray,
     image_files,
-    match_stems,
     read_image,
     read_registered,
     write_png,
@@ -444,20 +443,3 @@ def test_missing_and_empty_folder(tmp_path, user_error):
     (tmp_path / "other").mkdir()
     message = user_error(image_files, tmp_path)
     assert "(deeper)" in message
-
-
-def test_match_stems_pairs_whatever_the_suffix(tmp_path):
-    fused = images_in(tmp_path / "fused", "1.png", "2.png")
-    infrared = images_in(tmp_path / "ir", "2.bmp", "1.JPG")
-    assert match_stems(fused=fused, infrared=infrared) == {
-        "1": (fused / "1.png", infrared / "1.JPG"),
-        "2": (fused / "2.png", infrared / "2.bmp"),
-    }
-
-
-def test_match_stems_names_who_lacks_what(tmp_path, user_error):
-    fused = images_in(tmp_path / "fused", *(f"{i}.png" for i in range(9)))
-    infrared = images_in(tmp_path / "ir", "0.png", "8.png")
-    message = user_error(match_stems, fused=fused, infrared=infrared)
-    assert message.startswith(f"{infrared}: 7 of 9 images have no infrared file")
-    assert "1, 2, 3, 4, 5, ..." in message

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.data.folder import load_pair
+from clipfuse.data.layout import pair_folders
 from clipfuse.data.overlap import Overlap
 from clipfuse.data.pairs import Pair
 from clipfuse.data.synthetic import render
 from clipfuse.data.transforms import whole
-from clipfuse.images import match_stems, write_png
+from clipfuse.images import write_png
 from clipfuse.networks.load import BUNDLED, load_backbone
 from clipfuse.ops.color import eight_bit_rgb
 from clipfuse.ops.depth import to_unit
@@ -36,7 +37,8 @@ def render_pairs(folder: Path, count: int) -> Files:
         pair = render(0, index, 640)
         for name, image in {"ir": pair.infrared, "vi": pair.visible}.items():
             write_png(folder / f"{name}/{index}.png", to_unit(image[:, 80:560]), overwrite=False)
-    return list(match_stems(infrared=folder / "ir", visible=folder / "vi").values())
+    found = pair_folders(folder / "ir", folder / "vi").pairs.values()
+    return [(pair.infrared, pair.visible) for pair in found]
 
 
 def fuse(network: nn.Module, pair: Pair) -> tuple[Tensor, Tensor]:

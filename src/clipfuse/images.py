@@ -109,30 +109,6 @@ def _left_out(entries: Sequence[Path]) -> str:
     return " and ".join(words)
 
 
-def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
-    """Match the images of several folders by stem, whatever their suffixes.
-
-    Args:
-        **folders: the folders by their names in messages, such as `infrared=`.
-
-    Returns:
-        For each stem, in natural order, one file per folder in the order given.
-
-    Raises:
-        UserError: if a stem is missing in some folder, or as `image_files`.
-    """
-    files = {word: image_files(folder) for word, folder in folders.items()}
-    stems = sorted(set().union(*files.values()), key=natural_order)
-    for word, found in files.items():
-        if missing := [stem for stem in stems if stem not in found]:
-            more = ", ..." if len(missing) > 5 else ""
-            raise UserError(
-                f"{folders[word]}: {len(missing)} of {len(stems)} images have no {word} file of the same "
-                f"name: {', '.join(missing[:5])}{more}; add the {word} files or remove their partners"
-            )
-    return {stem: tuple(found[stem] for found in files.values()) for stem in stems}
-
-
 def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
     """Require that the files of each name have one size; only their headers are read.
 

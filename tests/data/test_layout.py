@@ -108,6 +108,8 @@ def test_a_published_layout_opens(
         (["ir/ir_{1,2}.png", "vi/ir_{1,2}.png"], ["ir_1", "ir_2"], EQUAL),
         (["{i,v}/{1,2}.png"], ["1", "2"], EQUAL),
         (["{ir,vis}.png"], ["pair"], MARKED),
+        (["1/IR_{7,8}.png", "2/VIS_{7,8}.png"], ["7", "8"], MARKED),
+        (["train/a/IR1.png", "train/b/VIS1.png"], ["1"], MARKED),
     ],
 )
 def test_ids_and_rules(tmp_path: Path, layouts: list[str], ids: list[str], rule: str) -> None:
@@ -181,7 +183,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     for band in ("ir", "vi"):
         (tmp_path / band / "lost.png").symlink_to(tmp_path / "nowhere.png")
     found = find_pairs(tmp_path)
-    assert found.left_out == {".gif": 4, "broken link": 2, ".avi": 1, "in labels without a mark": 1}
+    assert found.left_out == {".gif": 4, "broken link": 2, ".avi": 1, "other in labels": 1}
     text = found.summary()
     assert text.startswith("2 pairs: 2 by equal names in two folders; left out 8 files: ")
     assert "4 .gif" in text
@@ -229,6 +231,7 @@ def test_four_channels_are_explained(tmp_path: Path, user_error: Refusal) -> Non
     ("names", "ids"),
     [
         (("{1,2}.png", "{1,2}.jpg"), ["1", "2"]),
+        (("{1,10,2}.png", "{1,10,2}.BMP"), ["1", "2", "10"]),
         (("IR{1,2}.png", "VIS{1,2}.png"), ["1", "2"]),
         (("x_IR.png", "x_VIS.png"), ["x"]),
         (("0001i.png", "0001v.png"), ["0001"]),
@@ -246,6 +249,10 @@ def test_folders_that_do_not_fit(tmp_path: Path, user_error: Refusal) -> None:
     build(tmp_path, "A/{1,2}.png", "B/{2,3}.png", "C/{IR1,VIS1}.png", "D/{IR1,VIS1}.png", "E/a.txt")
     message = user_error(pair_folders, tmp_path / "A", tmp_path / "B")
     assert message.startswith(f"{tmp_path}/A: 1 of 3 images have no infrared file of the same name: 3;")
+    build(tmp_path, "G/{0,1,2,3,4,5,6,7,8}.png", "H/{0,8}.png")
+    message = user_error(pair_folders, tmp_path / "G", tmp_path / "H")
+    assert message.startswith(f"{tmp_path}/H: 7 of 9 images have no visible file of the same name: ")
+    assert ": 1, 2, 3, 4, 5, ...; add" in message
     assert "two ways to pair" in user_error(pair_folders, tmp_path / "C", tmp_path / "D")
     assert "holds no image file" in user_error(pair_folders, tmp_path / "A", tmp_path / "E")
     assert "no such folder" in user_error(pair_folders, tmp_path / "A", tmp_path / "F")

@@ -41,6 +41,9 @@ def test_masks_of_classes_come_with_the_pairs(root: Path) -> None:
     pair = source.load("4")
     assert pair.target_mask is not None
     assert torch.equal(pair.target_mask, (pair.infrared == 80) | (pair.infrared == 160))
+    assert "left out" not in source.summary()
+    assert "6 masks of targets" in source.summary()
+    assert "left out 6 files: 6 other in labels" in PairedFolder(str(root)).summary()
     assert PairedFolder(str(root)).load("4").target_mask is None
     elsewhere = PairedFolder(str(root / "train"), masks=str(root / "train/labels"), mask_classes=[1, 2])
     assert elsewhere.load("1").target_mask is not None

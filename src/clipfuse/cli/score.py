@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +15,7 @@ from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.decoding.ranges import Ranges
+    from clipfuse.cli.scored import Files
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     # Imported late: --help must not wait for torch.
     from clipfuse.cli.explain import explanation
-    from clipfuse.cli.scored import find_files
+    from clipfuse.cli.scored import find_files, read_files
     from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
     from clipfuse.images import check_ranges
@@ -52,18 +53,16 @@ def main(arguments: Sequence[str]) -> None:
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
-
-    def score(scorers: Sequence["Scorer"], with_trivial: bool = False) -> list[Scores]:
-        return _score(files, sources, list(fused), classes, scorers, with_trivial, ranges)
-
+    read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
     if options.explain:
+        score = partial(_score, files, list(fused), read, with_trivial=False)
         lines = list(explanation(Path(options.explain), list(fused), list(files), score))
         _print_found(found, left_out)
         print(*lines, sep="\n")
         return
     for path in outputs:
         check_output(path, options.overwrite)
-    (methods,) = score([metrics], options.trivial)
+    (methods,) = _score(files, list(fused), read, [metrics], options.trivial)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -119,13 +118,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
+    add_range(parser)
     parser.add_argument(
         "--explain",
         metavar="TABLE.csv",
         help="instead: find out by which protocol a table of published numbers was computed; a row per "
         "method, named like --fused, or per image",
     )
-    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -181,34 +180,19 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
 def _score(
     files: Mapping[str, tuple[Path, ...]],
-    sources: Sequence[str],
     fused: Sequence[str],
-    classes: Sequence[int] | None,
+    read: Callable[[Sequence[Path]], "Files"],
     scorers: Sequence["Scorer"],
     with_trivial: bool,
-    ranges: "Ranges",
 ) -> list[Scores]:
     """Return the scores by each scorer."""
     from tqdm import tqdm
 
-    from clipfuse.data.masks import read_target_mask
-    from clipfuse.images import gray, read_image
     from clipfuse.metrics import trivial_fusions
-    from clipfuse.ops.color import rgb_to_luma_chroma
-    from clipfuse.ops.depth import to_unit
 
     scores: list[Scores] = [{} for _ in scorers]
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        read = {
-            word: read_image(path, getattr(ranges, word, None))
-            for word, path in zip((*sources, *fused), paths, strict=True)
-            if word != "masks"
-        }
-        colors = {word: to_unit(image)[None] for word, image in read.items()}
-        # Infrared in colour is rounded in its own depth, as wherever it is read.
-        planes = colors | {"infrared": to_unit(gray(read["infrared"]))[None]}
-        planes = {word: rgb_to_luma_chroma(image)[0] for word, image in planes.items()}
-        mask = read_target_mask(paths[2], classes)[None] if "masks" in sources else None
+        colors, planes, mask = read(paths)
         for scorer, methods in zip(scorers, scores, strict=True):
             images = colors if scorer.protocol.channels else planes
             infrared, visible = images["infrared"], images["visible"]

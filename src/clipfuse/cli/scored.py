@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipfuse.data.listed import given_pairs
-from clipfuse.data.masks import check_masks, files_of_pairs, find_masks
+from clipfuse.data.masks import check_masks, files_of_pairs, find_masks, read_target_mask
 from clipfuse.data.matching import ImageFile
+from clipfuse.decoding.ranges import Ranges
 from clipfuse.errors import UserError
-from clipfuse.images import check_sizes, image_files
+from clipfuse.images import check_sizes, gray, image_files, read_image
+from clipfuse.ops.color import rgb_to_luma_chroma
+from clipfuse.ops.depth import to_unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Files = tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]
 
 
 def find_files(
@@ -69,3 +78,32 @@ def find_files(
     together = {sample: tuple(files[word][sample] for word in order) for sample in common}
     check_sizes(together)
     return together, found.summary(), {word: names for word, names in left_out.items() if names}
+
+
+def read_files(
+    paths: Sequence[Path], words: Sequence[str], classes: Sequence[int] | None, ranges: Ranges
+) -> "Files":
+    """Read the files of one image.
+
+    Args:
+        paths: infrared, visible, the mask if there is one, and the fused image of each method.
+        words: what each of them is: "infrared", "visible", "masks", labels of methods.
+        classes: the classes that are targets.
+        ranges: of infrared and visible images; fused ones have the full range.
+
+    Returns:
+        By these words (1, 1 or 3, H, W) images in [0, 1], their luma (1, 1, H, W), and the mask or None.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    mask, read = None, {}
+    for word, path in zip(words, paths, strict=True):
+        if word == "masks":
+            mask = read_target_mask(path, classes)[None]
+        else:
+            read[word] = read_image(path, getattr(ranges, word, None))
+    colors = {word: to_unit(image)[None] for word, image in read.items()}
+    # Infrared in colour is rounded in its own depth, as wherever it is read.
+    planes = colors | {"infrared": to_unit(gray(read["infrared"]))[None]}
+    return colors, {word: rgb_to_luma_chroma(image)[0] for word, image in planes.items()}, mask

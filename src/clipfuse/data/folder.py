@@ -1,6 +1,7 @@
 """A folder of registered pairs as a data set."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -119,9 +120,14 @@ class PairedFolder:
         masks_of = {sample: [mask] for sample in used if (mask := self._pairs[sample].mask)}
         check_pairs({sample: (*pair, *masks_of.get(sample, ())) for sample, pair in files.items()}, headers)
         if warning := look_at_bands(files, color_spreads):
-            _log.warning("%s: %s", name, warning)
+            _warn("%s: %s", name, warning)
         check_ranges(list(self._files.values()), self._ranges)
-        self._found = found.summary()
+        left_out = {
+            kind: n for kind, n in found.left_out.items() if kind.lower() != f"other in {masks}".lower()
+        }
+        self._found = replace(found, left_out=left_out).summary()
+        if masks_of:
+            self._found += f"; {len(masks_of)} masks of targets"
 
     def _how_cut(self, held: Collection[str], pool: Collection[str], val: float, test: float) -> str:
         cut = [part for part, share in (("val", val), ("test", test)) if share > 0]
@@ -129,7 +135,7 @@ class PairedFolder:
         if not cut or not pool:
             return "parts by their folders" if held else ""
         if by_folder and not held:
-            _log.warning(
+            _warn(
                 "%s: there is a train folder but no test folder, so %s cut from train by a hash; these are "
                 "no official parts",
                 *(self.name, f"{' and '.join(cut)} {'are' if len(cut) > 1 else 'is'}"),
@@ -221,6 +227,11 @@ class PairedFolder:
     def names_fingerprint(self) -> str:
         """Return the SHA-256 (hex) of which id is in which part, which is all that older runs recorded."""
         return split_fingerprint(self._parts)
+
+
+def _warn(message: str, *values: object) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of a training with several reports
+        _log.warning(message, *values)
 
 
 def _listed(names: Names) -> Sequence[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipfuse.data.matching import BAND, REMEDY, ImageFile, Mark, PairFiles, pair_all
+from clipfuse.data.matching import BAND, PART_NAMES, REMEDY, ImageFile, Mark, PairFiles, pair_all
 from clipfuse.data.names import BANDS, INFRARED_NAMES, VISIBLE_NAMES, Words
 from clipfuse.decoding.reading import OTHER_SUFFIXES, SUFFIXES
 from clipfuse.errors import UserError
@@ -119,6 +119,17 @@ def find_pairs(
     words = _chosen(files, {"infrared": infrared, "visible": visible}, root)
     pairs, rest = pair_all(files, words)
     more, rest = pair_all(rest, words.with_second_names(), sure=False)
+    # What is left may lie in two folders whose names mark nothing: 1/IR_7.png and 2/VIS_7.png.
+    known = {file.path: file for file in rest}
+    parts_only = [
+        replace(file, folders=tuple(name for name in file.folders if name.lower() in PART_NAMES))
+        for file in rest
+        if not any(words.of_folder(name)[0] for name in file.folders)
+    ]
+    apart, _ = pair_all(parts_only, words, sure=False)
+    for pair in apart:
+        del known[pair.infrared], known[pair.visible]
+    pairs, rest = [*pairs, *apart], list(known.values())
     marked = [mark for file in rest if (mark := Mark.of(file, words))]
     if both and files and not marked and not pairs + more:
         raise UserError(
@@ -127,8 +138,10 @@ def find_pairs(
         )
     if marked or not pairs + more:
         raise UserError(unpaired(root, files, marked, words))
-    for name, count in Counter(file.folders[0] if file.folders else "" for file in rest).items():
-        left_out[f"in {name} without a mark" if name else "without a mark"] += count
+    other = Counter(file.folders[-1] if file.folders else "." for file in rest)
+    if len(other) > 3:
+        other = Counter({f"{len(other)} folders": other.total()})
+    left_out.update({f"other in {name}": count for name, count in other.items()})
     return with_ids(pairs + more, left_out, root)
 
 
@@ -152,7 +165,7 @@ def pair_folders(infrared: Path, visible: Path) -> Found:
     other = [file for file in rest if Words().of_file(file.path.stem)[0] not in (None, file.band)]
     if len(other) < len(rest) or not pairs + more:
         raise UserError(no_partner([mark for file in files if (mark := Mark.of(file, Words()))]))
-    left_out.update({"that mark the other band": len(other)} if other else {})
+    left_out.update({"of the other band": len(other)} if other else {})
     return with_ids(pairs + more, left_out, infrared)
 
 

@@ -11,8 +11,8 @@ VISIBLE_NAMES = ("vi", "vis", "visible", "visual", "rgb")
 # Counted only where the words above leave files without a partner: the 1i and 1v of RGBT234, imgr and img of
 # DroneVehicle.
 SECOND_NAMES: Mapping[str, Sequence[str]] = {
-    "infrared": ("i", "t", "th", "imgr", "previewdata"),
-    "visible": ("v", "c", "co", "color", "colour", "img", "eo", "optical"),
+    "infrared": ("i", "t", "th", "thr", "therm", "thermo", "imgr", "previewdata"),
+    "visible": ("v", "c", "co", "color", "colour", "gray", "grey", "img", "eo", "optical"),
 }
 # Folders of these words hold no source, whatever else is in their names.
 _NO_SOURCE = frozenset(
