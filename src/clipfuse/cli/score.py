@@ -118,13 +118,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
-    add_range(parser)
     parser.add_argument(
         "--explain",
         metavar="TABLE.csv",
         help="instead: find out by which protocol a table of published numbers was computed; a row per "
         "method, named like --fused, or per image",
     )
+    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
