@@ -82,7 +82,7 @@ class SweepLauncher(Launcher):
     def forget(cls) -> None:
         """Forget an earlier sweep of this process."""
         for kept in (cls.failures, cls.jobs, cls.folders, cls.labels):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
@@ -205,7 +205,7 @@ class SweepLauncher(Launcher):
         known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
-        record = {
+        record: dict[str, Any] = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
