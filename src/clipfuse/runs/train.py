@@ -132,9 +132,9 @@ def train(config: DictConfig) -> float | None:
     check_callbacks(names, callbacks)
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
-    check_objective(config.objective, metrics, config.test, loss.name)
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
+    check_objective(config.objective, metrics, config.test, loss.name)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     trainer = make_trainer(
         config,

@@ -82,7 +82,7 @@ class SweepLauncher(Launcher):
     def forget(cls) -> None:
         """Forget an earlier sweep of this process."""
         for kept in (cls.failures, cls.jobs, cls.folders, cls.labels):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
