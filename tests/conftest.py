@@ -32,14 +32,8 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 GOLDEN = Path(__file__).parent / "golden"
 # Files of slow tests: `make test` hands them out first, so that no process is left alone with one at the end.
-SLOW = (
-    "test_notebooks.py",
-    "test_quiet.py",
-    "test_documents.py",
-    "test_distributed.py",
-    "test_export.py",
-    "test_kill.py",
-)
+SLOW = ("test_notebooks.py", "test_quiet.py", "test_documents.py", "test_distributed.py", "test_export.py")
+SLOW += ("test_kill.py",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,6 +65,16 @@ def order(page: Page) -> list[str]:
     return [name.split("\n")[0].strip() for name in names]
 
 
+@pytest.mark.parametrize("width", WIDTHS.values())
+def test_what_was_compared_is_seen_at_once(page: Open, width: int) -> None:
+    opened = page(viewport={"width": width, "height": 800})
+    facts = opened.locator(".facts div").all_inner_texts()
+    names = [text.split("\n")[0] for text in facts]
+    assert names == ["data", "split", "scenes", "CLIP", "protocol", "seeds", "versions", "date"]
+    boxes = [each.bounding_box() for each in opened.locator(".facts div").all()]
+    assert all(box["y"] + box["height"] < 800 and box["x"] + box["width"] <= width for box in boxes)
+
+
 def test_the_table_sorts_with_mouse_and_keyboard(page: Open) -> None:
     opened = page()
     assert order(opened) == ["clip_ratio", "ldfusion", "pixel"]

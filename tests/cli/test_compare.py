@@ -299,3 +299,14 @@ def test_a_plan_needs_seeds_and_losses(clipfuse: Command, sweep: Factory) -> Non
     sweep("ldfusion", seed=0)
     code, _, error = clipfuse("compare", str(root), "--plan")
     assert (code, "'ldfusion' has one seed" in error) == (2, True)
+
+
+@pytest.mark.parametrize("mix", [[], ["--mix", "split"]])
+def test_runs_without_a_common_image_are_refused(clipfuse: Command, sweep: Factory, mix: list[str]) -> None:
+    sweep(images=("a", "b", "c", "d", "e", "f"))
+    root = sweep("ldfusion", images=("u", "v", "w", "x", "y", "z"), options={"split_sha256": "another"})
+    code, _, error = clipfuse("compare", str(root), *mix)
+    assert code == 2
+    assert "have no test image in common" in error
+    assert "(a, u, ...)" in error
+    assert "--mix" not in error

@@ -1,4 +1,4 @@
-"""No command calls anybody, or writes a file beside its outputs: not in the home, current or temporary folder."""
+"""No command calls anybody, or writes beside its outputs: not in the home, current or temporary folder."""
 
 import os
 import re
@@ -61,7 +61,7 @@ for words in [
     ["export", *CKPT, "--out", "net.safetensors"],
     ["export", *CKPT, "--out", "net.onnx"],
     ["fuse", "--onnx", "net.onnx", *BANDS, "--out", "fused_onnx"],
-    ["score", "--fused", "ours=fused", *BANDS, "--metrics", "EN", "--out", "scores.csv", "--json", "scores.json"],
+    ["score", "--fused", "x=fused", *BANDS, "--metrics", "EN", "--out", "x.csv", "--json", "x.json"],
     ["compare", "sweep", "--html", "page.html", "--csv", "page.csv", "--figures", "figures"],
     ["new-loss", "mine"],
     ["train", *SMALL, "hydra.searchpath=[file://conf]", "loss=mine", "test=false"],

@@ -217,7 +217,8 @@ class Bench:
                 lines = [line for line in errors.splitlines() if line.startswith("clipfuse: error: ")]
                 assert len(lines) == 1, f"{about}\n{errors}"
                 assert len(lines[0]) < 1500, about
-            left_out = [line for line in output.splitlines() if "Left out: " in line or "LEFT OUT: " in line]
+            run = str(self.case / "sweep" / Path(file).parts[0])
+            left_out = [line for line in output.lower().splitlines() if "left out: " in line and run in line]
             if command == "compare" and code == 0:
                 assert (self.case / "x.html").is_file(), about
                 assert b"PRIVATE" not in (self.case / "x.html").read_bytes(), about
@@ -312,6 +313,8 @@ def test_all_spoiled_files(bench: Bench, command: str, file: str, capsys: pytest
             bench.call(command, file, *case)
         except (AssertionError, Hang) as error:
             wrong.append(f"{error}: {error.__cause__!r}")
+            with capsys.disabled():
+                print(f"\n{wrong[-1]}", flush=True)
     with capsys.disabled():
         print(f"\n{command}, {file}: {bench.ends.total()} cases, {dict(bench.ends)}, {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)

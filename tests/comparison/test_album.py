@@ -1,6 +1,7 @@
 """Which test images a report shows, and how they fit into it."""
 
 import base64
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from clipfuse.comparison.album import BUDGET, LADDER, album, choose, extremes, fused_image
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.compute import build_table
+from clipfuse.comparison.insets import draw_insets
 from clipfuse.comparison.variants import group
 from clipfuse.metrics.protocols import STRICT
 
@@ -81,3 +83,41 @@ def test_images_are_chosen_from_the_extremes_and_evenly() -> None:
     assert chosen == sorted(chosen, key=int)
     assert max(np.diff([int(image) for image in chosen])) <= 15
     assert choose(images[:4], {"SSIM": {}}, 12) == images[:4]
+
+
+def test_no_image_behind_a_link_is_shown(sweep: Factory, tmp_path: Path) -> None:
+    """A stranger's folder could show what is private; links within the run folder are followed."""
+    root = sweep(pictures=16)
+    for seed in (1, 2):
+        sweep("ldfusion", seed=seed, pictures=16)
+    private = tmp_path / "private"
+    (root / "1/test/color").rename(private)
+    (root / "1/test/color").symlink_to(private)
+    one = root / "0/test/color/test-000000.png"
+    one.unlink()
+    one.symlink_to(private / "test-000000.png")
+    two = root / "0/test/color/test-000001.png"
+    two.unlink()
+    two.symlink_to("test-000002.png")
+    variants = group(find_runs([root]))
+    table = build_table(variants, STRICT, ["SSIM"], "pixel")
+    shown = album(table, variants, extremes(table, variants), None)
+    assert set(shown.uris) == {f"test-{index:06d}" for index in range(1, 6)}
+    assert all(set(each) == {"pixel"} for each in shown.uris.values())
+    assert shown.uris["test-000001"] == shown.uris["test-000002"]
+    assert "7 images cannot be read, the first: " in shown.note
+    assert "is a link that leads out of" in shown.note
+    assert draw_insets(table, variants, None) is None
+
+
+def test_a_damaged_image_leaves_itself_out(sweep: Factory) -> None:
+    root = sweep(pictures=16)
+    path = root / "0/test/color/test-000000.png"
+    path.write_bytes(path.read_bytes()[:50])
+    os.mkfifo(root / "0/test/color/pipe")
+    (root / "0/test/color/pipe").rename(root / "0/test/color/test-000001.png")
+    variants = group(find_runs([root]))
+    table = build_table(variants, STRICT, ["SSIM"], "pixel")
+    shown = album(table, variants, extremes(table, variants), None)
+    assert len(shown.uris) == 4
+    assert "2 images cannot be read" in shown.note

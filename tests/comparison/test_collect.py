@@ -92,3 +92,74 @@ def test_folders_without_runs(tmp_path: Path) -> None:
         find_runs([tmp_path / "missing"])
     with pytest.raises(UserError, match=r"holds no run folder"):
         find_runs([tmp_path])
+
+
+def test_links_in_a_circle_end(sweep: Factory) -> None:
+    root = sweep()
+    for name in ("a", "b", "0/test/c"):
+        (root / name).symlink_to(root if "/" in name else ".")
+    (root / "d").symlink_to("d")
+    assert [run.folder.name for run in find_runs([root])] == ["0"]
+    (root / "again").symlink_to("0")
+    assert [run.folder.name for run in find_runs([root])] == ["0"]
+
+
+def test_a_link_to_another_folder_is_left_out_and_named(sweep: Factory, tmp_path: Path) -> None:
+    root = sweep()
+    sweep("ldfusion", folder="../elsewhere/1")
+    (root / "1").symlink_to(tmp_path / "elsewhere/1")
+    taken, notes = select(find_runs([root]), partial=False)
+    assert [run.folder.name for run in taken] == ["0"]
+    assert notes == [
+        f"Left out: {root / '1'} is a link that leads out of {root}; name its target to compare it as well."
+    ]
+    assert len(find_runs([root, root / "1"])) == 3  # a link that is named itself is followed
+
+
+@pytest.mark.parametrize("name", ["status.json", "config.yaml", "metrics.csv", "test/per_image.csv"])
+def test_a_file_behind_a_link_is_not_read(sweep: Factory, tmp_path: Path, name: str) -> None:
+    root = sweep()
+    sweep("ldfusion")
+    (root / "0" / name).rename(tmp_path / "private")
+    (root / "0" / name).symlink_to(tmp_path / "private")
+    taken, notes = select(find_runs([root]), partial=False)
+    assert [run.folder.name for run in taken] == ["1"]
+    (note,) = notes
+    assert f"{root / '0' / name}: cannot be read (it is a link that leads out of" in note
+
+
+def test_a_spoiled_run_is_left_out_in_one_line(sweep: Factory) -> None:
+    root = sweep()
+    sweep("ldfusion", status={"status": "failed", "reason": "a\nb \x1b[2J"})
+    sweep("clip_ratio")
+    (root / "0/status.json").write_text('{"status": "finished", "fit": {"seconds": "long"}}')
+    taken, notes = select(find_runs([root]), partial=False)
+    assert [run.folder.name for run in taken] == ["2"]
+    assert notes == [
+        f"Left out: {root / '0/status.json'}: fit.seconds is 'long': input should be a valid number; restore "
+        "the file, or leave the run folder out.",
+        f"Left out: {root / '1'} (failed: a b ?[2J).",
+    ]
+
+
+@pytest.mark.parametrize("known", ["config.yaml", "other runs"])
+def test_scores_cut_at_the_end_of_a_line_are_found_in_older_runs(sweep: Factory, known: str) -> None:
+    """They have no metrics.json; the configuration, or the other runs of the split, count the images."""
+    options = {"scenes": {"images": 6}} if known == "config.yaml" else {}
+    root = sweep(options=options)
+    sweep("ldfusion", options=options)
+    path = root / "0/test/per_image.csv"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+    taken, notes = select(find_runs([root]), partial=False)
+    assert [run.folder.name for run in taken] == ["1"]
+    expected = "holds 4 of 6 images that config.yaml counts" if options else "lacks 2 of the 6 test images"
+    assert expected in notes[0]
+
+
+def test_a_finished_run_without_its_configuration_is_spoiled(sweep: Factory) -> None:
+    root = sweep()
+    sweep("ldfusion")
+    (root / "0/config.yaml").unlink()
+    taken, notes = select(find_runs([root]), partial=True)
+    assert [run.folder.name for run in taken] == ["1"]
+    assert "config.yaml: cannot be read (No such file or directory)" in notes[0]

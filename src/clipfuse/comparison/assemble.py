@@ -8,6 +8,7 @@ from typing import Any, Literal
 from clipfuse.comparison.album import Sources
 from clipfuse.comparison.collect import Run, file_notes
 from clipfuse.comparison.compute import TrivialScores, build_table, without_repeats
+from clipfuse.comparison.facts import facts
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_records
 from clipfuse.comparison.table import Table
@@ -87,7 +88,14 @@ class Comparison:
 
     def __str__(self) -> str:
         """Return the table in Markdown, the warnings and the verdict."""
-        return "\n".join([to_markdown(self.numbers), *self.material.notes, *self.sentences])
+        known = [f"- {name}: {text}" for name, text in self.facts.items()]
+        table = to_markdown(self.numbers)
+        return "\n".join([f"{table}{chr(10).join(known)}\n", *self.material.notes, *self.sentences])
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Data, split, scenes, CLIP, protocol, seeds, versions and date, in words."""
+        return facts(self.numbers, self.material.variants)
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the comparison as the format that the suffix names: .html, .md, .csv or .tex."""
@@ -104,9 +112,11 @@ class Comparison:
         if kind == "csv":
             return to_csv(self.numbers, self.material.notes)
         if kind == "markdown":
-            return "".join(f"> {line}\n" for line in answer) + f"\n{to_markdown(self.numbers)}"
+            known = "".join(f"- {name}: {text}\n" for name, text in self.facts.items())
+            return "".join(f"> {line}\n" for line in answer) + f"\n{to_markdown(self.numbers)}{known}"
         if kind == "latex":
-            return "".join(f"% {line}\n" for line in answer) + to_latex(self.numbers)
+            known = "".join(f"% {name}: {text}\n" for name, text in self.facts.items())
+            return "".join(f"% {line}\n" for line in answer) + known + to_latex(self.numbers)
         from clipfuse.comparison.album import album, extremes
         from clipfuse.comparison.report import report
 
@@ -153,6 +163,7 @@ def gather(
     tested = [run for run in runs if run.scores]
     if not tested:
         raise UserError("no run has been tested yet; wait for the sweep, or name folders of finished runs")
+    _check_common(tested)
     notes = [*check_mixing(runs, mix), *file_notes(tested), *notes]
     drawn = group(runs)
     variants, repeats = without_repeats(
@@ -164,6 +175,18 @@ def gather(
     verdicts, reason = _verdict_set(verdict_set, tested, protocol)
     notes += [*repeats, *outdated, *reason]
     return Material(drawn, variants, protocol, chosen, reference, verdicts, notes)
+
+
+def _check_common(runs: Sequence[Run]) -> None:
+    common = set(runs[0].scenes)
+    for run in runs:
+        common &= run.scenes.keys()
+        if not common:
+            raise UserError(
+                f"{runs[0].folder} and {run.folder} have no test image in common with each other and those "
+                f"before ({next(iter(runs[0].scenes))}, {next(iter(run.scenes))}, ...), so that there is "
+                "nothing to compare: name runs that were tested on the same images"
+            )
 
 
 def assemble(

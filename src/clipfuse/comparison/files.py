@@ -21,9 +21,9 @@ _Size = Annotated[FiniteFloat, Field(ge=0, le=1e15)]
 
 
 class _Fit(BaseModel):
-    seconds: _Size = 0
-    updates: _Count = 0
-    samples: _Count = 0
+    seconds: _Size
+    updates: _Count
+    samples: _Count
     peak_memory_mb: _Size | None = None
     device: str = ""
 

@@ -71,7 +71,8 @@ class Drawing:
         text = re.sub(r"url\(#", f"url(#{self.name}-", text)
         text = re.sub(r'href="#', f'href="#{self.name}-', text)
         text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)  # a hundredth of a point
+        # A hundredth of a point, in tags alone: numbers outside of them are the labels of the axes.
+        text = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), text)
         size = f'width="{self.width * 96:.0f}" height="{self.height * 96:.0f}"'
         label = self.label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
         return re.sub(

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from clipfuse.comparison import formats, plots
 from clipfuse.comparison.album import Album, Extremes
 from clipfuse.comparison.collect import Run
+from clipfuse.comparison.facts import facts
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
@@ -74,6 +75,7 @@ def report(
         variants=drawn,
         dump=_dump,
         train_command=_command,
+        head=facts(table, drawn),
         facts=_facts([run for variant in drawn for run in variant.runs]),
         command=command,
     )

@@ -93,9 +93,9 @@ def read_onnx(path: Path) -> Fuse:
 
 
 def import_extra(name: str) -> Any:
-    """Import a package of the extra `export`, without the telemetry that onnxruntime starts when it is imported.
+    """Import a package of the extra `export`, without the telemetry that onnxruntime starts at its import.
 
-    That would ask a host on the internet, and keep a database in the home folder.
+    That would call a host on the internet, and keep a database in the home folder.
 
     Raises:
         UserError: it is missing.
