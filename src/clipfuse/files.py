@@ -116,6 +116,16 @@ def write_json(path: Path, content: Any) -> None:
         file.write("\n")
 
 
+def conf_dir() -> Path:
+    """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
+    package = Path(__file__).resolve().parent
+    candidates = [package / "conf", package.parents[1] / "conf"]
+    for folder in candidates:
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of the bytes of a file."""
     with path.open("rb") as file:

@@ -348,9 +348,12 @@ def test_the_default_is_one_job_at_a_time() -> None:
     assert SubprocessLauncher().max_parallel == 1
 
 
-def test_a_launcher_that_is_not_installed_is_named() -> None:
+def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path) -> None:
     class Absent(ClusterLauncher):
         via = "hydra_plugins.absent.AbsentLauncher"
 
-    with pytest.raises(UserError, match=r"absent.AbsentLauncher is not there; install the extra 'sweep'"):
-        Absent().setup(hydra_context=None, task_function=None, config=OmegaConf.create())
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
+    missing = r"absent.AbsentLauncher is not there; install the extra 'sweep'"
+    with pytest.raises(UserError, match=missing), Absent.owner:
+        Absent().setup(hydra_context=None, task_function=None, config=config)
+    assert not (tmp_path / "s").exists()

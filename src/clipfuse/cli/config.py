@@ -156,25 +156,6 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
     return known
 
 
-def check_run_dir(config: "DictConfig") -> None:
-    """Refuse a run folder with the time in its name where several processes would each choose another time.
-
-    Raises:
-        UserError: this is a rank that torchrun or SLURM started.
-    """
-    from omegaconf import OmegaConf
-
-    # Only srun sets the second variable: another process of an allocation is one process.
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
-    if ranks > 1 and "${now" in str(raw["run_dir"]):
-        raise UserError(
-            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
-            "give them one, as in run_dir=runs/mine"
-        )
-
-
 def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:
     """Check a composed configuration before anything is built or written.
 

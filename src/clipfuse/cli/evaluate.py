@@ -18,10 +18,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _task(config: "DictConfig") -> None:
-    from clipfuse.cli.config import check_config, check_run_dir
+    from clipfuse.cli.config import check_config
+    from clipfuse.cli.repeat import command_line, run_dir_made
     from clipfuse.runs.evaluate import evaluate
     from clipfuse.runs.train import EvaluateSettings
 
-    check_run_dir(config)
-    check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
-    evaluate(config)
+    command = command_line("evaluate", config)
+    with run_dir_made(config):
+        check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
+        evaluate(config, command)

@@ -1,10 +1,12 @@
 """`clipfuse train [overrides] [-m]`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.config import run_hydra
+from clipfuse.cli.repeat import command_line, group_words, rebase, run_dir_made, split_from
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import quoted
 
@@ -32,9 +34,15 @@ RESUME = "sweep.resume="
 def main(arguments: Sequence[str]) -> None:
     """Compose `conf/train.yaml` with the overrides and train, or run the sweep of `-m`.
 
+    `--from RUN` takes the settings of an earlier run in place of the defaults.
+
     Raises:
         UserError: the configuration cannot work, or jobs of a sweep failed; all of them have been run.
     """
+    run, arguments = split_from(arguments)
+    if run is not None:
+        composed, _ = group_words(arguments)
+        return run_hydra("train", composed, partial(check_and_train, run=run, words=arguments))
     resume = any(word.startswith(RESUME) for word in arguments)
     if resume:
         arguments = _resumed(arguments)
@@ -46,8 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher
 
     SweepLauncher.resume = resume
-    run_hydra("train", arguments, check_and_train)
-    SweepLauncher.raise_failures()
+    with SweepLauncher.owner:
+        run_hydra("train", arguments, check_and_train)
+        SweepLauncher.raise_failures()
 
 
 def _resumed(arguments: Sequence[str]) -> list[str]:
@@ -76,17 +85,25 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
     return ["-m", *(word for word in known if word.partition("=")[0] not in replaced), *new]
 
 
-def check_and_train(config: "DictConfig") -> float | None:
+def check_and_train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
     """Check a composed configuration, train and test; see `clipfuse.runs.train.train`.
+
+    Args:
+        config: the configuration.
+        run: the run folder whose settings it gets, of `--from`.
+        words: the overrides on top of them.
 
     Raises:
         UserError: the configuration cannot work, or the loss is no longer finite.
     """
-    from clipfuse.cli.config import check_config, check_run_dir
+    from clipfuse.cli.config import check_config
     from clipfuse.cli.parts import join_parts
     from clipfuse.runs.train import TrainSettings, train
 
-    check_run_dir(config)
-    join_parts(config)
-    check_config(config, TrainSettings, GROUPS)
-    return train(config)
+    command = command_line("train", config, run, words)
+    if run is not None:
+        rebase(config, run, words)
+    with run_dir_made(config):
+        join_parts(config)
+        check_config(config, TrainSettings, GROUPS)
+        return train(config, command)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
@@ -59,10 +61,15 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
     if asked is None:
         if auto_resume and finished:
             raise UserError(f"{folder} holds a finished run, and its {last} is gone; choose another run_dir")
+        if auto_resume and not config["overwrite"]:
+            _check_begun(folder, config)
         return Start()
     checkpoint = read_checkpoint(asked)
     _check_whole(asked, checkpoint)
-    _check_same(asked, checkpoint["clipfuse"]["config"], config)
+    if difference := _difference(checkpoint["clipfuse"]["config"], config):
+        raise UserError(
+            f"checkpoint {asked} cannot be resumed: its {difference}; a resumed run keeps its settings"
+        )
     trained = checkpoint["global_step"] >= config["steps"]
     if trained and finished and auto_resume:
         return Start(finished=read_status(folder))
@@ -85,14 +92,47 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
         raise UserError(f"checkpoint {path} names a file outside of its run, {outside[0]!r}; do not use it")
 
 
-def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_begun(folder: Path, config: Mapping[str, Any]) -> None:
+    """Require that a run which ended before its first checkpoint, and which is to begin anew, is this one."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return
+    try:
+        begun = yaml.safe_load(file.read_text(encoding="utf-8"))
+        difference = _difference(begun, config)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({' '.join(str(error).split())}), so {folder} may hold another run; "
+            "choose another run_dir, or set overwrite=true"
+        ) from error
+    if difference:
+        raise UserError(
+            f"{folder} holds another run: its {difference}; choose another run_dir, or set overwrite=true"
+        )
+
+
+def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Return the first setting that a run which goes on may not change, with both values; else nothing."""
     saved, asked = flatten(saved), flatten(asked)
     if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
     for key in sorted(saved.keys() | asked.keys()):
-        if decide(key).resume or saved.get(key) == asked.get(key):
-            continue
-        raise UserError(
-            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
-            f"{asked.get(key)!r}; a resumed run keeps its settings"
-        )
+        if not decide(key).resume and saved.get(key) != asked.get(key):
+            return f"{key} is {saved.get(key)!r}, this run's is {asked.get(key)!r}"
+    return ""
+
+
+def resume_notices(checkpoint: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
+    """Return a sentence about what a run that goes on may change, and which may change its last digits."""
+    if checkpoint is None:
+        return []
+    saved, asked = flatten(checkpoint["clipfuse"]["config"]), flatten(config)
+    keys = ["threads", "trainer.accelerator", *(key for key in sorted(saved) if key.startswith("versions."))]
+    changed = [f"{key} {saved[key]} -> {asked[key]}" for key in keys if _other(saved, asked, key)]
+    if not changed:
+        return []
+    return [f"the run goes on under other conditions, its last digits may differ: {', '.join(changed)}"]
+
+
+def _other(saved: Mapping[str, Any], asked: Mapping[str, Any], key: str) -> bool:
+    return key in saved and key in asked and saved[key] != asked[key]

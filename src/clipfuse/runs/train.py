@@ -20,10 +20,11 @@ from clipfuse.runs.build import build, build_all
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
+from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
-from clipfuse.runs.resume import find_start
-from clipfuse.runs.session import check_trainer, make_trainer, print_scores, recorded
+from clipfuse.runs.resume import find_start, resume_notices
+from clipfuse.runs.session import check_trainer, make_trainer, print_scores, rank_leads, recorded
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.training.module import FusionModule
 from clipfuse.training.stepping import lower_parameters
@@ -65,20 +66,26 @@ class EvaluateSettings:
     trust: list[str]
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig, command: str | None = None) -> float | None:
     """Train, test the last weights, and leave a run folder.
 
     Args:
         config: `conf/train.yaml`, composed.
+        command: the command line that repeats the run, for `command.txt`.
 
     Returns:
         The objective, for sweeps; None where it was not logged.
 
     Raises:
-        UserError: the configuration cannot work, or the loss is no longer finite.
+        UserError: the configuration cannot work, another process owns the run folder, or the loss is no
+            longer finite.
     """
     check_trainer(config)
-    folder = Path(config.run_dir)
+    with owned(Path(config.run_dir), rank_leads()):
+        return _train(config, Path(config.run_dir), command)
+
+
+def _train(config: DictConfig, folder: Path, command: str | None) -> float | None:
     # The network's start must not depend on what the other constructors draw.
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = build(config.backbone, "backbone")
@@ -97,6 +104,7 @@ def train(config: DictConfig) -> float | None:
     record = run_record(config, source, metrics, loss)
     read_tuning(record)
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
+    notices = resume_notices(start.checkpoint, record)
     if start.finished is not None:
         print(f"{folder} holds this run, finished; nothing is left to do")
         return start.finished.get("objective")
@@ -123,14 +131,14 @@ def train(config: DictConfig) -> float | None:
     trainer = make_trainer(
         config,
         callbacks + _weight_averaging(config.ema),
-        plugins=[CheckpointFiles(start.checkpoint)],
+        plugins=[CheckpointFiles(folder, start.checkpoint)],
         max_steps=config.steps,
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
     overwrite, resumes = config.overwrite or config.auto_resume, lies_in(start.path, folder)
-    with recorded(folder, record, trainer, overwrite, start.path, resumes) as status:
+    with recorded(folder, record, trainer, overwrite, resumes, command, notices) as status:
         cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipfuse.errors import UserError
 from clipfuse.files import write_atomically
-from clipfuse.runs.folder import LOG, STATUS, is_running, read_status
+from clipfuse.runs.folder import LOG, STATUS, check_sweep_folder, is_running, read_status
 from clipfuse.runs.overrides import quoted, search_words
+from clipfuse.runs.owner import claimed, owned
 from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
 
 RECORD = "sweep.yaml"
@@ -29,17 +31,33 @@ class SweepLauncher(Launcher):
         resume: whether to run only those jobs of the sweep folder that are missing or have failed.
         failures: run folders of failed jobs.
         jobs: the overrides of all jobs.
+        owner: holds the lock of the sweep folder until its block ends.
     """
 
     resume: ClassVar[bool] = False
     failures: ClassVar[list[Path]] = []
     jobs: ClassVar[dict[int, list[str]]] = {}
+    owner: ClassVar[ExitStack] = ExitStack()
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Keep the sweep's configuration and forget an earlier sweep."""
+        """Own the sweep folder, keep the sweep's configuration, and forget an earlier sweep.
+
+        Raises:
+            UserError: another process owns the folder, or it holds what no sweep writes.
+        """
         self.config = config
         self.failures.clear()
         self.jobs.clear()
+        raw = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        assert isinstance(raw, dict)
+        if "${now" in str(raw["dir"]):  # two sweeps may begin in the same second
+            config.hydra.sweep.dir = str(
+                self.owner.enter_context(claimed(Path(config.hydra.sweep.dir), "sweep"))
+            )
+        sweep = Path(config.hydra.sweep.dir)
+        self.owner.enter_context(owned(sweep, kind="sweep"))
+        if not self.resume:
+            check_sweep_folder(sweep)
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
@@ -106,10 +124,10 @@ class SweepLauncher(Launcher):
                 f"or go on with it: {resume_command(sweep)}"
             )
         status = read_status(folder)
-        if is_running(status):
+        if is_running(status, folder):
             raise UserError(
-                f"the job in {folder} is running (process {status['pid']} on {status['host']}); wait for it "
-                f"or stop it. If there is no such process, set its status to failed in {folder / STATUS}"
+                f"the job in {folder} is running (process {status.get('pid')} on {status.get('host')}); wait "
+                "for it or stop it"
             )
         return status.get("status") != "finished"
 
