@@ -102,7 +102,7 @@ def test_nothing_is_left_of_an_owner_that_wrote_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_owned_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(UserError, match="the run folder .*file is a file; choose another run_dir"),
+        pytest.raises(UserError, match=r"the run folder .*file is a file; choose another run_dir"),
         owned(tmp_path / "file"),
     ):
         pass

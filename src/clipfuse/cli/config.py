@@ -181,6 +181,8 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
+    if "split_sha256" in plain:
+        raise UserError("this configuration is the record of a run; take it by: clipfuse train --from RUN")
     for group in groups:
         if not isinstance(plain.get(group), Mapping):
             raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(options(group))}")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.options import options
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import conf_dir
+from clipfuse.ops.settings import leaves
 from clipfuse.runs.overrides import search_words
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def command_line(name: str, config: "DictConfig", run: str | None = None, words:
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    given = list(words) if run is not None else [*search_words(hydra.overrides.hydra), *hydra.overrides.task]
+    overrides: Any = OmegaConf.to_container(HydraConfig.instance().cfg.hydra.overrides, resolve=False)
+    given = list(words) if run is not None else [*search_words(overrides["hydra"]), *overrides["task"]]
     last = ("checkpoint=last", "checkpoint=null")
     task = [word for word in given if word.startswith("checkpoint=") or _key(word) not in _ITS_OWN]
     task = [word for word in task if word not in last]
@@ -131,9 +133,17 @@ def split_from(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """Return the run folder that `--from RUN` names, or None, and the other words of a command line.
 
     Raises:
-        UserError: the folder is missing behind the option, or the option does not go with another one.
+        UserError: the folder is missing behind the option, or the option does not go with another one; or the
+            configuration of a run folder is given as one for Hydra.
     """
     words = list(arguments)
+    if any(word.startswith(("--config", "-c")) for word in words):
+        for folder in (Path(word.partition("=")[2] or word) for word in words):
+            if _is_record(folder / "config.yaml"):
+                raise UserError(
+                    f"{folder} is a run folder, no configuration; take its settings by: clipfuse train "
+                    f"--from {shlex.quote(str(folder))}"
+                )
     place = next((index for index, word in enumerate(words) if word.split("=")[0] == "--from"), None)
     if place is None:
         return None, words
@@ -145,6 +155,12 @@ def split_from(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     if found := next((word for word in words if word in ("-m", "--multirun")), None):
         raise UserError(f"--from starts one run, and {found} several: call it once for each, as with seed=1")
     return run, words
+
+
+def _is_record(file: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return "\nsplit_sha256: " in file.read_text(encoding="utf-8")
+    return False
 
 
 def group_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -182,28 +198,29 @@ def rebase(config: "DictConfig", run: str, words: Sequence[str]) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
 
+    from clipfuse.cli.config import explained
+
     base = _settings(Path(run))
     composed, rest = group_words(words)
     chosen = {_key(word) for word in composed}
     if "loss" in chosen:  # which is minimised as its file has it
         chosen |= {"solver"}
-    for group in ("loss", "backbone"):
-        if group in chosen and not any(word.startswith("name=") for word in rest):
-            base["name"] = _renamed(str(base.get("name")), group, composed)
+    loss, dash, backbone = str(base.get("name")).partition("-")
+    if dash and loss == str(base["loss"].get("_target_")).split(".")[-2:][0]:  # the default name
+        choices = dict(word.partition("=")[::2] for word in composed)
+        base["name"] = f"{choices.get('loss', loss)}-{choices.get('backbone', backbone)}"
     with open_dict(config):
         for key in config:
             if key in base and key not in chosen and key not in _ITS_OWN:
                 config[key] = base[str(key)]
-        parser = OverridesParser.create()
-        OmegaConf.set_struct(config, True)
-        ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(list(rest)), config)
-
-
-def _renamed(name: str, group: str, composed: Sequence[str]) -> str:
-    """Return the default name of a run, loss-backbone, with another loss or backbone."""
-    option = next(word for word in composed if word.startswith(f"{group}=")).partition("=")[2]
-    loss, dash, backbone = name.partition("-")
-    return f"{option}{dash}{backbone}" if group == "loss" else f"{loss}-{option}"
+    OmegaConf.set_struct(config, True)
+    with explained("train", words):
+        changes = OverridesParser.create().parse_overrides(list(rest))
+        known = list(leaves(OmegaConf.to_container(config, resolve=False)))
+        for key in (change.key_or_group for change in changes if not change.is_add()):
+            if not any(f"{each}.".startswith(f"{key}.") for each in known):
+                raise UserError(f"unknown key '{key}' in the settings of {run}.{did_you_mean(key, known)}")
+        ConfigLoaderImpl._apply_overrides_to_config(changes, config)
 
 
 def _settings(run: Path) -> dict[str, Any]:

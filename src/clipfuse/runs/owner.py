@@ -50,8 +50,8 @@ def owned(folder: Path, leads: bool = True, kind: str = "run") -> Iterator[None]
             lock = _acquired(folder)
         except Timeout:
             raise UserError(
-                f"the {kind} folder {folder} is in use by {_described(folder)}; wait for it or stop it, or choose "
-                f"another {_KEYS[kind]}"
+                f"the {kind} folder {folder} is in use by {_described(folder)}; wait for it or stop it, or "
+                f"choose another {_KEYS[kind]}"
             ) from None
         except FileExistsError:
             raise UserError(f"the {kind} folder {folder} is a file; choose another {_KEYS[kind]}") from None
