@@ -97,20 +97,6 @@ def test_alpha_is_dropped_and_palette_and_bilevel_are_resolved(tmp_path):
     assert torch.equal(read_image(tmp_path / "bilevel.png"), channels_first(expected))
 
 
-def test_exif_orientation_does_not_move_the_pixel_grid(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(RGB8).save(tmp_path / "a.png", exif=exif)
-    assert torch.equal(read_image(tmp_path / "a.png"), channels_first(RGB8))
-
-
-def test_tiff_with_an_orientation_is_refused(tmp_path, user_error):
-    Image.fromarray(RGB8).save(tmp_path / "upright.tiff", tiffinfo={0x0112: 1})
-    Image.fromarray(RGB8).save(tmp_path / "turned.tiff", tiffinfo={0x0112: 6})
-    assert torch.equal(read_image(tmp_path / "upright.tiff"), channels_first(RGB8))
-    assert "Orientation" in user_error(read_image, tmp_path / "turned.tiff")
-
-
 def test_bmp_of_16_bits_per_pixel_is_an_8_bit_image(tmp_path):
     masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
     header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0)
@@ -128,7 +114,7 @@ def test_truncated_file(tmp_path, suffix, user_error):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     message = user_error(read_image, path)
     assert str(path) in message
-    assert "expected a PNG, JPEG, BMP or TIFF" in message
+    assert "expected a PNG, JPEG, BMP, TIFF or WebP image" in message
     assert "again" in message
 
 
@@ -179,7 +165,7 @@ def test_float_outside_the_unit_range(tmp_path, low, high, user_error):
     Image.fromarray(array).save(tmp_path / "a.tiff")
     message = user_error(read_image, tmp_path / "a.tiff")
     assert f"{low:g} to {high:g}" in message
-    assert "rescale" in message
+    assert f"data.range=[{low:g},{high:g}]" in message
 
 
 def test_decompression_bomb(tmp_path, monkeypatch, user_error):
@@ -266,13 +252,6 @@ def test_every_common_kind_has_one_or_three_planes(tmp_path, mode):
     read = read_image(tmp_path / f"a.{suffix}")
     assert read.shape == (1 if mode in ("1", "LA", "I;16") else 3, 5, 7)
     assert read.dtype == (torch.uint16 if mode == "I;16" else torch.uint8)
-
-
-def test_of_moving_pictures_the_first_is_read(tmp_path):
-    first, second = Image.fromarray(RGB8), Image.fromarray(255 - RGB8)
-    for suffix in ("png", "tiff"):
-        first.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[second])
-        assert torch.equal(read_image(tmp_path / f"a.{suffix}"), channels_first(RGB8))
 
 
 def test_other_kinds_are_not_opened_whatever_their_suffix(tmp_path, user_error):

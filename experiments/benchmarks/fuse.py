@@ -66,7 +66,8 @@ def in_turn(network: nn.Module, files: Files, out: Path) -> None:
 
 def network_alone(network: nn.Module, files: Files, out: Path) -> None:
     """Fuse one pair as often, without files."""
-    pair = load_pair(*files[0])
+    infrared, visible = files[0]
+    pair = load_pair(infrared, visible)
     for _ in files:
         fuse(network, pair)
 

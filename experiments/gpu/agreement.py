@@ -139,7 +139,6 @@ def updates(device: torch.device, overrides: Sequence[str], folder: Path) -> tup
         accelerator(device),
         "steps=5",
         "validate_every=5",
-        "+trainer.limit_val_batches=0",
         f"run_dir='{folder}'",
     ]
     run(overrides)

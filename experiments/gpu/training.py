@@ -117,7 +117,6 @@ def measure_speed(machine: Machine, loss: str, clip: str, batch: int, precision:
         f"loader.crop_size={settings['crop_size']}",
         f"data.size={settings['data.size']}",
         f"loader.batch_size={batch}",
-        "+trainer.limit_val_batches=0",
         "steps=1000",
         "logger=none",
         "~callbacks.last",

@@ -1,27 +1,37 @@
 """Image files: found by name, read at their full depth, written whole or not at all."""
 
+import logging
 import os
 import re
 import unicodedata
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from clipfuse.decoding.ranges import Range, Ranges
+from clipfuse.decoding.reading import (
+    OTHER_SUFFIXES,
+    SUFFIXES,
+    Stored,
+    decode,
+    decode_small,
+    deep_files,
+    narrow_range,
+    pil_pixels,
+    read_header,
+)
 from clipfuse.errors import UserError
 from clipfuse.files import replace_when_whole
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import from_unit, to_bytes, to_unit
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 100_000_000  # a header can promise any size in a few bytes
-_MAX_BYTES = 16 * MAX_PIXELS
-_EXPECTED = "expected a PNG, JPEG, BMP or TIFF image"
+_log = logging.getLogger(__name__)
+_warned: set[Path] = set()  # folders whose range this process has warned of
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -52,6 +62,8 @@ def check_name(name: str) -> None:
 def image_files(folder: Path) -> dict[str, Path]:
     """Return the image files of `folder` by stem, in natural order; hidden files are left out.
 
+    A warning counts the images of other kinds, and the links that lead nowhere.
+
     Raises:
         UserError: if the folder is missing or holds no image, two files have one stem, or a stem is no
             sound name.
@@ -61,7 +73,7 @@ def image_files(folder: Path) -> dict[str, Path]:
     entries = sorted((path for path in folder.iterdir() if path.name[0] != "."), key=lambda path: path.name)
     files: dict[str, Path] = {}
     for path in entries:
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if not path.is_file() or path.suffix.lower() not in SUFFIXES:
             continue
         check_name(path.stem)
         if (other := files.setdefault(path.stem, path)) is not path:
@@ -69,11 +81,32 @@ def image_files(folder: Path) -> dict[str, Path]:
                 f"{folder}: {other.name} and {path.name} have one name but for the suffix; files are "
                 "paired by name, so keep one of the two"
             )
+    left_out = _left_out(entries)
     if not files:
         deeper = {path.parent.name for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES}
         hint = f"; its sub-folders do ({', '.join(sorted(deeper)[:5])}): name one of them" if deeper else ""
-        raise UserError(f"{folder}: holds no image file ({' '.join(SUFFIXES)}){hint or '; check the path'}")
+        raise UserError(
+            f"{folder}: holds no image file ({' '.join(SUFFIXES)}){hint or '; check the path'}"
+            f"{f'; {left_out} are not read: convert them to PNG' if left_out else ''}"
+        )
+    if left_out:
+        _log.warning(
+            "%s: left out %s; convert them to PNG or mend the links to take them in", folder, left_out
+        )
     return dict(sorted(files.items(), key=lambda item: natural_order(item[0])))
+
+
+def _left_out(entries: Sequence[Path]) -> str:
+    """Return how many images of other kinds and how many broken links there are, in words; "" for none."""
+    kinds = Counter(path.suffix.lower() for path in entries if path.is_file())
+    words = [
+        f"{kinds[suffix]} {suffix} file{'s' * (kinds[suffix] > 1)}"
+        for suffix in OTHER_SUFFIXES
+        if kinds[suffix]
+    ]
+    if broken := sum(path.is_symlink() and not path.exists() for path in entries):
+        words.append(f"{broken} broken link{'s' * (broken > 1)}")
+    return " and ".join(words)
 
 
 def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
@@ -103,12 +136,20 @@ def match_stems(**folders: Path) -> dict[str, tuple[Path, ...]]:
 def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
     """Require that the files of each name have one size; only their headers are read.
 
+    Args:
+        files: infrared and visible first.
+
     Raises:
-        UserError: lists the names whose sizes differ; or a file is no image.
+        UserError: lists the names whose sizes differ; a file is no image; or infrared and visible image are
+            turned differently by their orientation tags.
     """
     unequal = []
     for paths in files.values():
-        sizes = {path: _size(path) for path in paths}
+        headers = {path: read_header(path) for path in paths}
+        sizes = {path: (header.width, header.height) for path, header in headers.items()}
+        if len(paths) > 1:
+            warm, seen = paths[:2]
+            _check_turned(warm, seen, headers[warm].orientation, headers[seen].orientation)
         if len(set(sizes.values())) > 1:
             unequal.append(", ".join(f"{path} {width}x{height}" for path, (width, height) in sizes.items()))
     if unequal:
@@ -119,81 +160,63 @@ def check_sizes(files: Mapping[str, Sequence[Path]]) -> None:
         )
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with _opened(path) as image:
-        return image.size
+def read_image(path: str | Path, values: Range | None = None) -> Tensor:
+    """Read an image file at its full depth, upright.
 
+    PNG, JPEG, BMP, TIFF and WebP, by their own tags; docs/images.md lists what is read and how. Alpha is
+    dropped, palettes are resolved, gamma and colour profiles are ignored.
 
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """Give an image of which only the header is read; every later error is reported as one of the file."""
-    size = 0
-    try:
-        if (size := path.stat().st_size) > _MAX_BYTES:
-            raise ValueError(f"a file of {size} bytes")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF"))
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width * image.height}")
-            if 0 in image.size:
-                raise ValueError("it has no pixels")
-            yield image
-    except Image.DecompressionBombError as error:
-        stated = re.findall(r"[0-9]+", str(error))[0]
-        raise UserError(
-            f"{path}: its header states {stated} pixels; {_EXPECTED} of at most {MAX_PIXELS // 10**6} "
-            "megapixels; cut it into tiles"
-        ) from None
-    except Exception as error:  # on damaged files the decoders raise errors of many kinds
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image of these kinds" if size else "empty file"
-        raise UserError(
-            f"{path}: cannot be read ({reason}); {_EXPECTED}, 8 or 16 bit, or a gray float TIFF; "
-            "check the path, or copy or convert the file again"
-        ) from None
-
-
-def read_image(path: str | Path) -> Tensor:
-    """Read an image file at its full depth.
-
-    PNG, JPEG, BMP and TIFF; 8 and 16 bit, gray or colour, and gray float TIFF. Alpha is dropped,
-    palettes are resolved, of several TIFF pages the first is read. The EXIF orientation of PNG
-    and JPEG is ignored: registered pairs share one pixel grid, and cameras write the tag into one
-    band only. TIFF files with an orientation are refused, as some decoders apply it and some do not.
+    Args:
+        path: the file.
+        values: which stored values are black and white, in files of more than 8 bits; None: as the file's
+            tags say.
 
     Returns:
         (1, H, W) gray or (3, H, W) RGB; uint8, uint16, or float32 in [0, 1].
 
     Raises:
-        UserError: if the file is missing, not an image, damaged, of another kind, or of more than
-            `MAX_PIXELS`, by its header, before anything is decoded; or if float values are not
-            finite or lie outside [0, 1].
+        UserError: as `decode`; or values that no tag and no range gives a meaning: floats outside [0, 1],
+            signed and 32-bit integers; or floats that are not finite.
     """
     path = Path(path)
-    with _opened(path) as image:
-        if image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            raise ValueError("its Orientation tag turns the image: store it upright")
-        # Pillow cuts 16-bit colour to 8 bits without a warning; its raw modes show the depth.
-        wide = image.format in ("PNG", "TIFF") and any(";16" in str(tile.args) for tile in image.tile)
-        array = _read_wide_color(path) if wide and image.mode[0] != "I" else _to_array(image)
-    if array.dtype == np.float32:
-        _check_float(path, array)
-    return _channels_first(array)
+    return _in_range(path, decode(path), values)
 
 
-def read_registered(infrared: Path, visible: Path) -> tuple[Tensor, Tensor]:
+def _in_range(path: Path, stored: Stored, values: Range | None) -> Tensor:
+    array, white = stored.values, stored.white
+    if array.dtype == np.float32 and (bad := int(array.size - np.isfinite(array).sum())):
+        raise UserError(f"{path}: {bad} of {array.size} pixels are NaN or infinite; fill them in before use")
+    if array.dtype == np.uint8 and white == 255:
+        return _channels_first(array)
+    if values is not None:
+        return _channels_first(values.apply(array))
+    low, high = float(array.min()), float(array.max())
+    if white is None or low < 0 or high > white:
+        kind = "float values" if white else f"{8 * array.itemsize}-bit integers"
+        expected = ", expected [0, 1]" if white else ", of which no tag says what is white"
+        raise UserError(
+            f"{path}: {kind} from {low:g} to {high:g}{expected}; give the values of black and white, "
+            f"alike for all files, by data.range=[{low:g},{high:g}] (fuse, score: --range={low:g},{high:g})"
+        )
+    if array.dtype == np.float32 or white in (255, 65535):
+        return _channels_first(array)
+    return _channels_first(np.divide(array, np.float32(white), dtype=np.float32))
+
+
+def read_registered(infrared: Path, visible: Path, ranges: Ranges | None = None) -> tuple[Tensor, Tensor]:
     """Read the two files of a pair; infrared stored as colour is reduced to its luma, in its own depth.
 
     Returns:
         Infrared (1, H, W) and visible (1 or 3, H, W), as `read_image`.
 
     Raises:
-        UserError: the images differ in size, or as `read_image`.
+        UserError: the images differ in size, only one of them was turned by its orientation tag, or as
+            `read_image`.
     """
-    thermal, color = read_image(infrared), read_image(visible)
+    ranges = ranges or Ranges()
+    warm, seen = decode(infrared), decode(visible)
+    _check_turned(infrared, visible, warm.orientation, seen.orientation)
+    thermal, color = _in_range(infrared, warm, ranges.infrared), _in_range(visible, seen, ranges.visible)
     if thermal.shape[1:] != color.shape[1:]:
         (high, wide), (other_high, other_wide) = thermal.shape[1:], color.shape[1:]
         raise UserError(
@@ -201,6 +224,42 @@ def read_registered(infrared: Path, visible: Path) -> tuple[Tensor, Tensor]:
             "must be registered and of one size: resample one of the two to the grid of the other"
         )
     return gray(thermal), color
+
+
+def check_ranges(
+    pairs: Sequence[Sequence[Path]], ranges: Ranges, setting: str = "data.range=[{},{}]"
+) -> None:
+    """Warn where files use a small part of their range and none is set, or where a range has no effect.
+
+    Args:
+        pairs: infrared and visible file first.
+        ranges: that are set.
+        setting: how a range is set, with places for two values.
+
+    Raises:
+        UserError: a file that is looked at cannot be read.
+    """
+    used = False
+    for place, known in enumerate((ranges.infrared, ranges.visible)):
+        deep = deep_files([files[place] for files in pairs])
+        used |= bool(known and deep)
+        narrow = narrow_range(deep, setting) if deep and not known else None
+        if narrow and deep[0].parent not in _warned:
+            _warned.add(deep[0].parent)
+            _log.warning(narrow)
+    if ranges and not used and pairs:
+        _log.warning(
+            "%s has no effect: %s and its like have 8 bits, and are read as they are",
+            *(setting.partition("=")[0], pairs[0][0]),
+        )
+
+
+def _check_turned(infrared: Path, visible: Path, first: int, second: int) -> None:
+    if first != second:
+        raise UserError(
+            f"{infrared} has the orientation tag {first} but {visible} {second}: they may not lie on each "
+            "other; store both upright, or remove the tag that is wrong (exiftool -Orientation= FILE)"
+        )
 
 
 def gray(image: Tensor) -> Tensor:
@@ -221,10 +280,7 @@ def read_thumbnail(path: str | Path, side: int) -> np.ndarray:
     Raises:
         UserError: as `read_image`, but for the values of float images.
     """
-    with _opened(Path(path)) as image:
-        image.draft("L", (2 * side, 2 * side))
-        wide = image.mode == "F" or image.mode[0] == "I"
-        array = np.array(image if wide else image.convert("L"), dtype=np.float32)
+    array = decode_small(Path(path), side)
     import cv2
 
     small = cv2.resize(np.nan_to_num(array), (side, side), interpolation=cv2.INTER_AREA)
@@ -245,7 +301,7 @@ def pil_to_tensor(image: Image.Image, name: str) -> Tensor:
         UserError: its mode cannot be used.
     """
     try:
-        array = _to_array(image)
+        array = pil_pixels(image)
     except ValueError as error:
         raise UserError(f"{name}: a PIL image of {error}; expected 8 or 16 bit, or float in [0, 1]") from None
     return _channels_first(array)
@@ -253,36 +309,6 @@ def pil_to_tensor(image: Image.Image, name: str) -> Tensor:
 
 def _channels_first(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
-    if image.mode == "F":
-        return np.array(image, dtype=np.float32)
-    if image.mode.startswith("I;16"):
-        return np.array(image).astype(np.uint16)
-    if image.mode == "I":
-        raise ValueError("32-bit or signed integers")
-    return np.array(image.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB"))
-
-
-def _read_wide_color(path: Path) -> np.ndarray:
-    import cv2  # here: most files need it not, and it takes long to import
-
-    array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] not in (3, 4):
-        raise ValueError("this kind of 16-bit colour is not supported, or it is damaged")
-    return array[:, :, 2::-1].copy()
-
-
-def _check_float(path: Path, array: np.ndarray) -> None:
-    if bad := int(array.size - np.isfinite(array).sum()):
-        raise UserError(f"{path}: {bad} of {array.size} pixels are NaN or infinite; fill them in before use")
-    low, high = float(array.min()), float(array.max())
-    if low < 0 or high > 1:
-        raise UserError(
-            f"{path}: float values from {low:g} to {high:g}, expected [0, 1]; rescale them, by one range "
-            "for the whole data set, or store 16-bit integers"
-        )
 
 
 def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """The first words of the command line, and what any error comes to."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -36,8 +37,15 @@ def test_help_lists_every_command(clipfuse: Clipfuse, words: tuple[str, ...], co
     assert all(f"  {name} " in output and text in output for name, text in cli.COMMANDS.items())
 
 
-def test_the_version_is_that_of_the_package(clipfuse: Clipfuse) -> None:
-    assert clipfuse("--version") == (0, f"{__version__}\n", "")
+@pytest.mark.parametrize("words", [(), *[(command,) for command in cli.COMMANDS]])
+def test_the_version_is_that_of_the_package(clipfuse: Clipfuse, words: tuple[str, ...]) -> None:
+    assert clipfuse(*words, "--version") == (0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [(), ("--version",), ("trian",)])
+def test_python_m_clipfuse_is_the_command(clipfuse: Clipfuse, words: tuple[str, ...]) -> None:
+    ours = subprocess.run([sys.executable, "-m", "clipfuse", *words], capture_output=True, text=True)
+    assert (ours.returncode, ours.stdout, ours.stderr) == clipfuse(*words)
 
 
 @pytest.mark.parametrize(("outcome", "code"), [(None, 0), (0, 0), (2, 2)])

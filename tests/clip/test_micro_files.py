@@ -64,7 +64,7 @@ def test_broken_files_are_named(tmp_path: Path, tiny_folder: Path, what: str) ->
         config.write_text(json.dumps(content))
     else:
         config.write_text("{")
-    named = str(config if what == "config missing" else model)
+    named = str(config if what in ("config missing", "no JSON") else model)
     with pytest.raises(UserError, match=r"install clipfuse again") as caught:
         load_micro(folder)
     assert named in str(caught.value)

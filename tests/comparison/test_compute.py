@@ -250,7 +250,8 @@ def test_one_loss_alone(sweep: Factory) -> None:
 
 def test_only_shared_images_count(sweep: Factory) -> None:
     sweep(scores={"SSIM": ONE})
-    root = sweep("ldfusion", scores={"SSIM": TWO[:3]}, images=[f"test-{i:06d}" for i in range(3)])
+    few = {"scores": {"SSIM": TWO[:3]}, "images": [f"test-{i:06d}" for i in range(3)]}
+    root = sweep("ldfusion", **few, options={"split_sha256": "another"})
     built = table(root)
     assert len(built.images) == 3
     assert {row.name: row.cells["SSIM"].mean for row in built.rows} == {

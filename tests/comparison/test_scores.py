@@ -40,7 +40,8 @@ def test_images_that_a_run_leaves_undefined_are_left_out_for_all_rows(sweep: Fac
 
 def test_only_images_that_all_runs_have_are_shared(sweep: Factory) -> None:
     sweep(images=("a", "b", "c"), scenes=("x", "y", "x"), scores={"SSIM": [1, 2, 3]})
-    root = sweep("ldfusion", images=("c", "a"), scenes=("x", "x"), scores={"SSIM": [1, 2]})
+    other = {"split_sha256": "another"}
+    root = sweep("ldfusion", images=("c", "a"), scenes=("x", "x"), scores={"SSIM": [1, 2]}, options=other)
     images, member = shared_images(group(find_runs([root])))
     assert images == ["a", "c"]
     np.testing.assert_array_equal(member, [[1], [1]])

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,3 +110,29 @@ def test_an_empty_part_is_named() -> None:
 def test_numbers_too_small_are_refused(keyword: str, least: int) -> None:
     with pytest.raises(ValueError, match=f"loader.{keyword} is {least - 1}; expected {least} or more"):
         FusionDataModule(_Counting(), **{keyword: least - 1})
+
+
+class _Ramp(_Counting):
+    """A source whose pairs are larger than the limit below."""
+
+    def load(self, sample_id: str) -> Pair:
+        plane = torch.arange(40 * 40).reshape(1, 40, 40).remainder(256).to(torch.uint8)
+        return Pair(plane, plane.expand(3, -1, -1).clone())
+
+
+@pytest.mark.parametrize("size", [0, 2000])
+def test_a_full_shared_memory_is_one_line_and_no_wait(size: int) -> None:
+    """The system refuses files above the limit, those of the shared memory among them."""
+    module = FusionDataModule(_Ramp(), batch_size=2, crop_size=32, workers=1)
+    module.trainer = SimpleNamespace(max_steps=3, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        with pytest.raises(
+            UserError, match=r"^loader\.workers needs the shared memory of this machine, /dev/shm"
+        ):
+            next(iter(module.train_dataloader()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.infrared.is_shared()

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,6 +18,11 @@ CONFIG = {"loss": {"clip_batch": 32}, "loader": {"batch_size": 8}}
         (MemoryError(), r"lower loss\.clip_batch \(now 32\), loader\.batch_size .*\(MemoryError\)"),
         (RuntimeError("DefaultCPUAllocator: you tried to allocate 9 bytes"), "^out of memory: lower"),
         (RuntimeError("set find_unused_parameters=True"), r"trainer\.strategy\.find_unused_parameters=true"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"),
+            r"^the loader's processes failed \(DataLoader worker \(pid 7\) is killed by signal: Bus error\): "
+            ".*lower loader.workers",
+        ),
         (MisconfigurationException("no\n such  strategy"), "^trainer: no such strategy$"),
     ],
 )
@@ -29,6 +36,18 @@ def test_any_other_failure_stays(error: Exception) -> None:
     with pytest.raises(type(error)) as found, failures_explained(CONFIG):
         raise error
     assert found.value is error
+
+
+def test_a_full_shared_memory_is_named_whatever_fails_after_it() -> None:
+    with pytest.raises(UserError, match=r"\[Errno 28\] No space left on device"), failures_explained(CONFIG):
+        _fail_twice()
+
+
+def _fail_twice() -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    finally:
+        raise RuntimeError("Please call `iter(combined_loader)` first.")
 
 
 def test_a_stopped_run_ends_as_its_signal_says() -> None:

@@ -85,24 +85,13 @@ def test_many_other_files_are_named_in_part(used: Path) -> None:
         prepare_folder(used, True, {})
 
 
-@pytest.mark.parametrize("status", ["{}", '{"status": "green"}', '{"status": "failed"}', "[1]", ""])
+@pytest.mark.parametrize("status", ["{}", '{"status": "green"}', '{"status": "failed"}', "[1]", "", '{"sta'])
 def test_the_status_of_another_program_makes_no_run(used: Path, status: str) -> None:
     (used / "status.json").write_text(status)
     before = names(used)
-    with pytest.raises(UserError, match=r"a run: checkpoints/last\.ckpt, metrics\.csv"):
+    with pytest.raises(UserError, match=r"a run: checkpoints/last\.ckpt, metrics\.csv|status\.json"):
         prepare_folder(used, True, {})
     assert names(used) == before
-
-
-def test_a_run_with_a_spoiled_status_is_known_by_its_configuration(
-    used: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (used / "status.json").write_text('{"status": "fini')
-    (used / "config.yaml").write_text("seed: 0\nsplit_sha256: 4bcf\n")
-    assert read_status(used) == {}
-    assert "status.json cannot be read; the run counts as unfinished" in caplog.text
-    prepare_folder(used, True, {})
-    assert names(used) == {"log.txt"}
 
 
 def test_everything_that_a_run_writes_is_removed_and_no_link_is_followed(used: Path, tmp_path: Path) -> None:

@@ -213,7 +213,9 @@ def test_a_run_that_has_ended_before_its_checkpoint_gives_way_to_itself_alone(
         train(tiny_config("auto_resume=true", "backbone.width=16"))
     assert contents(tmp_path / "run") == before
     (tmp_path / "run/config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"config\.yaml cannot be read .*, so .* may hold another run"):
+    with pytest.raises(
+        UserError, match=r"config\.yaml: cannot be read as YAML .*choose another run_dir, or set"
+    ):
         train(tiny_config("auto_resume=true"))
     (tmp_path / "run/thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"not a run's: thesis\.tex"):

@@ -20,7 +20,7 @@ Config = Callable[..., DictConfig]
         (["+loader.seed=1"], "loader.seed is set by each run itself; use data, accumulate or seed"),
         (["auto_resume=true", "~callbacks.last"], "auto_resume=true needs the checkpoint that callbacks"),
         (["objective=test/SIM"], r"objective watches test/SIM, but SIM is not in metrics\.test"),
-        (["+trainer.max_epochs=3"], "trainer.max_epochs is set by each run itself; use steps"),
+        (["+trainer.max_epochs=3"], "trainer.max_epochs is set by each run itself; use steps$"),
         (["trainer.precision=16-mixed"], "trainer.precision is 16-mixed; expected one of 32-true"),
         (["trainer.devices=2"], "trainer.devices is 2; for more than one take trainer=ddp"),
         (["scheduler.warmup=2"], "optimizer or scheduler: scheduler.warmup is 2"),

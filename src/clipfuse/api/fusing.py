@@ -2,12 +2,14 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from clipfuse.api.kinds import Images, check_alike, take
+from clipfuse.api.kinds import Images, check_alike, check_files, take
+from clipfuse.decoding.ranges import read_ranges
 from clipfuse.errors import UserError
-from clipfuse.images import gray, read_image, read_registered
+from clipfuse.images import check_ranges, gray, read_image, read_registered
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network
 from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
@@ -15,7 +17,9 @@ from clipfuse.ops.depth import from_unit, to_unit
 from clipfuse.types import FusionBatch
 
 
-def fuse(infrared: Images, visible: Images, network: nn.Module | str | Path | None = None) -> Images:
+def fuse(
+    infrared: Images, visible: Images, network: nn.Module | str | Path | None = None, range: Any = None
+) -> Images:
     """Fuse registered infrared and visible images, as the command `clipfuse fuse` does.
 
     The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601). Infrared
@@ -27,17 +31,23 @@ def fuse(infrared: Images, visible: Images, network: nn.Module | str | Path | No
         network: a module of infrared and visible luma, (N, 1, H, W) in [0, 1], that returns the fused luma or
             a `FusionOutput`; a file, as for `load_network`; or None: the bundled weights, loaded once. It is
             run in eval mode, without gradient, on its own device.
+        range: the values that are black and white in images of more than 8 bits: (lo, hi), "bits:14",
+            "percentile" (of each image), or a mapping of these to `infrared` and `visible`; None: by the tags
+            of the files and by the number types.
 
     Returns:
-        What was given: for arrays and tensors the same shape and type as `visible` (and its device), for PIL
+        What was given: for arrays and tensors the same shape and type as `visible` (and its device; float32
+        in [0, 1] where it was read by a range), for PIL
         images and paths an 8-bit PIL image, "L" or "RGB"; of a list a list, of a batch a batch.
 
     Raises:
         UserError: the images differ in kind, number or size, are of another type, shape or range, or cannot
             be read; or the network cannot be loaded, or fails.
     """
-    thermal, color = take("infrared", infrared), take("visible", visible)
+    ranges = read_ranges(range, "range")
+    thermal, color = take("infrared", infrared, ranges.infrared), take("visible", visible, ranges.visible)
     check_alike(thermal, color)
+    check_files(infrared, visible, ranges)
     if not isinstance(network, nn.Module):
         network = _bundled() if network is None else load_network(network)
     results = []
@@ -55,14 +65,15 @@ def _bundled() -> nn.Module:
 
 
 def read_pair(
-    infrared: str | Path, visible: str | Path, target_mask: str | Path | None = None
+    infrared: str | Path, visible: str | Path, target_mask: str | Path | None = None, range: Any = None
 ) -> FusionBatch:
     """Read the files of a registered pair as the project's record, a batch of one.
 
     Args:
-        infrared: PNG, JPEG, BMP or TIFF, 8 or 16 bit; colour is reduced to its luma.
+        infrared: PNG, JPEG, BMP, TIFF or WebP; colour is reduced to its luma.
         visible: the same; gray or colour.
         target_mask: an image that is brighter than half its maximum on targets.
+        range: as for `fuse`.
 
     Returns:
         `infrared` and `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; the name of
@@ -71,7 +82,9 @@ def read_pair(
     Raises:
         UserError: a file cannot be read, or the sizes differ.
     """
-    thermal, color = map(to_unit, read_registered(Path(infrared), Path(visible)))
+    ranges = read_ranges(range, "range")
+    check_ranges([(Path(infrared), Path(visible))], ranges, "range=({}, {})")
+    thermal, color = map(to_unit, read_registered(Path(infrared), Path(visible), ranges))
     luma, chroma = rgb_to_luma_chroma(color[None])
     mask = None
     if target_mask is not None:

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipfuse.decoding.ranges import Range, Ranges
 from clipfuse.errors import UserError
-from clipfuse.images import pil_to_tensor, read_image
+from clipfuse.images import check_ranges, check_sizes, pil_to_tensor, read_image
 from clipfuse.ops.depth import to_bytes, to_unit
 
 Images = Any
@@ -21,7 +22,7 @@ Images = Any
 - a NumPy array (H, W), (H, W, 1) or (H, W, 3) RGB,
 - a tensor (H, W), (1, H, W) or (3, H, W) RGB,
 - a PIL image, or
-- the path of a PNG, JPEG, BMP or TIFF file.
+- the path of a PNG, JPEG, BMP, TIFF or WebP file.
 
 Several are an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), a tensor (N, 1, H, W) or (N, 3, H, W), or a list
 of single images, which may differ in size. Arrays and tensors are uint8 (0..255), uint16 (0..65535) or
@@ -70,8 +71,14 @@ class Stack:
         return Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data)
 
 
-def take(word: str, given: Images) -> Stack:
+def take(word: str, given: Images, values: Range | None = None) -> Stack:
     """Bring images of any kind into one form.
+
+    Args:
+        word: what they are, for messages.
+        given: one image or several.
+        values: which of their values are black and white, if they have more than 8 bits; with a range, arrays
+            and tensors may be of any number type.
 
     Raises:
         UserError: names `word`, what is wrong with it and what was expected.
@@ -79,7 +86,7 @@ def take(word: str, given: Images) -> Stack:
     if isinstance(given, list | tuple):
         if not given:
             raise UserError(f"{word} is an empty list; {_EXPECTED}")
-        stacks = [take(f"{word}[{index}]", each) for index, each in enumerate(given)]
+        stacks = [take(f"{word}[{index}]", each, values) for index, each in enumerate(given)]
         for stack in stacks:
             if stack.form != "one image":
                 raise UserError(f"{stack.word} is {stack.form}; expected one image in each place of the list")
@@ -91,20 +98,22 @@ def take(word: str, given: Images) -> Stack:
         parts, shapes = [stack.parts[0] for stack in stacks], [stack.shapes[0] for stack in stacks]
         return Stack(word, stacks[0].kind, "a list", parts, shapes)
     if isinstance(given, str | Path):
-        return Stack(word, "path", "one image", [read_image(given)[None]], [()])
+        return Stack(word, "path", "one image", [read_image(given, values)[None]], [()])
     if isinstance(given, Image.Image):
-        return Stack(word, "PIL image", "one image", [_checked(word, pil_to_tensor(given, word)[None])], [()])
+        return Stack(
+            word, "PIL image", "one image", [_checked(word, pil_to_tensor(given, word)[None], values)], [()]
+        )
     if isinstance(given, np.ndarray):
-        image, form = _channels_first(word, given)
-        return Stack(word, "array", form, [_checked(word, image)], [given.shape])
+        image, form = _channels_first(word, given, values)
+        return Stack(word, "array", form, [_checked(word, image, values)], [given.shape])
     if isinstance(given, Tensor):
         image, form = _batched(word, given.detach())
-        return Stack(word, "tensor", form, [_checked(word, image)], [tuple(given.shape)])
+        return Stack(word, "tensor", form, [_checked(word, image, values)], [tuple(given.shape)])
     raise UserError(f"{word} is of type {type(given).__name__}; {_EXPECTED}")
 
 
-def _channels_first(word: str, array: np.ndarray) -> tuple[Tensor, Form]:
-    if array.dtype.kind not in "uf" or array.dtype.itemsize > 8:
+def _channels_first(word: str, array: np.ndarray, values: Range | None) -> tuple[Tensor, Form]:
+    if array.dtype.kind not in ("iuf" if values else "uf") or array.dtype.itemsize > 8:
         raise UserError(_type_message(word, array.dtype))
     native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     colors = array.ndim > 2 and array.shape[-1] in (1, 3)
@@ -138,8 +147,13 @@ def _type_message(word: str, kind: Any) -> str:
     return f"{word} is of type {kind}; expected uint8 (0..255), uint16 (0..65535) or floating point in [0, 1]"
 
 
-def _checked(word: str, image: Tensor) -> Tensor:
+def _checked(word: str, image: Tensor, values: Range | None) -> Tensor:
     """Return images whose type and range are as promised; what rounding left outside of [0, 1] is clamped."""
+    if values and image.dtype != torch.uint8 and image.numel():
+        if not bool(image.isfinite().all()):
+            raise UserError(f"{word} has values that are NaN or infinite; fill them in before use")
+        parts = [torch.from_numpy(values.apply(part.cpu().numpy())) for part in image]
+        return torch.stack(parts).to(image.device)
     if image.dtype in (torch.uint8, torch.uint16) and image.numel():
         return image
     if not image.numel():
@@ -176,6 +190,19 @@ def check_alike(*stacks: Stack) -> None:
                     f"{first.word}{place} is {one} but {other.word}{place} is {two}; a pair must be "
                     "registered and of one size"
                 )
+
+
+def check_files(infrared: Images, visible: Images, ranges: Ranges) -> None:
+    """Check the pairs that were given as paths, and are alike, for what no pixel shows.
+
+    Raises:
+        UserError: the two files of a pair are turned differently by their orientation tags.
+    """
+    both = [[given] if isinstance(given, str | Path) else given for given in (infrared, visible)]
+    if all(isinstance(given, list | tuple) and isinstance(given[0], str | Path) for given in both):
+        pairs = [(Path(warm), Path(seen)) for warm, seen in zip(*both, strict=True)]
+        check_sizes({str(pair): pair for pair in pairs})
+        check_ranges(pairs, ranges, "range=({}, {})")
 
 
 def _article(kind: Kind) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from statistics import fmean
+from typing import Any
 
-from clipfuse.api.kinds import Images, check_alike, take
+from clipfuse.api.kinds import Images, check_alike, check_files, take
+from clipfuse.decoding.ranges import read_ranges
 from clipfuse.errors import UserError
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.scoring import Scorer
@@ -48,6 +50,7 @@ def score(
     protocol: str | Protocol = "strict",
     metrics: str | Iterable[str] = "full",
     target_mask: Images | None = None,
+    range: Any = None,
 ) -> dict[str, float] | ScoreTable:
     """Score fused images of any method, as the command `clipfuse score` does.
 
@@ -60,6 +63,7 @@ def score(
         protocol: convention of the metrics, such as "strict"; numbers of two protocols must not be compared.
         metrics: names, or the sets "fast" and "full"; a list, or a text joined by commas.
         target_mask: brighter than half its maximum on targets; without it metrics that need one are left out.
+        range: of infrared and visible images, as for `fuse`; the fused ones have the full range.
 
     Returns:
         Of one image {metric: score}, NaN where the image is too small for the metric. Of a batch or a list a
@@ -69,10 +73,13 @@ def score(
         UserError: the images differ in kind, number or size, or are of another type, shape or range; an
             unknown protocol or metric, or one that needs a mask.
     """
-    stacks = [take("fused", fused), take("infrared", infrared), take("visible", visible)]
+    ranges = read_ranges(range, "range")
+    stacks = [take("fused", fused), take("infrared", infrared, ranges.infrared)]
+    stacks.append(take("visible", visible, ranges.visible))
     if target_mask is not None:
         stacks.append(take("target_mask", target_mask))
     check_alike(*stacks)
+    check_files(infrared, visible, ranges)
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     names = [name.strip() for name in names]
     try:

@@ -1,20 +1,25 @@
 """`clipfuse.train`."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
 from torch import nn
 
 from clipfuse.cli.in_python import run_in_python
 from clipfuse.cli.train import check_and_train
 from clipfuse.errors import UserError
+from clipfuse.files import is_there, read_json
 from clipfuse.networks.load import load_network
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+
+class _Scores(BaseModel):
+    mean: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Run:
     def scores(self) -> dict[str, float]:
         """The mean score on the test images by metric; empty after `test=false`."""
         file = self.path / "test" / "metrics.json"
-        return dict(json.loads(file.read_text())["mean"]) if file.is_file() else {}
+        return dict(read_json(file, _Scores)["mean"]) if is_there(file) else {}
 
     @cached_property
     def network(self) -> nn.Module:

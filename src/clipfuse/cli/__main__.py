@@ -1,10 +1,10 @@
 """`clipfuse COMMAND ...`: finds the command, and turns a user's mistake into one line and exit code 2."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from clipfuse.cli.streams import keep_streams
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.version import __version__
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
     """
+    keep_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not words or words[0] in ("-h", "--help"):
             print(_help(), flush=True)
             return 0 if words else 2
-        if words[0] == "--version":
+        if words[0] == "--version" or "--version" in words[1:2]:
             print(__version__)
             return 0
         command = words[0]
@@ -65,10 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("clipfuse: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The program that reads the output has ended; Python would print another error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (OSError, MemoryError) as error:  # a full disk, a name that is too long, a folder of another user
         if debug:
             raise

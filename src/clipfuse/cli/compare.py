@@ -75,15 +75,17 @@ def main(arguments: Sequence[str]) -> None:
         }
         for path in files:
             check_output(path, options.overwrite)
-    print(f"\n{found}")
     for name, path in outputs.items():
         with write_atomically(path) as file:
             file.write(found.text(name))
-        print(f"written: {path}")
     if figures:
         for path, (drawing, kind) in files.items():
             with replace_when_whole(path) as temporary:
                 drawing.save(temporary, kind)
+    print(f"\n{found}")
+    for path in outputs.values():
+        print(f"written: {path}")
+    if figures:
         print(f"written: {len(files)} figures in {figures}")
     if options.wandb:
         from clipfuse.comparison.wandb_report import publish

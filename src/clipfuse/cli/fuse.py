@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipfuse.cli.config import look_in
+from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     from tqdm import tqdm
 
     from clipfuse.data.overlap import Overlap
-    from clipfuse.images import match_stems, read_registered, write_png
+    from clipfuse.images import check_ranges, match_stems, read_registered, write_png
     from clipfuse.networks.apply import apply_network
     from clipfuse.networks.load import choose_checkpoint, load_network
     from clipfuse.ops.color import luma_chroma_to_rgb, rgb_to_luma_chroma
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> None:
         pairs: dict[str, tuple[Path, ...]] = {infrared.stem: (infrared, visible)}
     else:
         pairs = match_stems(infrared=infrared, visible=visible)
+    ranges = given_ranges(options.range)
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     if options.trust:
         look_in(os.getcwd())
@@ -44,10 +46,13 @@ def main(arguments: Sequence[str]) -> None:
                 f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
             ) from error
 
+    check_ranges(list(pairs.values()), ranges, "--range={},{}")
+    items = [(*files, ranges) for files in pairs.values()]
+
     def write(path: Path, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
         write_png(path, luma_chroma_to_rgb(fused, chroma) if colour else fused, overwrite=True)
 
-    with _moved_when_complete(out) as partial, Overlap(read_registered, pairs.values(), write) as overlap:
+    with _moved_when_complete(out) as partial, Overlap(read_registered, items, write) as overlap:
         for stem, stored in tqdm(zip(pairs, overlap, strict=True), "fusing", len(pairs), unit="pair"):
             thermal, color = map(to_unit, stored)
             luma, chroma = rgb_to_luma_chroma(color)
@@ -61,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, matched by file name. PNG, JPEG, BMP, "
-        "TIFF, 8 or 16 bit; the result is an 8-bit PNG with the colour of the visible image.",
+        "TIFF and WebP of any depth; the result is an 8-bit PNG with the colour of the visible image.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
@@ -72,6 +77,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for the fused images")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
+    add_range(parser)
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.options import options
 from clipfuse.errors import UserError, did_you_mean
-from clipfuse.files import conf_dir
+from clipfuse.files import conf_dir, read_yaml
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.overrides import search_words
 
@@ -234,13 +234,8 @@ def _settings(run: Path) -> dict[str, Any]:
     file = run / "config.yaml"
     if not file.is_file():
         raise UserError(f"--from {run}: there is no {file}; expected the folder of one run")
-    try:
-        record = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(key), dict) for key in ("loss", "backbone")
-    ):
+    record = read_yaml(file, remedy="expected the folder of one run")
+    if not all(isinstance(record.get(key), dict) for key in ("loss", "backbone")):
         raise UserError(f"--from {run}: its config.yaml is not that of a training")
     old, started = str(record.get("run_dir") or ""), str(record.get("started_in") or "")
 

@@ -10,9 +10,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.config import look_in
+from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
+    from clipfuse.decoding.ranges import Ranges
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
 
@@ -29,27 +31,29 @@ def main(arguments: Sequence[str]) -> None:
 
     # Imported late: --help must not wait for torch.
     from clipfuse.files import check_output
-    from clipfuse.images import check_sizes, match_stems
+    from clipfuse.images import check_ranges, check_sizes, match_stems
 
     metrics = _metrics(options.protocol, options.metrics, options.own, has_masks=bool(options.masks))
     folders = {"infrared": Path(options.infrared), "visible": Path(options.visible)}
     folders |= {"masks": Path(options.masks)} if options.masks else {}
     files = match_stems(**folders, **fused)
     check_sizes(files)
+    ranges = given_ranges(options.range)
+    check_ranges(list(files.values()), ranges, "--range={},{}")
     for path in outputs:
         check_output(path, options.overwrite)
-    methods = _score(files, list(folders), list(fused), metrics, options.trivial)
+    methods = _score(files, list(folders), list(fused), metrics, options.trivial, ranges)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
-    print(metrics.table(columns))
-    print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol)
     if options.json:
         _write_json(Path(options.json), columns, names, metrics.protocol)
+    print(metrics.table(columns))
+    print(f"{len(files)} images; luma BT.601 of colour images, 8 bit")
     for path in outputs:
         print(f"written: {path}")
 
@@ -78,6 +82,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
+    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -130,6 +135,7 @@ def _score(
     fused: Sequence[str],
     metrics: "Scorer",
     with_trivial: bool,
+    ranges: "Ranges",
 ) -> Scores:
     from tqdm import tqdm
 
@@ -141,7 +147,7 @@ def _score(
     scores: Scores = {}
     for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
         planes = {
-            word: rgb_to_luma_chroma(to_unit(read_image(path)))[0][None]
+            word: rgb_to_luma_chroma(to_unit(read_image(path, getattr(ranges, word, None))))[0][None]
             for word, path in zip((*sources, *fused), paths, strict=True)
         }
         infrared, visible = planes["infrared"], planes["visible"]

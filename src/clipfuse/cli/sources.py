@@ -23,21 +23,23 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
     from clipfuse.comparison.zips import read_image_in
     from clipfuse.data.pairs import Pair
     from clipfuse.data.transforms import whole
+    from clipfuse.files import is_there
     from clipfuse.networks.load import check_targets
     from clipfuse.ops.depth import to_unit
     from clipfuse.runs.build import build
 
     run = runs[0]
     try:
-        check_targets(run.config["data"], ("clipfuse.data",), str(run.folder / "config.yaml"))
-        source = build(run.config["data"], "data")
+        node = run.config.get("data") or {}
+        check_targets(node, ("clipfuse.data",), str(run.folder / "config.yaml"))
+        source = build(node, "data")
         names = getattr(source, "names_fingerprint", source.fingerprint)
         if (source.fingerprint if run.knows_content else names)() == run.split:
             return lambda image: whole(source.load(image), image), None
         problem = "the data set has changed since"
-    except UserError as error:
-        problem = str(error)
-    saved = next((r.folder / "test" for r in runs if (r.folder / "test/infrared").is_dir()), None)
+    except Exception as error:  # the settings are a stranger's
+        problem = " ".join(str(error).split()) or type(error).__name__
+    saved = next((r.folder for r in runs if (r.folder / "test/infrared").is_dir()), None)
     if saved is None:
         return (
             None,
@@ -45,16 +47,25 @@ def find_sources(runs: Sequence["Run"]) -> tuple["Sources | None", str | None]:
         )
 
     def read(image: str) -> "FusionBatch":
-        infrared, visible = (read_image_in(saved / band / f"{image}.png") for band in ("infrared", "visible"))
-        mask = saved / "masks" / f"{image}.png"
-        target = to_unit(read_image_in(mask)) > 0.5 if mask.is_file() else None
-        return whole(Pair(infrared, visible, target), image)
+        files = [saved / "test" / band / f"{image}.png" for band in ("infrared", "visible", "masks")]
+        planes = [read_image_in(file, saved) for file in files if is_there(file)]
+        sizes = {plane.shape[1:] for plane in planes}
+        if len(planes) < 2 or len(sizes) > 1 or 3 in (len(planes[0]), *map(len, planes[2:])):
+            raise UserError(
+                f"{files[0]}, {files[1]}: one is missing, or they are not gray and of one size; copy the run "
+                "folder again"
+            )
+        target = to_unit(planes[2]) > 0.5 if len(planes) > 2 else None
+        return whole(Pair(planes[0], planes[1], target), image)
 
     return read, None
 
 
 def as_pictures(sources: "Sources | None") -> "PictureSources | None":
-    """Return a function that gives infrared and visible image of a pair, the visible one in colour."""
+    """Return a function that gives infrared and visible image of a pair, the visible one in colour.
+
+    It gives none where they cannot be read.
+    """
     from clipfuse.ops.color import luma_chroma_to_rgb
     from clipfuse.tracking.pictures import to_picture
 
@@ -62,7 +73,10 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
         return None
 
     def pictures(image: str) -> "dict[str, Image]":
-        batch = sources(image)
+        try:
+            batch = sources(image)
+        except UserError:
+            return {}
         color = luma_chroma_to_rgb(batch.visible, batch.chroma)
         return {"infrared": to_picture(batch.infrared[0]), "visible": to_picture(color[0])}
 

@@ -64,15 +64,15 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
 
     Settings of Hydra may be changed (`hydra.launcher.max_parallel=2`), settings of the trainings may not.
     """
-    from omegaconf import OmegaConf
+    from clipfuse.files import read_yaml
 
     folder = next(word for word in arguments if word.startswith(RESUME)).removeprefix(RESUME)
     record = Path(folder) / "sweep.yaml"
     if not record.is_file():
         raise UserError(f"{RESUME}{folder}: there is no {record}; expected the folder of a sweep")
-    content = OmegaConf.to_container(OmegaConf.load(record))
-    known = content.get("words") if isinstance(content, dict) else None
-    if not known:
+    content = read_yaml(record, remedy="restore it, or start the sweep anew in another folder")
+    known = content.get("words")
+    if not known or not isinstance(known, list) or not all(isinstance(word, str) for word in known):
         raise UserError(f"{record} does not hold the words of its command; such a sweep cannot be resumed")
     new = [word for word in arguments if not word.startswith((RESUME, "-"))]
     if other := [word for word in new if not word.startswith("hydra") and word not in known]:

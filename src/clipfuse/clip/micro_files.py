@@ -5,7 +5,6 @@ never had a gradient, so they are drawn again from the seed. This saves most of 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically, write_json
+from clipfuse.files import read_bytes, read_json, write_atomically, write_json
 
 TABLE = "token_embedding.weight"
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
@@ -98,8 +97,8 @@ def load_micro(folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
     path = folder / "model.safetensors"
     remedy = "install clipfuse again, or name another model with clip=custom"
     try:
-        config = json.loads((folder / "config.json").read_text())
-        content = path.read_bytes()
+        config = read_json(folder / "config.json", remedy=remedy)
+        content = read_bytes(path, remedy=remedy)
         model, weights = build_micro(config), load(content)
         key = _table_key(model.state_dict())
         prefix = key.removesuffix(TABLE)
@@ -107,8 +106,8 @@ def load_micro(folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
         weights[key] = model.state_dict()[key].clone()
         weights[key][ids] = rows.float()
         model.load_state_dict(weights)
-    except OSError as error:
-        raise UserError(f"the micro CLIP lacks {error.filename}; {remedy}") from error
+    except UserError:
+        raise
     except Exception as error:  # a broken file can raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a whole micro CLIP ({reason}); {remedy}") from error

@@ -13,6 +13,8 @@ from PIL import Image
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.comparison.zips import read_image_in
+from clipfuse.errors import UserError
+from clipfuse.files import is_there
 from clipfuse.ops.depth import to_bytes, to_unit
 
 IMAGES = 20
@@ -85,9 +87,16 @@ def album(
     """
     by_name = {variant.name: variant for variant in variants}
     images: dict[str, dict[str, Image.Image]] = {}
+    unreadable: list[str] = []
     for name in choose(table.images, found):
-        fused = {row.name: fused_image(by_name[row.name], name) for row in table.losses}
-        shown = {**(sources(name) if sources else {}), **{key: each for key, each in fused.items() if each}}
+        shown = dict(sources(name)) if sources else {}
+        for row in table.losses:
+            try:
+                fused = fused_image(by_name[row.name], name)
+            except UserError as error:
+                unreadable.append(str(error))
+                continue
+            shown |= {row.name: fused} if fused else {}
         if shown:
             images[name] = shown
     uris: dict[str, dict[str, str]] = {}
@@ -106,6 +115,8 @@ def album(
         f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, "
         "which loses the finest noise"
     )
+    if unreadable:
+        note += f"; {len(unreadable)} images cannot be read, the first: {unreadable[0]}"
     return Album(uris, note)
 
 
@@ -113,12 +124,15 @@ def fused_image(variant: Variant, name: str) -> Image.Image | None:
     """Return the fused test image of the first seed of a loss, in colour if it was saved so.
 
     None if it was not saved.
+
+    Raises:
+        UserError: the file cannot be read, or is a link that leads out of the run folder.
     """
-    test = variant.runs[0].folder / "test"
+    run = variant.runs[0].folder
     for kind in ("color", "fused"):
-        path = test / kind / f"{name}.png"
-        if path.is_file():
-            levels = to_bytes(to_unit(read_image_in(path)))
+        path = run / "test" / kind / f"{name}.png"
+        if is_there(path):
+            levels = to_bytes(to_unit(read_image_in(path, run)))
             return Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
     return None
 

@@ -184,7 +184,11 @@ def assemble(
         families = material.verdict_set.families(_shared(material.tested, material.protocol))
         ranked = [name for members in families.values() for name in members]
         names = list(dict.fromkeys([*material.metrics, *ranked]))
-        trivial = score_trivial(material.tested, material.protocol, names)
+        try:
+            trivial = score_trivial(material.tested, material.protocol, names)
+        except (UserError, ValueError) as error:  # of an image that a run folder holds
+            note = f"The trivial fusions are missing: {error}."
+            material = replace(material, notes=[*material.notes, note])
     table = build_table(
         material.variants,
         material.protocol,

@@ -1,22 +1,23 @@
 """Run folders of any sweep, read into records."""
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from clipfuse.comparison.files import check_scores
-from clipfuse.comparison.zips import Folder, children, open_folder
+from clipfuse.comparison.files import Config, Status, SweepRecord, check_scores
+from clipfuse.comparison.zips import Folder, children, leads_out, open_folder
 from clipfuse.errors import UserError
+from clipfuse.files import check_form, is_there, read_csv, read_json, read_yaml
 from clipfuse.images import check_name
+from clipfuse.runs.contract import read_tuning
 from clipfuse.types import SAMPLES_SEEN
 
 Leaves = dict[str, Any]  # "loss.weight" -> value
+SPOILED = "spoiled"  # status of a run with a file that cannot be read or was changed
+_REMEDY = "restore the file, or leave the run folder out"
+_LARGEST = 1e100  # of a number that is averaged or drawn
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Run:
     Attributes:
         folder: the folder, on the disk or in a zip.
         config: the resolved configuration, empty if none was written.
-        status: "finished", "running", "failed" or "not started".
-        reason: why it failed, or None.
+        status: "finished", "running", "failed", "not started" or `SPOILED`.
+        reason: why it failed or cannot be read, or None.
         samples_seen: training samples seen, or None if this was not recorded.
         fit: seconds, samples, peak_memory_mb, device of the training; empty in older runs.
         scores: metric -> image -> score of the test, NaN where undefined; empty if not tested.
@@ -110,72 +111,136 @@ def find_runs(sweeps: Sequence[Path]) -> list[Run]:
 
     A run folder is one with a `status.json`, or a job of a `sweep.yaml` that has not started; folders inside
     one, such as its `evaluate`, are not searched. A folder whose configuration trains no loss, as that of
-    `clipfuse evaluate`, is left out.
+    `clipfuse evaluate`, is left out. Every folder is searched once, whatever links lead to it.
 
     Args:
         sweeps: folders, zips of folders, or folders in a zip ("sweep.zip/pixel").
 
+    Returns:
+        The runs. One with a spoiled file, or behind a link that leads out of the folder given, has the status
+        `SPOILED` and the reason, and nothing else.
+
     Raises:
-        UserError: there is none, or a file in it cannot be read.
+        UserError: there is no run, or all are spoiled; gives the reason of the first.
     """
-    found: dict[str, tuple[Folder, list[str] | None]] = {}
+    found: dict[str, Run] = {}
     for sweep in sweeps:
-        here = {str(folder): (folder, words) for folder, words in _run_folders(open_folder(sweep))}
+        root = open_folder(sweep)
+        here = {str(run.folder): run for run in _runs_below(root, root, set())}
         if not here:
             raise UserError(f"{sweep}: holds no run folder (no status.json); name the folder of a sweep")
         found |= here
-    runs = [_read_run(folder, words) for folder, words in found.values()]
-    return [run for run in runs if not run.config or "loss" in run.config]
+    runs = _without_cut_ones([run for run in found.values() if not run.config or _trains(run.config)])
+    spoiled = [run for run in runs if run.status == SPOILED]
+    if spoiled and all(run.status in (SPOILED, "not started") for run in runs):
+        raise UserError(spoiled[0].reason or "")
+    return runs
 
 
-def _run_folders(folder: Folder, words: list[str] | None = None) -> Iterator[tuple[Folder, list[str] | None]]:
-    """Yield run folders, each with the overrides of its job where a `sweep.yaml` beside it has them."""
-    if (folder / "status.json").is_file():
-        yield folder, words
+def _runs_below(
+    folder: Folder, root: Folder, searched: set[Path], words: list[str] | None = None
+) -> Iterator[Run]:
+    """Yield runs, each with the overrides of its job where a `sweep.yaml` beside it has them."""
+    try:
+        check_name(folder.name or "zip")
+        if isinstance(folder, Path):
+            if leads_out(folder, root):
+                raise UserError(
+                    f"{folder} is a link that leads out of {root}; name its target to compare it as well"
+                )
+            if (place := folder.resolve()) in searched:
+                return
+            searched.add(place)
+        if is_there(folder / "status.json"):
+            yield _read_run(folder, words)
+            return
+        jobs = _sweep_jobs(folder / "sweep.yaml")
+        below = [child for child in children(folder) if child.is_dir()]
+    except UserError as error:
+        yield _spoiled(folder, str(error))
         return
-    jobs = _sweep_jobs(folder / "sweep.yaml")
-    for child in children(folder):
-        if child.is_dir():
-            yield from _run_folders(child, jobs.get(child.name))
-    yield from ((job, words) for name, words in jobs.items() if not (job := folder / name).exists())
+    except OSError as error:
+        yield _spoiled(folder, f"{folder}: cannot be searched ({error.strerror or error}); leave it out")
+        return
+    for child in below:
+        yield from _runs_below(child, root, searched, jobs.get(child.name))
+    for name, words in jobs.items():
+        if not is_there(folder / name):
+            yield Run(folder / name, {}, "not started", None, None, {}, {}, {}, {}, overrides=words)
+
+
+def _spoiled(folder: Folder, reason: str) -> Run:
+    return Run(folder, {}, SPOILED, reason, None, {}, {}, {}, {})
 
 
 def _sweep_jobs(file: Folder) -> dict[str, list[str]]:
     """Return the overrides of each job by the name of its folder; empty where the file is missing or bad."""
     try:
-        jobs = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"]
-        return {Path(str(number)).name: [str(word) for word in words] for number, words in jobs.items()}
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError):
-        return {}
+        jobs = read_yaml(file, SweepRecord, default={}, within=file.parent).get("jobs", {})
+    except UserError:
+        return {}  # it names what has not started, and words for the report
+    return {
+        str(number): [str(word) for word in words] for number, words in jobs.items() if type(number) is int
+    }
 
 
 def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
-    status: dict[str, Any] = {"status": "not started"}
-    if (folder / "status.json").is_file():
-        status = _read(folder / "status.json", json.loads)
-    config = _read(folder / "config.yaml", yaml.safe_load) if (folder / "config.yaml").is_file() else {}
-    if config:
-        needed = ("seed", "steps", "accumulate", "loss", "loader", "backbone", "protocol", "split_sha256")
-        missing = [key for key in needed if key not in config] if "loss" in config else []
-        if missing:
-            raise UserError(
-                f"{folder / 'config.yaml'}: has no '{missing[0]}'; an older version wrote it: train "
-                "it again, or leave the folder out"
-            )
-    scores, scenes = _read_scores(folder / "test/per_image.csv")
-    return Run(
-        folder,
-        config,
-        str(status.get("status")),
-        status.get("reason"),
-        status.get("samples_seen"),
-        status.get("fit") or {},
-        scores,
-        scenes,
-        _read_curves(folder / "metrics.csv"),
-        bool(scores) and check_scores(folder / "test", scores, len(scenes)),
-        overrides,
-    )
+    options: dict[str, Any] = {"within": folder, "remedy": _REMEDY}
+    try:
+        status = read_json(folder / "status.json", Status, **options)
+        finished = status["status"] == "finished"
+        config = read_yaml(folder / "config.yaml", **({} if finished else {"default": {}}), **options)
+        if _trains(config):
+            _check_config(folder, config)
+        scores, scenes = _read_scores(folder / "test/per_image.csv", options)
+        return Run(
+            folder,
+            config,
+            status["status"],
+            status.get("reason"),
+            status.get("samples_seen"),
+            status.get("fit") or {},
+            scores,
+            scenes,
+            _read_curves(folder / "metrics.csv", options),
+            bool(scores) and check_scores(folder, scores, len(scenes), config),
+            overrides,
+        )
+    except UserError as error:
+        return _spoiled(folder, str(error))
+
+
+def _trains(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is that of a training, even if its loss is gone."""
+    return "loss" in config or "steps" in config
+
+
+def _check_config(folder: Folder, config: Mapping[str, Any]) -> None:
+    file = folder / "config.yaml"
+    needed = ("seed", "steps", "accumulate", "loss", "loader", "backbone", "protocol", "split_sha256")
+    if missing := [key for key in needed if key not in config]:
+        raise UserError(
+            f"{file}: has no '{missing[0]}'; an older version wrote it: train it again, or leave the folder "
+            "out"
+        )
+    check_form(file, config, Config, _REMEDY)
+    read_tuning(config, f"{file}: ")
+
+
+def _without_cut_ones(runs: Sequence[Run]) -> list[Run]:
+    """Mark runs that lack images which others of their data split have: an older file may have been cut."""
+    images: dict[str, set[str]] = {}
+    for run in runs:
+        if run.scores:
+            images.setdefault(run.split, set()).update(run.scenes)
+    kept = []
+    for run in runs:
+        known = len(images[run.split]) if run.scores and not run.digested else len(run.scenes)
+        if lacking := known - len(run.scenes):
+            reason = f"lacks {lacking} of the {known} test images that other runs of its split have"
+            run = _spoiled(run.folder, f"{run.folder / 'test/per_image.csv'}: {reason}; {_REMEDY}")
+        kept.append(run)
+    return kept
 
 
 def file_notes(runs: Sequence[Run]) -> list[str]:
@@ -201,49 +266,26 @@ def file_notes(runs: Sequence[Run]) -> list[str]:
     return notes + [f"{warning[0].upper()}{warning[1:]}." for warning in warnings]
 
 
-def _read(path: Folder, parse: Callable[[str], Any]) -> dict[str, Any]:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); repair it, or leave the run folder out"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping; repair it, or leave the run folder out")
-    return content
-
-
-def _rows(path: Folder) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    try:
-        with path.open("r", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); repair it, or leave the run folder out") from None
-    for place, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise UserError(f"{path}: line {place} is cut off or too long; leave the run folder out")
-    return rows
-
-
 def _number(path: Folder, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UserError(
-            f"{path}: '{text}' is no number; repair the file, or leave the run folder out"
-        ) from None
+        raise UserError(f"{path}: {text[:40]!r} is no number; {_REMEDY}") from None
+    if isfinite(value) and abs(value) > _LARGEST:
+        raise UserError(f"{path}: {text[:40]!r} is beyond {_LARGEST:g}; {_REMEDY}")
+    return value
 
 
-def _read_scores(path: Folder) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+def _read_scores(
+    path: Folder, options: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
     scores: dict[str, dict[str, float]] = {}
     scenes: dict[str, str] = {}
-    for row in _rows(path):
-        if "name" not in row:
-            raise UserError(f"{path}: has no column 'name'; leave the run folder out")
+    for row in read_csv(path, ["name"], default=[], **options):
         image = row["name"]
         check_name(image)
+        if image in scenes:
+            raise UserError(f"{path}: has two lines of {image!r}; {_REMEDY}")
         scenes[image] = row.get("scene") or image
         for key, text in row.items():
             if key not in ("name", "scene", "protocol"):
@@ -252,13 +294,15 @@ def _read_scores(path: Folder) -> tuple[dict[str, dict[str, float]], dict[str, s
     return scores, scenes
 
 
-def _read_curves(path: Folder) -> dict[str, list[tuple[float, float]]]:
+def _read_curves(path: Folder, options: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
     curves: dict[str, list[tuple[float, float]]] = {}
-    for row in _rows(path):
+    for row in read_csv(path, default=[], **options):
         for key, text in row.items():
             if text and row.get(SAMPLES_SEEN) and key.startswith(("train/", "val/")):
-                point = _number(path, row[SAMPLES_SEEN]), _number(path, text)
-                curves.setdefault(key, []).append(point)
+                seen, value = _number(path, row[SAMPLES_SEEN]), _number(path, text)
+                if not isfinite(seen):
+                    raise UserError(f"{path}: {SAMPLES_SEEN} is {seen}; {_REMEDY}")
+                curves.setdefault(key, []).append((seen, value if isfinite(value) else nan))
     return curves
 
 

@@ -1,25 +1,88 @@
-"""Whether the scores of a run are unchanged since its test."""
+"""The forms of a run's files, and whether its scores are unchanged since its test."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from math import isclose, isfinite
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt
 
 from clipfuse.comparison.zips import Folder
 from clipfuse.errors import UserError
+from clipfuse.files import read_bytes, read_json
 
 _REMEDY = "restore the file, test the run again, or leave its folder out"
 _ROUNDING = 1e-5  # relative; means were kept in float32
 
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Positive = Annotated[int, Field(ge=1, lt=2**63)]
+_Word = Annotated[str, Field(min_length=1, max_length=200)]
+_Size = Annotated[FiniteFloat, Field(ge=0, le=1e15)]
 
-def check_scores(folder: Folder, scores: Mapping[str, Mapping[str, float]], images: int) -> bool:
-    """Compare `per_image.csv` with `metrics.json`: the number of images, the digest, the means.
+
+class _Fit(BaseModel):
+    seconds: _Size = 0
+    updates: _Count = 0
+    samples: _Count = 0
+    peak_memory_mb: _Size | None = None
+    device: str = ""
+
+
+class Status(BaseModel):
+    """What `compare` reads of `status.json`."""
+
+    status: _Word
+    reason: str | None = None
+    samples_seen: _Count | None = None
+    fit: _Fit | None = None
+
+
+class SweepRecord(BaseModel):
+    """What `compare` reads of `sweep.yaml`."""
+
+    jobs: dict[Any, list[Any]] = {}
+
+
+class _Loader(BaseModel):
+    batch_size: _Positive
+
+
+class _Class(BaseModel):
+    target: _Word = Field(alias="_target_")
+
+
+class Config(BaseModel):
+    """What `compare` reads of a training's `config.yaml`."""
+
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    steps: _Count
+    accumulate: _Positive
+    loss: _Class
+    loader: _Loader
+    backbone: dict[str, Any]
+    data: dict[str, Any] = {}
+    protocol: _Word
+    split_sha256: _Word
+    trainer: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    clip_identity: dict[str, Any] | list[dict[str, Any]] | None = None
+
+
+class _Scores(BaseModel):
+    images: NonNegativeInt | None = None
+    per_image_sha256: str | None = None
+
+
+def check_scores(
+    run: Folder, scores: Mapping[str, Mapping[str, float]], images: int, config: Mapping[str, Any]
+) -> bool:
+    """Compare `test/per_image.csv` with `test/metrics.json`: the number of images, the digest, the means.
 
     Args:
-        folder: folder `test` of the run.
+        run: the run folder.
         scores: metric -> image -> score, as read from `per_image.csv`; NaN where it is not defined.
         images: number of rows of that file.
+        config: the run's configuration, which counts the test images where `metrics.json` does not.
 
     Returns:
         Whether the scores have a digest, which is right; older runs have none.
@@ -27,21 +90,17 @@ def check_scores(folder: Folder, scores: Mapping[str, Mapping[str, float]], imag
     Raises:
         UserError: the scores or the means were cut or edited.
     """
-    table, record = folder / "per_image.csv", folder / "metrics.json"
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{record}: cannot be read ({reason}); {_REMEDY}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{record}: expected a mapping; {_REMEDY}")
-    stated = content.get("images", images)
-    if stated != images:
-        raise UserError(f"{table} holds {images} of {stated} images that metrics.json counts; {_REMEDY}")
+    table, record = run / "test/per_image.csv", run / "test/metrics.json"
+    content = read_json(record, _Scores, default={}, within=run, remedy=_REMEDY)
+    noted = config.get("scenes")
+    known = {"config.yaml": noted.get("images") if isinstance(noted, Mapping) else None}
+    known["metrics.json"] = content.get("images")
+    for file, stated in known.items():
+        if isinstance(stated, int) and stated != images:
+            raise UserError(f"{table} holds {images} of {stated} images that {file} counts; {_REMEDY}")
     digest = content.get("per_image_sha256")
-    if digest is not None and digest != (found := hashlib.sha256(table.read_bytes()).hexdigest()):
+    found = hashlib.sha256(read_bytes(table, within=run)).hexdigest()
+    if digest is not None and digest != found:
         raise UserError(
             f"{table} was changed after the test: its digest is {found[:12]}..., metrics.json has "
             f"{str(digest)[:12]}...; {_REMEDY}"
@@ -53,7 +112,7 @@ def check_scores(folder: Folder, scores: Mapping[str, Mapping[str, float]], imag
 def _check_means(record: Folder, means: Any, scores: Mapping[str, Mapping[str, float]]) -> None:
     for name, stated in means.items() if isinstance(means, dict) else ():
         values = [value for value in scores.get(name, {}).values() if isfinite(value)]
-        if not values or not isinstance(stated, int | float):
+        if not values or not isinstance(stated, int | float) or not isfinite(stated):
             continue  # not defined on any image, or infinite on one
         mean = sum(values) / len(values)
         if not isclose(stated, mean, rel_tol=_ROUNDING, abs_tol=_ROUNDING * max(map(abs, values))):

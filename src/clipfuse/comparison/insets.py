@@ -12,6 +12,7 @@ from clipfuse.comparison.plots import Drawing, wrap_names
 from clipfuse.comparison.statistics import Array
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
+from clipfuse.errors import UserError
 
 ROWS = 3
 SHARE = 5  # an inset shows a fifth of the longer side of its image
@@ -33,9 +34,14 @@ def draw_insets(table: Table, variants: Sequence[Variant], sources: Sources | No
     by_name = {variant.name: variant for variant in variants}
     rows: list[tuple[dict[str, Image.Image], tuple[int, int, int]]] = []
     for name in table.images:
-        fused = {row.name: fused_image(by_name[row.name], name) for row in table.losses}
+        if len(rows) == ROWS:
+            break
+        try:
+            fused = {row.name: fused_image(by_name[row.name], name) for row in table.losses}
+        except UserError:
+            continue  # the report names what cannot be read
         found = {key: image for key, image in fused.items() if image is not None}
-        if len(found) == len(fused) and len(rows) < ROWS:
+        if len(found) == len(fused) and len({image.size for image in found.values()}) == 1:
             shown = {**(sources(name) if sources else {}), **found}
             rows.append((shown, most_divided(list(found.values()))))
     if not rows:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from clipfuse.comparison.collect import Leaves, Run, stem
+from clipfuse.comparison.collect import SPOILED, Leaves, Run, stem
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import HARMLESS, decide, flatten
 
@@ -108,13 +108,22 @@ def _value(key: str, value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:8]}…"
 
 
+def _shown(text: str) -> str:
+    """Return a stranger's text as one line that moves no cursor."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
 def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
     """Return the runs that are compared, and a line for each that is left out or taken unfinished."""
     taken, notes = [], []
     for run in runs:
-        state = run.status if run.reason is None else f"{run.status}: {run.reason}"
+        state = run.status if run.reason is None else f"{run.status}: {_shown(run.reason)}"
         if run.status == "finished" and run.scores:
             taken.append(run)
+            if run.reason is not None:
+                notes.append(f"Taken: {run.folder} ({_shown(run.reason)}).")
+        elif run.status == SPOILED:
+            notes.append(f"Left out: {_shown(run.reason or '')}.")
         elif run.status == "finished":
             notes.append(f"Left out: {run.folder} (finished without a test).")
         elif partial and run.config and (run.scores or run.curves):

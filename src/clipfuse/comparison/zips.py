@@ -86,9 +86,27 @@ def children(folder: Folder) -> list[Folder]:
     return sorted(kept, key=lambda each: (len(each.name), each.name))
 
 
-def read_image_in(path: Folder) -> Tensor:
-    """Read an image in a folder or zip; see `clipfuse.images.read_image`."""
+def leads_out(path: Path, root: Folder) -> bool:
+    """Return whether a path, with all its links followed, lies outside of a folder."""
+    try:
+        return not path.resolve().is_relative_to(Path(str(root)).resolve())
+    except (OSError, RuntimeError):  # links in a circle lead nowhere
+        return True
+
+
+def read_image_in(path: Folder, root: Folder) -> Tensor:
+    """Read an image of a run in a folder or zip; see `clipfuse.images.read_image`.
+
+    Args:
+        path: the image.
+        root: the run folder, which must hold it after all links are followed.
+
+    Raises:
+        UserError: it lies outside of `root`, or as `read_image`.
+    """
     if isinstance(path, Path):
+        if leads_out(path, root):
+            raise UserError(f"{path} is a link that leads out of {root}; it is not read")
         return read_image(path)
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"image{Path(path.name).suffix}"

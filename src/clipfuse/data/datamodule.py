@@ -1,12 +1,13 @@
 """Batches of pairs: one endless, numbered stream of samples that any number of ranks can share."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from clipfuse.data.pairs import Pair, PairSource
 from clipfuse.data.transforms import collate, paired_crop, whole
@@ -112,6 +113,35 @@ class _Whole(Dataset[FusionBatch]):
         return whole(self.cache.load(self.ids[index]), self.ids[index])
 
 
+def collate_shared(batches: Sequence[FusionBatch]) -> FusionBatch:
+    """Join batches; in a loader process, put the result where the training process finds it.
+
+    Left to the loader, this would be done in a thread whose errors reach nobody: the training would wait.
+
+    Raises:
+        UserError: the shared memory of this machine is full.
+    """
+    batch = collate(batches)
+    if get_worker_info() is not None:
+        planes = [getattr(batch, each.name) for each in fields(batch)]
+        with _shared_memory_named():
+            for plane in planes:
+                if isinstance(plane, Tensor):
+                    plane.share_memory_()
+    return batch
+
+
+@contextmanager
+def _shared_memory_named() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"loader.workers needs the shared memory of this machine, /dev/shm, which is full ({error}); "
+            "make room in it (a container has 64 MB by default: --shm-size=1g), or take loader.workers=0"
+        ) from error
+
+
 class FusionDataModule(L.LightningDataModule):
     """Training crops as a numbered stream; validation and test pairs whole, one by one.
 
@@ -189,6 +219,10 @@ class FusionDataModule(L.LightningDataModule):
         """Return the rest of the training's stream: one pass over it is the whole training."""
         assert self.trainer is not None
         crops = self._crops()
+        if self.workers:
+            with _shared_memory_named():  # as the loader will; its own failure is reported as another
+                torch.multiprocessing.Queue()
+                torch.zeros(1).share_memory_()
         sampler = StreamSampler(
             len(crops.ids),
             self.batch_size,
@@ -204,7 +238,7 @@ class FusionDataModule(L.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
+            collate_fn=collate_shared,
             # The loader draws a base seed for its workers; nothing may depend on the global state.
             generator=torch.Generator().manual_seed(self.seed),
         )

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clipfuse.errors import UserError
+from clipfuse.files import open_regular
 from clipfuse.images import read_thumbnail
 
 SIDE = 32
@@ -47,7 +48,7 @@ def thumbnails(paths: Sequence[Path]) -> list[np.ndarray]:
 
 
 def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 

@@ -13,9 +13,10 @@ from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
 from clipfuse.data.video import features, find_scenes, looks_like_video
+from clipfuse.decoding.ranges import Ranges, read_ranges
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
-from clipfuse.images import match_stems, natural_order, read_registered
+from clipfuse.images import check_ranges, match_stems, natural_order, read_registered
 
 INFRARED_NAMES = ("ir", "infrared", "inf", "thermal", "lwir", "cropinfrared")
 VISIBLE_NAMES = ("vi", "vis", "visible", "rgb", "crop_lr_visible")
@@ -46,6 +47,7 @@ class PairedFolder:
             states them; "auto": found by numbers and likeness (`find_scenes`) among the validation and test
             pairs and the pairs to be cut; else a regular expression or a file (`given_scenes`). A cut by
             hash never divides a scene; part folders and split files are taken as they are.
+        range: the stored values that are black and white, in files of more than 8 bits; see `read_ranges`.
 
     Raises:
         UserError: folders or files are missing, or the split does not fit the folder.
@@ -61,10 +63,12 @@ class PairedFolder:
         test: float = 0.2,
         name: str = "folder",
         scenes: str | None = None,
+        range: Any = None,
     ) -> None:
         if scenes is not None and (not isinstance(scenes, str) or not scenes):
             raise UserError(f"data.scenes is {scenes!r}; expected {EXPECTED}")
         self.name = name
+        self._ranges = read_ranges(range)
         self._scenes: Mapping[str, str] = {}
         self._scenes_from = "names"
         folder = Path(root).expanduser()
@@ -90,6 +94,7 @@ class PairedFolder:
                 self._scenes, self._scenes_from = told, "split file"
             listed = [name for part in PARTS for name in self._parts[part]]
             self._read_scenes(scenes, listed, [*self._parts["val"], *self._parts["test"]])
+        check_ranges(list(self._files.values()), self._ranges)
 
     def _read_scenes(self, scenes: str | None, ids: Collection[str], seen: Sequence[str]) -> None:
         """Set the scenes by the rule `scenes`: of `seen` if they must be found by likeness, else of `ids`."""
@@ -124,7 +129,8 @@ class PairedFolder:
 
     def load(self, sample_id: str) -> Pair:
         """Read one pair; raises UserError as `load_pair`."""
-        return load_pair(*self._files[sample_id])
+        infrared, visible = self._files[sample_id]
+        return load_pair(infrared, visible, self._ranges)
 
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose scene is known; see the argument `scenes`."""
@@ -208,10 +214,10 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def load_pair(infrared: Path, visible: Path) -> Pair:
+def load_pair(infrared: Path, visible: Path, ranges: Ranges | None = None) -> Pair:
     """Read two files as one pair; infrared stored in colour is reduced to its luma, in its own depth.
 
     Raises:
         UserError: the images differ in size, or as `read_image`.
     """
-    return Pair(*read_registered(infrared, visible))
+    return Pair(*read_registered(infrared, visible, ranges))

@@ -1,11 +1,11 @@
 """Scenes given by the user: by a regular expression over names, or by a file."""
 
-import csv
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from clipfuse.errors import UserError
+from clipfuse.files import read_csv
 
 EXPECTED = "null, auto, a regular expression over the names, or the path of a .csv file of name,scene"
 
@@ -44,14 +44,8 @@ def given_scenes(scenes: str, ids: Collection[str]) -> tuple[dict[str, str], str
 
 
 def _from_file(path: Path, ids: Collection[str]) -> dict[str, str]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"data.scenes={path}: cannot be read ({reason}); expected a file with the columns name,scene"
-        ) from None
+    remedy = "give data.scenes a file with the columns name,scene"
+    rows = read_csv(path, ["name", "scene"], remedy=remedy)
     known: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         name, scene = row.get("name"), row.get("scene")

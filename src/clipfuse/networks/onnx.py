@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipfuse.errors import UserError
+from clipfuse.files import read_bytes
 from clipfuse.types import FusionOutput
 
 PLANES = ("infrared", "visible")
@@ -52,10 +53,7 @@ def read_onnx(path: Path) -> Fuse:
     """
     onnx, runtime = import_extra("onnx"), import_extra("onnxruntime")
     expected = "expected what 'clipfuse export --out NAME.onnx' writes"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}; {expected}") from error
+    content = read_bytes(path, most=2**31, remedy="check the path", expected="what 'clipfuse export' writes")
     try:
         model = onnx.load_model_from_string(content)
         if any(part.data_location == onnx.TensorProto.EXTERNAL for part in _tensors(onnx, model)):

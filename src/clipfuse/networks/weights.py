@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from clipfuse.files import weights_sha256, write_atomically
+from clipfuse.files import open_regular, weights_sha256, write_atomically
 
 SUFFIX = ".safetensors"
 _PREFIX = "backbone."
@@ -28,7 +28,7 @@ def read_archive(path: Path) -> Any:
     Raises:
         ValueError: it is damaged, compressed, of torch's old format, or holds more than data.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(4) != b"PK\x03\x04":  # torch would read it as its old format
             raise ValueError("no file of torch.save, or an empty or truncated one")
     try:
@@ -91,6 +91,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         ValueError: it is damaged; an empty mapping stands for a file of another program.
     """
     try:
+        open_regular(path).close()
         with safe_open(path, "pt") as file:
             ours = (file.metadata() or {}).get("clipfuse")
             if ours is None:

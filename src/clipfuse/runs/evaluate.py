@@ -9,7 +9,8 @@ from clipfuse.runs.build import build
 from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
-from clipfuse.runs.session import check_trainer, make_trainer, print_scores, rank_leads, recorded
+from clipfuse.runs.session import print_scores, rank_leads, recorded
+from clipfuse.runs.trainer import check_trainer, make_trainer
 from clipfuse.tracking.progress import RunProgress
 from clipfuse.training.scoring import ScoringModule
 
@@ -41,4 +42,4 @@ def _evaluate(config: DictConfig, command: str | None) -> None:
     data.check_parts("test", ranks=trainer.world_size)
     with recorded(Path(config.run_dir), record, trainer, config.overwrite, command=command):
         trainer.test(module, datamodule=data, verbose=False)
-        print_scores(writer, metrics)
+    print_scores(writer, metrics)

@@ -1,5 +1,6 @@
 """Failures in the middle of a run that are no defect of the program, explained in one line."""
 
+import errno
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
         config: the run's whole configuration in plain types.
 
     Raises:
-        UserError: memory ran out, Lightning refused its settings, or parameters took no part in an update.
+        UserError: memory ran out, Lightning refused its settings, a loader process was killed, or
+            parameters took no part in an update.
         SystemExit: the run was stopped by SIGTERM, with code 143.
         KeyboardInterrupt: it was stopped by Ctrl-C.
     """
@@ -38,6 +40,15 @@ def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
             raise UserError(
                 "some parameters of the network or the loss took no part in an update; set "
                 "trainer.strategy.find_unused_parameters=true"
+            ) from error
+        first: BaseException = error
+        while first.__context__ is not None:  # Lightning's own cleaning up may have failed in turn
+            first = first.__context__
+        full = isinstance(first, OSError) and first.errno == errno.ENOSPC and not first.filename
+        if full or "DataLoader worker" in str(error):
+            raise UserError(
+                f"the loader's processes failed ({str(first).partition('. ')[0][:200]}): memory or shared "
+                "memory, /dev/shm, is full; lower loader.workers or loader.cache_mb, or make room"
             ) from error
         memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not memory and "you tried to allocate" not in str(error):

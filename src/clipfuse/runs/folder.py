@@ -1,20 +1,18 @@
 """The run folder: how it is prepared, and the status of its run."""
 
-import json
-import logging
 import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from clipfuse.errors import UserError
-from clipfuse.files import PARTIAL, probe_folder, write_json
+from clipfuse.files import PARTIAL, probe_folder, read_json, write_json
 from clipfuse.runs.owner import LOCK, MARKER, is_held
-
-log = logging.getLogger(__name__)
 
 STATUS = "status.json"
 LOG = "log.txt"  # a sweep has already opened it when the job starts
@@ -32,6 +30,14 @@ _WRITTEN = re.compile(
 )
 _KEPT = {LOG, LOCK, MARKER}
 _STATES = ("running", "finished", "failed")
+
+
+class _Status(BaseModel):
+    status: str
+    reason: str | None = None
+    objective: float | None = None
+    pid: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    host: str = ""
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -143,13 +149,9 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a run wrote the status in a folder, or where that is spoiled the configuration."""
+    """Whether a run wrote the status in a folder."""
     status = read_status(folder)
-    if "reason" in status and status.get("status") in _STATES:
-        return True
-    with suppress(OSError, ValueError):
-        return (folder / STATUS).is_file() and "\nsplit_sha256: " in (folder / "config.yaml").read_text()
-    return False
+    return "reason" in status and status.get("status") in _STATES
 
 
 def lies_in(file: str | None, folder: Path) -> bool:
@@ -178,7 +180,9 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     try:
         yield extra
     except BaseException as error:
-        known = read_status(folder)
+        known = {}
+        with suppress(UserError):  # spoiled meanwhile: the first error is the one to report
+            known = read_status(folder)
         if known.get("status") == "failed":
             if isinstance(error, RuntimeError):
                 # This rank lost a connection; the rank that failed first has written the reason.
@@ -195,18 +199,13 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the content of `status.json`; empty where there is none, or (a warning) a spoiled one."""
-    path = folder / STATUS
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        content = error
-    if isinstance(content, dict):
-        return content
-    log.warning("%s cannot be read; the run counts as unfinished", path)
-    return {}
+    """Return the content of `status.json`; empty where there is no such file.
+
+    Raises:
+        UserError: it cannot be read, or is no status.
+    """
+    remedy = "restore it, or choose another run_dir"
+    return dict(read_json(folder / STATUS, _Status, default={}, remedy=remedy))
 
 
 def is_running(status: Mapping[str, Any], folder: Path | None = None) -> bool:

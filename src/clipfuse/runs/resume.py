@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clipfuse.errors import UserError
+from clipfuse.files import read_yaml
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
 from clipfuse.runs.contract import decide, flatten
@@ -22,12 +21,14 @@ class Start:
         path: the checkpoint that the run goes on from; None: it begins anew.
         checkpoint: content of that checkpoint.
         trained: the checkpoint is the end of the training; only the test is left.
+        stopped: why the training had ended early, else None.
         finished: `status.json` of the run where nothing is left to do, else None.
     """
 
     path: str | None = None
     checkpoint: dict[str, Any] | None = None
     trained: bool = False
+    stopped: str | None = None
     finished: Mapping[str, Any] | None = None
 
     @property
@@ -41,7 +42,8 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
 
     Args:
         asked: a checkpoint; "last" is that of the run folder.
-        auto_resume: take the run folder's own checkpoint if it has one, and leave a finished run alone.
+        auto_resume: take the run folder's own checkpoint if it has one, and leave a finished run alone, also
+            one that has stopped early; without it, such a run goes on.
         folder: the run folder.
         config: the run's whole configuration in plain types.
 
@@ -70,12 +72,13 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
         raise UserError(
             f"checkpoint {asked} cannot be resumed: its {difference}; a resumed run keeps its settings"
         )
-    trained = checkpoint["global_step"] >= config["steps"]
+    stopped = checkpoint["clipfuse"].get("stopped") if auto_resume else None
+    trained = checkpoint["global_step"] >= config["steps"] or stopped is not None
     if trained and finished and auto_resume:
         return Start(finished=read_status(folder))
     if trained and (finished or not lies_in(asked, folder)):
         raise UserError(f"checkpoint {asked} is the end of its run; score it with: clipfuse evaluate")
-    return Start(asked, checkpoint, trained)
+    return Start(asked, checkpoint, trained, stopped)
 
 
 def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
@@ -97,15 +100,8 @@ def _check_begun(folder: Path, config: Mapping[str, Any]) -> None:
     file = folder / "config.yaml"
     if not file.is_file():
         return
-    try:
-        begun = yaml.safe_load(file.read_text(encoding="utf-8"))
-        difference = _difference(begun, config)
-    except (OSError, ValueError, AttributeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read ({' '.join(str(error).split())}), so {folder} may hold another run; "
-            "choose another run_dir, or set overwrite=true"
-        ) from error
-    if difference:
+    begun = read_yaml(file, remedy="choose another run_dir, or set overwrite=true")
+    if difference := _difference(begun, config):
         raise UserError(
             f"{folder} holds another run: its {difference}; choose another run_dir, or set overwrite=true"
         )

@@ -1,14 +1,12 @@
 """The scores of a test as files: `per_image.csv`, and `metrics.json` with means and its digest."""
 
-import csv
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from clipfuse.files import write_atomically, write_json
+from clipfuse.files import csv_text, write_atomically, write_json
 
 
 def write_scores(
@@ -27,18 +25,16 @@ def write_scores(
         means: mean by metric, in the order of the tables; NaN where it is not defined.
         undefined: by metric, the number of images for which it is not defined.
     """
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ["name", "scene", *means, "protocol"])
-    writer.writeheader()
-    writer.writerows({**row, "protocol": str(protocol)} for row in rows)
+    columns = ["name", "scene", *means, "protocol"]
+    table = csv_text(columns, ({**row, "protocol": str(protocol)} for row in rows))
     # If this is killed in between, new scores must not stand beside the digest of earlier ones.
     (folder / "metrics.json").unlink(missing_ok=True)
     with write_atomically(folder / "per_image.csv") as file:
-        file.write(table.getvalue())
+        file.write(table)
     record = {
         "protocol": str(protocol),
         "images": len(rows),
-        "per_image_sha256": hashlib.sha256(table.getvalue().encode()).hexdigest(),
+        "per_image_sha256": hashlib.sha256(table.encode()).hexdigest(),
         "mean": {name: mean if isfinite(mean) else None for name, mean in means.items()},
         "undefined": dict(undefined),
         "unchecked": [name for name in means if name not in protocol.checked],

@@ -1,8 +1,9 @@
 """From a composed configuration to a finished run folder."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +25,10 @@ from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
 from clipfuse.runs.resume import find_start, resume_notices
-from clipfuse.runs.session import check_trainer, make_trainer, print_scores, rank_leads, recorded
+from clipfuse.runs.session import print_scores, rank_leads, recorded
+from clipfuse.runs.trainer import check_callbacks, check_trainer, make_trainer, watch_scores
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
+from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.module import FusionModule
 from clipfuse.training.stepping import lower_parameters
 
@@ -106,7 +109,9 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     notices = resume_notices(start.checkpoint, record)
     if start.finished is not None:
-        print(f"{folder} holds this run, finished; nothing is left to do")
+        early = start.finished.get("reason")
+        more = f" ({early}); checkpoint=last goes on with it" if early else "; nothing is left to do"
+        print(f"{folder} holds this run, finished{more}")
         return start.finished.get("objective")
     module = FusionModule(
         backbone,
@@ -124,15 +129,19 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
         config=record,
     )
     callbacks = build_all(config.get("callbacks"), "callbacks")
+    names = [str(key) for key, node in (config.get("callbacks") or {}).items() if node is not None]
+    check_callbacks(names, callbacks)
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
-    _check_names(config, metrics, callbacks)
+    _check_objective(config, metrics)
+    scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
+    watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     trainer = make_trainer(
         config,
         callbacks + _weight_averaging(config.ema),
         plugins=[CheckpointFiles(folder, start.checkpoint)],
-        max_steps=config.steps,
+        max_steps=start.updates if start.trained else config.steps,
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
@@ -143,6 +152,9 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
         status["samples_seen"] = module.samples_seen
+        if stopped := start.stopped or stopped_early(trainer):
+            status["reason"] = stopped
+            rank_zero_only(log.warning)("%s", stopped)
         objective = trainer.callback_metrics.get(config.objective)
         if start.trained and start.checkpoint is not None:
             # There was nothing to fit, hence no end of fitting that would leave the averaged weights.
@@ -152,14 +164,16 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
             # After fit the module holds the last weights, averaged if the run averages.
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
-            if writer is not None:
-                print_scores(writer, metrics)
-        status["objective"] = None if objective is None else float(objective)
+        defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
+        objective = float(objective) if objective is not None and isfinite(float(objective)) else None
+        status["objective"] = objective
         if objective is None:
-            known = ", ".join(sorted(trainer.callback_metrics))
+            known = ", ".join(defined)
             rank_zero_only(log.warning)(
                 "the objective '%s' was not logged; logged were %s", config.objective, known
             )
+    if config.test and writer is not None:
+        print_scores(writer, metrics)
     return status["objective"]
 
 
@@ -193,18 +207,15 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         raise UserError(f"optimizer or scheduler: {error}") from error
 
 
-def _check_names(config: DictConfig, metrics: Any, callbacks: Sequence[L.Callback]) -> None:
-    """Refuse to watch a score that no validation or test computes, before the training."""
-    watched = {getattr(callback, "monitor", None): "callbacks" for callback in callbacks}
-    watched |= {config.objective: "objective"} if config.test else {}
+def _check_objective(config: DictConfig, metrics: Any) -> None:
+    """Refuse an objective that no validation or test computes, before the training."""
     for prefix, part in {"val/metric/": "validation", "test/": "test"}.items():
-        known = getattr(metrics, part).names
-        for key, where in watched.items():
-            if key is not None and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
-                raise UserError(
-                    f"{where} watches {key}, but {name} is not in metrics.{part} ({', '.join(known)}); "
-                    "add it there or watch another"
-                )
+        known, key = getattr(metrics, part).names, config.objective
+        if config.test and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
+            raise UserError(
+                f"objective watches {key}, but {name} is not in metrics.{part} ({', '.join(known)}); "
+                "add it there or watch another"
+            )
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:

@@ -1,13 +1,13 @@
 """The texts and images that a loss logs at validation, written to the run folder."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from clipfuse.files import write_atomically
+from clipfuse.errors import UserError
+from clipfuse.files import csv_text, read_csv, write_atomically
 from clipfuse.tracking.base import media_loggers
 from clipfuse.tracking.pictures import draw_panel, write_panel
 from clipfuse.training.module import FusionModule
@@ -70,7 +70,7 @@ class ArtifactWriter(Callback):
         kept = [row for row in self._rows() if int(row[0]) < update]
         texts = [[str(update), name, text] for name, text in artifacts.texts.items()]
         with write_atomically(self.folder / "words.csv") as file:
-            csv.writer(file).writerows([_COLUMNS, *kept, *texts])
+            file.write(csv_text(_COLUMNS, [*kept, *texts]))
         path = self.folder / f"{update:06d}.png"
         captions, images = zip(*artifacts.images, strict=True)
         write_panel(path, draw_panel(captions, [images], cell_height=160))
@@ -79,8 +79,8 @@ class ArtifactWriter(Callback):
             logger.log_images("notes", {caption: path}, pl_module.samples_seen)
 
     def _rows(self) -> list[list[str]]:
-        path = self.folder / "words.csv"
-        if not path.is_file():
-            return []
-        with path.open(newline="") as file:
-            return list(csv.reader(file))[1:]
+        path, remedy = self.folder / "words.csv", "move it away; the run goes on with new notes"
+        rows = read_csv(path, _COLUMNS, default=[], remedy=remedy)
+        if bad := next((row for row in rows if not row["update"].isdecimal()), None):
+            raise UserError(f"{path}: update is {bad['update']!r}, which is no number; {remedy}")
+        return [[row[name] for name in _COLUMNS] for row in rows]

@@ -1,6 +1,5 @@
 """The curves of a run: one CSV file in the run folder."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
+from clipfuse.files import csv_text, read_csv, write_atomically
 from clipfuse.types import SAMPLES_SEEN
 
 
@@ -53,10 +52,9 @@ class CsvLogger(Logger):
             self.save()
 
     def _rows_before(self, samples_seen: float | None) -> list[dict[str, Any]]:
-        if not self.path.is_file():
-            return []
-        with self.path.open(newline="") as file:
-            rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        remedy = "move it away; the run goes on with new curves"
+        table = read_csv(self.path, ["step", SAMPLES_SEEN], default=[], remedy=remedy)
+        rows = [{key: value for key, value in row.items() if value} for row in table]
         if samples_seen is None:
             return rows
         try:
@@ -71,9 +69,7 @@ class CsvLogger(Logger):
             return
         keys = sorted({key for row in self.rows for key in row} - {"step", SAMPLES_SEEN})
         with write_atomically(self.path) as file:
-            writer = csv.DictWriter(file, ["step", SAMPLES_SEEN, *keys])
-            writer.writeheader()
-            writer.writerows(self.rows)
+            file.write(csv_text(["step", SAMPLES_SEEN, *keys], self.rows))
         self.unwritten = 0
 
     @rank_zero_only

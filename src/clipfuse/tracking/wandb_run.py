@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
+from pydantic import BaseModel
 
-from clipfuse.errors import did_you_mean
+from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import read_yaml
 from clipfuse.types import SAMPLES_SEEN
 
 log = logging.getLogger(__name__)
@@ -221,11 +222,20 @@ class RunWandbLogger(WandbLogger):
         return shlex.join(words) if offline or late else None
 
 
+class _SweepRecord(BaseModel):
+    words: list[str] = []
+    jobs: dict[int, list[str]]
+
+
 def _varied(sweep: Path, job: str) -> list[str]:
     """Return the overrides that distinguish a job from the others of its sweep and are not in its name."""
-    record = yaml.safe_load(sweep.read_text())
-    common = {str(word).lower() for word in record.get("words", [])}
-    words: list[str] = next((words for number, words in record["jobs"].items() if str(number) == job), [])
+    try:
+        record = read_yaml(sweep, _SweepRecord)
+    except UserError:
+        return []  # a name without them is a name
+    common = {word.lower() for word in record.get("words", [])}
+    jobs: dict[int, list[str]] = record["jobs"]
+    words: list[str] = next((words for number, words in jobs.items() if str(number) == job), [])
     named = ("loss=", "backbone=", "seed=")
     return [word for word in words if word.lower() not in common and not word.startswith(named)]
 

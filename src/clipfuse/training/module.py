@@ -17,10 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, did_you_mean
 from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
+from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming
 from clipfuse.training.stepping import (
@@ -148,6 +149,26 @@ class FusionModule(ScoringModule):
                 self.loss.setup(inputs)
         except ValueError as error:
             raise UserError(str(error)) from error
+        self._check_monitors(inputs)
+
+    def _check_monitors(self, inputs: LossInputs) -> None:
+        """Refuse callbacks that monitor a term which the loss does not have, before the first update."""
+        own = f"val/loss/{self.loss.name}/"
+        monitors = [getattr(callback, "monitor", None) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
+        watched = [each for each in monitors if isinstance(each, str) and each.startswith(own)]
+        if not watched:
+            return
+        mode = self.loss.training
+        with torch.random.fork_rng(), torch.no_grad(), self._full_precision():
+            known = [own + term for term in self.loss.eval()(inputs).terms]
+        self.loss.train(mode)
+        for name in watched:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise UserError(
+                    f"a callback watches {name}, which is no term of the loss.{near} "
+                    f"Its terms: {', '.join(known)}"
+                )
 
     def _check_range(self, fused: Tensor) -> None:
         low, high = (float(value) for value in fused.aminmax())
@@ -268,8 +289,10 @@ class FusionModule(ScoringModule):
         parts = gather_objects(dict(self._val_losses))
         names = dict.fromkeys(name for part in parts for name in part)
         losses = {name: [value for part in parts for value in part.get(name, ())] for name in names}
-        self.log_dict({name: fmean(values) for name, values in losses.items()})
-        self._val_losses.clear()
+        self.log_dict({name: fmean(values) for name, values in losses.items() if values})
+        self.forget(name for name, values in losses.items() if not values)
+        for values in self._val_losses.values():
+            values.clear()
         # "step" names the row for the loggers.
         self.log_dict({SAMPLES_SEEN: float(self.samples_seen), "step": float(self.global_step)})
 
@@ -295,7 +318,8 @@ class FusionModule(ScoringModule):
             "random": random_state(),
             "samples_seen": self.samples_seen,
             "skipped": self.skipped,
-            "scores": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+            "stopped": stopped_early(self.trainer),
+            "scores": {name: float(v) for name, v in self.trainer.callback_metrics.items() if v.isfinite()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

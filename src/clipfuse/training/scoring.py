@@ -1,10 +1,12 @@
 """Fusing and scoring a backbone: all that an evaluation needs; training extends it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from math import nan
 from typing import Any, cast
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -73,9 +75,18 @@ class ScoringModule(L.LightningModule):
         self.log_dict({"step": float(self.trainer.global_step)})
 
     def log_means(self, metrics: MetricCollection, split: str) -> None:
-        """Log each mean, and the number of images its metric is not defined for; then reset the metrics."""
+        """Log each mean, and the number of images its metric is not defined for; then reset the metrics.
+
+        A mean that is not defined is in no curve; callbacks get NaN in place of an earlier value.
+        """
         means = metrics.compute()
         self.log_dict({name: mean for name, mean in means.items() if mean.isfinite()})
+        self.forget(name for name, mean in means.items() if not mean.isfinite())
         missing = cast(Any, metrics).undefined()
         self.log_dict({f"{split}/undefined/{name}": float(count) for name, count in missing.items()})
         metrics.reset()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Let callbacks find NaN under the names of values that are not defined, not those of earlier."""
+        for name in names:
+            self.trainer.callback_metrics[name] = torch.tensor(nan)

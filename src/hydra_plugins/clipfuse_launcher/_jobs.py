@@ -12,9 +12,11 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from clipfuse.errors import UserError
 from clipfuse.files import write_json
 from clipfuse.runs.folder import LOG, STATUS, read_status
 
+SPOILED = "spoiled"  # in a status that cannot be read: why
 GRACE = 60.0  # seconds that an interrupted job has to close its run
 
 # A job must not take itself for a rank of a distributed run that this process belongs to.
@@ -95,13 +97,21 @@ class Job:
         assert self.process is not None
         code = self.process.wait()
         self.send(signal.SIGKILL)
-        status = read_status(self.folder)
+        status = status_of(self.folder)
         if code == 0 and status.get("status") == "finished":
             return ""
         problem = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        if status.get("status") != "failed":
+        if status.get("status") != "failed" and SPOILED not in status:
             write_json(self.folder / STATUS, {"status": "failed", "reason": f"{problem}, see {LOG}"})
         return f"FAILED ({problem})"
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    """Return the status of a job as `read_status`; of a spoiled file only the reason, under `SPOILED`."""
+    try:
+        return read_status(folder)
+    except UserError as error:
+        return {SPOILED: str(error)}
 
 
 def command(words: Sequence[str]) -> list[str]:

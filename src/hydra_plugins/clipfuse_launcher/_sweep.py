@@ -10,15 +10,21 @@ from typing import Any, ClassVar
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel
 
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
-from clipfuse.runs.folder import LOG, STATUS, check_sweep_folder, is_running, read_status
+from clipfuse.files import is_there, read_yaml, write_atomically
+from clipfuse.runs.folder import LOG, STATUS, check_sweep_folder, is_running
 from clipfuse.runs.overrides import quoted, search_words
 from clipfuse.runs.owner import claimed, owned
-from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
+from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
+
+
+class _Record(BaseModel):
+    words: list[str] = []
+    jobs: dict[int, list[str]]
 
 
 class SweepLauncher(Launcher):
@@ -92,13 +98,14 @@ class SweepLauncher(Launcher):
                     Job(number, [*overrides, *search, f"run_dir={quoted(str(folder))}"], folder, label)
                 )
             else:
-                print(f"  job {number}: {label} ... done before")
+                spoiled = status_of(folder).get(SPOILED)
+                print(f"  job {number}: {label} ... {f'LEFT OUT: {spoiled}' if spoiled else 'done before'}")
         with supervised(jobs):
             self.run(jobs)
         returns = []
         for number, overrides in batch.items():
             folder = sweep / str(number)
-            status = read_status(folder)
+            status = status_of(folder)
             if status.get("status") != "finished":
                 self.failures.append(folder)
                 status = {}
@@ -113,31 +120,30 @@ class SweepLauncher(Launcher):
         """Whether the job is still to be run."""
         folder = sweep / str(number)
         if self.resume:
-            recorded = OmegaConf.load(sweep / RECORD).jobs.get(number, overrides)
-            if list(recorded) != list(overrides):
+            recorded = _known_jobs(sweep).get(number, list(overrides))
+            if recorded != list(overrides):
                 raise UserError(
                     f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
                 )
-        elif (folder / STATUS).exists() or (not self.jobs and (sweep / RECORD).exists()):
+        elif is_there(folder / STATUS) or (not self.jobs and is_there(sweep / RECORD)):
             raise UserError(
                 f"{sweep} holds an earlier sweep; choose another folder by hydra.sweep.dir=X, "
                 f"or go on with it: {resume_command(sweep)}"
             )
-        status = read_status(folder)
+        status = status_of(folder)
         if is_running(status, folder):
             raise UserError(
                 f"the job in {folder} is running (process {status.get('pid')} on {status.get('host')}); wait "
                 "for it or stop it"
             )
-        return status.get("status") != "finished"
+        return status.get("status") != "finished" and SPOILED not in status
 
     def _record(self, sweep: Path, batch: dict[int, list[str]]) -> None:
         self.jobs.update(batch)
         overrides = self.config.hydra.overrides
-        known = OmegaConf.load(sweep / RECORD).jobs if (sweep / RECORD).exists() else {}
         record = {
             "words": [*overrides.task, *overrides.hydra],
-            "jobs": {**{number: list(words) for number, words in known.items()}, **self.jobs},
+            "jobs": {**_known_jobs(sweep), **self.jobs},
         }
         with write_atomically(sweep / RECORD) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(record)))
@@ -155,6 +161,17 @@ class SweepLauncher(Launcher):
             raise UserError(
                 f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}; run them again by: {again}"
             )
+
+
+def _known_jobs(sweep: Path) -> dict[int, list[str]]:
+    """Return the jobs of the record; none where there is no record.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    remedy = "restore it, or start the sweep anew in another folder"
+    jobs: dict[int, list[str]] = read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy).get("jobs", {})
+    return jobs
 
 
 def resume_command(sweep: Path) -> str:

@@ -12,10 +12,10 @@ from omegaconf import DictConfig
 
 from clipfuse.errors import UserError
 from clipfuse.files import write_json
-from clipfuse.runs.folder import STATUS, read_status
+from clipfuse.runs.folder import STATUS
 from clipfuse.runs.overrides import quoted, search_words
 from hydra_plugins.clipfuse_launcher._display import Display
-from hydra_plugins.clipfuse_launcher._jobs import Job, supervised
+from hydra_plugins.clipfuse_launcher._jobs import Job, status_of, supervised
 from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command
 
 
@@ -69,7 +69,7 @@ class ClusterLauncher(SweepLauncher):
                 f"missing jobs by: {resume_command(jobs[0].folder.parent)}"
             ) from error
         for job in jobs:
-            finished = read_status(job.folder).get("status") == "finished"
+            finished = status_of(job.folder).get("status") == "finished"
             display.end(job, "done" if finished else "FAILED")
 
 
@@ -85,7 +85,7 @@ class RayCluster(ClusterLauncher):
         finally:
             resolve_name("ray").shutdown()  # else this process would end with the cluster
             for job in jobs:
-                if read_status(job.folder).get("status") == "running":
+                if status_of(job.folder).get("status") == "running":
                     write_json(job.folder / STATUS, {"status": "failed", "reason": "interrupted"})
 
 

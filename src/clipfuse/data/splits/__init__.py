@@ -10,8 +10,10 @@ from typing import Any
 
 from clipfuse.data.pairs import PARTS
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import is_there, read_json
 from clipfuse.images import natural_order
 
+_MOST_BYTES = 2**25  # some million names
 _FORM = 'not a split file; expected JSON of the form {"train": [names], "val": [names], "test": [names]}'
 
 
@@ -113,18 +115,12 @@ def _content(split: str) -> tuple[Any, dict[str, Any]]:
         if entry.name.endswith(".json")
     }
     source = Path(split).expanduser() if split.endswith(".json") else shipped.get(split)
-    if source is None or not source.is_file():
+    if source is None or not is_there(source):
         raise UserError(
             f"data.split={split}: no such split; expected auto, hash, {', '.join(sorted(shipped))} or the "
             f"path of a .json file.{did_you_mean(split, ['auto', 'hash', *shipped])}"
         )
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{source}: {_FORM}")
-    return source, content
+    return source, read_json(source, most=_MOST_BYTES, remedy=_FORM)
 
 
 def _flat(names: list[str] | dict[str, list[str]]) -> tuple[str, ...]:

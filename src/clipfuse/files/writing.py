@@ -1,15 +1,18 @@
 """Files: written whole or not at all, and known by their hashes."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from clipfuse.errors import UserError
+from clipfuse.files.reading import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,20 +20,24 @@ if TYPE_CHECKING:
 
 PARTIAL = re.compile(r"\..+\.\d+\.partial")  # names of what a killed process leaves half written
 _LONGEST = 200  # bytes of a name that is kept in that of its partial file
+_FORMULA = re.compile(
+    r"'*[=+\-@\t\r\n]"
+)  # begins a cell that a spreadsheet would run, or one with our escape
 
 
 @contextmanager
-def replace_when_whole(path: Path, durable: bool = True) -> Iterator[Path]:
+def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True) -> Iterator[Path]:
     """Give the name of a file that takes the place of `path` at the end, or vanishes on an error.
 
     Args:
         path: the file; missing folders are made.
         durable: whether the new name is also brought to the disk, so that it outlives a crash of the machine.
+        overwrite: whether a file of this name may be replaced, also one that appears in the meantime.
 
     That name is matched by `PARTIAL`, and short enough even where that of `path` is as long as can be.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is there and must stay.
     """
     name = os.fsencode(path.name)
     label = path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
@@ -38,7 +45,7 @@ def replace_when_whole(path: Path, durable: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        (os.replace if overwrite else _rename_to_free)(temporary, path)
         if durable:
             _sync_folder(path.parent)
     except OSError as error:
@@ -51,16 +58,44 @@ def replace_when_whole(path: Path, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _rename_to_free(temporary: Path, path: Path) -> None:
+    """Rename a file where the name is free; checked and taken at one blow.
+
+    Raises:
+        UserError: it is taken.
+    """
+    try:
+        os.link(temporary, path)
+        return
+    except FileExistsError:
+        raise _taken(path) from None
+    except OSError:  # a file system without hard links
+        pass
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise _taken(path) from None
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _taken(path: Path) -> UserError:
+    return UserError(f"{path} is there already; choose another file or add --overwrite")
+
+
 @contextmanager
-def write_atomically(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+def write_atomically(path: Path, mode: Literal["w", "wb"] = "w", overwrite: bool = True) -> Iterator[IO[Any]]:
     """Open a file that appears at `path` whole and on the disk, or not at all; text is UTF-8.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or is there and must stay.
     """
     text = {"newline": "", "encoding": "utf-8"} if mode == "w" else {}
     with (
-        replace_when_whole(path) as temporary,
+        replace_when_whole(path, overwrite=overwrite) as temporary,
         open(temporary, mode, **text) as file,  # type: ignore[call-overload]
     ):
         yield file
@@ -86,8 +121,8 @@ def check_output(path: Path, overwrite: bool) -> None:
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already; choose another file or add --overwrite")
+    if os.path.lexists(path) and not overwrite:
+        raise _taken(path)
     try:
         probe_folder(path.parent)
     except OSError as error:
@@ -116,9 +151,38 @@ def write_json(path: Path, content: Any) -> None:
         file.write("\n")
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any] | Sequence[Any]]) -> str:
+    """Return a CSV table; `read_csv` reads it.
+
+    A text that a spreadsheet would run as a formula, or that begins like the escape of one, gets a ' in
+    front; numbers stay as they are.
+
+    Args:
+        columns: the header line.
+        rows: of each the cells in this order, or by column, where a missing one is blank.
+    """
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)  # its ends of lines, CR LF, are what it quotes in cells
+    writer.writerow([_safe_cell(name) for name in columns])
+    for row in rows:
+        cells = [row.get(name, "") for name in columns] if isinstance(row, Mapping) else row
+        writer.writerow([_safe_cell(cell) for cell in cells])
+    return table.getvalue()
+
+
+def _safe_cell(cell: Any) -> Any:
+    if not isinstance(cell, str) or not _FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def conf_dir() -> Path:
     """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     candidates = [package / "conf", package.parents[1] / "conf"]
     for folder in candidates:
         if (folder / "train.yaml").is_file():
@@ -127,8 +191,8 @@ def conf_dir() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of the bytes of a file."""
-    with path.open("rb") as file:
+    """Return the SHA-256 (hex) of the bytes of a regular file; raises as `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

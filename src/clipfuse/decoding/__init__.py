@@ -1,0 +1,1 @@
+"""Image files to arrays by their own tags, and the range of values that is black to white."""
