@@ -246,7 +246,7 @@ def test_a_sweep_does_not_begin_among_other_files(clipfuse: Clipfuse, stand_in: 
 def test_a_spoiled_status_stops_no_sweep(clipfuse: Clipfuse, stand_in: Path, status: str) -> None:
     assert clipfuse("train", "-m", "seed=0,3", "hydra.sweep.dir=s")[0] == 0
     Path("s/1/status.json").write_text(status)
-    code, output, errors = clipfuse("train", "sweep.resume=s")
+    code, output, _ = clipfuse("train", "sweep.resume=s")
     assert code == 2
     assert "job 0: seed=0 ... done before" in output
     assert "LEFT OUT: s/1/status.json: " in output

@@ -189,17 +189,21 @@ def _defaults() -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
         visit(content)  # a file that inherits holds what differs
     top = yaml.safe_load((conf_dir() / "train.yaml").read_text(encoding="utf-8"))
     settings = {key: value for key, value in top.items() if _is_plain(value) and key != "defaults"}
-    for group, option in (
-        (key, each[key]) for each in top["defaults"] if isinstance(each, dict) for key in each
-    ):
+    for group, option in [
+        pair for each in top["defaults"] if isinstance(each, dict) for pair in each.items()
+    ]:
         file = conf_dir() / group / f"{option}.yaml"
-        target = (
-            str(yaml.safe_load(file.read_text(encoding="utf-8")).get("_target_")) if file.is_file() else ""
-        )
-        if target in classes:
-            settings |= {f"{group}._target_": target}
-            settings |= {f"{group}.{key}": value for key, value in classes[target].items()}
+        chosen = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if (target := chosen.get("_target_")) in classes:
+            own = {key: value for key, value in chosen.items() if _is_plain(value) and key != "defaults"}
+            settings |= {f"{group}.{key}": value for key, value in {**classes[target], **own}.items()}
     return settings, classes
+
+
+def default_of(key: str, target: str | None = None) -> Any:
+    """Return the default of a dotted setting, or of an argument of one of our classes; None: it has none."""
+    settings, classes = _defaults()
+    return settings.get(key) if target is None else classes.get(target, {}).get(key)
 
 
 def _is_plain(value: Any) -> bool:

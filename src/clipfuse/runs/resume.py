@@ -118,17 +118,18 @@ def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     return ""
 
 
-def resume_notices(checkpoint: Mapping[str, Any] | None, config: Mapping[str, Any]) -> list[str]:
-    """Return a sentence about what a run that goes on may change, and which may change its last digits."""
-    if checkpoint is None:
+def resume_notices(start: Start, asked: str | None, config: Mapping[str, Any]) -> list[str]:
+    """Return sentences about a checkpoint without effect, and conditions that change the last digits."""
+    if start.checkpoint is None:
         return []
-    saved, asked = flatten(checkpoint["clipfuse"]["config"]), flatten(config)
+    found = []
+    if asked not in (None, "last", start.path):
+        found.append(f"checkpoint={asked} has no effect: auto_resume=true goes on from {start.path}")
+    saved, now = flatten(start.checkpoint["clipfuse"]["config"]), flatten(config)
     keys = ["threads", "trainer.accelerator", *(key for key in sorted(saved) if key.startswith("versions."))]
-    changed = [f"{key} {saved[key]} -> {asked[key]}" for key in keys if _other(saved, asked, key)]
-    if not changed:
-        return []
-    return [f"the run goes on under other conditions, its last digits may differ: {', '.join(changed)}"]
-
-
-def _other(saved: Mapping[str, Any], asked: Mapping[str, Any], key: str) -> bool:
-    return key in saved and key in asked and saved[key] != asked[key]
+    both = [key for key in keys if key in saved and key in now]
+    if changed := [f"{key} {saved[key]} -> {now[key]}" for key in both if saved[key] != now[key]]:
+        found.append(
+            f"the run goes on under other conditions, its last digits may differ: {', '.join(changed)}"
+        )
+    return found

@@ -21,6 +21,7 @@ from clipfuse.runs.build import build, build_all
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
+from clipfuse.runs.notices import notices
 from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
@@ -107,7 +108,6 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     record = run_record(config, source, metrics, loss)
     read_tuning(record)
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
-    notices = resume_notices(start.checkpoint, record)
     if start.finished is not None:
         early = start.finished.get("reason")
         more = f" ({early}); checkpoint=last goes on with it" if early else "; nothing is left to do"
@@ -136,6 +136,8 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     _check_objective(config, metrics)
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
+    said = resume_notices(start, config.checkpoint, record)
+    said += [] if start.trained else notices(record, loss, solver, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     trainer = make_trainer(
         config,
@@ -147,7 +149,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     )
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
     overwrite, resumes = config.overwrite or config.auto_resume, lies_in(start.path, folder)
-    with recorded(folder, record, trainer, overwrite, resumes, command, notices) as status:
+    with recorded(folder, record, trainer, overwrite, resumes, command, said) as status:
         cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
