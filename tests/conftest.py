@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -133,6 +134,7 @@ def clipfuse(
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["clipfuse", *words])
+        monkeypatch.setattr("sys.meta_path", sys.meta_path[:])
         capsys.readouterr()
         code = main(words)
         return (code, *capsys.readouterr())

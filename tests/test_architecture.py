@@ -45,7 +45,10 @@ ALLOWED = {
         "comparison",
     },
     "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
-    "hydra_plugins": {"errors", "files", "runs.folder", "runs.overrides", "runs.owner"},
+    "hydra_plugins": {
+        *("errors", "files", "runs.composed", "runs.folder", "runs.objective", "runs.overrides"),
+        "runs.owner",
+    },
     "__main__": {"cli"},
     "api": {
         *("errors", "types", "files", "decoding", "images", "ops", "metrics", "networks", "comparison"),

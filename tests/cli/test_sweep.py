@@ -5,6 +5,8 @@ Most jobs here are stand-ins that start in milliseconds; what they do is said by
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +23,9 @@ from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.errors import UserError
-from clipfuse.runs.folder import is_running
+from clipfuse.runs.folder import is_running, read_status
 from clipfuse.runs.owner import owned
-from hydra_plugins.clipfuse_launcher import _jobs
+from hydra_plugins.clipfuse_launcher import _jobs, cluster
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher.cluster import ClusterLauncher
 from hydra_plugins.clipfuse_launcher.launcher import SubprocessLauncher
@@ -31,11 +33,13 @@ from hydra_plugins.clipfuse_launcher.launcher import SubprocessLauncher
 Clipfuse = Callable[..., tuple[int, str, str]]
 
 STAND_IN = """
-import json, os, pathlib, signal, sys, time
-folder = next(word for word in sys.argv if word.startswith("run_dir="))[9:-1]
-folder = pathlib.Path(folder)
-seed = int(next(word for word in sys.argv if word.startswith("seed="))[5:])
-words = dict(words=sys.argv[1:], devices=os.environ.get("CUDA_VISIBLE_DEVICES"), pid=os.getpid())
+import json, os, pathlib, re, signal, sys, time
+text = pathlib.Path(sys.argv[-1]).read_text()
+value = lambda key: re.search(f"^  {key}: (.*)$", text, re.M)[1].strip("'")
+folder, seed = pathlib.Path(value("run_dir")), int(value("seed"))
+kept = {key: os.environ.get(key) for key in ("CUDA_VISIBLE_DEVICES", "MINE", "RANK", "WANDB_RUN_ID")}
+words = dict(environment=kept, pid=os.getpid(), steps=value("steps"), auto_resume=value("auto_resume"))
+words |= dict(cwd=os.getcwd(), root=value("name"))
 def write(status, reason=None):
     content = dict(status=status, reason=reason, objective=seed / 10, **words)
     (folder / "partial").write_text(json.dumps(content))
@@ -65,18 +69,22 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Work in an empty folder, with jobs that start at once; returns that folder."""
     script = tmp_path / "job.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(_jobs, "command", lambda words: [sys.executable, "-S", str(script), *words])
+    monkeypatch.setattr(_jobs, "command", lambda file: [sys.executable, "-S", str(script), str(file)])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def statuses(sweep: Path) -> dict[int, dict[str, object]]:
+def statuses(sweep: Path) -> dict[int, dict[str, Any]]:
     found = {int(path.parent.name): json.loads(path.read_text()) for path in sweep.glob("*/status.json")}
     return dict(sorted(found.items()))
 
 
 def objectives(sweep: Path) -> list[object]:
     return [status["objective"] for status in statuses(sweep).values()]
+
+
+def devices(status: dict[str, Any]) -> object:
+    return status["environment"]["CUDA_VISIBLE_DEVICES"]
 
 
 def is_alive(pid: int) -> bool:
@@ -101,7 +109,11 @@ def test_a_failing_job_does_not_stop_the_others(
     assert code == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"clipfuse: error: 1 of 2 jobs failed; see {sweep}/0/log.txt")
-    assert "FAILED (exit code 2)" in output
+    assert re.search(r"FAILED \(exit code 2\): loss: .*gradient_weight is -1", output)
+    reason = json.loads((sweep / "0/status.json").read_text())["reason"]
+    assert re.match("exit code 2: loss: .*gradient_weight is -1", reason)
+    assert f"in {sweep}/1 (loss.gradient_weight=5)" in output
+    assert "best val/metric/SSIM: " in output
     assert "... done in" in output
     jobs = OmegaConf.load(sweep / "sweep.yaml").jobs
     assert [list(jobs[number])[-1] for number in (0, 1)] == [
@@ -154,9 +166,8 @@ def test_a_resumed_sweep_runs_what_is_missing_or_failed(clipfuse: Clipfuse, stan
     assert (sweep / "0/status.json").read_bytes() == first
     found = statuses(sweep)
     assert [found[number]["status"] for number in range(4)] == ["finished", "finished", "failed", "finished"]
-    assert "auto_resume=true" in str(found[1]["words"])
-    assert "auto_resume" not in str(found[3]["words"])
-    assert "steps=7" in str(found[3]["words"])
+    assert [found[number]["auto_resume"] for number in (1, 3)] == ["true", "false"]
+    assert found[3]["steps"] == "7"
     record = OmegaConf.load(sweep / "sweep.yaml")
     assert [list(record.jobs[number]) for number in range(4)] == [
         [f"seed={number}", "steps=7"] for number in range(4)
@@ -270,7 +281,7 @@ def test_each_slot_has_its_own_devices(
     words = ["-m", "hydra.sweep.dir=s", "hydra.launcher.gpus_per_job=2"]
     code, _, _ = clipfuse("train", *words, "seed=4,0,3,5", "hydra.launcher.max_parallel=2")
     assert code == 0
-    found = [status["devices"] for status in statuses(Path("s")).values()]
+    found = [devices(status) for status in statuses(Path("s")).values()]
     assert found[:2] == ["4,5", "6,GPU-7"]
     assert set(found) == {"4,5", "6,GPU-7"}
     code, _, errors = clipfuse("train", *words, "seed=0,1", "hydra.launcher.max_parallel=3")
@@ -283,7 +294,7 @@ def test_without_a_number_of_devices_the_environment_stays(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert clipfuse("train", "-m", "seed=0", "hydra.sweep.dir=s")[0] == 0
-    assert statuses(Path("s"))[0]["devices"] == "2,3"
+    assert devices(statuses(Path("s"))[0]) == "2,3"
 
 
 @pytest.fixture
@@ -344,10 +355,11 @@ def test_a_job_that_does_not_stop_is_killed(
 def test_no_job_is_left_when_the_launcher_is_killed(stand_in: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hydra_plugins.clipfuse_launcher import _jobs\n"
-        "_jobs.command = lambda words: [sys.executable, '-S', 'job.py', *words]\n"
-        "job = _jobs.Job(0, ['seed=8', \"run_dir='s/0'\"], Path('s/0'))\n"
+        "_jobs.command = lambda file: [sys.executable, '-S', 'job.py', str(file)]\n"
+        "job = _jobs.Job(0, Path('file'), Path('s/0'))\n"
         "with _jobs.supervised([job]):\n    job.start()\n    job.close()"
     )
+    Path("file").write_text("  seed: 8\n  run_dir: s/0\n  steps: 1\n  auto_resume: false\n  name: x\n")
     launcher = subprocess.Popen([sys.executable, "-c", code])
     while not statuses(Path("s")):
         time.sleep(0.02)
@@ -363,7 +375,7 @@ def test_a_terminal_shows_one_line_per_running_job(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Redrawn in place, and gone when the job has ended."""
-    jobs = [_jobs.Job(number, [], tmp_path / str(number), f"seed={number}") for number in range(2)]
+    jobs = [_jobs.Job(number, tmp_path, tmp_path / str(number), f"seed={number}") for number in range(2)]
     for job in jobs:
         job.folder.mkdir()
         (job.folder / "log.txt").touch()
@@ -381,6 +393,43 @@ def test_a_terminal_shows_one_line_per_running_job(
     assert "\x1b[A" in shown  # back up to the line of the first job
 
 
+SEARCH = ["sweep=optuna", "hydra.sweeper.n_trials=2", "seed=choice(0,3)", "hydra.sweep.dir=s"]
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["objective=test/SSIM"],
+            "this search would select by test/SSIM, and the test images would then measure",
+        ),
+        (
+            ["objective=test/SSIM", "test=false", "objective_on_test=true"],
+            "test=false computes no scores on the",
+        ),
+        (["objective=val/SSIM"], "Did you mean 'val/metric/SSIM'? Known are val/metric/"),
+        (
+            ["objective=val/metric/SSIM", "metrics.validation=[EN]"],
+            "objective is val/metric/SSIM, which nothing",
+        ),
+    ],
+)
+def test_a_search_has_its_objective_before_any_job(
+    clipfuse: Clipfuse, stand_in: Path, words: list[str], message: str
+) -> None:
+    code, _, errors = clipfuse("train", "-m", *SEARCH, *words)
+    assert code == 2
+    assert message in errors.strip().splitlines()[-1]
+    assert not Path("s").exists()
+
+
+@pytest.mark.reliability
+def test_a_search_on_test_scores_that_was_asked_for_twice(clipfuse: Clipfuse, stand_in: Path) -> None:
+    assert clipfuse("train", "-m", *SEARCH, "objective=test/SSIM", "objective_on_test=true")[0] == 0
+    assert len(statuses(Path("s"))) == 2
+
+
 @pytest.mark.reliability
 def test_a_search_passes_over_failed_trials(clipfuse: Clipfuse, stand_in: Path) -> None:
     words = ("sweep=optuna", "hydra.sweeper.n_trials=6", "seed=choice(0,1,3)", "hydra.sweep.dir=s")
@@ -390,6 +439,132 @@ def test_a_search_passes_over_failed_trials(clipfuse: Clipfuse, stand_in: Path) 
     assert {status["status"] for status in statuses(Path("s")).values()} == {"failed", "finished"}
     found = OmegaConf.load("s/optimization_results.yaml")
     assert (found.best_value, found.best_params.seed) == (0.3, 3)
+
+
+LOSS = "_target_: clipfuse.losses.pixel.PixelLoss\nssim_weight: 0.25\n"
+
+
+def job(sweep: str, number: int) -> Any:
+    """The configuration from which a job was started."""
+    return OmegaConf.load(Path(sweep, ".jobs", f"{number}.yaml")).config
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--config-dir", "mine", "loss=theirs"],
+        ["loss=theirs", "hydra.searchpath=[file://mine]"],
+        ["--config-dir=mine", "--config-name=other"],
+        ["--config-path", "{here}/whole", "--config-name", "all"],
+        ["experiment=theirs", "hydra.searchpath=[mine]"],
+        ["loss=weighted_sum", "+loss.parts={theirs:1}", "--config-dir", "mine"],
+    ],
+)
+def test_jobs_get_what_was_composed_here(clipfuse: Clipfuse, stand_in: Path, options: list[str]) -> None:
+    for name in ("mine/loss/theirs", "mine/experiment/theirs", "mine/other", "whole/all"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path("mine/loss/theirs.yaml").write_text(LOSS)
+    Path("mine/experiment/theirs.yaml").write_text(
+        "# @package _global_\ndefaults: [override /loss: theirs]\n"
+    )
+    Path("mine/other.yaml").write_text("defaults: [train, override loss: theirs, _self_]\n")
+    whole = OmegaConf.create({"seed": 0, "steps": 1, "name": "whole", "run_dir": "runs/x", "loss": {}})
+    whole.loss = OmegaConf.create(LOSS)
+    defaults = {"defaults": ["_self_", {"override hydra/launcher": "clipfuse"}]}
+    OmegaConf.save({**defaults, **whole}, "whole/all.yaml")
+    if "whole" in str(options):
+        shutil.copytree(conf_dir() / "hydra", "whole/hydra")
+    words = [word.format(here=stand_in) if "{here}" in word else word for word in options]
+    code, _, errors = clipfuse("train", "seed=0,3", "-m", *words, "hydra.sweep.dir=s")
+    assert code == 0, errors
+    for number, seed in enumerate((0, 3)):
+        loss = job("s", number).loss
+        assert (
+            loss.get("of", {"theirs": loss}).theirs.ssim_weight == 0.25 if "of" in loss else loss.ssim_weight
+        )
+        assert (job("s", number).seed, job("s", number).run_dir) == (seed, f"s/{number}")
+
+
+EXPERIMENT = """# @package _global_
+hydra:
+  mode: MULTIRUN
+  sweeper: {params: {seed: "0,1"}}
+  sweep: {dir: s, subdir: "${loss.ssim_weight}-${hydra:runtime.choices.loss}-${hydra.job.num}"}
+  job: {env_set: {MINE: "${oc.env:CLIPFUSE_TEST_SECRET}"}}
+loss: {ssim_weight: 0.5}
+"""
+
+
+def test_an_experiment_that_is_a_sweep(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mode makes no sweep of each job; its exit code tells of the failed one; nothing of it is lost."""
+    monkeypatch.setenv("CLIPFUSE_TEST_SECRET", "hunter2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/sweep.yaml").write_text(EXPERIMENT)
+    words = ["train", "experiment=sweep", "hydra.searchpath=[file://mine]"]
+    code, output, errors = clipfuse(*words)
+    assert code == 2
+    assert "1 of 2 jobs failed; see s/0.5-pixel-1/log.txt" in errors
+    status = read_status(Path("s/0.5-pixel-0"))
+    kept = {"MINE": "hunter2", "RANK": None, "WANDB_RUN_ID": None}
+    assert {name: status["environment"][name] for name in kept} == kept
+    assert sorted(path.name for path in Path("s").iterdir() if path.is_dir()) == [
+        *(".jobs", "0.5-pixel-0", "0.5-pixel-1")
+    ]
+    secrets = [path for path in Path().rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert secrets == [Path("s/0.5-pixel-0/status.json")]  # where the stand-in put its environment
+    Path("s/repaired").touch()
+    code, output, _ = clipfuse("train", "sweep.resume=s")
+    assert code == 0
+    assert "job 0: seed=0 ... done before" in output
+    assert read_status(Path("s/0.5-pixel-1"))["status"] == "finished"
+    code, _, errors = clipfuse(*words, "run_dir=mine", "hydra.sweep.dir=t")
+    assert "instead of run_dir=X give hydra.sweep.dir=X" in errors
+    code, _, errors = clipfuse(*words, "hydra.sweep={dir: t, subdir: same}")
+    assert (code, "hydra.sweep.subdir gives several jobs the folder t/same" in errors) == (2, True)
+    assert not Path("t").exists()
+
+
+def test_a_launcher_of_an_experiment_is_honoured(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine/experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [override /hydra/launcher: submitit_local]\n"
+    Path("mine/experiment/cluster.yaml").write_text(text)
+    asked: list[str] = []
+
+    def gone(name: str) -> None:
+        asked.append(name)
+        raise ImportError
+
+    monkeypatch.setattr(cluster, "resolve_name", gone)
+    words = ["-m", "experiment=cluster", "--config-dir", "mine", "seed=0,3", "hydra.sweep.dir=s"]
+    code, _, errors = clipfuse("train", *words)
+    assert (code, len(asked)) == (2, 1)
+    assert "submitit_launcher.LocalLauncher is not there; install the extra 'sweep'" in errors
+    assert clipfuse("train", *words, "hydra/launcher=clipfuse")[0] == 0  # a word goes before a file
+
+
+def test_a_sweep_resumed_from_elsewhere_takes_its_paths_from_where_it_was_started(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert clipfuse("train", "-m", "seed=1,3", "data.root=pairs", "data=folder", "hydra.sweep.dir=s")[0] == 2
+    Path("s/repaired").touch()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    code, _, _ = clipfuse("train", "sweep.resume=../s")
+    assert code == 0
+    monkeypatch.chdir(stand_in)
+    assert read_status(Path("s/0"))["cwd"] == str(stand_in)
+    assert (job("s", 0).data.root, job("s", 0).auto_resume) == ("pairs", True)
+    # Moved, it is started from what its words compose, with paths of the new place.
+    shutil.move("s", "moved")
+    (Path("moved/1") / "status.json").write_text('{"status": "failed", "reason": "x"}')
+    assert clipfuse("train", "sweep.resume=moved")[0] == 0
+    assert job("moved", 1).callbacks.best.dirpath == "moved/1/checkpoints"
 
 
 @pytest.mark.parametrize("launcher", ["clipfuse", "ray", "submitit_slurm", "submitit_local"])
@@ -407,7 +582,10 @@ def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path) -> None:
     class Absent(ClusterLauncher):
         via = "hydra_plugins.absent.AbsentLauncher"
 
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "s")}}})
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": []}, "sweeper": {"_target_": "hydra._internal.x"}}}
+    )
+    config.hydra.sweep = {"dir": str(tmp_path / "s")}
     missing = r"absent.AbsentLauncher is not there; install the extra 'sweep'"
     with pytest.raises(UserError, match=missing), Absent.owner:
         Absent().setup(hydra_context=None, task_function=None, config=config)

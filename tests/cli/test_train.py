@@ -45,10 +45,28 @@ def test_a_setting_that_was_not_among_them_is_refused(sweep: str) -> None:
 
 def test_only_a_sweep_is_handed_to_the_launcher(monkeypatch: pytest.MonkeyPatch, sweep: str) -> None:
     ran = []
-    monkeypatch.setattr(train, "run_hydra", lambda name, words, task: ran.append((name, words)))
+    monkeypatch.setattr(train, "run_hydra", lambda name, words, *tasks: ran.append((name, words)))
     train.main(["steps=3"])
     train.main([f"sweep.resume={sweep}"])
     assert ran[0] == ("train", ["steps=3"])
     assert ran[1][1][0] == "-m"
-    with pytest.raises(UserError, match=r"a sweep makes its own run folders"):
-        train.main(["-m", "run_dir=x", "seed=0,1"])
+
+
+def test_a_sweep_goes_on_where_it_was_started(
+    sweep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = yaml.safe_load(Path("it's/sweep.yaml").read_text())
+    options = ["--config-dir", "mine"]
+    start = str(tmp_path / "start")
+    record = yaml.safe_dump({**content, "options": options, "started_in": start})
+    Path("it's/sweep.yaml").write_text(record)
+    assert train._resumed(["sweep.resume=it's"])[-1] == "hydra.sweep.dir='it\\'s'"
+    assert f"{start}, where it's was started, is not here" in capsys.readouterr().out
+    Path("start/s").mkdir(parents=True)
+    Path("start/s/sweep.yaml").write_text(record)
+    words = train._resumed(["sweep.resume=start/s"])
+    assert words[:3] == [*options, "-m"]
+    assert words[-1] == "hydra.sweep.dir='s'"
+    assert Path.cwd() == tmp_path / "start"
+    monkeypatch.chdir(tmp_path)
+    assert train._resumed(["sweep.resume=it's"])[-1] == f"hydra.sweep.dir='{tmp_path}/it\\'s'"

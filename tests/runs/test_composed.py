@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from clipfuse.runs.composed import plain, read_composed, write_composed
+from clipfuse.runs.composed import plain, read_composed, resolved, write_composed
+from clipfuse.runs.resume import _check_same
 
 CONFIG = """
 seed: 3
@@ -72,4 +73,13 @@ def test_a_file_that_is_something_else(
     if content is not None:
         path.write_text(content)
     line = user_error(read_composed, path)
-    assert line.startswith(f"{path}: {'cannot be read' if content is None else 'holds no composed'}")
+    assert line.startswith(f"{path}: ")
+    assert line.endswith("start the run anew by its own command")
+
+
+def test_a_run_goes_on_whose_older_record_resolved_the_environment(user_error: Callable[..., str]) -> None:
+    asked = {"loss": {"text": "a ${oc.env:CLIPFUSE_TEST_SECRET}"}, "split_of": "x"}
+    _check_same("last.ckpt", {"loss": {"text": "a hunter2"}, "split_of": "x"}, asked)
+    line = user_error(_check_same, "last.ckpt", {"loss": {"text": "a hunter3"}, "split_of": "x"}, asked)
+    assert "this run's is 'a ${oc.env:CLIPFUSE_TEST_SECRET}'" in line
+    assert resolved("${oc.env:CLIPFUSE_TEST_ABSENT}") is None

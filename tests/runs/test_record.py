@@ -39,6 +39,32 @@ def test_the_commit_and_whether_files_were_changed(elsewhere: Path, place: str) 
     assert git_commit() == f"{git('rev-parse', 'HEAD')}-dirty"
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("setting", ["core.fsmonitor", "filter.theirs.clean", "included"])
+def test_a_downloaded_tree_runs_no_program(elsewhere: Path, setting: str) -> None:
+    """Its own `.git/config` names a program that git runs to find out whether a file was changed."""
+    work = elsewhere / "work"
+
+    def git(*words: str) -> None:
+        author = ["-c", "user.name=clipfuse", "-c", "user.email=clipfuse@localhost"]
+        subprocess.check_output(["git", *author, "-C", str(work), *words])
+
+    (work / "loss.py").write_text("weight = 1\n")
+    (work / ".gitattributes").write_text("*.py filter=theirs\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message=first")
+    program = f"touch {elsewhere / 'ran'}; cat"
+    if setting == "included":
+        (work / ".git/more").write_text(f'[filter "theirs"]\n\tclean = "{program}"\n')
+        git("config", "include.path", "more")
+    else:
+        git("config", setting, program)
+    (work / "loss.py").write_text("weight = 2\n")
+    assert str(git_commit()).removesuffix("-dirty").isalnum()
+    assert not (elsewhere / "ran").exists()
+
+
 def test_without_git_there_is_none(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(elsewhere))
     assert git_commit() is None

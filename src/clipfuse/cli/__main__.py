@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from clipfuse.cli import leave_current_folder
 from clipfuse.cli.streams import keep_streams
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.version import __version__
@@ -26,6 +27,7 @@ def _help() -> str:
         f"ClipFuse {__version__}: infrared-visible image fusion where only the loss changes.\n\n"
         f"usage: clipfuse COMMAND ...\n\ncommands:\n{commands}\n\n"
         "Each command has its own --help. --debug shows the traceback of an error.\n"
+        "clipfuse --conf prints the folder of the configuration files.\n"
         "First run: clipfuse train experiment=quick"
     )
 
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
     """
+    if arguments is None:
+        leave_current_folder()
     keep_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -49,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0 if words else 2
         if words[0] == "--version" or "--version" in words[1:2]:
             print(__version__)
+            return 0
+        if words[0] == "--conf":
+            print(import_module("clipfuse.cli.options").conf_dir())
             return 0
         command = words[0]
         if command not in COMMANDS:

@@ -10,7 +10,7 @@ from math import inf, nan
 from pathlib import Path
 from typing import Literal
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     if not any(run.scores for run in runs):
         print(*notes, sep="\n")
     if options.own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), options.own)
     material = gather(
         runs,
         notes,

@@ -1,65 +1,22 @@
 """The Hydra configuration: composed, checked, and its errors explained."""
 
 import inspect
-import os
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from clipfuse.cli.options import conf_dir, help_text, options, unknown_option
+from clipfuse.cli.options import conf_dir, options, unknown_option
+from clipfuse.cli.searchpath import HOW
 from clipfuse.errors import UserError, did_you_mean
-from clipfuse.runs.overrides import quoted, search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _NOT_THERE = r"provider=.*, path=(.*) is not available\."  # Hydra's warning about a search path
 _HYDRA_WORDS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-
-
-def look_in(folder: str) -> None:
-    """Let a user's own classes be imported from a folder; it must not hide an installed package."""
-    if "://" not in folder and (path := os.path.abspath(folder)) not in sys.path:
-        sys.path.append(path)
-
-
-def run_hydra(name: str, arguments: Sequence[str], task: Callable[["DictConfig"], Any]) -> None:
-    """Compose `conf/NAME.yaml` with the overrides in `arguments` and run `task` on it.
-
-    Raises:
-        UserError: the overrides do not fit the configuration.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    failures: list[Exception] = []
-
-    def guarded(config: "DictConfig") -> Any:
-        for folder in HydraConfig.get().searchpath:
-            look_in(folder.removeprefix("file://"))
-        # Lightning starts the other ranks of DDP with these arguments.
-        sys.argv = [sys.argv[0], name, *_job_overrides(config)]
-        # Hydra prints a line about each exception that passes through it.
-        try:
-            return task(config)
-        except Exception as error:
-            failures.append(error)
-
-    if {"-h", "--help"} & set(arguments):
-        print(help_text(name, arguments))
-        return
-    look_in(os.getcwd())
-    sys.argv = [sys.argv[0], *arguments]
-    # Without it Hydra prints errors itself and exits with code 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    with explained(name, arguments):
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(guarded)()
-    if failures:
-        raise failures[0]
 
 
 @contextmanager
@@ -82,20 +39,12 @@ def explained(name: str, arguments: Sequence[str]) -> Iterator[None]:
         raise UserError(_explain(error, name, arguments)) from error
     except UserWarning as error:
         if found := re.fullmatch(_NOT_THERE, str(error)):
-            raise UserError(f"hydra.searchpath: there is no {found[1]}; expected a folder") from error
+            raise UserError(f"hydra.searchpath: there is no {found[1]}; expected a folder, {HOW}") from error
         raise
     except yaml.YAMLError as error:
         raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise UserError("the configuration is nested too deeply, or holds itself") from error
-
-
-def _job_overrides(config: "DictConfig") -> list[str]:
-    """Return the overrides that repeat this very job, in the run folder it has chosen."""
-    from hydra.core.hydra_config import HydraConfig
-
-    overrides = HydraConfig.get().overrides
-    return [*overrides.task, *search_words(overrides.hydra), f"run_dir={quoted(config.run_dir)}"]
 
 
 def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
@@ -105,6 +54,8 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     if found := re.search(r"Could not find '([^']+)'", text):
         return unknown_option(found[1], arguments)
+    if found := re.search(r"No config source registered for schema (\w+)", text):
+        return f"'{found[1]}' of hydra.searchpath is no kind of place; expected a folder, {HOW}"
     if found := re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text):
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
@@ -174,7 +125,10 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from clipfuse.runs.composed import hide_environment
+
     try:
+        hide_environment(config)
         if missing := sorted(OmegaConf.missing_keys(config)):
             raise UserError(f"{missing[0]} must be given, as in {missing[0]}=VALUE")
         plain = OmegaConf.to_container(config, resolve=True)
@@ -196,7 +150,9 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
         else:
             read |= _check_node(str(key), value, plain.keys() - {key})
     for path, value in read.items():
-        if isinstance(value, bool | int | float | str) and not _is_shared(config, path):
+        # A text that is interpolated stays so: it may be a secret of the environment.
+        kept = isinstance(value, str) and OmegaConf.select(config, path) == value
+        if isinstance(value, bool | int | float | str) and not kept and not _is_shared(config, path):
             OmegaConf.update(config, path, value)
 
 

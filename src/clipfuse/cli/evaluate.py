@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import run_hydra
+from clipfuse.cli.launch import COMPOSED, run_composed, run_hydra
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,16 +14,20 @@ def main(arguments: Sequence[str]) -> None:
     """Compose `conf/evaluate.yaml` with the overrides and score."""
     if {"-m", "--multirun"} & set(arguments):
         raise UserError("evaluate takes one checkpoint at a time; call it once for each instead of -m")
-    run_hydra("evaluate", arguments, _task)
+    if COMPOSED in arguments[:1]:
+        return run_composed("evaluate", arguments[1], _check, _evaluate)
+    run_hydra("evaluate", arguments, _check, _evaluate)
 
 
-def _task(config: "DictConfig") -> None:
+def _check(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config
-    from clipfuse.cli.repeat import command_line, run_dir_made
-    from clipfuse.runs.evaluate import evaluate
     from clipfuse.runs.train import EvaluateSettings
 
-    command = command_line("evaluate", config)
-    with run_dir_made(config):
-        check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
-        evaluate(config, command)
+    check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
+
+
+def _evaluate(config: "DictConfig") -> None:
+    from clipfuse.cli.repeat import command_line
+    from clipfuse.runs.evaluate import evaluate
+
+    evaluate(config, command_line("evaluate", config))

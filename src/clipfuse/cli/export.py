@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.errors import UserError
 
 _SUFFIXES = (".safetensors", ".onnx")
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     if out.suffix not in _SUFFIXES:
         raise UserError(f"--out {out}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if options.trust:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), options.trust)
     path = choose_checkpoint(options.checkpoint)
     checkpoint = read_checkpoint(path)
     backbone = build_backbone(checkpoint, path, options.trust)

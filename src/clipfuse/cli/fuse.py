@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     ranges = given_ranges(options.range)
     _check_outputs(out, list(pairs), options.overwrite, sources={infrared.resolve(), visible.resolve()})
     if options.trust:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), options.trust)
     network_file = Path(options.onnx) if options.onnx is not None else choose_checkpoint(options.checkpoint)
     network = load_network(network_file, options.trust)
     if options.onnx is None:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clipfuse.cli.config import explained, look_in
+from clipfuse.cli.config import explained
+from clipfuse.cli.launch import discover_plugins, see_own
 from clipfuse.cli.options import conf_dir
+from clipfuse.cli.searchpath import check_search_path
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,14 +48,15 @@ def run_in_python(name: str, overrides: Sequence[str], task: Callable[["DictConf
         return initialize_config_dir(str(conf_dir()), job_name=name, version_base="1.3")
 
     with process_kept(), hydra_apart():
-        look_in(os.getcwd())
+        discover_plugins()
         with explained(name, overrides), initialized():
             config = compose(name, list(overrides), return_hydra_config=True)
+            check_search_path(config.hydra)
         HydraConfig.instance().set_config(config)
-        for folder in HydraConfig.get().searchpath:
-            look_in(folder.removeprefix("file://"))
+        searchpath = list(config.hydra.searchpath)
         with open_dict(config):
             del config["hydra"]
+        see_own(config, searchpath)
         with initialized():
             return task(config)
 
@@ -85,6 +88,7 @@ def hydra_apart() -> Iterator[None]:
 def process_kept() -> Iterator[None]:
     """Put back, at the end, what a training sets in its process."""
     environment, folder, words, path = dict(os.environ), os.getcwd(), sys.argv[:], sys.path[:]
+    finders = sys.meta_path[:]
 
     import numpy as np
     import torch
@@ -114,6 +118,6 @@ def process_kept() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        sys.argv[:], sys.path[:] = words, path
+        sys.argv[:], sys.path[:], sys.meta_path[:] = words, path, finders
         for name, logger in loggers.items():
             logger.setLevel(levels[name])

@@ -49,7 +49,12 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
 
     path = conf_dir() / f"{name}.yaml"
     content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    listed = [each for each in content["defaults"] if isinstance(each, dict)]
     comments = _comments(path)
+    for part in (each for each in content["defaults"] if isinstance(each, str) and each != "_self_"):
+        part_path = conf_dir() / f"{part}.yaml"
+        listed += OmegaConf.to_container(OmegaConf.load(part_path), resolve=False)["defaults"]  # type: ignore
+        comments |= _comments(part_path)
     lines = [
         f"usage: clipfuse {name} [group=option ...] [key=value ...]{' [-m]' if name == 'train' else ''}",
         "",
@@ -58,10 +63,9 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
     for key, value in content.items():
         if key not in ("defaults", "hydra"):
             shown = _KEY if "${" in str(value) or value == "???" else OmegaConf.to_yaml([value])[2:].strip()
-            lines += _entry(f"{key!s}={shown}", comments[str(key)], 26)
+            lines += _entry(f"{key!s}={shown}", comments[str(key)], 29)
     lines += ["", "groups (* marks the default):"]
-    defaults = [each for each in content["defaults"] if isinstance(each, dict)]
-    chosen = {str(key).removeprefix("override "): each[key] for each in defaults for key in each}
+    chosen = {re.sub("^override /?", "", str(key)): each[key] for each in listed for key in each}
     folders = _folders(arguments)
     for group, default in chosen.items():
         if group in comments:
@@ -87,7 +91,7 @@ def _entry(left: str, text: str, width: int) -> list[str]:
 
 def _comments(path: Path) -> dict[str, str]:
     """Return the comment beside each top-level key and each group of the defaults list."""
-    pattern = re.compile(r"(?:  - (?:override )?)?([\w/]+): .*?\s# (.+)")
+    pattern = re.compile(r"(?:  - (?:override /?)?)?([\w/]+): .*?\s# (.+)")
     matches = (pattern.fullmatch(line) for line in path.read_text(encoding="utf-8").splitlines())
     return {found[1]: found[2] for found in matches if found}
 

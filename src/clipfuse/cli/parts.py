@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.options import options, unknown_option
+from clipfuse.cli.searchpath import check_search_path
 from clipfuse.errors import UserError
-from clipfuse.runs.overrides import search_words
+from clipfuse.runs.overrides import raw, search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -41,7 +42,7 @@ def join_parts(config: "DictConfig") -> None:
                 f"loss.of.{name}: loss.parts has no '{name}', only {', '.join(map(str, loss.parts))}"
             )
     overrides = HydraConfig.get().overrides
-    words = [*_without_loss(overrides.task), *search_words(overrides.hydra)]
+    words = [*_without_loss(raw(overrides.task)), *search_words(raw(overrides.hydra))]
     solver = OmegaConf.to_container(config.solver, resolve=True)
     with open_dict(config):
         for name, weight in {str(key): value for key, value in loss.parts.items()}.items():
@@ -57,12 +58,16 @@ def join_parts(config: "DictConfig") -> None:
 def _compose(name: str, given: "DictConfig", words: Sequence[str]) -> "tuple[DictConfig, object]":
     """Return a part, and the solver with which it would be trained alone."""
     from hydra import compose
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     if not _known(name, given, words):
         return given, None
-    config = compose("train", [*words, f"loss={name}"])
+    primary = HydraConfig.get().job.config_name
+    config = compose(primary, [*words, f"loss={name}"], return_hydra_config=True)
+    check_search_path(config.hydra)
     OmegaConf.set_struct(config, False)
+    del config["hydra"]
     for key in ("parts", "of"):  # an experiment may have set them for the sum
         config.loss.pop(key, None)
     config.loss = OmegaConf.merge(config.loss, given)

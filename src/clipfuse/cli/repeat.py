@@ -14,13 +14,13 @@ from clipfuse.cli.options import options
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import conf_dir, read_yaml
 from clipfuse.ops.settings import leaves
-from clipfuse.runs.overrides import search_words
+from clipfuse.runs.overrides import raw, search_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # Of the folder and the state of one run; another run has its own.
-_ITS_OWN = ("run_dir", "overwrite", "auto_resume", "checkpoint")
+_ITS_OWN = ("sweep", "run_dir", "overwrite", "auto_resume", "checkpoint")
 # Variables that change numbers, or what is found.
 _VARIABLES = re.compile(
     r"(OMP|MKL|OPENBLAS)_NUM_THREADS|CUDA_VISIBLE_DEVICES|CUBLAS_WORKSPACE_CONFIG|PYTHONPATH|CLIPFUSE_\w+"
@@ -42,9 +42,9 @@ def run_dir_made(config: "DictConfig") -> Iterator[None]:
 
     from clipfuse.runs.owner import claimed
 
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
-    if "${now" not in str(raw.get("run_dir")):
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    if "${now" not in str(plain.get("run_dir")):
         yield
         return
     # Only srun sets the second variable: another process of an allocation is one process.
@@ -77,13 +77,13 @@ def command_line(name: str, config: "DictConfig", run: str | None = None, words:
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    overrides: Any = OmegaConf.to_container(HydraConfig.instance().cfg.hydra.overrides, resolve=False)
-    given = list(words) if run is not None else [*search_words(overrides["hydra"]), *overrides["task"]]
+    overrides = hydra.overrides
+    given = list(words) if run is not None else [*search_words(raw(overrides.hydra)), *raw(overrides.task)]
     last = ("checkpoint=last", "checkpoint=null")
     task = [word for word in given if word.startswith("checkpoint=") or _key(word) not in _ITS_OWN]
     task = [word for word in task if word not in last]
-    raw = str(OmegaConf.to_container(config, resolve=False))
-    used = sorted(set(re.findall(r"\$\{oc\.env:(\w+)", " ".join([raw, *task]))))
+    text = str(OmegaConf.to_container(config, resolve=False))
+    used = sorted(set(re.findall(r"\$\{oc\.env:(\w+)", " ".join([text, *task]))))
     values = {key: value for key, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(key)}
     values["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     values |= {key: os.environ[key] for key in used if key in os.environ}
@@ -195,10 +195,12 @@ def rebase(config: "DictConfig", run: str, words: Sequence[str]) -> None:
         UserError: the folder holds no training, or an override does not fit.
     """
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra.core.hydra_config import HydraConfig
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf, open_dict
 
     from clipfuse.cli.config import explained
+    from clipfuse.cli.launch import see_own
 
     base = _settings(Path(run))
     composed, rest = group_words(words)
@@ -221,6 +223,7 @@ def rebase(config: "DictConfig", run: str, words: Sequence[str]) -> None:
             if not any(f"{each}.".startswith(f"{key}.") for each in known):
                 raise UserError(f"unknown key '{key}' in the settings of {run}.{did_you_mean(key, known)}")
         ConfigLoaderImpl._apply_overrides_to_config(changes, config)
+    see_own(config, HydraConfig.get().searchpath)
 
 
 def _settings(run: Path) -> dict[str, Any]:

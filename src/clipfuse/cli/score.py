@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import look_in
+from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
@@ -117,7 +117,7 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
 
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     if own:
-        look_in(os.getcwd())
+        look_in(os.getcwd(), own)
     try:
         extended = protocol_named(protocol).with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])

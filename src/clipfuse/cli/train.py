@@ -1,11 +1,13 @@
 """`clipfuse train [overrides] [-m]`."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.config import run_hydra
+from clipfuse.cli.launch import COMPOSED, complete_job, run_composed, run_hydra, split_options
+from clipfuse.cli.parts import join_parts
 from clipfuse.cli.repeat import command_line, group_words, rebase, run_dir_made, split_from
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import quoted
@@ -39,24 +41,22 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UserError: the configuration cannot work, or jobs of a sweep failed; all of them have been run.
     """
-    run, arguments = split_from(arguments)
-    if run is not None:
-        composed, _ = group_words(arguments)
-        return run_hydra("train", composed, partial(check_and_train, run=run, words=arguments))
-    resume = any(word.startswith(RESUME) for word in arguments)
-    if resume:
-        arguments = _resumed(arguments)
-    sweep = {"-m", "--multirun"} & set(arguments)
-    if sweep and any(word.startswith("run_dir=") for word in arguments):
-        raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
-    if not sweep:
-        return run_hydra("train", arguments, check_and_train)
     from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher
 
-    SweepLauncher.resume = resume
+    if COMPOSED in arguments[:1]:
+        return run_composed("train", arguments[1], _check, _train)
+    run, arguments = split_from(arguments)
+    if run is not None:
+        steps = (partial(each, run=run, words=arguments) for each in (_join_and_check, _train))
+        return run_hydra("train", group_words(arguments)[0], *steps)
+    SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
+    words = _resumed(arguments) if SweepLauncher.resume else arguments
+    SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]
+    SweepLauncher.complete = partial(complete_job, check=_join_and_judge)
+    SweepLauncher.forget()
     with SweepLauncher.owner:
-        run_hydra("train", arguments, check_and_train)
-        SweepLauncher.raise_failures()
+        run_hydra("train", words, _join_and_check, _train)
+        SweepLauncher.conclude()
 
 
 def _resumed(arguments: Sequence[str]) -> list[str]:
@@ -78,11 +78,27 @@ def _resumed(arguments: Sequence[str]) -> list[str]:
     if other := [word for word in new if not word.startswith("hydra") and word not in known]:
         raise UserError(f"a resumed sweep keeps its settings; {other[0]} is not among those in {record}")
     new = [word for word in new if word.startswith("hydra")]
-    new.append(f"hydra.sweep.dir={quoted(folder)}")
+    new.append(f"hydra.sweep.dir={quoted(_return_to(content.get('started_in'), folder))}")
     replaced = {word.partition("=")[0] for word in new} | {"hydra.mode"}
     if "hydra/launcher" in replaced:
         known = [word for word in known if not word.startswith("hydra.launcher.")]
-    return ["-m", *(word for word in known if word.partition("=")[0] not in replaced), *new]
+    kept = [word for word in known if word.partition("=")[0] not in replaced]
+    return [*content.get("options", []), "-m", *kept, *new]
+
+
+def _return_to(start: str | None, sweep: str) -> str:
+    """Go to where a sweep was started, so that its relative paths hold; return the path of the sweep."""
+    if start is None or Path(start).resolve() == Path.cwd().resolve():
+        return sweep
+    if not Path(start).is_dir():
+        print(
+            f"{start}, where {sweep} was started, is not here: its relative paths are taken from {Path.cwd()}"
+        )
+        return sweep
+    target = Path(sweep).resolve()
+    os.chdir(start)
+    here = Path.cwd().resolve()
+    return str(target.relative_to(here) if target.is_relative_to(here) else target)
 
 
 def check_and_train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
@@ -96,14 +112,39 @@ def check_and_train(config: "DictConfig", run: str | None = None, words: Sequenc
     Raises:
         UserError: the configuration cannot work, or the loss is no longer finite.
     """
-    from clipfuse.cli.config import check_config
-    from clipfuse.cli.parts import join_parts
-    from clipfuse.runs.train import TrainSettings, train
+    _join_and_check(config)
+    with run_dir_made(config):
+        return _train(config)
 
-    command = command_line("train", config, run, words)
+
+def _join_and_check(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> None:
     if run is not None:
         rebase(config, run, words)
-    with run_dir_made(config):
-        join_parts(config)
-        check_config(config, TrainSettings, GROUPS)
-        return train(config, command)
+    join_parts(config)
+    _check(config)
+
+
+def _join_and_judge(config: "DictConfig") -> None:
+    """Complete the configuration of a job; of a search also require that its jobs will have an objective."""
+    from hydra.core.hydra_config import HydraConfig
+
+    join_parts(config)
+    if not str(HydraConfig.get().sweeper._target_).startswith("hydra._internal."):
+        from clipfuse.runs.build import build
+        from clipfuse.runs.objective import check_objective
+
+        _check(config)
+        check_objective(config.objective, build(config.metrics, "metrics"), config.test)
+
+
+def _check(config: "DictConfig") -> None:
+    from clipfuse.cli.config import check_config
+    from clipfuse.runs.train import TrainSettings
+
+    check_config(config, TrainSettings, GROUPS)
+
+
+def _train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
+    from clipfuse.runs.train import train
+
+    return train(config, command_line("train", config, run, words))

@@ -173,9 +173,8 @@ class PromptFusionLoss(BilevelLoss):
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
-        plain = {}
-        if not self.training:
-            plain = {name: self._encode(each, inputs, name) for name, each in self._plain(inputs).items()}
+        others = {} if self.training else self._plain(inputs)
+        plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return _State(self.fidelity(inputs), fused, pictures, plain, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
@@ -203,8 +202,8 @@ class PromptFusionLoss(BilevelLoss):
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
                 margin = torch.minimum(good - p, p - bad)
                 terms |= {"margin": margin.mean(), "between": (margin > 0).to(p.dtype).mean()}
-                pairs = zip(lower, self._starts(), strict=True)
-                squares = [(now - then).square().mean() for now, then in pairs]
+                starts = (self.get_buffer(f"start{index}") for index in range(len(lower)))
+                squares = [(now - then).square().mean() for now, then in zip(lower, starts, strict=True)]
                 terms["prompt_drift"] = torch.stack(squares).mean().sqrt()
         return LossOutput(total, terms)
 
@@ -271,9 +270,6 @@ class PromptFusionLoss(BilevelLoss):
             # The values are kept, too: their memory cannot become that of other values with the same key.
             self._known[key] = [value.detach() for value in lower], self.prompts.features(lower).detach()
         return self._known[key][1]
-
-    def _starts(self) -> list[Tensor]:
-        return [self.get_buffer(f"start{index}") for index in range(len(self.lower_parameters()))]
 
     def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""

@@ -4,6 +4,8 @@ Everything is resolved but what comes from the environment: `${oc.env:NAME}` sta
 no secret gets into a file, and whoever reads the file resolves it from the environment of that process.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +14,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
-from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
+from clipfuse.errors import hide
+from clipfuse.files import read_yaml, write_atomically
+
+
+class _Form(BaseModel):
+    name: str
+    config: dict[str, Any]
+    hydra: dict[str, Any]
 
 
 @dataclass
@@ -42,6 +52,30 @@ def plain(config: DictConfig) -> dict[str, Any]:
         content = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def resolved(value: Any) -> Any:
+    """Return a value of `plain` as the present environment resolves it; None where that is not possible."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]  # type: ignore
+    except OmegaConfBaseException:
+        return None
+
+
+def hide_environment(config: DictConfig) -> None:
+    """Keep the values that a configuration takes from the environment out of messages."""
+    found = (re.findall(r"\$\{oc\.env:\s*([^,:{}]+?)\s*[,}]", text) for text in texts(plain(config)))
+    names = {name.strip("'\"") for each in found for name in each}
+    hide({os.environ[name]: f"${{oc.env:{name}}}" for name in names if name in os.environ})
+
+
+def texts(node: Any) -> Iterator[str]:
+    """Yield all texts in nested mappings and lists."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping | list | tuple):
+        for child in node.values() if isinstance(node, Mapping) else node:
+            yield from texts(child)
 
 
 @contextmanager
@@ -88,13 +122,5 @@ def read_composed(path: Path) -> Composed:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    try:
-        content = OmegaConf.load(path)
-        hydra = OmegaConf.to_container(content.hydra, resolve=False)
-        assert isinstance(hydra, dict)
-        return Composed(str(content.name), OmegaConf.create(OmegaConf.to_container(content.config)), hydra)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a file that is something else makes of itself
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: holds no composed configuration ({reason})") from error
+    content = read_yaml(path, _Form, remedy="start the run anew by its own command")
+    return Composed(content["name"], OmegaConf.create(content["config"]), content["hydra"])

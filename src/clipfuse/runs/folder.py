@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, hidden
 from clipfuse.files import PARTIAL, probe_folder, read_json, write_json
 from clipfuse.runs.owner import LOCK, MARKER, is_held
 
@@ -131,7 +131,7 @@ def check_sweep_folder(folder: Path) -> None:
     Raises:
         UserError: names it.
     """
-    ours = re.compile(r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit")
+    ours = re.compile(r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit|\.jobs")
     own = {LOCK, MARKER}
     foreign = sorted(each.name for each in folder.iterdir() if not ours.fullmatch(each.name))
     foreign = [name for name in foreign if name not in own and not PARTIAL.fullmatch(name)]
@@ -188,7 +188,7 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
                 # This rank lost a connection; the rank that failed first has written the reason.
                 raise UserError(f"another process of this run failed: {known['reason']}") from error
             raise
-        reason = str(error) or type(error).__name__
+        reason = hidden(str(error)) or type(error).__name__
         if isinstance(error, KeyboardInterrupt | SystemExit):
             reason = "interrupted"
         with suppress(UserError):  # a full disk: the first error is the one to report

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 
 def quoted(value: str) -> str:
@@ -14,3 +15,11 @@ def quoted(value: str) -> str:
 def search_words(words: Sequence[str]) -> list[str]:
     """Return those overrides that add folders to Hydra's search path."""
     return [word for word in words if word.startswith("hydra.searchpath")]
+
+
+def raw(words: Any) -> list[str]:
+    """Return Hydra's record of the overrides as they were written; iterating over it would resolve them."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(words, resolve=False) if OmegaConf.is_config(words) else words
+    return [str(word) for word in plain]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from clipfuse.losses.base import FusionLoss
+from clipfuse.runs.composed import plain
 
 CONTENT = "names, content and scenes"
 
@@ -19,7 +20,7 @@ CONTENT = "names, content and scenes"
 def run_record(
     config: DictConfig, source: Any, metrics: Any, loss: FusionLoss | None = None
 ) -> dict[str, Any]:
-    """Return the content of `config.yaml` in plain types.
+    """Return the content of `config.yaml` in plain types; variables of the environment stay unresolved.
 
     Args:
         config: the run's whole configuration.
@@ -27,13 +28,11 @@ def run_record(
         metrics: the run's metrics; the protocol of the test is recorded.
         loss: its CLIP is recorded, if it has one.
     """
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
     versions: dict[str, str | None] = {
         name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")
     }
     return {
-        **{str(key): value for key, value in plain.items()},
+        **plain(config),
         "split_sha256": source.fingerprint(),
         "split_of": CONTENT,
         "names_sha256": getattr(source, "names_fingerprint", source.fingerprint)(),
@@ -66,16 +65,24 @@ def _clip_identity(loss: FusionLoss | None) -> Any:
 def git_commit() -> str | None:
     """Return the commit of the git tree this code lies in, else of the current folder's.
 
-    "-dirty" is added where tracked files were changed; None: neither is in a git tree, or git is missing.
+    "-dirty" is added where tracked files were changed, unless the tree's own settings filter its files; None:
+    neither is in a git tree, or git is missing.
     """
-    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     for folder in (Path(__file__).parent, Path.cwd()):
+        # The tree may be somebody else's, whose settings name programs that git would run to compare files.
+        git = ("git", "-C", str(folder), "-c", "core.fsmonitor=false")
         try:
-            found = subprocess.run(
-                ["git", "-C", str(folder), *describe], capture_output=True, text=True, timeout=10
-            )
+            runs_programs = _output(*git, "config", "--local", "--includes", "--get-regexp", r"^filter\.")
+            dirty = [] if runs_programs else ["--dirty"]
+            found = _output(*git, "describe", "--always", *dirty, "--abbrev=40", "--exclude=*")
         except (OSError, subprocess.SubprocessError):
             return None
-        if found.returncode == 0:
-            return found.stdout.strip()
+        if found:
+            return found
     return None
+
+
+def _output(*command: str) -> str:
+    """Return what a program prints; nothing where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    return done.stdout.strip() if done.returncode == 0 else ""

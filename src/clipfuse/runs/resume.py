@@ -9,6 +9,7 @@ from clipfuse.errors import UserError
 from clipfuse.files import read_yaml
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
+from clipfuse.runs.composed import resolved
 from clipfuse.runs.contract import decide, flatten
 from clipfuse.runs.folder import lies_in, read_status
 
@@ -113,7 +114,8 @@ def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
     for key in sorted(saved.keys() | asked.keys()):
-        if not decide(key).resume and saved.get(key) != asked.get(key):
+        same = saved.get(key) in (asked.get(key), resolved(asked.get(key)))  # older runs resolved variables
+        if not decide(key).resume and not same:
             return f"{key} is {saved.get(key)!r}, this run's is {asked.get(key)!r}"
     return ""
 

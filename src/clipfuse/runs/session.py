@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from clipfuse.files import write_atomically
 from clipfuse.ops.settings import leaves
+from clipfuse.runs.composed import resolved
 from clipfuse.runs.failures import failures_explained
 from clipfuse.runs.folder import prepare_folder, run_status
 from clipfuse.runs.results import TestWriter
@@ -87,7 +88,7 @@ def _inputs(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that may name a file or folder which the run reads."""
     groups = ("checkpoint", "data", "clip", "loss", "backbone", "metrics")
     return {
-        key: value
+        key: str(resolved(value))
         for key, value in leaves(record).items()
         if isinstance(value, str) and value and key.split(".")[0] in groups
     }

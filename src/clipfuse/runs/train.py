@@ -1,7 +1,7 @@
 """From a composed configuration to a finished run folder."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,11 +17,14 @@ from torch import nn
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
+from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
 from clipfuse.runs.notices import notices
+from clipfuse.runs.objective import check_objective, higher_is_better
 from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
@@ -50,6 +53,7 @@ class TrainSettings:
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     skip_nonfinite: Annotated[int, Field(ge=0)]
     objective: str
+    objective_on_test: bool
     checkpoint: str | None
     auto_resume: bool
     run_dir: str
@@ -107,6 +111,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     _try_schedule(optimizer, scheduler, config.steps)
     record = run_record(config, source, metrics, loss)
     read_tuning(record)
+    _check_network_is_recorded(record["backbone"])
     start = find_start(config.checkpoint, config.auto_resume, folder, record)
     if start.finished is not None:
         early = start.finished.get("reason")
@@ -128,12 +133,13 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
         solver=solver,
         config=record,
     )
+    module.objective = config.objective
     callbacks = build_all(config.get("callbacks"), "callbacks")
     names = [str(key) for key, node in (config.get("callbacks") or {}).items() if node is not None]
     check_callbacks(names, callbacks)
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
-    _check_objective(config, metrics)
+    check_objective(config.objective, metrics, config.test, loss.name)
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
     said = resume_notices(start, config.checkpoint, record)
@@ -169,6 +175,8 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
         objective = float(objective) if objective is not None and isfinite(float(objective)) else None
         status["objective"] = objective
+        status["objective_name"] = config.objective
+        status["higher_is_better"] = higher_is_better(config.objective, metrics)
         if objective is None:
             known = ", ".join(defined)
             rank_zero_only(log.warning)(
@@ -177,6 +185,16 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     if config.test and writer is not None:
         print_scores(writer, metrics)
     return status["objective"]
+
+
+def _check_network_is_recorded(node: Mapping[str, Any]) -> None:
+    """Refuse a network that its checkpoint could not describe: texts of the environment are not recorded."""
+    for key, value in leaves(node, "backbone").items():
+        if not key.endswith("_weights") and any("${" in text for text in texts(value)):
+            raise UserError(
+                f"{key} is {value}, which no record resolves, and a checkpoint must describe its network; "
+                "write the value itself"
+            )
 
 
 def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
@@ -207,17 +225,6 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer or scheduler: {error}") from error
-
-
-def _check_objective(config: DictConfig, metrics: Any) -> None:
-    """Refuse an objective that no validation or test computes, before the training."""
-    for prefix, part in {"val/metric/": "validation", "test/": "test"}.items():
-        known, key = getattr(metrics, part).names, config.objective
-        if config.test and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
-            raise UserError(
-                f"objective watches {key}, but {name} is not in metrics.{part} ({', '.join(known)}); "
-                "add it there or watch another"
-            )
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -19,49 +19,61 @@ from clipfuse.runs.folder import LOG, STATUS, read_status
 SPOILED = "spoiled"  # in a status that cannot be read: why
 GRACE = 60.0  # seconds that an interrupted job has to close its run
 
-# A job must not take itself for a rank of a distributed run that this process belongs to.
-_RANK_VARIABLES = (
-    *("RANK", "LOCAL_", "NODE_RANK", "GROUP_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "PL_GLOBAL_"),
-    *("SLURM_NTASKS", "SLURM_PROCID"),
+# Variables that are meant for one process or one run: a job is neither a rank of a distributed run that this
+# process belongs to, nor the run of a tracker for which this process was started, as an agent of W&B does.
+_OF_ONE_RUN = re.compile(
+    r"(LOCAL|GROUP|ROLE|MASTER|TORCHELASTIC|PL_GLOBAL|PMI|PMIX|OMPI|JSM_NAMESPACE)_\w+|RANK|NODE_RANK|WORLD_SIZE"
+    r"|SLURM_(NTASKS|NPROCS|PROCID|LOCALID|NODEID|GTIDS|TASK|STEP|SRUN|LAUNCH)\w*"
+    r"|WANDB_(RUN_ID|NAME|RESUME\w*|FORK_FROM|SWEEP_\w+|LAUNCH\w*)"
+    r"|MLFLOW_RUN_(ID|NAME)|COMET_EXPERIMENT_KEY|NEPTUNE_CUSTOM_RUN_ID|CLEARML_TASK_ID"
 )
 _PROGRESS = re.compile(rb"(\w+): +\d+%\|[^|]*\| *(\d+/\d+)")
+_ERROR = re.compile(rb"^(?:clipfuse: error: |(?=[\w.]*(?:Error|Exception)\b))(.+)", re.MULTILINE)
 
 
 class Job:
-    """`clipfuse train WORDS` in a process group of its own, its screen output in `log.txt`.
+    """A training in a process group of its own, its screen output in `log.txt`.
 
     Args:
         number: its place in the sweep.
-        words: overrides, `run_dir` among them.
+        file: its composed configuration; see `clipfuse.runs.composed`.
         folder: the run folder, relative to the current folder of this process.
         label: the overrides that distinguish it from the other jobs.
+        variables: are added to the environment.
     """
 
-    def __init__(self, number: int, words: Sequence[str], folder: Path, label: str = "") -> None:
+    def __init__(
+        self,
+        number: int,
+        file: Path,
+        folder: Path,
+        label: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.number = number
-        self.words = list(words)
+        self.file = file
         self.folder = folder
         self.label = label
+        self.variables = dict(variables or {})
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, devices: str | None = None, cwd: str | None = None) -> None:
-        """Start the process; an earlier attempt goes on from its checkpoint, or begins anew without one.
+        """Start the process.
 
         Args:
             devices: value of `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
-            cwd: folder to which relative paths in `words` refer; the current one by default.
+            cwd: folder to which relative paths in the configuration refer; the current one by default.
         """
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(_RANK_VARIABLES)}
+        environment = {key: value for key, value in os.environ.items() if not _OF_ONE_RUN.fullmatch(key)}
+        environment |= self.variables
         if devices is not None:
             environment["CUDA_VISIBLE_DEVICES"] = devices
-        words = self.words
-        if (self.folder / STATUS).is_file():
-            words = [*words, "auto_resume=true"]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = monotonic()
         with (self.folder / LOG).open("ab") as log:
+            self.logged = log.tell()  # by earlier attempts
             self.process = subprocess.Popen(
-                command(words),
+                command(self.file),
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -101,9 +113,23 @@ class Job:
         if code == 0 and status.get("status") == "finished":
             return ""
         problem = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        reason = self._last_error()
         if status.get("status") != "failed" and SPOILED not in status:
-            write_json(self.folder / STATUS, {"status": "failed", "reason": f"{problem}, see {LOG}"})
-        return f"FAILED ({problem})"
+            known = f"{problem}: {reason}" if reason else f"{problem}, see {LOG}"
+            write_json(self.folder / STATUS, {"status": "failed", "reason": known})
+        return f"FAILED ({problem})" + (f": {reason}" if reason else "")
+
+    def _last_error(self) -> str:
+        """Return the last error that its log shows, without the traceback; empty if there is none."""
+        with (self.folder / LOG).open("rb") as log:
+            log.seek(max(self.logged, log.seek(0, os.SEEK_END) - 65536))
+            found = _ERROR.findall(log.read().replace(b"\r", b"\n"))
+        return found[-1].decode(errors="replace").strip() if found else ""
+
+
+def command(file: Path) -> list[str]:
+    """Return the command line of a job, which does not put the current folder on the import path."""
+    return [sys.executable, "-P", "-m", "clipfuse.cli", "train", "--composed", str(file)]
 
 
 def status_of(folder: Path) -> dict[str, Any]:
@@ -112,11 +138,6 @@ def status_of(folder: Path) -> dict[str, Any]:
         return read_status(folder)
     except UserError as error:
         return {SPOILED: str(error)}
-
-
-def command(words: Sequence[str]) -> list[str]:
-    """Return the command line of a job."""
-    return [sys.executable, "-m", "clipfuse.cli", "train", *words]
 
 
 def stop(jobs: Sequence[Job]) -> None:

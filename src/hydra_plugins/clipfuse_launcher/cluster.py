@@ -12,11 +12,12 @@ from omegaconf import DictConfig
 
 from clipfuse.errors import UserError
 from clipfuse.files import write_json
+from clipfuse.runs.composed import read_composed
 from clipfuse.runs.folder import STATUS
-from clipfuse.runs.overrides import quoted, search_words
+from clipfuse.runs.overrides import quoted
 from hydra_plugins.clipfuse_launcher._display import Display
-from hydra_plugins.clipfuse_launcher._jobs import Job, status_of, supervised
-from hydra_plugins.clipfuse_launcher._sweep import SweepLauncher, resume_command
+from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
+from hydra_plugins.clipfuse_launcher._sweep import JOBS, SweepLauncher, resume_command
 
 
 class ClusterLauncher(SweepLauncher):
@@ -60,17 +61,23 @@ class ClusterLauncher(SweepLauncher):
         display = Display(live=False)
         for job in jobs:
             display.start(job)
-        folder = f"hydra.sweep.dir={quoted(os.path.abspath(self.config.hydra.sweep.dir))}"
+        # That launcher composes once more; of what it composes, `run_here` takes the name of the file alone.
+        folder = os.path.abspath(self.config.hydra.sweep.dir)
+        places = [f"hydra.sweep.dir={quoted(folder)}", f"hydra.sweep.subdir={JOBS}"]
+        words = [
+            [*self.jobs[job.number], f"run_dir={quoted(os.path.abspath(job.file))}", *places] for job in jobs
+        ]
         try:
-            self.launcher.launch([[*job.words, folder] for job in jobs], jobs[0].number)
+            self.launcher.launch(words, jobs[0].number)
         except Exception as error:
             raise UserError(
                 f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; run the "
-                f"missing jobs by: {resume_command(jobs[0].folder.parent)}"
+                f"missing jobs by: {resume_command(Path(self.config.hydra.sweep.dir))}"
             ) from error
         for job in jobs:
-            finished = status_of(job.folder).get("status") == "finished"
-            display.end(job, "done" if finished else "FAILED")
+            status = status_of(job.folder)
+            reason = status.get("reason") or status.get(SPOILED) or "it left no status"
+            display.end(job, "done" if status.get("status") == "finished" else f"FAILED: {reason}")
 
 
 class RayCluster(ClusterLauncher):
@@ -103,9 +110,8 @@ class LocalCluster(ClusterLauncher):
 
 def run_here(config: DictConfig) -> None:
     """Run one job of a sweep on a machine of the cluster; Ray and submitit call this."""
-    hydra = HydraConfig.get()
-    words = [*hydra.overrides.task, *search_words(hydra.overrides.hydra)]
-    job = Job(0, words, Path(hydra.runtime.cwd) / config.run_dir)
+    file, cwd = Path(config.run_dir), HydraConfig.get().runtime.cwd
+    job = Job(0, file, Path(cwd) / read_composed(file).config.run_dir)
     with supervised([job]):
-        job.start(cwd=hydra.runtime.cwd)
+        job.start(cwd=cwd)
         job.close()
