@@ -1,7 +1,6 @@
 """The Hydra configuration: composed, checked, and its errors explained."""
 
 import inspect
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -125,25 +124,6 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
     return known
 
 
-def check_run_dir(config: "DictConfig") -> None:
-    """Refuse a run folder with the time in its name where several processes would each choose another time.
-
-    Raises:
-        UserError: this is a rank that torchrun or SLURM started.
-    """
-    from omegaconf import OmegaConf
-
-    # Only srun sets the second variable: another process of an allocation is one process.
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
-    if ranks > 1 and "${now" in str(raw["run_dir"]):
-        raise UserError(
-            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
-            "give them one, as in run_dir=runs/mine"
-        )
-
-
 def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:
     """Check a composed configuration before anything is built or written.
 
@@ -172,6 +152,8 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
+    if "split_sha256" in plain:
+        raise UserError("this configuration is the record of a run; take it by: clipfuse train --from RUN")
     for group in groups:
         if not isinstance(plain.get(group), Mapping):
             raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(options(group))}")

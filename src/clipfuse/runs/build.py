@@ -1,5 +1,6 @@
 """Building the objects that a configuration describes, by Hydra."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,10 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
+        if found := re.search(r"full_key: (\S+)", str(error)):  # of a node in this one
+            own = node._get_full_key(None) if isinstance(node, DictConfig) else ""
+            where = f"{where}{found[1].removeprefix(own)}" if own else f"{where}.{found[1]}"
+            where = "clip" if where.endswith(".clip") else where  # a link to it
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
