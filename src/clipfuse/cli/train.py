@@ -106,9 +106,18 @@ def check_and_train(config: "DictConfig") -> float | None:
 def _join_and_check(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_run_dir
 
+    _refuse_search_of_one()
     check_run_dir(config)
     join_parts(config)
     _check(config)
+
+
+def _refuse_search_of_one() -> None:
+    """Refuse a search that is no sweep: it would train one job, with the defaults of what is searched."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized() and (choice := HydraConfig.get().runtime.choices.get("sweep")):
+        raise UserError(f"sweep={choice} is for several jobs: clipfuse train -m sweep={choice} ...")
 
 
 def _join_and_judge(config: "DictConfig") -> None:
