@@ -133,6 +133,19 @@ def test_a_failing_job_does_not_stop_the_others(
     assert before == {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
 
 
+def test_a_search_is_a_sweep(clipfuse: Clipfuse, stand_in: Path) -> None:
+    """It would train one job with the defaults of what is searched."""
+    Path("mine/sweep").mkdir(parents=True)
+    Path("mine/sweep/seeds.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {seed: '0,3'}}}\n"
+    )
+    words = ["train", "sweep=seeds", "--config-dir", "mine"]
+    code, _, errors = clipfuse(*words)
+    assert (code, "sweep=seeds is for several jobs: clipfuse train -m sweep=seeds" in errors) == (2, True)
+    assert clipfuse(*words, "-m", "hydra.sweep.dir=s")[0] == 0
+    assert len(statuses(Path("s"))) == 2
+
+
 def test_a_sweep_makes_its_own_run_folders(clipfuse: Clipfuse) -> None:
     code, _, errors = clipfuse("train", "-m", "seed=0,1", "run_dir=mine")
     assert code == 2

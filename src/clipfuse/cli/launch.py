@@ -158,8 +158,13 @@ def complete_job(
 def see_own(config: "DictConfig", searchpath: Iterable[str]) -> None:
     """Let the classes that a configuration names be imported from the current folder and the search path."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    names = list(dotted_names(OmegaConf.to_container(config, resolve=False)))
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:  # which the check of the configuration names
+        content = OmegaConf.to_container(config, resolve=False)
+    names = list(dotted_names(content))
     for folder in [os.getcwd(), *searchpath]:
         look_in(folder.removeprefix("file://"), [*names, *_packages(searchpath)])
 

@@ -118,10 +118,22 @@ def check_and_train(config: "DictConfig", run: str | None = None, words: Sequenc
 
 
 def _join_and_check(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> None:
+    from clipfuse.cli.config import check_run_dir
+
+    _refuse_search_of_one()
     if run is not None:
         rebase(config, run, words)
+    check_run_dir(config)
     join_parts(config)
     _check(config)
+
+
+def _refuse_search_of_one() -> None:
+    """Refuse a search that is no sweep: it would train one job, with the defaults of what is searched."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized() and (choice := HydraConfig.get().runtime.choices.get("sweep")):
+        raise UserError(f"sweep={choice} is for several jobs: clipfuse train -m sweep={choice} ...")
 
 
 def _join_and_judge(config: "DictConfig") -> None:
