@@ -164,9 +164,9 @@ def train(config: DictConfig) -> float | None:
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
-        objective = float(objective) if objective is not None and isfinite(float(objective)) else None
-        status["objective"] = objective
-        if objective is None:
+        found = None if objective is None else float(objective)
+        status["objective"] = found if found is not None and isfinite(found) else None
+        if status["objective"] is None:
             known = ", ".join(defined)
             rank_zero_only(log.warning)(
                 "the objective '%s' was not logged; logged were %s", config.objective, known
