@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "comparison": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "comparison"},
     "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
-    "hydra_plugins": {"errors", "files", "runs.composed", "runs.folder", "runs.overrides"},
+    "hydra_plugins": {"errors", "files", "runs.composed", "runs.folder", "runs.objective", "runs.overrides"},
     "__main__": {"cli"},
     "api": {
         *("errors", "types", "files", "decoding", "images", "data", "ops", "metrics", "networks"),

@@ -127,7 +127,6 @@ def furniture(
         shutil.copytree(root / "RUN/checkpoints", root / name / "checkpoints")
     jobs = {0: ["seed=0"], 1: ["seed=1"]}
     (root / "SWEEP/sweep.yaml").write_text(yaml.safe_dump({"words": ["seed=0,1"], "jobs": jobs}))
-    shutil.copytree(ROOT / "conf/wandb", root / "conf/wandb")
     return root
 
 
@@ -310,7 +309,8 @@ def extra(place: Place, words: Sequence[str]) -> None:
 
 def wandb_sweep(place: Place, words: Sequence[str]) -> None:
     """Check a training that the agent of a W&B sweep would start."""
-    sweep = yaml.safe_load(Path(words[2]).read_text())
+    assert place.clipfuse("--conf")[1].strip() == str(conf_dir())
+    sweep = yaml.safe_load(Path(words[2].replace("$(clipfuse --conf)", str(conf_dir()))).read_text())
     assert sweep["command"][:2] == ["clipfuse", "train"]
     assert sweep["command"][-1] == "${args_no_hyphens}"
     first = [
@@ -331,7 +331,7 @@ RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"torchrun |srun .* clipfuse train ": distributed,
     r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
     r"pip install (-e )?('\.\[\w+\]'|\.)$": extra,
-    r"wandb sweep \S+\.yaml$": wandb_sweep,
+    r'wandb sweep "\$\(clipfuse --conf\)/\S+\.yaml"$': wandb_sweep,
     r"source \.venv/bin/activate$|\.venv/bin/pre-commit install$": nothing,
     r"export CLIPFUSE_DATA=|ray start --head$|tensorboard --logdir runs$": nothing,
 }

@@ -35,6 +35,11 @@ def truncated(pairs: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def bad_test_image(pairs: Path) -> None:
+    path = pairs / "test/ir/test-1.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 def not_an_image(pairs: Path) -> None:
     (pairs / "val/ir/val-1.png").write_text("hello")
 
@@ -89,7 +94,8 @@ TINY += ["backbone.width=4", "backbone.depth=0"]
         (unmatched_name, ["test/ir", "1 of 3 images have no infrared file", "other", "remove"], True),
         (empty_folder, ["train/ir", "holds no image file", "check the path"], True),
         (unequal_sizes, ["train-0.png is 32 x 48", "train-0.png is 64 x 48", "resample"], True),
-        (truncated, ["val-0.png", "cannot be read", "copy or convert"], False),
+        (truncated, ["val-0.png", "cannot be read", "copy or convert"], True),
+        (bad_test_image, ["test-1.png", "cannot be read", "copy or convert"], True),
         (not_an_image, ["val-1.png", "expected a PNG, JPEG, BMP, TIFF or WebP", "convert"], True),
         (not_a_number, ["val-0.tiff", "1 of 3072 pixels are NaN", "fill them in"], False),
     ],
@@ -114,7 +120,8 @@ def test_spoiled_pairs(
 
 def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, tmp_path: Path) -> None:
     for path in (pairs / "train/ir").iterdir():
-        path.write_bytes(path.read_bytes()[:-40])  # behind the header, which is read before
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200] + bytes(60) + whole[260:])  # which no header shows
     words = [f"data.root={pairs}", f"run_dir={tmp_path / 'run'}", "loader.workers=1"]
     result = clipfuse("train", *TINY, *words)
     refused(result, ".png: cannot be read", "expected a PNG", "copy or convert")

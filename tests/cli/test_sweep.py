@@ -5,6 +5,7 @@ Most jobs here are stand-ins that start in milliseconds; what they do is said by
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -106,7 +107,11 @@ def test_a_failing_job_does_not_stop_the_others(
     assert code == 2
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"clipfuse: error: 1 of 2 jobs failed; see {sweep}/0/log.txt")
-    assert "FAILED (exit code 2)" in output
+    assert re.search(r"FAILED \(exit code 2\): loss: .*gradient_weight is -1", output)
+    reason = json.loads((sweep / "0/status.json").read_text())["reason"]
+    assert re.match("exit code 2: loss: .*gradient_weight is -1", reason)
+    assert f"in {sweep}/1 (loss.gradient_weight=5)" in output
+    assert "best val/metric/SSIM: " in output
     assert "... done in" in output
     jobs = OmegaConf.load(sweep / "sweep.yaml").jobs
     assert [list(jobs[number])[-1] for number in (0, 1)] == [
@@ -334,6 +339,43 @@ def test_a_terminal_shows_one_line_per_running_job(
     assert "\x1b[A" in shown  # back up to the line of the first job
 
 
+SEARCH = ["sweep=optuna", "hydra.sweeper.n_trials=2", "seed=choice(0,3)", "hydra.sweep.dir=s"]
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["objective=test/SSIM"],
+            "this search would select by test/SSIM, and the test images would then measure",
+        ),
+        (
+            ["objective=test/SSIM", "test=false", "objective_on_test=true"],
+            "test=false computes no scores on the",
+        ),
+        (["objective=val/SSIM"], "Did you mean 'val/metric/SSIM'? Known are val/metric/"),
+        (
+            ["objective=val/metric/SSIM", "metrics.validation=[EN]"],
+            "objective is val/metric/SSIM, which nothing",
+        ),
+    ],
+)
+def test_a_search_has_its_objective_before_any_job(
+    clipfuse: Clipfuse, stand_in: Path, words: list[str], message: str
+) -> None:
+    code, _, errors = clipfuse("train", "-m", *SEARCH, *words)
+    assert code == 2
+    assert message in errors.strip().splitlines()[-1]
+    assert not Path("s").exists()
+
+
+@pytest.mark.reliability
+def test_a_search_on_test_scores_that_was_asked_for_twice(clipfuse: Clipfuse, stand_in: Path) -> None:
+    assert clipfuse("train", "-m", *SEARCH, "objective=test/SSIM", "objective_on_test=true")[0] == 0
+    assert len(statuses(Path("s"))) == 2
+
+
 @pytest.mark.reliability
 def test_a_search_passes_over_failed_trials(clipfuse: Clipfuse, stand_in: Path) -> None:
     words = ("sweep=optuna", "hydra.sweeper.n_trials=6", "seed=choice(0,1,3)", "hydra.sweep.dir=s")
@@ -486,9 +528,12 @@ def test_a_launcher_that_is_not_installed_is_named() -> None:
     class Absent(ClusterLauncher):
         via = "hydra_plugins.absent.AbsentLauncher"
 
+    config = OmegaConf.create(
+        {"hydra": {"overrides": {"task": []}, "sweeper": {"_target_": "hydra._internal.x"}}}
+    )
     with pytest.raises(UserError, match=r"absent.AbsentLauncher is not there; install the extra 'sweep'"):
         Absent().setup(
             hydra_context=None,
             task_function=None,
-            config=OmegaConf.create({"hydra": {"overrides": {"task": []}}}),
+            config=config,
         )

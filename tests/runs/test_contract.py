@@ -31,7 +31,17 @@ from clipfuse.runs.train import train
 
 # What the runs of one row may differ in. The contract says why; that it is no more than this, stands here.
 HARMLESS = (
-    *("name", "run_dir", "overwrite", "checkpoint", "auto_resume", "objective", "test", "validate_every"),
+    *(
+        "name",
+        "run_dir",
+        "overwrite",
+        "checkpoint",
+        "auto_resume",
+        "objective",
+        "objective_on_test",
+        "test",
+        "validate_every",
+    ),
     *("seed", "loss.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
     *("clip_identity.model", "clip_identity.pretrained", "clip_identity.preprocess.size"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb"),
@@ -42,7 +52,18 @@ HARMLESS = (
 )
 # What a run that goes on may change.
 RESUMABLE = (
-    *("name", "run_dir", "overwrite", "checkpoint", "auto_resume", "objective", "test", "tuning", "logger.*"),
+    *(
+        "name",
+        "run_dir",
+        "overwrite",
+        "checkpoint",
+        "auto_resume",
+        "objective",
+        "objective_on_test",
+        "test",
+        "tuning",
+        "logger.*",
+    ),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb", "callbacks.*", "versions.*"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
     *("split_of", "names_sha256", "scenes.*", "pairs"),

@@ -56,7 +56,7 @@ def test_a_downloaded_tree_runs_no_program(elsewhere: Path, setting: str) -> Non
     git("commit", "--quiet", "--message=first")
     program = f"touch {elsewhere / 'ran'}; cat"
     if setting == "included":
-        (work / ".git/more").write_text(f'[filter "theirs"]\n\tclean = {program}\n'.replace(";", "\\;"))
+        (work / ".git/more").write_text(f'[filter "theirs"]\n\tclean = "{program}"\n')
         git("config", "include.path", "more")
     else:
         git("config", setting, program)

@@ -19,7 +19,9 @@ Config = Callable[..., DictConfig]
         (["solver=alternate"], "the loss 'pixel' has no lower level; take solver=joint, or a loss"),
         (["+loader.seed=1"], "loader.seed is set by each run itself; use data, accumulate or seed"),
         (["auto_resume=true", "~callbacks.last"], "auto_resume=true needs the checkpoint that callbacks"),
-        (["objective=test/SIM"], r"objective watches test/SIM, but SIM is not in metrics\.test"),
+        (["objective=test/SIM"], "objective is test/SIM, which nothing logs. Did you mean 'test/SSIM'"),
+        (["objective=val/SSIM"], "Did you mean 'val/metric/SSIM'"),
+        (["objective=test/SSIM", "test=false"], "test=false computes no scores on the test images"),
         (["+trainer.max_epochs=3"], "trainer.max_epochs is set by each run itself; use steps$"),
         (["trainer.precision=16-mixed"], "trainer.precision is 16-mixed; expected one of 32-true"),
         (["trainer.devices=2"], "trainer.devices is 2; for more than one take trainer=ddp"),
@@ -34,8 +36,17 @@ def test_what_cannot_work_leaves_no_run_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_objective_that_nothing_logs_is_named(
-    tiny_config: Config, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("part", ["val", "train"])
+def test_a_term_that_the_loss_has_not_is_found_before_the_first_update(
+    tiny_config: Config, tmp_path: Path, part: str
 ) -> None:
-    assert train(tiny_config("test=false", "steps=1", "objective=val/loss/other")) is None
-    assert "the objective 'val/loss/other' was not logged; logged were loss, " in caplog.text
+    config = tiny_config("test=false", f"objective={part}/loss/pixel/edge")
+    with pytest.raises(
+        UserError, match=r"the objective is val/loss/pixel/edge, which is no term of the loss"
+    ):
+        train(config)
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_an_objective_that_is_a_term(tiny_config: Config) -> None:
+    assert train(tiny_config("test=false", "steps=1", "objective=val/loss/pixel/intensity")) is not None

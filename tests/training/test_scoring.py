@@ -7,9 +7,11 @@ from torchmetrics import MetricCollection
 
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.errors import UserError
+from clipfuse.metrics.base import FusionMetrics
 from clipfuse.networks.apply import apply_network
-from clipfuse.training.scoring import ScoringModule, check_output, naming
-from clipfuse.types import FusionOutput
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
+from clipfuse.training.scoring import ScoringModule, check_output, naming, scored_images
+from clipfuse.types import FusionBatch, FusionOutput
 
 BAND = torch.zeros(2, 1, 8, 8)
 
@@ -101,3 +103,25 @@ def test_a_backbone_without_a_fused_image_is_refused_in_training_evaluation_and_
     assert line.startswith("the backbone _Answers returned ")
     assert found in line
     assert found in user_error(apply_network, network, plane, plane, "a.png")
+
+
+@pytest.mark.parametrize("protocol", ["strict", "vifb"])
+def test_what_metrics_get_and_refuse(protocol: str) -> None:
+    fused, infrared, visible, red, blue = torch.rand(5, 1, 1, 24, 24).unbind()
+    batch = FusionBatch(infrared, visible, torch.cat([blue, red], dim=1), ("a",))
+    metrics = FusionMetrics(protocol, ["EN", "MI"])
+    images = scored_images(metrics, fused, batch)
+    if protocol == "strict":
+        assert images["fused"] is fused
+        assert images["visible"] is visible
+    else:  # what `fuse` would write
+        assert torch.equal(images["fused"], eight_bit_rgb(fused, batch.chroma))
+        assert torch.equal(images["visible"], luma_chroma_to_rgb(visible, batch.chroma))
+    assert images["infrared"] is infrared
+    metrics.update(**images)
+    for broken, message in (
+        (255 * fused, "fused has values from"),
+        (fused / 0, r"fused (has values|holds NaN)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.update(**scored_images(metrics, broken, batch))

@@ -27,6 +27,7 @@ def _help() -> str:
         f"ClipFuse {__version__}: infrared-visible image fusion where only the loss changes.\n\n"
         f"usage: clipfuse COMMAND ...\n\ncommands:\n{commands}\n\n"
         "Each command has its own --help. --debug shows the traceback of an error.\n"
+        "clipfuse --conf prints the folder of the configuration files.\n"
         "First run: clipfuse train experiment=quick"
     )
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0 if words else 2
         if words[0] == "--version" or "--version" in words[1:2]:
             print(__version__)
+            return 0
+        if words[0] == "--conf":
+            print(import_module("clipfuse.cli.options").conf_dir())
             return 0
         command = words[0]
         if command not in COMMANDS:

@@ -44,7 +44,7 @@ def run_hydra(
     def guarded(config: "DictConfig") -> Any:
         # Hydra prints a line about each exception that passes through it.
         try:
-            node = HydraConfig.get()
+            node: Any = HydraConfig.get()
             check_search_path(node)
             see_own(config, node.searchpath)
             check(config)
@@ -142,7 +142,7 @@ def complete_job(
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
-        node = HydraConfig.get()
+        node: Any = HydraConfig.get()
         check_search_path(node)
         job = config.copy()
         with read_write(job), open_dict(job):
@@ -169,7 +169,16 @@ def _packages(words: Iterable[str]) -> list[str]:
 
 def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the options of Hydra among the words of a command line, with their values, and the overrides."""
-    valued = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
+    valued: tuple[str, ...] = (
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+        "--package",
+        "-p",
+    )
     valued += ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
     options: list[str] = []
     overrides: list[str] = []

@@ -72,7 +72,7 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
     for key, value in content.items():
         if key not in ("defaults", "hydra"):
             shown = _KEY if "${" in str(value) or value == "???" else OmegaConf.to_yaml([value])[2:].strip()
-            lines += _entry(f"{key!s}={shown}", comments[str(key)], 26)
+            lines += _entry(f"{key!s}={shown}", comments[str(key)], 29)
     lines += ["", "groups (* marks the default):"]
     chosen = {re.sub("^override /?", "", str(key)): each[key] for each in listed for key in each}
     folders = _folders(arguments)

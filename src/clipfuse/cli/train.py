@@ -45,10 +45,10 @@ def main(arguments: Sequence[str]) -> None:
     SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
     words = _resumed(arguments) if SweepLauncher.resume else arguments
     SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]
-    SweepLauncher.complete = partial(complete_job, check=join_parts)
+    SweepLauncher.complete = partial(complete_job, check=_join_and_judge)
     SweepLauncher.forget()
     run_hydra("train", words, _join_and_check, _train)
-    SweepLauncher.raise_failures()
+    SweepLauncher.conclude()
 
 
 def _resumed(arguments: Sequence[str]) -> list[str]:
@@ -109,6 +109,19 @@ def _join_and_check(config: "DictConfig") -> None:
     check_run_dir(config)
     join_parts(config)
     _check(config)
+
+
+def _join_and_judge(config: "DictConfig") -> None:
+    """Complete the configuration of a job; of a search also require that its jobs will have an objective."""
+    from hydra.core.hydra_config import HydraConfig
+
+    join_parts(config)
+    if not str(HydraConfig.get().sweeper._target_).startswith("hydra._internal."):
+        from clipfuse.runs.build import build
+        from clipfuse.runs.objective import check_objective
+
+        _check(config)
+        check_objective(config.objective, build(config.metrics, "metrics"), config.test)
 
 
 def _check(config: "DictConfig") -> None:

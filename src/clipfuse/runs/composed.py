@@ -15,9 +15,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
-from clipfuse.errors import UserError, hide
-from clipfuse.files import write_atomically
+from clipfuse.errors import hide
+from clipfuse.files import read_yaml, write_atomically
+
+
+class _Form(BaseModel):
+    name: str
+    config: dict[str, Any]
+    hydra: dict[str, Any]
 
 
 @dataclass
@@ -115,13 +122,5 @@ def read_composed(path: Path) -> Composed:
     Raises:
         UserError: there is no such file, or it holds something else.
     """
-    try:
-        content = OmegaConf.load(path)
-        hydra = OmegaConf.to_container(content.hydra, resolve=False)
-        assert isinstance(hydra, dict)
-        return Composed(str(content.name), OmegaConf.create(OmegaConf.to_container(content.config)), hydra)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # whatever a file that is something else makes of itself
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: holds no composed configuration ({reason})") from error
+    content = read_yaml(path, _Form, remedy="start the run anew by its own command")
+    return Composed(content["name"], OmegaConf.create(content["config"]), content["hydra"])

@@ -54,7 +54,12 @@ RULES = (
     Rule("name run_dir", HARMLESS, "a label and a place", resume=True),
     Rule("overwrite", HARMLESS, "concerns the folder, not the run", resume=True),
     Rule("checkpoint auto_resume", HARMLESS, "a resumed run equals one in one go, bit for bit", resume=True),
-    Rule("objective", HARMLESS, "is for sweeps; compare reads the scores themselves", resume=True),
+    Rule(
+        "objective objective_on_test",
+        HARMLESS,
+        "is for sweeps; compare reads the scores themselves",
+        resume=True,
+    ),
     Rule("test", HARMLESS, "a run without a test is left out", resume=True),
     Rule("seed loss.seed loss.*.seed", HARMLESS, "the runs of a row are its repetitions over seeds"),
     Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last weights"),

@@ -23,6 +23,7 @@ from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
+from clipfuse.runs.objective import check_objective, higher_is_better
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
 from clipfuse.runs.resume import find_start
@@ -51,6 +52,7 @@ class TrainSettings:
     ema: Annotated[float, Field(gt=0, lt=1)] | None
     skip_nonfinite: Annotated[int, Field(ge=0)]
     objective: str
+    objective_on_test: bool
     checkpoint: str | None
     auto_resume: bool
     run_dir: str
@@ -124,14 +126,15 @@ def train(config: DictConfig) -> float | None:
         solver=solver,
         config=record,
     )
+    module.objective = config.objective
     callbacks = build_all(config.get("callbacks"), "callbacks")
     names = [str(key) for key, node in (config.get("callbacks") or {}).items() if node is not None]
     check_callbacks(names, callbacks)
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
-    _check_objective(config, metrics)
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
+    check_objective(config.objective, metrics, config.test, loss.name)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     trainer = make_trainer(
         config,
@@ -166,6 +169,8 @@ def train(config: DictConfig) -> float | None:
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
         found = None if objective is None else float(objective)
         status["objective"] = found if found is not None and isfinite(found) else None
+        status["objective_name"] = config.objective
+        status["higher_is_better"] = higher_is_better(config.objective, metrics)
         if status["objective"] is None:
             known = ", ".join(defined)
             rank_zero_only(log.warning)(
@@ -214,17 +219,6 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
         raise UserError(f"optimizer or scheduler: {reason(error)}") from error
-
-
-def _check_objective(config: DictConfig, metrics: Any) -> None:
-    """Refuse an objective that no validation or test computes, before the training."""
-    for prefix, part in {"val/metric/": "validation", "test/": "test"}.items():
-        known, key = getattr(metrics, part).names, config.objective
-        if config.test and key.startswith(prefix) and (name := key.removeprefix(prefix)) not in known:
-            raise UserError(
-                f"objective watches {key}, but {name} is not in metrics.{part} ({', '.join(known)}); "
-                "add it there or watch another"
-            )
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:

@@ -99,6 +99,7 @@ class FusionModule(ScoringModule):
         self.gradient_clip = gradient_clip
         self.input_noise = input_noise
         self.config = dict(config or {})
+        self.objective = ""  # a score that must exist, as those that callbacks monitor
         self.samples_seen = 0
         self.skip_nonfinite = skip_nonfinite
         self.skipped = 0
@@ -156,10 +157,11 @@ class FusionModule(ScoringModule):
         self._check_monitors(inputs)
 
     def _check_monitors(self, inputs: LossInputs) -> None:
-        """Refuse callbacks that monitor a term which the loss does not have, before the first update."""
+        """Refuse to watch a term which the loss does not have, before the first update."""
         own = f"val/loss/{self.loss.name}/"
         monitors = [getattr(callback, "monitor", None) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
-        watched = [each for each in monitors if isinstance(each, str) and each.startswith(own)]
+        objective = self.objective.replace("train/", "val/", 1)
+        watched = [each for each in (*monitors, objective) if isinstance(each, str) and each.startswith(own)]
         if not watched:
             return
         with evaluating(self.loss), torch.random.fork_rng(), torch.no_grad(), self._full_precision():
@@ -167,9 +169,9 @@ class FusionModule(ScoringModule):
         for name in watched:
             if name not in known:
                 near = did_you_mean(name, known)
+                who = "the objective is" if name == objective else "a callback watches"
                 raise UserError(
-                    f"a callback watches {name}, which is no term of the loss.{near} "
-                    f"Its terms: {', '.join(known)}"
+                    f"{who} {name}, which is no term of the loss.{near} Its terms: {', '.join(known)}"
                 )
 
     def _check_range(self, fused: Tensor) -> None:

@@ -28,6 +28,7 @@ _OF_ONE_RUN = re.compile(
     r"|MLFLOW_RUN_(ID|NAME)|COMET_EXPERIMENT_KEY|NEPTUNE_CUSTOM_RUN_ID|CLEARML_TASK_ID"
 )
 _PROGRESS = re.compile(rb"(\w+): +\d+%\|[^|]*\| *(\d+/\d+)")
+_ERROR = re.compile(rb"^(?:clipfuse: error: |(?=[\w.]*(?:Error|Exception)\b))(.+)", re.MULTILINE)
 
 
 class Job:
@@ -70,6 +71,7 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = monotonic()
         with (self.folder / LOG).open("ab") as log:
+            self.logged = log.tell()  # by earlier attempts
             self.process = subprocess.Popen(
                 command(self.file),
                 cwd=cwd,
@@ -111,9 +113,23 @@ class Job:
         if code == 0 and status.get("status") == "finished":
             return ""
         problem = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        reason = self._last_error()
         if status.get("status") != "failed" and SPOILED not in status:
-            write_json(self.folder / STATUS, {"status": "failed", "reason": f"{problem}, see {LOG}"})
-        return f"FAILED ({problem})"
+            known = f"{problem}: {reason}" if reason else f"{problem}, see {LOG}"
+            write_json(self.folder / STATUS, {"status": "failed", "reason": known})
+        return f"FAILED ({problem})" + (f": {reason}" if reason else "")
+
+    def _last_error(self) -> str:
+        """Return the last error that its log shows, without the traceback; empty if there is none."""
+        with (self.folder / LOG).open("rb") as log:
+            log.seek(max(self.logged, log.seek(0, os.SEEK_END) - 65536))
+            found = _ERROR.findall(log.read().replace(b"\r", b"\n"))
+        return found[-1].decode(errors="replace").strip() if found else ""
+
+
+def command(file: Path) -> list[str]:
+    """Return the command line of a job, which does not put the current folder on the import path."""
+    return [sys.executable, "-P", "-m", "clipfuse.cli", "train", "--composed", str(file)]
 
 
 def status_of(folder: Path) -> dict[str, Any]:
@@ -122,11 +138,6 @@ def status_of(folder: Path) -> dict[str, Any]:
         return read_status(folder)
     except UserError as error:
         return {SPOILED: str(error)}
-
-
-def command(file: Path) -> list[str]:
-    """Return the command line of a job, which does not put the current folder on the import path."""
-    return [sys.executable, "-P", "-m", "clipfuse.cli", "train", "--composed", str(file)]
 
 
 def stop(jobs: Sequence[Job]) -> None:

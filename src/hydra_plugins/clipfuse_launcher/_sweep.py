@@ -19,6 +19,7 @@ from clipfuse.errors import UserError
 from clipfuse.files import is_there, read_yaml, write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
 from clipfuse.runs.folder import LOG, STATUS, is_running
+from clipfuse.runs.objective import check_selection
 from clipfuse.runs.overrides import raw
 from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
@@ -41,6 +42,9 @@ class SweepLauncher(Launcher):
     Attributes:
         resume: whether to run only those jobs of the sweep folder that are missing or have failed.
         complete: takes the composed configuration of a job, and returns what its process is to be given.
+        folder: of the sweep.
+        folders: run folder of each job.
+        labels: what distinguishes each job from the others.
         failures: run folders of failed jobs.
         jobs: the overrides of all jobs.
         options: Hydra's options of the command line, such as --config-dir.
@@ -48,6 +52,9 @@ class SweepLauncher(Launcher):
 
     resume: ClassVar[bool] = False
     complete: ClassVar[Callable[[DictConfig], tuple[DictConfig, dict[str, Any]]]]
+    folder: ClassVar[Path]
+    folders: ClassVar[dict[int, Path]] = {}
+    labels: ClassVar[dict[int, str]] = {}
     failures: ClassVar[list[Path]] = []
     jobs: ClassVar[dict[int, list[str]]] = {}
     options: ClassVar[list[str]] = []
@@ -60,15 +67,22 @@ class SweepLauncher(Launcher):
         """
         if any(word.startswith("run_dir=") for word in raw(config.hydra.overrides.task)):
             raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
+        if self._selects(config):
+            check_selection(str(config.get("objective")), bool(config.get("objective_on_test")))
         self.config = config
         self.context = hydra_context
         self.forget()
 
+    @staticmethod
+    def _selects(config: DictConfig) -> bool:
+        """Whether the sweeper chooses jobs by the objective of earlier ones."""
+        return not str(config.hydra.sweeper._target_).startswith("hydra._internal.")
+
     @classmethod
     def forget(cls) -> None:
         """Forget an earlier sweep of this process."""
-        cls.failures.clear()
-        cls.jobs.clear()
+        for kept in (cls.failures, cls.jobs, cls.folders, cls.labels):
+            kept.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
@@ -80,7 +94,7 @@ class SweepLauncher(Launcher):
         Raises:
             UserError: the sweep folder holds another sweep, or a job in it is still running.
         """
-        sweep = Path(self.config.hydra.sweep.dir)
+        sweep = SweepLauncher.folder = Path(self.config.hydra.sweep.dir)
         (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
         batch = {initial_job_idx + index: list(words) for index, words in enumerate(job_overrides)}
         try:
@@ -114,6 +128,8 @@ class SweepLauncher(Launcher):
         if not self.jobs:
             common = " ".join(word for word in batch[initial_job_idx] if word.lower() in given)
             print(f"sweep folder: {sweep}\n  all jobs: {common}")
+        self.folders.update(folders)
+        self.labels.update(labels)
         self._record(sweep, batch, folders)
         for number in sorted(batch.keys() - todo.keys()):
             spoiled = status_of(folders[number]).get(SPOILED)
@@ -141,9 +157,9 @@ class SweepLauncher(Launcher):
 
     def _job(self, sweep: Path, folder: Path, number: int, config: DictConfig) -> Composed:
         """Return what the process of a job is started from; an earlier attempt goes on with its own."""
-        again = (folder / STATUS).is_file()
+        again = is_there(folder / STATUS)
         file = sweep / JOBS / f"{number}.yaml"
-        if again and file.is_file() and (earlier := read_composed(file)).config.run_dir == str(folder):
+        if again and is_there(file) and (earlier := read_composed(file)).config.run_dir == str(folder):
             earlier.config.auto_resume = True  # from its checkpoint, or anew without one
             return earlier
         with open_dict(config):
@@ -189,7 +205,7 @@ class SweepLauncher(Launcher):
         known = _known(sweep)
         names = {number: str(folder.relative_to(sweep)) for number, folder in folders.items()}
         names = {**known.folders, **{n: name for n, name in names.items() if name != str(n)}}
-        record = {
+        record: dict[str, Any] = {
             "words": [*raw(hydra.overrides.task), *raw(hydra.overrides.hydra)],
             "options": self.options,
             "started_in": os.getcwd(),
@@ -200,17 +216,29 @@ class SweepLauncher(Launcher):
             file.write(OmegaConf.to_yaml(OmegaConf.create(record)))
 
     @classmethod
-    def raise_failures(cls) -> None:
-        """Report the failed jobs of the sweep.
+    def conclude(cls) -> None:
+        """Name the best run of the sweep and how to compare its runs, and report failed jobs.
 
         Raises:
             UserError: there are failed jobs; the message names their logs.
         """
+        if not cls.jobs:
+            return
+        statuses = {number: status_of(folder) for number, folder in cls.folders.items()}
+        scored = {n: each for n, each in statuses.items() if isinstance(each.get("objective"), float)}
+        how = next(iter(scored.values()), {})
+        name, high = str(how.get("objective_name")), how.get("higher_is_better")
+        if high is not None and not name.startswith("test/"):  # nothing is chosen by test scores
+            best = (max if high else min)(scored, key=lambda number: scored[number]["objective"])
+            value, label = scored[best]["objective"], cls.labels[best]
+            print(f"best {name}: {value:.4g} in {cls.folders[best]}{f' ({label})' if label else ''}")
+        if any((folder / "test").is_dir() for folder in cls.folders.values()):
+            print(f"compare the runs: clipfuse compare {shlex.quote(str(cls.folder))}", flush=True)
         if cls.failures:
             logs = ", ".join(str(folder / LOG) for folder in cls.failures)
-            again = resume_command(cls.failures[0].parent)
             raise UserError(
-                f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}; run them again by: {again}"
+                f"{len(cls.failures)} of {len(cls.jobs)} jobs failed; see {logs}; run them again by: "
+                f"{resume_command(cls.folder)}"
             )
 
 
@@ -221,7 +249,7 @@ def _known(sweep: Path) -> _Record:
         UserError: it cannot be read.
     """
     remedy = "restore it, or start the sweep anew in another folder"
-    return _Record(**read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
+    return _Record.model_validate(read_yaml(sweep / RECORD, _Record, default={}, remedy=remedy))
 
 
 def resume_command(sweep: Path) -> str:

@@ -16,7 +16,7 @@ from clipfuse.runs.composed import read_composed
 from clipfuse.runs.folder import STATUS
 from clipfuse.runs.overrides import quoted
 from hydra_plugins.clipfuse_launcher._display import Display
-from hydra_plugins.clipfuse_launcher._jobs import Job, status_of, supervised
+from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 from hydra_plugins.clipfuse_launcher._sweep import JOBS, SweepLauncher, resume_command
 
 
@@ -72,11 +72,12 @@ class ClusterLauncher(SweepLauncher):
         except Exception as error:
             raise UserError(
                 f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; run the "
-                f"missing jobs by: {resume_command(jobs[0].folder.parent)}"
+                f"missing jobs by: {resume_command(Path(self.config.hydra.sweep.dir))}"
             ) from error
         for job in jobs:
-            finished = status_of(job.folder).get("status") == "finished"
-            display.end(job, "done" if finished else "FAILED")
+            status = status_of(job.folder)
+            reason = status.get("reason") or status.get(SPOILED) or "it left no status"
+            display.end(job, "done" if status.get("status") == "finished" else f"FAILED: {reason}")
 
 
 class RayCluster(ClusterLauncher):
