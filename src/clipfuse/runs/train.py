@@ -177,11 +177,11 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
-        objective = float(objective) if objective is not None and isfinite(float(objective)) else None
-        status["objective"] = objective
+        found = None if objective is None else float(objective)
+        status["objective"] = found if found is not None and isfinite(found) else None
         status["objective_name"] = config.objective
         status["higher_is_better"] = higher_is_better(config.objective, metrics)
-        if objective is None:
+        if status["objective"] is None:
             known = ", ".join(defined)
             rank_zero_only(log.warning)(
                 "the objective '%s' was not logged; logged were %s", config.objective, known

@@ -131,7 +131,9 @@ class LossProblem:
             odd = torch.stack([*totals, norm.to(kind)]).isfinite().logical_not().any().to(kind)
             distributed.all_reduce(odd, distributed.ReduceOp.MAX)
             numbers = torch.cat([numbers, odd.reshape(1)])
-        *read, slope, elsewhere = [*numbers.tolist(), *([] if many_ranks() else [0.0])]
+        read: list[float] = numbers.tolist()
+        elsewhere = read.pop() if many_ranks() else 0.0
+        slope = read.pop()
         for evaluation in evaluations:
             count = 1 + len(evaluation.output.terms)
             evaluation.read(read[:count])
@@ -145,7 +147,7 @@ class LossProblem:
 
     def _explain(self, evaluations: Sequence[Evaluation], wrong: Evaluation | None, slope: float) -> str:
         """Return what is not finite, the same on all ranks: they average gradients, so all may see it."""
-        mine, others = None, gather_objects(self.inputs.sample_ids)
+        mine, others = "", gather_objects(self.inputs.sample_ids)
         if wrong is not None:
             mine = (
                 f"the {wrong.level} '{self.loss.name}' is {wrong.total} {self._where(wrong)}; lower "
