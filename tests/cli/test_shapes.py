@@ -101,8 +101,12 @@ def test_every_metric_of_every_protocol(
 ) -> None:
     for height, width in [*SMALL, (4, 900), (900, 4)]:
         root = pairs(tmp_path / f"{height}x{width}", height, width)
+        masks = tmp_path / f"masks {height}x{width}"
+        masks.mkdir()
+        for path in (root / "test/ir").iterdir():
+            Image.open(path).point(lambda value: 255 * (value > 127)).save(masks / path.name)
         with limited_memory(MEGABYTES):
-            words = ["--protocol", protocol, "--out", f"{root}/s.csv", "--masks", f"{root}/test/ir"]
+            words = ["--protocol", protocol, "--out", f"{root}/s.csv", "--masks", str(masks)]
             answer = clipfuse("score", "--fused", f"{root}/test/vi", *bands(root), *words)
         assert check(answer) is None, (height, width)
         for row in csv.DictReader((root / "s.csv").open()):
