@@ -47,8 +47,9 @@ def main(arguments: Sequence[str]) -> None:
         return run_composed("train", arguments[1], _check, _train)
     run, arguments = split_from(arguments)
     if run is not None:
-        steps = (partial(each, run=run, words=arguments) for each in (_join_and_check, _train))
-        return run_hydra("train", group_words(arguments)[0], *steps)
+        given = {"run": run, "words": arguments}
+        words = group_words(arguments)[0]
+        return run_hydra("train", words, partial(_join_and_check, **given), partial(_train, **given))
     SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
     words = _resumed(arguments) if SweepLauncher.resume else arguments
     SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]
@@ -118,12 +119,9 @@ def check_and_train(config: "DictConfig", run: str | None = None, words: Sequenc
 
 
 def _join_and_check(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> None:
-    from clipfuse.cli.config import check_run_dir
-
     _refuse_search_of_one()
     if run is not None:
         rebase(config, run, words)
-    check_run_dir(config)
     join_parts(config)
     _check(config)
 
