@@ -73,7 +73,9 @@ def explained(clipfuse: Run, folders: Path) -> Callable[..., str]:
         bands = ["--infrared", str(folders / "ir"), "--visible", str(folders / "vi")]
         code, text, errors = clipfuse("score", "--explain", str(table), *fused, *bands, *words)
         assert code == 0, errors
-        return text
+        found, rest = text.split("\n", 1)
+        assert found == "2 pairs: 2 by equal names in two folders"
+        return rest
 
     return run
 

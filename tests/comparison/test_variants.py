@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clipfuse.api.comparing import compare
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.variants import group, select
 from clipfuse.errors import UserError
@@ -84,3 +85,11 @@ def test_an_unfinished_run_gives_way_to_its_finished_repetition(sweep: Factory) 
     sweep()
     (variant,) = group(select(find_runs([root]), partial=True)[0])
     assert [run.folder.name for run in variant.runs] == ["1"]
+
+
+def test_values_of_a_stranger_move_no_cursor(sweep: Factory) -> None:
+    sweep()
+    root = sweep(options={"loss.weight": "\x1b[2J\x07"})
+    text = str(compare(root, trivial=False))
+    assert "weight=?[2J?" in text
+    assert "\x1b" not in text

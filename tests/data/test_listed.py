@@ -105,13 +105,19 @@ def test_a_table_of_unequal_names(root: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        (["a,b", "x,y"], "its columns are a, b; expected infrared,visible[,scene][,label]"),
-        ([], "its columns are missing"),
-        (["infrared,visible,name", "x,y,z"], "its columns are"),
+        (["a,b", "x,y"], "it has no column 'infrared'); data.pairs: expected"),
+        ([], "it is empty"),
+        (
+            ["infrared,visible,name", "x,y,z"],
+            "has a column 'name'; expected infrared,visible[,scene][,label]",
+        ),
         (["infrared,visible"], "lists no pairs"),
         (["infrared,visible", "1a/one/a_1.png,"], "line 2 names no visible file"),
         (["infrared,visible", "1a/one/a_1.png,1b/x.png"], "1b/x.png is no file"),
-        (["infrared,visible", "1a/one/a_1.png,1b/one/a_1.png,z"], "line 2 has more cells"),
+        (
+            ["infrared,visible", "1a/one/a_1.png,1b/one/a_1.png,z"],
+            "line 2 is cut off or too long: 3 cells for 2 columns",
+        ),
         (["infrared,visible", *["1a/one/a_1.png,1b/one/a_1.png"] * 2], "would both be called"),
         (["infrared,visible", "pairs.csv,1b/one/a_1.png"], "is no image by its name"),
     ],

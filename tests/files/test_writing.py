@@ -148,3 +148,17 @@ def test_an_image_that_appears_is_kept(
     message = user_error(write_png, tmp_path / "x.png", torch.zeros(1, 4, 4), overwrite=False)
     assert "is there already" in message
     assert (tmp_path / "x.png").read_text() == "theirs"
+
+
+def test_fuse_keeps_an_image_that_appears(
+    clipfuse: Callable[..., tuple[int, str, str]],
+    pairs_folder: Path,
+    trained: Path,
+    tmp_path: Path,
+    late: Callable[[Path], None],
+) -> None:
+    test, path = pairs_folder / "test", tmp_path / "out/test-1.png"
+    words = ["--infrared", f"{test}/ir", "--visible", f"{test}/vi", "--out", str(path.parent)]
+    late(path)
+    checkpoint = str(trained / "checkpoints/last.ckpt")
+    expect_theirs(clipfuse("fuse", "--checkpoint", checkpoint, *words), path)

@@ -14,7 +14,7 @@ def _one_rank_has_nan() -> bool:
     image = torch.full((1, 1, 4, 4), float("nan") if torch.distributed.get_rank() else 0.5)
     bands = {"infrared": image, "visible": image, "chroma": image.expand(1, 2, 4, 4)}
     inputs = LossInputs(fused=image, features={}, sample_ids=("a",), step=0, seed=0, **bands)
-    problem = LossProblem(_Mean(), inputs, agree=True)
+    problem = LossProblem(_Mean(), inputs)
     problem.upper_loss(())
     try:
         problem.check_finite([torch.zeros(1)])

@@ -33,6 +33,8 @@ class FusionBackbone(nn.Module, ABC):
         check_planes(infrared=infrared, visible=visible)
         multiple = self.size_multiple
         output = self.fuse(pad_to_multiple(infrared, multiple), pad_to_multiple(visible, multiple))
+        if not isinstance(output, FusionOutput) or not isinstance(output.fused, Tensor):
+            return output  # training, evaluation and fusing refuse it by the name of the network
         return replace(output, fused=crop_to(output.fused, (infrared.shape[-2], infrared.shape[-1])))
 
     @abstractmethod

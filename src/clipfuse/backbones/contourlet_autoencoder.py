@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
 from clipfuse.contourlet import ContourletTransform
+from clipfuse.ops.black import keep_black
 from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
 from clipfuse.types import FusionOutput
 
@@ -26,7 +27,8 @@ class ContourletAutoencoder(FusionBackbone):
     (one more block) and a detail branch (`ContourletUNet`). The sums over the bands go through a block
     (base) and an invertible node (detail); both are concatenated, reduced and decoded by Restormer
     blocks and two convolutions: fused = sigmoid(logit(residual) + decoded), the residual clamped to
-    [0.01, 0.99]. The last layer starts at zero: the untrained network returns its residual image.
+    [0.01, 0.99]. The last layer starts at zero: the untrained network returns its residual image. In eval
+    mode black, which that clamp and the sigmoid miss by 3 levels of 255, is kept (`keep_black`).
 
     Source: PromptFusion (Liu et al., IEEE/CAA JAS 12(3), 2025) as its released code defines the network,
     which is CDDFuse (Zhao et al., CVPR 2023) with a contourlet in the detail branch. Repaired:
@@ -192,7 +194,8 @@ class ContourletAutoencoder(FusionBackbone):
             return torch.sigmoid(visible + change)
         with torch.autocast(infrared.device.type, enabled=False):  # a pyramid convolves
             image = self._residual_image(infrared, visible)
-        return torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
+        fused = torch.sigmoid(torch.logit(image.clamp(0.01, 0.99)) + change)
+        return fused if self.training else keep_black(fused, infrared, visible)
 
     def _residual_image(self, infrared: Tensor, visible: Tensor) -> Tensor:
         return {

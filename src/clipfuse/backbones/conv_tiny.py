@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.backbones.base import FusionBackbone
+from clipfuse.ops.black import keep_black
 from clipfuse.types import FusionOutput
 
 
@@ -12,8 +13,8 @@ class ConvTiny(FusionBackbone):
 
     fused = sigmoid(logit(max(I, V)) + network): the output stays in (0, 1) with a gradient everywhere,
     and the zero-initialised last layer makes the untrained network the maximum, a good start for most fusion
-    losses; from the mean, the pixel loss changes little but the sky in its first thousands of updates. Own
-    design, for tests and first trainings on two CPU cores.
+    losses; from the mean, the pixel loss changes little but the sky in its first thousands of updates. In
+    eval mode black is kept (`keep_black`). Own design, for tests and first trainings on two CPU cores.
 
     Args:
         width: channels at half resolution, 1 or more.
@@ -44,7 +45,10 @@ class ConvTiny(FusionBackbone):
             features = block(features)
         change = nn.functional.pixel_shuffle(self.project(features), 2)
         brighter = infrared.maximum(visible).clamp(0.01, 0.99)
-        return FusionOutput(torch.sigmoid(torch.logit(brighter) + change), {"fused": features})
+        fused = torch.sigmoid(torch.logit(brighter) + change)
+        if not self.training:
+            fused = keep_black(fused, infrared, visible)
+        return FusionOutput(fused, {"fused": features})
 
 
 class _Residual(nn.Module):

@@ -2,13 +2,17 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10, nan
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from clipfuse.errors import UserError
+
+if TYPE_CHECKING:
+    from clipfuse.metrics.scoring import Scorer
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]  # method -> image -> metric -> score
 Row = tuple[str | None, str | None]  # method and image; None stands for all
@@ -51,6 +55,39 @@ class Cell:
         difference = abs(ours - self.value) * (1 - 1e-9)
         digits = range(self.printed, 0, -1)
         return next((n for n in digits if difference <= 0.5 * 10.0 ** (order - n + 1)), 0)
+
+
+def explanation(
+    path: Path,
+    methods: Sequence[str],
+    images: Sequence[str],
+    score: Callable[[Sequence["Scorer"]], Sequence[Scores]],
+) -> Iterator[str]:
+    """Yield the lines that explain a table of published numbers.
+
+    Args:
+        path: as for `read_published`, as `methods` and `images`.
+        methods: labels of the folders of fused images.
+        images: names of the images.
+        score: gives the scores of all of them by each scorer.
+
+    Raises:
+        UserError: as `read_published`.
+    """
+    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
+
+    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
+    cells, notes = read_published(path, methods, images, known)
+    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
+    scorers = [
+        Scorer(protocol, names)
+        for protocol in PROTOCOLS.values()
+        if (names := [name for name in protocol.metrics if name in wanted])
+    ]
+    scores = {str(one.protocol): each for one, each in zip(scorers, score(scorers), strict=True)}
+    yield f"{path}: {len(cells)} numbers, {len(images)} images"
+    yield from explain(cells, scores)
+    yield from notes
 
 
 def read_published(

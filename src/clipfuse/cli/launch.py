@@ -95,15 +95,17 @@ def _run(
     name: str, config: "DictConfig", hydra: Mapping[str, Any], task: Callable[["DictConfig"], Any]
 ) -> Any:
     """Run `task`; Lightning starts other ranks by `sys.argv`, which names the very same configuration."""
-    if config.get("trainer", {}).get("strategy") is None:
-        return task(config)
+    from clipfuse.cli.repeat import run_dir_made
     from clipfuse.runs.composed import write_composed
 
-    with tempfile.TemporaryDirectory(prefix="clipfuse-") as folder:
-        file = Path(folder) / f"{name}.yaml"
-        write_composed(file, name, config, hydra)
-        sys.argv = [sys.argv[0], name, COMPOSED, str(file)]
-        return task(config)
+    with run_dir_made(config):
+        if config.get("trainer", {}).get("strategy") is None:
+            return task(config)
+        with tempfile.TemporaryDirectory(prefix="clipfuse-") as folder:
+            file = Path(folder) / f"{name}.yaml"
+            write_composed(file, name, config, hydra)
+            sys.argv = [sys.argv[0], name, COMPOSED, str(file)]
+            return task(config)
 
 
 def hydra_node(hydra: "DictConfig") -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.fuse import PAIRS_HELP
 from clipfuse.cli.own import look_in
@@ -39,9 +39,10 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
 
     # Imported late: --help must not wait for torch.
+    from clipfuse.cli.explain import explanation
     from clipfuse.cli.scored import find_files, read_files
     from clipfuse.data.masks import parse_classes
-    from clipfuse.files import check_output
+    from clipfuse.files import check_output, write_json
     from clipfuse.images import check_ranges
 
     metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
@@ -54,8 +55,10 @@ def main(arguments: Sequence[str]) -> None:
     check_ranges(list(files.values()), ranges, "--range={},{}")
     read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
     if options.explain:
-        _explain(Path(options.explain), files, list(fused), read)
-        _print_left_out(left_out)
+        score = partial(_score, files, list(fused), read, with_trivial=False)
+        lines = list(explanation(Path(options.explain), list(fused), list(files), score))
+        _print_found(found, left_out)
+        print(*lines, sep="\n")
         return
     for path in outputs:
         check_output(path, options.overwrite)
@@ -68,41 +71,21 @@ def main(arguments: Sequence[str]) -> None:
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol, left_out, options.overwrite)
+        record = _record(columns, names, metrics.protocol, left_out) | {"range": options.range or None}
+        write_json(Path(options.json), record, options.overwrite)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
-    print(found)
-    _print_left_out(left_out)
+    _print_found(found, left_out)
     for path in outputs:
         print(f"written: {path}")
 
 
-def _print_left_out(left_out: Mapping[str, Sequence[str]]) -> None:
+def _print_found(found: str, left_out: Mapping[str, Sequence[str]]) -> None:
+    print(found)
     for word, stems in left_out.items():
         shown = ", ".join(stems[:5]) + (", ..." if len(stems) > 5 else "")
         print(f"left out: {len(stems)} images of {word} whose name not all folders have: {shown}")
-
-
-def _explain(
-    table: Path,
-    files: Mapping[str, tuple[Path, ...]],
-    fused: Sequence[str],
-    read: Callable[[Sequence[Path]], "Files"],
-) -> None:
-    """Print by which protocol the numbers of a table were computed."""
-    from clipfuse.cli.explain import ALSO, explain, read_published
-    from clipfuse.metrics import DEFINITIONS, PROTOCOLS, Scorer
-
-    known = [name for name in PROTOCOLS["strict"].metrics if not DEFINITIONS[name].needs_mask]
-    cells, notes = read_published(table, fused, list(files), known)
-    wanted = {name for cell in cells for name in ALSO.get(cell.metric, (cell.metric,))}
-    chosen = {str(each): [name for name in each.metrics if name in wanted] for each in PROTOCOLS.values()}
-    scorers = [Scorer(each, names) for each in PROTOCOLS.values() if (names := chosen[str(each)])]
-    scores = _score(files, fused, read, scorers, with_trivial=False)
-    by_protocol = {str(one.protocol): each for one, each in zip(scorers, scores, strict=True)}
-    print(f"{table}: {len(cells)} numbers, {len(files)} images")
-    print(*explain(cells, by_protocol), *notes, sep="\n")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -136,13 +119,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="MODULE.FUNCTION",
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
-    add_range(parser)
     parser.add_argument(
         "--explain",
         metavar="TABLE.csv",
         help="instead: find out by which protocol a table of published numbers was computed; a row per "
         "method, named like --fused, or per image",
     )
+    add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
     parser.add_argument("--json", help="JSON file for the means")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
@@ -240,16 +223,13 @@ def _write_csv(
         file.write(csv_text(["method", "name", *names, "protocol"], rows))
 
 
-def _write_json(
-    path: Path,
+def _record(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
     left_out: Mapping[str, Sequence[str]],
-    overwrite: bool,
-) -> None:
-    from clipfuse.files import write_json
-
+) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     means: dict[str, dict[str, float | None]] = {}
     undefined: dict[str, dict[str, int]] = {}
     for method, metrics in columns.items():
@@ -258,7 +238,7 @@ def _write_json(
             means.setdefault(method, {})[name] = fmean(defined) if defined else None
             if len(defined) < len(scores):
                 undefined.setdefault(method, {})[name] = len(scores) - len(defined)
-    record = {
+    return {
         "protocol": str(protocol),
         "images": max(len(scores) for metrics in columns.values() for scores in metrics.values()),
         "unchecked": [name for name in names if name not in protocol.checked],
@@ -266,4 +246,3 @@ def _write_json(
         "undefined": undefined,
         "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
-    write_json(path, record, overwrite)

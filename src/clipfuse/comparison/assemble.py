@@ -12,7 +12,7 @@ from clipfuse.comparison.facts import facts
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_records
 from clipfuse.comparison.table import Table
-from clipfuse.comparison.variants import Variant, group
+from clipfuse.comparison.variants import Variant, group, printable
 from clipfuse.comparison.verdict import verdict
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import check_output, write_atomically
@@ -90,7 +90,8 @@ class Comparison:
         """Return the table in Markdown, the warnings and the verdict."""
         known = [f"- {name}: {text}" for name, text in self.facts.items()]
         table = to_markdown(self.numbers)
-        return "\n".join([f"{table}{chr(10).join(known)}\n", *self.material.notes, *self.sentences])
+        answer = [*self.material.notes, *self.sentences]
+        return printable("\n".join([f"{table}{chr(10).join(known)}\n", *answer]))
 
     @property
     def facts(self) -> dict[str, str]:

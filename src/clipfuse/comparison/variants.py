@@ -111,22 +111,24 @@ def _value(key: str, value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:8]}…"
 
 
-def _shown(text: str) -> str:
-    """Return a stranger's text as one line that moves no cursor."""
-    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+def printable(text: str) -> str:
+    """Return a stranger's text without characters that would move a cursor; line breaks are kept."""
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
 
 
 def select(runs: Iterable[Run], partial: bool) -> tuple[list[Run], list[str]]:
     """Return the runs that are compared, and a line for each that is left out or taken unfinished."""
     taken, notes = [], []
     for run in runs:
-        state = run.status if run.reason is None else f"{run.status}: {_shown(run.reason)}"
+        state = (
+            run.status if run.reason is None else f"{run.status}: {printable(' '.join(run.reason.split()))}"
+        )
         if run.status == "finished" and run.scores:
             taken.append(run)
             if run.reason is not None:
-                notes.append(f"Taken: {run.folder} ({_shown(run.reason)}).")
+                notes.append(f"Taken: {run.folder} ({printable(' '.join(run.reason.split()))}).")
         elif run.status == SPOILED:
-            notes.append(f"Left out: {_shown(run.reason or '')}.")
+            notes.append(f"Left out: {printable(run.reason or '')}.")
         elif run.status == "finished":
             notes.append(f"Left out: {run.folder} (finished without a test).")
         elif partial and run.config and (run.scores or run.curves):

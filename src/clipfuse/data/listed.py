@@ -1,6 +1,5 @@
 """Pairs that the user names: by two patterns over file names, or by a table."""
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from clipfuse.data.matching import ImageFile, PairFiles
 from clipfuse.data.names import BANDS
 from clipfuse.decoding.reading import SUFFIXES
 from clipfuse.errors import UserError
+from clipfuse.files import read_csv
 from clipfuse.images import check_name, natural_order
 
 EXPECTED = "two patterns such as 'infrared/{id}_ir.png | visible/{id}_vis.png', or the path of a .csv file"
@@ -128,17 +128,10 @@ def _matching(
 
 
 def _from_table(path: Path, infrared: Path, visible: Path) -> Found:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header, rows = list(reader.fieldnames or ()), list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"data.pairs={path}: cannot be read ({reason}); expected {EXPECTED}") from None
-    if not {"infrared", "visible"} <= set(header) <= set(COLUMNS) or len(set(header)) < len(header):
+    rows = read_csv(path, ["infrared", "visible"], remedy=f"data.pairs: expected {EXPECTED}")
+    if unknown := [name for row in rows[:1] for name in row if name not in COLUMNS]:
         raise UserError(
-            f"data.pairs={path}: its columns are {', '.join(header) or 'missing'}; expected "
-            "infrared,visible[,scene][,label]"
+            f"data.pairs={path}: has a column {unknown[0]!r}; expected infrared,visible[,scene][,label]"
         )
     if not rows:
         raise UserError(f"data.pairs={path}: lists no pairs; expected one in each line")
@@ -152,7 +145,7 @@ def _from_table(path: Path, infrared: Path, visible: Path) -> Found:
     return with_ids(sorted(named, key=lambda pair: natural_order(pair.key)), Counter(), path)
 
 
-def _row(table: Path, line: int, row: Mapping[str | None, str], roots: Mapping[str, Path]) -> PairFiles:
+def _row(table: Path, line: int, row: Mapping[str, str], roots: Mapping[str, Path]) -> PairFiles:
     files: dict[str, Path | None] = {}
     for column in ("infrared", "visible", "label"):
         text = (row.get(column) or "").strip()
@@ -165,8 +158,6 @@ def _row(table: Path, line: int, row: Mapping[str | None, str], roots: Mapping[s
                 f"data.pairs={table}: line {line}: {file} {reason}; expected a path "
                 f"relative to {roots[column]}"
             )
-    if None in row:
-        raise UserError(f"data.pairs={table}: line {line} has more cells than there are columns; mend it")
     scene = (row.get("scene") or "").strip() or None
     assert files["infrared"] is not None
     assert files["visible"] is not None

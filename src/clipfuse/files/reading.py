@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from clipfuse.errors import UserError
 
@@ -67,7 +67,7 @@ def read_bytes(
     return content
 
 
-def open_regular(path: Path, within: Path | None = None) -> IO[bytes]:
+def open_regular(path: Path, within: Path | None = None) -> io.BufferedReader:
     """Open a regular file for reading; nothing else is ever waited for.
 
     Args:
@@ -310,7 +310,9 @@ def read_csv(
         for row in reader:
             line = reader.line_num
             if row and len(row) != len(head):
-                raise ValueError(f"line {line} is cut off or too long")
+                raise ValueError(
+                    f"line {line} is cut off or too long: {len(row)} cells for {len(head)} columns"
+                )
             if row:
                 rows.append({name: _unescaped(cell) for name, cell in zip(head, row, strict=True)})
     except csv.Error as error:
