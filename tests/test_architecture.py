@@ -28,14 +28,29 @@ ALLOWED = {
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "networks": {"errors", "types", "files", "lazy", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
-    "tracking": {"errors", "types", "files", "ops", "losses.base", "networks", "training", "tracking"},
+    "tracking": {
+        *("errors", "types", "files", "ops", "metrics", "losses.base", "networks", "training", "tracking"),
+    },
     "runs": {
         *("errors", "types", "files", "ops", "images", "bilevel", "losses.base"),
         *("networks", "training", "tracking", "runs"),
     },
-    "comparison": {"errors", "types", "files", "images", "metrics", "ops", "runs.contract", "comparison"},
+    "comparison": {
+        "errors",
+        "types",
+        "files",
+        "images",
+        "metrics",
+        "ops",
+        "runs.contract",
+        "runs.folder",
+        "comparison",
+    },
     "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
-    "hydra_plugins": {"errors", "files", "runs.composed", "runs.folder", "runs.objective", "runs.overrides"},
+    "hydra_plugins": {
+        *("errors", "files", "runs.composed", "runs.folder", "runs.objective", "runs.overrides"),
+        "runs.owner",
+    },
     "__main__": {"cli"},
     "api": {
         *("errors", "types", "files", "decoding", "images", "data", "ops", "metrics", "networks"),

@@ -209,6 +209,14 @@ def jpeg(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def webp(width: int, height: int) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(RGB8).save(stream, format="WEBP", lossless=True)
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + stream.getvalue()[12:]
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 ZEROS = zlib.compress(bytes(30_000 * 3_751), 9)  # the rows of 30,000 x 30,000 pixels of 1 bit
 TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
 
@@ -228,6 +236,7 @@ TEXT = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
         ("text.png", png(5, 5, extra=TEXT, data=zlib.compress(bytes(30))), "cannot be read"),
         ("tiles.tiff", tiff(16, 16, tile=50_000), "cannot be read"),
         ("short.png", png(9_000, 9_000, data=zlib.compress(b"0")), "cannot be read"),
+        ("canvas.webp", webp(16_384, 16_384), "canvas.webp"),
         ("nothing.png", png(0, 0), "cannot be read"),
         ("nothing.bmp", bmp(0, 5), "cannot be read"),
         ("nothing.tiff", tiff(0, 0), "cannot be read"),

@@ -36,3 +36,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the known word nearest to `word`, else an empty string."""
     nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def reason(error: BaseException) -> str:
+    """Return the message of an error on one line, or its class where it has none."""
+    return " ".join(f"{error}".split()) or type(error).__name__

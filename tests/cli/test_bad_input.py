@@ -35,6 +35,11 @@ def truncated(pairs: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def bad_test_image(pairs: Path) -> None:
+    path = pairs / "test/ir/test-1.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 def not_an_image(pairs: Path) -> None:
     (pairs / "val/ir/val-1.png").write_text("hello")
 
@@ -89,7 +94,8 @@ TINY += ["backbone.width=4", "backbone.depth=0"]
         (unmatched_name, ["test/ir", "1 of 3 images have no infrared file", "other", "remove"], True),
         (empty_folder, ["train/ir", "holds no image file", "check the path"], True),
         (unequal_sizes, ["train-0.png is 32 x 48", "train-0.png is 64 x 48", "resample"], True),
-        (truncated, ["val-0.png", "cannot be read", "copy or convert"], False),
+        (truncated, ["val-0.png", "cannot be read", "copy or convert"], True),
+        (bad_test_image, ["test-1.png", "cannot be read", "copy or convert"], True),
         (not_an_image, ["val-1.png", "expected a PNG, JPEG, BMP, TIFF or WebP", "convert"], True),
         (not_a_number, ["val-0.tiff", "1 of 3072 pixels are NaN", "fill them in"], False),
     ],
@@ -114,7 +120,8 @@ def test_spoiled_pairs(
 
 def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, tmp_path: Path) -> None:
     for path in (pairs / "train/ir").iterdir():
-        path.write_bytes(path.read_bytes()[:-40])  # behind the header, which is read before
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200] + bytes(60) + whole[260:])  # which no header shows
     words = [f"data.root={pairs}", f"run_dir={tmp_path / 'run'}", "loader.workers=1"]
     result = clipfuse("train", *TINY, *words)
     refused(result, ".png: cannot be read", "expected a PNG", "copy or convert")
@@ -149,7 +156,7 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["experiment=quik"], ["unknown experiment 'quik'", "Did you mean 'quick'?"]),
         (["backbone=conv_tini"], ["unknown backbone 'conv_tini'", "Did you mean 'conv_tiny'?"]),
         (["~loss"], ["loss is missing: loss=X with X one of clip_ratio, custom, "]),
-        (["metrics=null"], ["group override must be a string"]),
+        (["metrics=null"], ["metrics=null: expected metrics=X with X one of default, or ~metrics"]),
         (["overwrite=perhaps"], ["overwrite is 'perhaps'", "valid boolean"]),
         (["loss=custom", "loss._target_=math.pi"], ["'math.pi' is 3.14", "expected a class"]),
         (["loss=custom", "loss._target_=torch.nn.L1Loss"], ["torch.nn.L1Loss", "subclass of FusionLoss"]),
@@ -160,6 +167,20 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["callbacks.test.panel_rows=0"], ["callbacks.test: panel_rows is 0; expected 1 or more"]),
         (["trainer.devices=2"], ["trainer.devices is 2; for more than one take trainer=ddp"]),
         (["trainer.precision=bf16-true"], ["trainer.precision is bf16-true; expected one of 32-true"]),
+        (
+            ["logger=null"],
+            ["logger=null: expected logger=X with X one of csv, none, ", "or ~logger to leave"],
+        ),
+        (
+            ["callbacks=null"],
+            ["callbacks=null: expected callbacks=X with X one of default, or ~callbacks to"],
+        ),
+        (["+experiment=quick"], ["experiment is chosen already: leave out the +"]),
+        (["experiment=quick", "+experiment=quick"], ["experiment is chosen already: leave out the +"]),
+        (["experimnt=quick"], ["unknown key 'experimnt'. Did you mean 'experiment'?"]),
+        (["lossy=pixel"], ["unknown key 'lossy'. Did you mean 'loss'?"]),
+        (["seed=None"], ["seed is 'None'", "valid integer"]),
+        (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps is 0; expected 1 or more updates"]),
         (["trainer.max_time=0"], ["trainer.max_time is 0; expected null, or a time above 0"]),
         (["+trainer.max_steps=3"], ["trainer.max_steps is set by each run itself; use steps"]),
         (["run_dir=a b=c"], ["cannot read 'run_dir=a b=c'", "quote"]),

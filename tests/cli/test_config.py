@@ -60,12 +60,15 @@ def test_evaluate_yaml_names_every_setting() -> None:
         ("overwrite=no", "overwrite", False),
         ("test=yes", "test", True),
         ("steps=1e1", "steps", 10),
+        ("gradient_clip=None", "gradient_clip", None),
+        ("ema=None", "ema", None),
+        ("data.infrared=None", "data.infrared", None),
         ("loss.gradient_weight=3", "loss.gradient_weight", 3.0),
     ],
 )
 def test_values_are_what_they_were_read_as(override: str, key: str, value: object) -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", ["name=test", override])
+        config = compose("train", ["name=test", "data=folder", "data.root=here", override])
     check_config(config, TrainSettings, GROUPS)
     read = OmegaConf.select(config, key)
     assert (read, type(read)) == (value, type(value))

@@ -234,7 +234,7 @@ def test_onnx_fuses_as_the_checkpoint_does(
     [
         (["--onnx", "a.onnx", "--trust", "mine"], "leave out --trust"),
         (["--onnx", "a.onnx", "--device", "cuda"], "leave out --trust and --device"),
-        (["--onnx", "none.onnx"], "none.onnx cannot be read"),
+        (["--onnx", "none.onnx"], "none.onnx: cannot be read"),
     ],
 )
 def test_what_onnx_goes_with(

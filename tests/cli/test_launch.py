@@ -166,3 +166,17 @@ def test_a_training_and_an_evaluation_take_the_named_loss_alone(trapped: Path, p
     assert done.returncode == 0, done.stderr
     assert json.loads((trapped / "scores/test/metrics.json").read_text())["mean"]["SSIM"] > 0
     assert ran(trapped) == []
+
+
+@pytest.mark.parametrize("way", ["script", "notebook"])
+def test_plugins_beside_a_program_are_not_hydras(tmp_path: Path, way: str) -> None:
+    """A program's own folder is first on its import path, and stays there."""
+    (tmp_path / "hydra_plugins/evil").mkdir(parents=True)
+    (tmp_path / "hydra_plugins/evil/__init__.py").write_text(TRAP)
+    code = "import sys, clipfuse\ntry:\n    clipfuse.train('steps=0')\nexcept clipfuse.UserError as error:\n"
+    code += "    sys.exit(f'{error} {sys.path[0]!r}')\n"
+    (tmp_path / "program.py").write_text(code)
+    done = start(*(["program.py"] if way == "script" else ["-c", code]), folder=tmp_path)
+    assert "steps is 0" in done.stderr
+    assert done.stderr.strip().endswith(repr(str(tmp_path)) if way == "script" else "''")
+    assert ran(tmp_path) == []

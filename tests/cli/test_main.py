@@ -63,7 +63,8 @@ def test_the_exit_code_is_the_commands(
         (UserError("a\x1b[2Jb\nc"), 2, r"a\x1b[2Jb\nc"),
         (OSError(28, "No space left on device", "runs/a"), 2, "runs/a: No space left on device"),
         (OSError("odd"), 2, "odd"),
-        (MemoryError(), 2, "not enough memory"),
+        (MemoryError(), 2, "MemoryError: not enough memory for doctor"),
+        (OSError(), 2, "OSError"),
         (KeyboardInterrupt(), 130, None),
     ],
 )

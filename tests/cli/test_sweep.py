@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from omegaconf import OmegaConf
 from clipfuse.cli.config import conf_dir
 from clipfuse.errors import UserError
 from clipfuse.runs.folder import is_running, read_status
+from clipfuse.runs.owner import owned
 from hydra_plugins.clipfuse_launcher import _jobs, cluster
 from hydra_plugins.clipfuse_launcher._display import Display
 from hydra_plugins.clipfuse_launcher.cluster import ClusterLauncher
@@ -131,6 +133,19 @@ def test_a_failing_job_does_not_stop_the_others(
     assert before == {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
 
 
+def test_a_search_is_a_sweep(clipfuse: Clipfuse, stand_in: Path) -> None:
+    """It would train one job with the defaults of what is searched."""
+    Path("mine/sweep").mkdir(parents=True)
+    Path("mine/sweep/seeds.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {seed: '0,3'}}}\n"
+    )
+    words = ["train", "sweep=seeds", "--config-dir", "mine"]
+    code, _, errors = clipfuse(*words)
+    assert (code, "sweep=seeds is for several jobs: clipfuse train -m sweep=seeds" in errors) == (2, True)
+    assert clipfuse(*words, "-m", "hydra.sweep.dir=s")[0] == 0
+    assert len(statuses(Path("s"))) == 2
+
+
 def test_a_sweep_makes_its_own_run_folders(clipfuse: Clipfuse) -> None:
     code, _, errors = clipfuse("train", "-m", "seed=0,1", "run_dir=mine")
     assert code == 2
@@ -208,6 +223,58 @@ def test_what_a_sweep_refuses(clipfuse: Clipfuse, stand_in: Path, words: list[st
     assert message in errors
     assert "Traceback" not in errors
     assert not Path("new").exists()
+
+
+def test_a_sweep_folder_has_one_owner(clipfuse: Clipfuse, stand_in: Path) -> None:
+    """Of a sweep or a study that goes on, too; the second one writes nothing."""
+    assert clipfuse("train", "-m", "seed=0,1", "hydra.sweep.dir=s")[0] == 2  # of which one is to be run again
+    before = {path: path.read_bytes() for path in Path("s").rglob("*") if path.is_file()}
+    with owned(Path("s"), kind="sweep"):
+        for words in (["-m", "seed=0,1", "hydra.sweep.dir=s"], ["sweep.resume=s"]):
+            code, _, errors = clipfuse("train", *words)
+            assert code == 2
+            assert (
+                f"the sweep folder s is in use by process {os.getpid()} on {os.uname().nodename} since"
+                in errors
+            )
+    assert before == {path: path.read_bytes() for path in Path("s").rglob("*") if path.is_file()}
+
+
+def test_sweeps_of_one_second_get_folders_of_their_own(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Stopped":
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Stopped)
+    for _ in range(3):
+        assert clipfuse("train", "-m", "seed=0")[0] == 0
+    names = [f"2026-01-01_00-00-00{end}" for end in ("", "-2", "-3")]
+    assert sorted(os.listdir("runs/sweeps")) == names
+    assert [objectives(Path("runs/sweeps", name)) for name in names] == [[0.0]] * 3
+
+
+def test_a_sweep_does_not_begin_among_other_files(clipfuse: Clipfuse, stand_in: Path) -> None:
+    Path("s/photos").mkdir(parents=True)
+    code, _, errors = clipfuse("train", "-m", "seed=0", "hydra.sweep.dir=s")
+    assert code == 2
+    assert (
+        "the sweep folder s holds what no sweep writes: photos; choose another by hydra.sweep.dir=X" in errors
+    )
+    assert os.listdir("s") == ["photos"]
+
+
+@pytest.mark.parametrize("status", ["", '{"status": "fin', "[1, 2]", "\x00", '{"status": 7}'])
+def test_a_spoiled_status_stops_no_sweep(clipfuse: Clipfuse, stand_in: Path, status: str) -> None:
+    assert clipfuse("train", "-m", "seed=0,3", "hydra.sweep.dir=s")[0] == 0
+    Path("s/1/status.json").write_text(status)
+    code, output, _ = clipfuse("train", "sweep.resume=s")
+    assert code == 2
+    assert "job 0: seed=0 ... done before" in output
+    assert "LEFT OUT: s/1/status.json: " in output
+    assert Path("s/1/status.json").read_text() == status
 
 
 def test_jobs_run_side_by_side(clipfuse: Clipfuse, stand_in: Path) -> None:
@@ -524,16 +591,15 @@ def test_the_default_is_one_job_at_a_time() -> None:
     assert SubprocessLauncher().max_parallel == 1
 
 
-def test_a_launcher_that_is_not_installed_is_named() -> None:
+def test_a_launcher_that_is_not_installed_is_named(tmp_path: Path) -> None:
     class Absent(ClusterLauncher):
         via = "hydra_plugins.absent.AbsentLauncher"
 
     config = OmegaConf.create(
         {"hydra": {"overrides": {"task": []}, "sweeper": {"_target_": "hydra._internal.x"}}}
     )
-    with pytest.raises(UserError, match=r"absent.AbsentLauncher is not there; install the extra 'sweep'"):
-        Absent().setup(
-            hydra_context=None,
-            task_function=None,
-            config=config,
-        )
+    config.hydra.sweep = {"dir": str(tmp_path / "s")}
+    missing = r"absent.AbsentLauncher is not there; install the extra 'sweep'"
+    with pytest.raises(UserError, match=missing), Absent.owner:
+        Absent().setup(hydra_context=None, task_function=None, config=config)
+    assert not (tmp_path / "s").exists()

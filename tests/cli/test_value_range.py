@@ -1,6 +1,7 @@
 """A range of values holds in every command, in Python, and in what is recorded."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def test_score_reads_them_alike(
         ]
         code, _, errors = clipfuse(*words, "--out", str(out), "--metrics", "SSIM,VIF,MI,CC", *more)
         assert code == 0, errors
+        code, _, errors = clipfuse(*words, "--json", f"{out}.json", "--metrics", "EN", *more)
+        assert code == 0, errors
+        assert json.loads(Path(f"{out}.json").read_text())["range"] == ([f"{LOW},{HIGH}"] if more else None)
         rows.append(list(csv.DictReader(out.open())))
     assert rows[0] == rows[1]
     assert rows[0] != rows[2]

@@ -49,6 +49,7 @@ def test_doctor_without_network(clipfuse: Clipfuse, monkeypatch: pytest.MonkeyPa
         raise OSError("no route to host")
 
     monkeypatch.setattr(open_clip, "download_pretrained", offline)
+    monkeypatch.setattr("clipfuse.clip.fetching._answers", lambda *_: True)
     code, _, error = clipfuse("doctor", "--download", "ViT-B-32-quickgelu", "openai")
     assert code == 2
     assert "cannot be downloaded (no route to host)" in error

@@ -50,6 +50,18 @@ def test_jobs_that_have_not_started_are_told(sweep: Factory) -> None:
     assert notes == [f"Left out: {root.resolve() / '1'} (not started)."]
 
 
+def test_jobs_in_folders_of_their_own_names(sweep: Factory) -> None:
+    root = sweep(folder="pixel-0")
+    jobs = "jobs:\n  0: [seed=0]\n  1: [seed=1]\n  2: [seed=2]\n"
+    (root / "sweep.yaml").write_text(jobs + "folders: {0: pixel-0, 1: pixel-1, 2: ../elsewhere}\n")
+    found = {run.folder.name: (run.status, run.overrides) for run in find_runs([root])}
+    assert found == {
+        "pixel-0": ("finished", ["seed=0"]),
+        "pixel-1": ("not started", ["seed=1"]),
+        "2": ("not started", ["seed=2"]),
+    }
+
+
 def test_devices_are_counted_by_what_they_did(sweep: Factory) -> None:
     """`devices: auto` says no number; two of them see twice the samples in an update."""
     root = sweep(options={"trainer.devices": "auto"})

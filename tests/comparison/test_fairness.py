@@ -45,7 +45,7 @@ def check(root: Path, *allowed: str) -> list[str]:
         ("optimizer", {"optimizer.lr": 1e-3}, {}),
         ("tuning", {"tuning": TUNING, "optimizer.lr": 1e-3}, {}),
         ("schedule", {"scheduler.warmup": 0.1}, {}),
-        ("clipping", {"gradient_clip": 1.0}, {}),
+        ("clipping", {"gradient_clip": 2.0}, {}),
         ("averaging", {"ema": 0.999}, {}),
         ("noise", {"input_noise": 0.03}, {}),
         ("precision", {"trainer.precision": "bf16-mixed"}, {}),
@@ -133,7 +133,7 @@ def test_many_settings_are_not_all_told(sweep: Factory) -> None:
     sweep("ldfusion", options={"backbone": {f"size{index}": index for index in range(9)}})
     (warning,) = check(root, "network")
     assert "; backbone.size2 is not set (sweep/0) or 2 (sweep/1); " in warning
-    assert warning.endswith(" and 5 more settings.")
+    assert warning.endswith(" and 6 more settings.")
 
 
 def tuned(sweep: Factory, rates: Mapping[str, float], **tuning: Any) -> Path:
@@ -153,7 +153,10 @@ def test_a_rate_tuned_by_one_rule_may_differ_and_is_told(sweep: Factory) -> None
 
 def test_the_rule_frees_the_tuned_key_alone(sweep: Factory) -> None:
     root = tuned(sweep, {"pixel": 3e-3})
-    sweep("ldfusion", options={"optimizer.lr": 1e-3, "optimizer.weight_decay": 0.1, "tuning": TUNING})
+    sweep(
+        "ldfusion",
+        options={"optimizer.lr": 1e-3, "optimizer.weight_decay": 0.1, "tuning": TUNING, "gradient_clip": 2.0},
+    )
     with pytest.raises(UserError, match=r"differ in optimizer: .*weight_decay=not set.*\(and in clipping\)"):
         check(root)
 

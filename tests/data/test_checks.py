@@ -41,13 +41,22 @@ def narrow(path: Path) -> None:
     Image.open(path).crop((0, 0, 49, 40)).save(path)
 
 
+def cut_at_the_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 def nothing(path: Path) -> None:
     path.write_bytes(b"")
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(cut, "cannot be read"), (nothing, "empty file"), (narrow, "is 50 x 40 pixels but")],
+    [
+        (cut, "cannot be read"),
+        (cut_at_the_end, "cannot be read"),
+        (nothing, "empty file"),
+        (narrow, "is 50 x 40 pixels but"),
+    ],
 )
 @pytest.mark.parametrize("cached", [False, True])
 def test_spoiled_files_are_named(
@@ -64,6 +73,19 @@ def test_spoiled_files_are_named(
     message = user_error(check_pairs, pairs, **read)
     assert message.startswith("4 of 9 pairs cannot be used: ")
     assert message.endswith("; nor can 4, 5, 8")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp"])
+def test_a_copy_that_was_cut_off_is_found_by_its_end(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(path)
+    assert header_of(path) == (50, 40, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(200))  # padded, but complete
+    assert header_of(path) == (50, 40, 1)
+    for length in (len(whole) - 60, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        assert "cannot be read" in str(header_of(path))
 
 
 def test_headers_are_read_once(pairs: Pairs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -138,8 +138,11 @@ def test_two_scenes_of_one_name_in_the_same_place_are_no_guess(tmp_path: Path, u
         (["s/{LWIR,NIR,Vis}.tif"], ["LWIR.tif and NIR.tif could both be the infrared file", "data.infrared"]),
         (["{ir,vi}/1.png", "ir/1.jpg"], ["1.jpg and 1.png have one name but for the suffix"]),
         (["{ir,vi,Vis_Y}/1.png"], ["Vis_Y and vi could all be the visible folder"]),
-        (["{MSRS,RoadScene,TNO}/{ir,vi}/1.png"], ["data sets MSRS, RoadScene, TNO; name the folder of one"]),
-        (["MSRS-main/{train,test}/{ir,vi}/1.png"], ["data set MSRS-main; name the folder of one"]),
+        (
+            ["{MSRS,RoadScene,TNO}/{ir,vi}/1.png"],
+            ["data sets MSRS, RoadScene, TNO; take a deeper folder, as in data.root="],
+        ),
+        (["MSRS-main/{train,test}/{ir,vi}/1.png"], ["data set MSRS-main; take a deeper folder"]),
         (["{ir,vi}/{1,2,3}.png", "ir/{4,5}.png"], ["2 of 5 images have no visible file", "4, 5"]),
         (["{IR,VIS}{1,2}.png", "IR3.png"], ["1 of 3 images have no visible file whose name", ": 3;"]),
         (["train/{ir,vi}/1.png", "test/ir/2.png"], ["test: no visible folder", "sub-folders found: ir"]),
@@ -166,7 +169,7 @@ def test_a_choice_among_three_bands_of_one_scene(tmp_path: Path) -> None:
 
 def test_a_deeper_root_is_advised_and_works(tmp_path: Path, user_error: Refusal) -> None:
     build(tmp_path, "{MSRS,RoadScene,TNO}/{ir,vi}/1.png")
-    advised = user_error(find_pairs, tmp_path).rpartition(" ")[2]
+    advised = user_error(find_pairs, tmp_path).rpartition("data.root=")[2]
     assert list(find_pairs(Path(advised)).pairs) == ["1"]
 
 

@@ -1,5 +1,6 @@
 import pickle
 import warnings
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_every_option_of_a_protocol_moves_its_score(protocol: str, own_ways: set
             assert score(*planes, **rest).item() != pytest.approx(value, rel=1e-7), (name, left_out)
     # Metrics that are not named are those of `strict`.
     assert differing == own_ways == set(chosen.options)
+
+
+def test_there_is_no_option_that_no_protocol_sets() -> None:
+    given = {(name, key) for each in PROTOCOLS.values() for name, o in each.options.items() for key in o}
+    options = {
+        (name, key)
+        for name in STRICT.metrics
+        for key, parameter in signature(DEFINITIONS[name].kernel).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and key != "target_mask"
+    }
+    assert options == given
 
 
 def test_planes_outside_of_the_unit_range_are_refused() -> None:

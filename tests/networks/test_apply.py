@@ -3,6 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.errors import UserError
+from clipfuse.metrics import definition
+from clipfuse.networks import apply
 from clipfuse.networks.apply import apply_network
 from clipfuse.types import FusionOutput
 
@@ -32,6 +34,16 @@ def test_eval_mode_without_gradient_and_in_the_networks_precision() -> None:
     assert [part.training for part in (network, network.drop, network.frozen)] == [True, True, False]
 
 
+def test_rounding_errors_of_the_range_are_taken_off() -> None:
+    class Network(nn.Module):
+        def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
+            return torch.where(infrared > 0.5, 1 + 5e-6, -5e-6)
+
+    fused = apply_network(Network(), *PLANES)
+    assert set(fused.unique().tolist()) == {0.0, 1.0}
+    assert apply.ROUNDING == definition.ROUNDING
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
@@ -41,6 +53,9 @@ def test_eval_mode_without_gradient_and_in_the_networks_precision() -> None:
         ),
         (lambda fused: [fused], "the network returns list, expected"),
         (lambda fused: fused / 0, "values that are not finite"),
+        (lambda fused: 255 * fused, r"values from .* to 2.*, expected \[0, 1\]"),
+        (lambda fused: fused - 0.01 - fused.min(), r"values from -0\.01 to .*, expected \[0, 1\]"),
+        (lambda fused: 2 * fused - 1, r"values from -0\.9"),
         (lambda fused: fused @ fused.new_zeros(2, 2), r"a\.png cannot be fused: mm: mat1"),
     ],
 )

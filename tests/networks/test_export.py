@@ -1,5 +1,6 @@
 """The files of other formats fuse as the network does, at any size, or do not appear."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.errors import UserError
+from clipfuse.networks.apply import apply_network
 from clipfuse.networks.export import _difference, write_onnx
-from clipfuse.networks.onnx import read_onnx
+from clipfuse.networks.onnx import OnnxNetwork, read_onnx
 from clipfuse.types import FusionOutput
 
 # (N, H, W): odd and not square, a multiple of 32, small.
@@ -178,16 +180,22 @@ def test_a_transform_changes_its_method() -> None:
         transform.use("wavelet")
 
 
-def graph(*nodes: onnx.NodeProto, initializers: tuple[TensorProto, ...] = (), **names: str) -> bytes:
+def graph(
+    *nodes: onnx.NodeProto,
+    initializers: tuple[TensorProto, ...] = (),
+    shape: tuple[str | int, ...] = ("batch", 1, "height", "width"),
+    kind: int = TensorProto.FLOAT,
+    opset: int = 20,
+    **names: str,
+) -> bytes:
     """An ONNX file of float planes; `names` replaces those of inputs and output."""
-    shape = ["batch", 1, "height", "width"]
     infrared, visible, fused = (
-        helper.make_tensor_value_info(names.get(name, name), TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(names.get(name, name), kind, shape)
         for name in ("infrared", "visible", "fused")
     )
     body = helper.make_graph(nodes, "made", [infrared, visible], [fused], initializers)
     model = helper.make_model(
-        body, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+        body, opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("own", 1)]
     )
     model.ir_version = 9
     return model.SerializeToString()
@@ -225,6 +233,72 @@ def test_files_that_are_no_fusion_network(content: bytes, tmp_path: Path) -> Non
         read_onnx(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (graph(MAXIMUM, opset=99), "Opset 99 is under development"),
+        (
+            graph(helper.make_node("Max", ["ir", "visible"], ["fused"]), infrared="ir"),
+            "of 'ir' tensor(float)",
+        ),
+        (
+            graph(helper.make_node("Max", ["infrared", "visible"], ["y"]), fused="y"),
+            "it makes 'y' tensor(float)",
+        ),
+        (graph(MAXIMUM, shape=("n", 3, "h", "w")), "'fused' tensor(float) ['n', 3, 'h', 'w']"),
+        (graph(MAXIMUM, shape=("n", "h", "w")), "'infrared' tensor(float) ['n', 'h', 'w']"),
+        (graph(MAXIMUM, kind=TensorProto.FLOAT16), "'fused' tensor(float16)"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        read_onnx(path)
+    assert str(refused.value).startswith(f"{path} is no fusion network in ONNX")
+    assert "expected what 'clipfuse export --out NAME.onnx' writes" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "message"),
+    [
+        (255.0, 0.0, "the network returns values from .* to 2.*, expected \\[0, 1\\]"),
+        (2.0, -1.0, "values from -0.* to 0"),
+        (float("nan"), 0.0, "values that are not finite"),
+    ],
+)
+def test_an_output_in_another_range_is_refused_with_its_file(
+    factor: float, shift: float, message: str, tmp_path: Path
+) -> None:
+    constants = [
+        helper.make_node(
+            "Constant", [], [name], value=helper.make_tensor(name, TensorProto.FLOAT, [], [value])
+        )
+        for name, value in {"factor": factor, "shift": shift}.items()
+    ]
+    steps = [
+        helper.make_node("Max", ["infrared", "visible"], ["most"]),
+        helper.make_node("Mul", ["most", "factor"], ["product"]),
+        helper.make_node("Add", ["product", "shift"], ["fused"]),
+    ]
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(graph(*constants, *steps))
+    with pytest.raises(UserError, match=f"pair with {re.escape(str(path))} cannot be fused: .*{message}"):
+        apply_network(OnnxNetwork(path), *planes(1, 5, 7), f"pair with {path}")
+
+
+def test_a_file_of_one_size_fuses_that_size_alone(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    path.write_bytes(graph(MAXIMUM, shape=(1, 1, 5, "w")))
+    fuse = read_onnx(path)
+    infrared, visible = planes(1, 5, 7)
+    assert torch.equal(fuse(infrared, visible), infrared.maximum(visible))
+    with pytest.raises(
+        UserError, match="a pair cannot be fused: the file takes images of 5xany pixels alone"
+    ):
+        apply_network(OnnxNetwork(path), *planes(1, 6, 7), "a pair")
+
+
 def test_an_onnx_file_of_another_maker(tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     path.write_bytes(graph(MAXIMUM))
@@ -247,7 +321,7 @@ def test_a_program_that_took_a_size_for_fixed(kind: type[Exception], tmp_path: P
 
 
 def test_no_such_file_and_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"none.onnx cannot be read"):
+    with pytest.raises(UserError, match=r"none.onnx: cannot be read"):
         read_onnx(tmp_path / "none.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     for act in (

@@ -19,7 +19,7 @@ def test_what_a_constructor_refuses_is_named_with_its_place() -> None:
     node = {"_target_": f"{__name__}._refuses", "width": 3}
     with pytest.raises(UserError, match=r"^backbone: width 3 is too small$"):
         build(node, "backbone")
-    with pytest.raises(UserError, match=r"^loss: width 3 is too small$"):  # of a part
+    with pytest.raises(UserError, match=r"^loss\.part: width 3 is too small$"):  # of a part
         build({"_target_": "builtins.dict", "part": node}, "loss")
 
 

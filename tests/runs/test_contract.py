@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from fnmatch import fnmatchcase
-from inspect import signature
 from itertools import zip_longest
 from pathlib import Path
 from pkgutil import resolve_name
@@ -25,7 +24,7 @@ from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.errors import UserError
 from clipfuse.ops.settings import leaves
 from clipfuse.runs import resume
-from clipfuse.runs.contract import CAME_LATER, KINDS, RULES, decide, flatten, present_name, read_tuning
+from clipfuse.runs.contract import KINDS, RULES, decide, flatten, present_name, read_tuning
 from clipfuse.runs.record import run_record
 from clipfuse.runs.train import train
 
@@ -48,7 +47,7 @@ HARMLESS = (
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
     *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
     *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
-    *("split_of", "names_sha256", "scenes.*", "pairs"),
+    *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
 )
 # What a run that goes on may change.
 RESUMABLE = (
@@ -66,7 +65,7 @@ RESUMABLE = (
     ),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb", "callbacks.*", "versions.*"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
-    *("split_of", "names_sha256", "scenes.*", "pairs"),
+    *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
 )
 NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],
@@ -237,7 +236,6 @@ def test_values_are_held_in_the_terms_of_the_rules() -> None:
         "versions.clipfuse": "0.1.0",
         "versions.git_commit": "a.b.c",
         "clip_identity.weights_sha256": ["a", "b"],
-        "tuning": None,
     }
 
 
@@ -271,12 +269,6 @@ def test_a_training_beside_its_grid_does_not_begin(
     with pytest.raises(UserError, match=r"optimizer.lr is 0.001, which is not in tuning.grid \(1, 2\)"):
         train(config)
     assert not (tmp_path / "run").exists()
-
-
-def test_what_runs_did_before_an_option_is_its_default() -> None:
-    for path, later in CAME_LATER.items():
-        parameters = signature(resolve_name(path)).parameters
-        assert {name: parameters[name].default for name in later} == later
 
 
 def test_a_run_from_before_an_option_compares(records: Mapping[str, dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ def test_what_is_logged_is_taken(name: str, test: bool) -> None:
         (
             "val/SSIM",
             True,
-            "Did you mean 'val/metric/SSIM'? Known are val/metric/MSE, val/metric/SSIM, test/VIF, ",
+            "Did you mean 'val/metric/SSIM'? Known are val/metric/MSE, val/metric/SSIM, val/loss/total, ",
         ),
         ("val/metric/VIF", True, "objective is val/metric/VIF, which nothing logs"),
         ("SSIM", False, "Known are val/metric/MSE, val/metric/SSIM, val/loss/total, "),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from clipfuse.errors import UserError
 from clipfuse.losses.base import FusionLoss
 from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.runs.owner import owned
 from clipfuse.runs.train import train
 from clipfuse.training.checkpoints import CheckpointFiles
 from clipfuse.training.module import FusionModule
@@ -82,11 +84,11 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tiny_config: Co
     run_dir = tmp_path / "run"
     with pytest.raises(RuntimeError, match="power cut"):
         train(tiny_config("test=false", break_after(2)))
-    (run_dir / ".metrics.csv.4711").write_text("half")
+    (run_dir / ".metrics.csv.4711.partial").write_text("half")
     (run_dir / "log.txt").write_text("opened by the sweep")
     train(tiny_config("test=false", "auto_resume=true"))
     assert status(run_dir)["status"] == "finished"
-    assert not (run_dir / ".metrics.csv.4711").exists()
+    assert not (run_dir / ".metrics.csv.4711.partial").exists()
     assert (run_dir / "log.txt").read_text() == "opened by the sweep"
     assert len((run_dir / "metrics.csv").read_text().splitlines()) == 7
 
@@ -108,6 +110,166 @@ def test_what_a_kill_half_wrote_goes_when_the_run_goes_on(tiny_config: Config, t
     (tmp_path / "run/notes/.0a1b2c3d.4711.partial").write_text("half")
     train(tiny_config("auto_resume=true"))
     assert [str(path) for path in (tmp_path / "run").rglob(".*")] == []
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_folder_elsewhere_keeps_its_own_best_checkpoint(
+    tiny_config: Config, tmp_path: Path, how: str
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    first = tmp_path / "run"
+    state = next(
+        each
+        for each in read_checkpoint(first / "checkpoints/last.ckpt")["callbacks"].values()
+        if "dirpath" in each
+    )
+    assert (state["dirpath"], state["best_model_path"]) == (
+        "${run_dir}/checkpoints",
+        "${run_dir}/checkpoints/best.ckpt",
+    )
+    # As if the first validation had been unusually good: what follows is worse.
+    _improve(first / "checkpoints/last.ckpt")
+    other = tmp_path / "other"
+    (shutil.move if how == "moved" else shutil.copytree)(first, other)
+    before = (other / "checkpoints/best.ckpt").read_bytes()
+    train(tiny_config("test=false", "auto_resume=true", f"run_dir={other}"))
+    assert (other / "checkpoints/best.ckpt").read_bytes() == before
+    end = read_checkpoint(other / "checkpoints/last.ckpt")
+    assert end["global_step"] == 6
+    assert any(float(each.get("best_model_score", 0)) == 99 for each in end["callbacks"].values())
+    if how == "copied":
+        assert (first / "checkpoints/best.ckpt").read_bytes() == before
+
+
+def _improve(path: Path, absolute: str | None = None) -> None:
+    content = torch.load(path, weights_only=False)
+    for state in content["callbacks"].values():
+        if "dirpath" in state:
+            best = f"{state['dirpath']}/best.ckpt"
+            score = torch.tensor(99.0)
+            state |= {"best_model_score": score, "best_k_models": {best: score}}
+            state |= {"kth_best_model_path": best, "kth_value": score}
+    if absolute:  # as an earlier version wrote it
+        content["callbacks"] = _absolute(content["callbacks"], absolute)
+    torch.save(content, path)
+
+
+def _absolute(node: Any, folder: str) -> Any:
+    if isinstance(node, dict):
+        return {_absolute(key, folder): _absolute(value, folder) for key, value in node.items()}
+    return node.replace("${run_dir}", folder) if isinstance(node, str) else node
+
+
+def test_a_folder_of_an_earlier_version_keeps_its_best_checkpoint_too(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    _improve(tmp_path / "run/checkpoints/last.ckpt", "/gone/runs/x")
+    before = (tmp_path / "run/checkpoints/best.ckpt").read_bytes()
+    train(tiny_config("test=false", "auto_resume=true"))
+    assert (tmp_path / "run/checkpoints/best.ckpt").read_bytes() == before
+
+
+def test_another_run_that_begins_from_a_checkpoint_has_a_best_of_its_own(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    _improve(tmp_path / "run/checkpoints/last.ckpt")
+    before = contents(tmp_path / "run")
+    start = tmp_path / "run/checkpoints/last.ckpt"
+    train(tiny_config("test=false", f"checkpoint={start}", f"run_dir={tmp_path / 'other'}"))
+    assert contents(tmp_path / "run") == before
+    assert (tmp_path / "other/checkpoints/best.ckpt").is_file()
+
+
+def test_a_checkpoint_removes_no_file_outside_of_its_run(tiny_config: Config, tmp_path: Path) -> None:
+    """A stranger's run folder: Lightning deletes what stands in it as the best so far."""
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    (tmp_path / "thesis.ckpt").write_text("years of work")
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=False)
+    for state in content["callbacks"].values():
+        if "dirpath" in state:
+            bad, score = str(tmp_path / "thesis.ckpt"), torch.tensor(-99.0)
+            state |= {"kth_best_model_path": bad, "kth_value": score, "best_k_models": {bad: score}}
+    torch.save(content, path)
+    train(tiny_config("test=false", "auto_resume=true"))
+    assert (tmp_path / "thesis.ckpt").read_text() == "years of work"
+
+
+def test_a_run_that_has_ended_before_its_checkpoint_gives_way_to_itself_alone(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(2)))
+    before = contents(tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"holds another run: its backbone\.width is 8, this run's is 16; choose"
+    ):
+        train(tiny_config("auto_resume=true", "backbone.width=16"))
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run/config.yaml").write_text("a: [")
+    with pytest.raises(
+        UserError, match=r"config\.yaml: cannot be read as YAML .*choose another run_dir, or set"
+    ):
+        train(tiny_config("auto_resume=true"))
+    (tmp_path / "run/thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"not a run's: thesis\.tex"):
+        train(tiny_config("auto_resume=true", "overwrite=true", "backbone.width=16"))
+    (tmp_path / "run/thesis.tex").unlink()
+    train(tiny_config("test=false", "auto_resume=true", "overwrite=true", "backbone.width=16"))
+    assert status(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_run_from_before_some_settings_goes_on_with_their_defaults(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=False)
+    record = content["clipfuse"]["config"]
+    for group, key in (("loss", "ssim_weight"), ("loss", "difference_weight"), ("data", "scenes")):
+        del record[group][key]
+    for key in ("solver", "ema", "skip_nonfinite", "input_noise", "tuning", "threads", "started_in"):
+        del record[key]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"its skip_nonfinite is 0, this run's is 3"):
+        train(tiny_config("test=false", "auto_resume=true", "skip_nonfinite=3"))
+    with pytest.raises(UserError, match=r"its loss\.ssim_weight is 0\.0, this run's is 0\.5"):
+        train(tiny_config("test=false", "auto_resume=true", "loss.ssim_weight=0.5"))
+    train(tiny_config("test=false", "auto_resume=true"))
+    assert read_checkpoint(path)["global_step"] == 6
+
+
+def test_other_conditions_of_a_run_that_goes_on_are_named(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("test=false", break_after(4)))
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=False)
+    assert content["clipfuse"]["config"]["threads"] == torch.get_num_threads()
+    content["clipfuse"]["config"]["threads"] = 64
+    torch.save(content, path)
+    train(tiny_config("test=false", "auto_resume=true"))
+    line = f"last digits may differ: threads 64 -> {torch.get_num_threads()}"
+    assert line in caplog.text
+    assert line in (tmp_path / "run/notes/settings.txt").read_text()
+
+
+def test_a_run_folder_in_use_is_refused_whatever_is_asked(tiny_config: Config, tmp_path: Path) -> None:
+    train(tiny_config("test=false"))
+    with owned(tmp_path / "run"):
+        before = contents(tmp_path / "run")
+        for words in ([], ["overwrite=true"], ["auto_resume=true"], ["checkpoint=last"]):
+            with pytest.raises(UserError, match=r"run is in use by process \d+ on .* since 20"):
+                train(tiny_config("test=false", *words))
+        assert contents(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("options", [(), ("ema=0.7",)], ids=["plain", "averaged"])

@@ -36,7 +36,7 @@ def test_a_run_is_recorded_and_its_loggers_are_closed(
 ) -> None:
     logger, folder = Logger(), tmp_path / "run"
     trainer: Any = SimpleNamespace(loggers=[logger])
-    with recorded(folder, RECORD, trainer, overwrite=False, checkpoint=None) as status:
+    with recorded(folder, RECORD, trainer, overwrite=False) as status:
         assert OmegaConf.load(folder / "config.yaml").seed == 3
         status["objective"] = 0.5
     assert logger.calls == [RECORD, "success", False]
@@ -49,7 +49,7 @@ def test_a_run_is_recorded_and_its_loggers_are_closed(
 def test_a_failed_run_closes_its_loggers_as_failed(tmp_path: Path) -> None:
     logger = Logger()
     trainer: Any = SimpleNamespace(loggers=[logger])
-    run = recorded(tmp_path / "run", RECORD, trainer, overwrite=False, checkpoint=None)
+    run = recorded(tmp_path / "run", RECORD, trainer, overwrite=False)
     with pytest.raises(UserError, match=r"^out of memory"), run:
         raise MemoryError
     assert logger.calls == [RECORD, "failed", True]
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_used_starts_no_logger(tmp_path: Path) -> None:
     logger = Logger()
     trainer: Any = SimpleNamespace(loggers=[logger])
     (tmp_path / "thesis.tex").touch()
-    run = recorded(tmp_path, RECORD, trainer, overwrite=True, checkpoint=None)
+    run = recorded(tmp_path, RECORD, trainer, overwrite=True)
     with pytest.raises(UserError, match="holds files that are not a run"), run:
         raise AssertionError("must not begin")
     assert logger.calls == []

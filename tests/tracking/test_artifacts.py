@@ -8,6 +8,7 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from PIL import Image
+from torch import nn
 
 from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.runs.train import train
@@ -66,3 +67,25 @@ def test_artifacts_of_the_first_validation_pair_before_and_during_training(
 
 def test_a_loss_without_artifacts_leaves_no_folder(trained: Path) -> None:
     assert not (trained / "notes").exists()
+
+
+class _Frozen(_Talks):
+    """Keeps a part in eval mode, as a frozen network is."""
+
+    modes: list[tuple[bool, bool]] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Dropout().eval()
+
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        _Frozen.modes.append((self.training, self.part.training))
+        return super().forward(inputs)
+
+
+def test_a_part_of_a_loss_in_eval_mode_stays_so(tiny_config: Config) -> None:
+    _Frozen.modes.clear()
+    config = tiny_config("test=false")
+    config.loss = {"_target_": f"{__name__}._Frozen"}
+    train(config)
+    assert {(True, False), (False, False)} == set(_Frozen.modes)

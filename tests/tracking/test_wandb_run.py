@@ -8,9 +8,11 @@ from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import wandb
 from omegaconf import DictConfig
+from PIL import Image
 
 from clipfuse.errors import UserError
 from clipfuse.runs.train import train
@@ -201,3 +203,45 @@ def test_an_evaluation_says_so(tmp_path: Path) -> None:
     logger.log_hyperparams({})
     found = logger._wandb_init
     assert (found["job_type"], found["tags"], found["name"]) == ("evaluate", ["data=msrs"], "evaluate-msrs")
+
+
+def test_the_record_holds_images_cost_trivial_scores_and_lower_terms(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Read back from the offline record."""
+    two_levels = ["loss=promptfusion", "loss.warmup=0", "loss.fidelity.decomposition_weight=0", "steps=2"]
+    train(
+        tiny_config(
+            *two_levels,
+            *("logger=wandb", "logger.wandb.mode=offline", "logger.wandb.images=1", "metrics.test=[SSIM,EN]"),
+        )
+    )
+    summary = summary_of(tmp_path / "run")["summary"]
+    fit = json.loads((tmp_path / "run/status.json").read_text())["fit"]
+    assert {name: summary[f"fit/{name}"] for name in fit} == fit
+    scores = {name for name in summary if name.startswith("trivial/")}
+    fusions = ("infrared", "visible", "average", "maximum")
+    assert scores == {f"trivial/{fusion}/{metric}" for fusion in fusions for metric in ("SSIM", "EN")}
+    (kept,) = (tmp_path / "run/wandb").glob("offline-run-*/files/media/images/test/fused_*.png")
+    with Image.open(kept) as image, Image.open(tmp_path / "run/test/color/test-0.png") as ours:
+        assert image.size == ours.size == (64, 48)
+        difference = np.abs(np.asarray(image.convert("RGB"), int) - np.asarray(ours.convert("RGB"), int))
+    assert difference.max() <= 1
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        columns = csv.DictReader(file).fieldnames or []
+    lower = [name for name in columns if name.startswith("train/lower/promptfusion/")]
+    assert lower
+    assert set(lower) <= set(summary)
+
+
+def test_trivial_scores_are_those_of_the_command(tiny_config: Config, tmp_path: Path, clipfuse: Any) -> None:
+    train(tiny_config("logger=wandb", "logger.wandb.mode=offline", "steps=1", "metrics.test=[SSIM,EN]"))
+    summary = summary_of(tmp_path / "run")["summary"]
+    pairs = tiny_config().data.root
+    bands = ["--infrared", f"{pairs}/test/ir", "--visible", f"{pairs}/test/vi", "--metrics", "SSIM,EN"]
+    out = tmp_path / "scores.json"
+    assert clipfuse("score", "--fused", f"{tmp_path}/run/test/color", *bands, "--json", str(out))[0] == 0
+    for fusion, scores in json.loads(out.read_text())["methods"].items():
+        if fusion.startswith("trivial:"):
+            for metric, mean in scores.items():
+                assert summary[f"{fusion.replace(':', '/')}/{metric}"] == pytest.approx(mean, abs=1e-6)

@@ -14,7 +14,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.ckpt"
-    files = CheckpointFiles()
+    files = CheckpointFiles(tmp_path)
     files.save_checkpoint({"state_dict": {"weight": torch.ones(2)}, "global_step": 1}, path)
     before = path.read_bytes()
 
@@ -31,11 +31,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
 def test_the_checkpoint_that_was_read_before_is_handed_out_once(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    CheckpointFiles().save_checkpoint(
+    CheckpointFiles(tmp_path).save_checkpoint(
         {"state_dict": {}, "global_step": 3, "clipfuse": {"config": {"backbone": {}}}}, path
     )
     resumed = {"global_step": 7}
-    files = CheckpointFiles(resumed)
+    files = CheckpointFiles(tmp_path, resumed)
     assert files.load_checkpoint(path) is resumed
     assert files.load_checkpoint(path) == read_checkpoint(path)
 

@@ -240,7 +240,6 @@ def test_a_rank_that_fails_takes_the_others_with_it(pairs_folder: Path, tmp_path
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if "clipfuse: error: " in line]
-    assert sorted(line.partition("error: ")[2].partition(":")[0] for line in said) == [
-        "another process of this run failed",
-        status["reason"].partition(":")[0],
-    ]
+    found = {line.partition("error: ")[2] for line in said}
+    assert status["reason"] in found
+    assert found <= {status["reason"], f"another process of this run failed: {status['reason']}"}

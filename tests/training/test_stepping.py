@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 
 from clipfuse.losses.base import FusionLoss
@@ -14,7 +16,7 @@ def _one_rank_has_nan() -> bool:
     image = torch.full((1, 1, 4, 4), float("nan") if torch.distributed.get_rank() else 0.5)
     bands = {"infrared": image, "visible": image, "chroma": image.expand(1, 2, 4, 4)}
     inputs = LossInputs(fused=image, features={}, sample_ids=("a",), step=0, seed=0, **bands)
-    problem = LossProblem(_Mean(), inputs, agree=True)
+    problem = LossProblem(_Mean(), inputs)
     problem.upper_loss(())
     try:
         problem.check_finite([torch.zeros(1)])
@@ -26,3 +28,17 @@ def _one_rank_has_nan() -> bool:
 class _Mean(FusionLoss):
     def forward(self, inputs: LossInputs) -> LossOutput:
         return LossOutput(inputs.fused.mean(), {})
+
+
+class _Detached(FusionLoss):
+    def forward(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(inputs.fused.detach().mean(), {})
+
+
+def test_a_total_without_gradient_names_the_class(user_error: Any) -> None:
+    image = torch.rand(1, 1, 4, 4)
+    problem = LossProblem(_Detached(), LossInputs(image.clone().requires_grad_(), image, image))
+    line = user_error(problem.upper_loss, ())
+    assert line.startswith("the total of the loss _Detached has no gradient; expected one that depends on")
+    with torch.no_grad():
+        assert problem.upper_loss(()).isfinite()

@@ -22,7 +22,7 @@ Images = Any
 
 - a NumPy array (H, W), (H, W, 1) or (H, W, 3) RGB,
 - a tensor (H, W), (1, H, W) or (3, H, W) RGB,
-- a PIL image, or
+- a PIL image, whose pixels are taken as they are, not turned by its orientation tag, or
 - the path of a PNG, JPEG, BMP, TIFF or WebP file.
 
 Several are an array (N, H, W), (N, H, W, 1) or (N, H, W, 3), a tensor (N, 1, H, W) or (N, 3, H, W), or a list

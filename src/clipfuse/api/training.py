@@ -72,7 +72,7 @@ def _task(config: "DictConfig") -> Run:
     trainer = config.get("trainer") or {}
     if any(trainer.get(key, 1) != 1 for key in ("devices", "num_nodes")):
         raise UserError("from Python a training uses one device; for several: clipfuse train trainer=ddp")
-    folder = Path(config.run_dir).absolute()
     objective = check_and_train(config)
+    folder = Path(config.run_dir).absolute()  # which may have got a number
     package = str(config.backbone.get("_target_")).partition(".")[0]
     return Run(folder, objective, () if package == "clipfuse" else (package,))

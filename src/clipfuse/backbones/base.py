@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -32,7 +32,9 @@ class FusionBackbone(nn.Module, ABC):
         """
         check_planes(infrared=infrared, visible=visible)
         multiple = self.size_multiple
-        output = self.fuse(pad_to_multiple(infrared, multiple), pad_to_multiple(visible, multiple))
+        output: Any = self.fuse(pad_to_multiple(infrared, multiple), pad_to_multiple(visible, multiple))
+        if not isinstance(output, FusionOutput) or not isinstance(output.fused, Tensor):
+            return cast(FusionOutput, output)  # whoever called it names the network
         return replace(output, fused=crop_to(output.fused, (infrared.shape[-2], infrared.shape[-1])))
 
     @abstractmethod

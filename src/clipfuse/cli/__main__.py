@@ -6,7 +6,7 @@ from importlib import import_module
 
 from clipfuse.cli import leave_current_folder
 from clipfuse.cli.streams import keep_streams
-from clipfuse.errors import UserError, did_you_mean
+from clipfuse.errors import UserError, did_you_mean, reason
 from clipfuse.version import __version__
 
 COMMANDS = {
@@ -76,8 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError) as error:  # a full disk, a name that is too long, a folder of another user
         if debug:
             raise
+        room = f": not enough memory for {' '.join(words[:1])}" if isinstance(error, MemoryError) else ""
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        _complain(f"{where}{getattr(error, 'strerror', None) or str(error) or 'not enough memory'}")
+        _complain(f"{where}{getattr(error, 'strerror', None) or reason(error)}{room}")
         return 2
 
 

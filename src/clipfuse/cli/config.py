@@ -1,11 +1,10 @@
 """The Hydra configuration: composed, checked, and its errors explained."""
 
 import inspect
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -61,7 +60,7 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
             known = _known_keys(name, arguments)
-            near = did_you_mean(key, known)
+            near = did_you_mean(key, [*known, *groups()])
             parent = key.rpartition(".")[0]
             siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent)
             valid = (
@@ -73,9 +72,26 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
     if found := re.search(r"You must specify '([^']+)'", text):
         choices = ", ".join(options(found[1], arguments))
         return f"{found[1]} must be chosen: {found[1]}=X with X one of {choices}"
+    if "Config group override must be a string" in text:
+        chosen = {each: each.partition("=")[0].lstrip("+") for each in arguments if "=" in each}
+        word = next(each for each in reversed(chosen) if chosen[each] in groups())
+        word = next((each for each in chosen if chosen[each] in groups() and each.endswith("=null")), word)
+        group = chosen[word]
+        return (
+            f"{word}: expected {group}=X with X one of {', '.join(options(group, arguments))}, or ~{group} "
+            "to leave the group out"
+        )
+    twice = r"Multiple values for (\w+)\. To override|(\w+) appears more than once"
+    if found := re.search(twice, text):
+        return f"{(group := found[1] or found[2])} is chosen already: leave out the + of +{group}=X"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}'; quote such a value twice: 'run_dir=\"my runs/a=b\"'"
     return " ".join(str(error).split())
+
+
+def groups() -> list[str]:
+    """Return the names of the groups of options."""
+    return sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
 
 
 def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
@@ -108,25 +124,6 @@ def _known_keys(name: str, arguments: Sequence[str]) -> list[str]:
     return known
 
 
-def check_run_dir(config: "DictConfig") -> None:
-    """Refuse a run folder with the time in its name where several processes would each choose another time.
-
-    Raises:
-        UserError: this is a rank that torchrun or SLURM started.
-    """
-    from omegaconf import OmegaConf
-
-    # Only srun sets the second variable: another process of an allocation is one process.
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-    raw = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(raw, dict)
-    if ranks > 1 and "${now" in str(raw["run_dir"]):
-        raise UserError(
-            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
-            "give them one, as in run_dir=runs/mine"
-        )
-
-
 def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) -> None:
     """Check a composed configuration before anything is built or written.
 
@@ -155,6 +152,8 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     except OmegaConfBaseException as error:
         raise UserError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
+    if "split_sha256" in plain:
+        raise UserError("this configuration is the record of a run; take it by: clipfuse train --from RUN")
     for group in groups:
         if not isinstance(plain.get(group), Mapping):
             raise UserError(f"{group} is missing: {group}=X with X one of {', '.join(options(group))}")
@@ -170,7 +169,7 @@ def check_config(config: "DictConfig", settings: type, groups: Sequence[str]) ->
     for path, value in read.items():
         # A text that is interpolated stays so: it may be a secret of the environment.
         kept = isinstance(value, str) and OmegaConf.select(config, path) == value
-        if isinstance(value, bool | int | float | str) and not kept and not _is_shared(config, path):
+        if isinstance(value, bool | int | float | str | None) and not kept and not _is_shared(config, path):
             OmegaConf.update(config, path, value)
 
 
@@ -249,6 +248,9 @@ def _read_value(path: str, value: Any, annotation: Any) -> Any:
     except PydanticUserError:
         adapter = TypeAdapter(annotation)
     try:
+        if value == "None":  # Python's null, as an agent of W&B writes it
+            with suppress(ValidationError):
+                return adapter.validate_python(None)
         return adapter.validate_python(value)
     except ValidationError as error:
         reasons = "; or ".join(

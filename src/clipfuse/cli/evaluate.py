@@ -20,14 +20,14 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _check(config: "DictConfig") -> None:
-    from clipfuse.cli.config import check_config, check_run_dir
+    from clipfuse.cli.config import check_config
     from clipfuse.runs.train import EvaluateSettings
 
-    check_run_dir(config)
     check_config(config, EvaluateSettings, ("data", "loader", "metrics", "trainer"))
 
 
 def _evaluate(config: "DictConfig") -> None:
+    from clipfuse.cli.repeat import command_line
     from clipfuse.runs.evaluate import evaluate
 
-    evaluate(config)
+    evaluate(config, command_line("evaluate", config))

@@ -22,8 +22,8 @@ class Finished:
     """The finished images of a folder.
 
     An image counts as finished if its file, both its sources, the network and all settings are those of the
-    record, by their SHA-256. One line is added for each image once its file is whole; a line that was cut off
-    is ignored.
+    record, by their SHA-256. One line is added for each image once its file is whole and before it gets its
+    name; a line that was cut off is ignored.
 
     Args:
         out: the folder.
@@ -33,6 +33,7 @@ class Finished:
     def __init__(self, out: Path, made_by: Mapping[str, Any]) -> None:
         self.out = out
         self._made_by = json_sha256({**made_by, "version": __version__})
+        self.staged = out / f".fused.{os.getpid()}.partial"
         self._record = out / RECORD
         self._made = not out.exists()
         self._count = 0
@@ -44,26 +45,32 @@ class Finished:
                     if isinstance(line, dict):
                         self._lines[str(line.get("image"))] = line
 
-    def _line(self, name: str, sources: Sequence[Path]) -> dict[str, Any]:
-        file = f"{name}.png"
+    def _line(self, name: str, sources: Sequence[Path], fused: Path) -> dict[str, Any]:
         hashes = [file_sha256(path) for path in sources]
-        made = file_sha256(self.out / file)
-        return {"image": file, "by": self._made_by, "sources": hashes, "fused": made}
+        return {"image": f"{name}.png", "by": self._made_by, "sources": hashes, "fused": file_sha256(fused)}
 
     def holds(self, name: str, sources: Sequence[Path]) -> bool:
         """Return whether the image of a pair is there and is what this command would write."""
         known = self._lines.get(f"{name}.png")
         with suppress(OSError):
-            if known is not None and known == self._line(name, sources):
+            if known is not None and known == self._line(name, sources, self.out / f"{name}.png"):
                 self._count += 1
                 return True
         return False
 
-    def add(self, name: str, sources: Sequence[Path]) -> None:
-        """Note that the image of a pair is finished."""
-        line = json.dumps(self._line(name, sources))
+    def add(self, name: str, sources: Sequence[Path], overwrite: bool = False) -> None:
+        """Note that the image of a pair is finished, and then give the file `staged` its name.
+
+        Raises:
+            UserError: there is a file of this name, which must not be replaced.
+        """
+        path = self.out / f"{name}.png"
+        if os.path.lexists(path) and not overwrite:
+            raise UserError(f"{path}: exists already; choose another folder or give --overwrite")
+        line = json.dumps(self._line(name, sources, self.staged))
         with self._record.open("a", encoding="utf-8") as file:
             file.write(f"\n{line}" if file.tell() else line)  # after a line that was cut off, too
+        os.replace(self.staged, path)
         self._count += 1
 
     @contextmanager
@@ -95,6 +102,7 @@ class Finished:
             self._record.unlink(missing_ok=True)
         finally:
             with suppress(OSError):
+                self.staged.unlink(missing_ok=True)
                 if self._made and not any(self.out.iterdir()):
                     self.out.rmdir()
 

@@ -68,9 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     items = [(*files, ranges) for files in left.values()]
 
     def write(name: str, fused: torch.Tensor, chroma: torch.Tensor, colour: bool) -> None:
-        path = out / f"{name}.png"
-        write_png(path, eight_bit_rgb(fused, chroma) if colour else fused, overwrite=options.overwrite)
-        finished.add(name, pairs[name])
+        write_png(finished.staged, eight_bit_rgb(fused, chroma) if colour else fused, overwrite=True)
+        finished.add(name, pairs[name], options.overwrite)
 
     with (
         finished.kept_until_complete(len(pairs)),

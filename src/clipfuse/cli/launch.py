@@ -44,7 +44,7 @@ def run_hydra(
     def guarded(config: "DictConfig") -> Any:
         # Hydra prints a line about each exception that passes through it.
         try:
-            node = HydraConfig.get()
+            node: Any = HydraConfig.get()
             check_search_path(node)
             see_own(config, node.searchpath)
             check(config)
@@ -95,15 +95,17 @@ def _run(
     name: str, config: "DictConfig", hydra: Mapping[str, Any], task: Callable[["DictConfig"], Any]
 ) -> Any:
     """Run `task`; Lightning starts other ranks by `sys.argv`, which names the very same configuration."""
-    if config.get("trainer", {}).get("strategy") is None:
-        return task(config)
+    from clipfuse.cli.repeat import run_dir_made
     from clipfuse.runs.composed import write_composed
 
-    with tempfile.TemporaryDirectory(prefix="clipfuse-") as folder:
-        file = Path(folder) / f"{name}.yaml"
-        write_composed(file, name, config, hydra)
-        sys.argv = [sys.argv[0], name, COMPOSED, str(file)]
-        return task(config)
+    with run_dir_made(config):
+        if config.get("trainer", {}).get("strategy") is None:
+            return task(config)
+        with tempfile.TemporaryDirectory(prefix="clipfuse-") as folder:
+            file = Path(folder) / f"{name}.yaml"
+            write_composed(file, name, config, hydra)
+            sys.argv = [sys.argv[0], name, COMPOSED, str(file)]
+            return task(config)
 
 
 def hydra_node(hydra: "DictConfig") -> dict[str, Any]:
@@ -142,7 +144,7 @@ def complete_job(
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
-        node = HydraConfig.get()
+        node: Any = HydraConfig.get()
         check_search_path(node)
         job = config.copy()
         with read_write(job), open_dict(job):
@@ -156,8 +158,13 @@ def complete_job(
 def see_own(config: "DictConfig", searchpath: Iterable[str]) -> None:
     """Let the classes that a configuration names be imported from the current folder and the search path."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    names = list(dotted_names(OmegaConf.to_container(config, resolve=False)))
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:  # which the check of the configuration names
+        content = OmegaConf.to_container(config, resolve=False)
+    names = list(dotted_names(content))
     for folder in [os.getcwd(), *searchpath]:
         look_in(folder.removeprefix("file://"), [*names, *_packages(searchpath)])
 
@@ -169,7 +176,16 @@ def _packages(words: Iterable[str]) -> list[str]:
 
 def split_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the options of Hydra among the words of a command line, with their values, and the overrides."""
-    valued = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p")
+    valued: tuple[str, ...] = (
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+        "--package",
+        "-p",
+    )
     valued += ("--cfg", "-c", "--info", "-i", "--experimental-rerun")
     options: list[str] = []
     overrides: list[str] = []

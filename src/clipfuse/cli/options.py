@@ -9,21 +9,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from clipfuse.errors import UserError, did_you_mean
+from clipfuse.errors import did_you_mean
+from clipfuse.files import conf_dir
 from clipfuse.runs.overrides import search_words
 
 _COLUMNS = 100
 _KEY = "..."  # shown for a value that is not written out
-
-
-def conf_dir() -> Path:
-    """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    candidates = [package / "conf", package.parents[1] / "conf"]
-    for folder in candidates:
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
 
 
 def options(group: str, arguments: Sequence[str] = ()) -> list[str]:

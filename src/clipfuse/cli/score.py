@@ -7,7 +7,7 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.fuse import PAIRS_HELP
 from clipfuse.cli.own import look_in
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.cli.explain import explanation
     from clipfuse.cli.scored import find_files, read_files
     from clipfuse.data.masks import parse_classes
-    from clipfuse.files import check_output
+    from clipfuse.files import check_output, write_json
     from clipfuse.images import check_ranges
 
     metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if options.json:
-        _write_json(Path(options.json), columns, names, metrics.protocol, left_out, options.overwrite)
+        record = _record(columns, names, metrics.protocol, left_out) | {"range": options.range or None}
+        write_json(Path(options.json), record, options.overwrite)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
@@ -222,16 +223,13 @@ def _write_csv(
         file.write(csv_text(["method", "name", *names, "protocol"], rows))
 
 
-def _write_json(
-    path: Path,
+def _record(
     columns: Mapping[str, Mapping[str, Sequence[float]]],
     names: Sequence[str],
     protocol: "Protocol",
     left_out: Mapping[str, Sequence[str]],
-    overwrite: bool,
-) -> None:
-    from clipfuse.files import write_json
-
+) -> dict[str, Any]:
+    """Return the content of the JSON file."""
     means: dict[str, dict[str, float | None]] = {}
     undefined: dict[str, dict[str, int]] = {}
     for method, metrics in columns.items():
@@ -240,7 +238,7 @@ def _write_json(
             means.setdefault(method, {})[name] = fmean(defined) if defined else None
             if len(defined) < len(scores):
                 undefined.setdefault(method, {})[name] = len(scores) - len(defined)
-    record = {
+    return {
         "protocol": str(protocol),
         "images": max(len(scores) for metrics in columns.values() for scores in metrics.values()),
         "unchecked": [name for name in names if name not in protocol.checked],
@@ -248,4 +246,3 @@ def _write_json(
         "undefined": undefined,
         "left_out": {word: len(stems) for word, stems in left_out.items()},
     }
-    write_json(path, record, overwrite)

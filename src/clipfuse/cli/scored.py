@@ -9,7 +9,7 @@ from clipfuse.data.masks import check_masks, files_of_pairs, find_masks, read_ta
 from clipfuse.data.matching import ImageFile
 from clipfuse.decoding.ranges import Ranges
 from clipfuse.errors import UserError
-from clipfuse.images import check_sizes, gray, image_files, read_image
+from clipfuse.images import check_sizes, image_files, read_image
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 
@@ -104,6 +104,4 @@ def read_files(
         else:
             read[word] = read_image(path, getattr(ranges, word, None))
     colors = {word: to_unit(image)[None] for word, image in read.items()}
-    # Infrared in colour is rounded in its own depth, as wherever it is read.
-    planes = colors | {"infrared": to_unit(gray(read["infrared"]))[None]}
-    return colors, {word: rgb_to_luma_chroma(image)[0] for word, image in planes.items()}, mask
+    return colors, {word: rgb_to_luma_chroma(image)[0] for word, image in colors.items()}, mask

@@ -11,7 +11,7 @@ from typing import Any
 class _Lasting(io.FileIO):
     """An open file of the system; bytes that it refuses are dropped."""
 
-    def write(self, data: "io.ReadableBuffer") -> int:  # type: ignore[name-defined, override]
+    def write(self, data: Any) -> int:
         """Write, and count what a closed pipe or a full disk refuses as written."""
         try:
             while (count := super().write(data)) is None:  # a terminal that does not block

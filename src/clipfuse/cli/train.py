@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.launch import COMPOSED, complete_job, run_composed, run_hydra, split_options
 from clipfuse.cli.parts import join_parts
+from clipfuse.cli.repeat import command_line, group_words, rebase, run_dir_made, split_from
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import quoted
 
@@ -35,6 +36,8 @@ RESUME = "sweep.resume="
 def main(arguments: Sequence[str]) -> None:
     """Compose `conf/train.yaml` with the overrides and train, or run the sweep of `-m`.
 
+    `--from RUN` takes the settings of an earlier run in place of the defaults.
+
     Raises:
         UserError: the configuration cannot work, or jobs of a sweep failed; all of them have been run.
     """
@@ -42,13 +45,19 @@ def main(arguments: Sequence[str]) -> None:
 
     if COMPOSED in arguments[:1]:
         return run_composed("train", arguments[1], _check, _train)
+    run, arguments = split_from(arguments)
+    if run is not None:
+        given: dict[str, Any] = {"run": run, "words": arguments}
+        words = group_words(arguments)[0]
+        return run_hydra("train", words, partial(_join_and_check, **given), partial(_train, **given))
     SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
     words = _resumed(arguments) if SweepLauncher.resume else arguments
     SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]
     SweepLauncher.complete = partial(complete_job, check=_join_and_judge)
     SweepLauncher.forget()
-    run_hydra("train", words, _join_and_check, _train)
-    SweepLauncher.conclude()
+    with SweepLauncher.owner:
+        run_hydra("train", words, _join_and_check, _train)
+        SweepLauncher.conclude()
 
 
 def _resumed(arguments: Sequence[str]) -> list[str]:
@@ -93,22 +102,36 @@ def _return_to(start: str | None, sweep: str) -> str:
     return str(target.relative_to(here) if target.is_relative_to(here) else target)
 
 
-def check_and_train(config: "DictConfig") -> float | None:
+def check_and_train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
     """Check a composed configuration, train and test; see `clipfuse.runs.train.train`.
+
+    Args:
+        config: the configuration.
+        run: the run folder whose settings it gets, of `--from`.
+        words: the overrides on top of them.
 
     Raises:
         UserError: the configuration cannot work, or the loss is no longer finite.
     """
     _join_and_check(config)
-    return _train(config)
+    with run_dir_made(config):
+        return _train(config)
 
 
-def _join_and_check(config: "DictConfig") -> None:
-    from clipfuse.cli.config import check_run_dir
-
-    check_run_dir(config)
+def _join_and_check(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> None:
+    _refuse_search_of_one()
+    if run is not None:
+        rebase(config, run, words)
     join_parts(config)
     _check(config)
+
+
+def _refuse_search_of_one() -> None:
+    """Refuse a search that is no sweep: it would train one job, with the defaults of what is searched."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized() and (choice := HydraConfig.get().runtime.choices.get("sweep")):
+        raise UserError(f"sweep={choice} is for several jobs: clipfuse train -m sweep={choice} ...")
 
 
 def _join_and_judge(config: "DictConfig") -> None:
@@ -131,7 +154,7 @@ def _check(config: "DictConfig") -> None:
     check_config(config, TrainSettings, GROUPS)
 
 
-def _train(config: "DictConfig") -> float | None:
+def _train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
     from clipfuse.runs.train import train
 
-    return train(config)
+    return train(config, command_line("train", config, run, words))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipfuse.clip.fetching import fetch, offline
 from clipfuse.clip.micro_files import load_micro
 from clipfuse.clip.towers import speed_up
 from clipfuse.errors import UserError, did_you_mean
@@ -53,7 +54,7 @@ def load_source(model: str, pretrained: str | None, quick_gelu: bool) -> Source:
             "state dict by torch.save, or as safetensors"
         )
     try:
-        with _quiet(), warnings.catch_warnings():
+        with _quiet(), warnings.catch_warnings(), offline():  # all is here by now
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             warnings.filterwarnings("ignore", message=".*torch.jit")
             loaded = open_clip.create_model(
@@ -114,7 +115,7 @@ def find_weights(model: str, pretrained: str | None) -> Path | None:
     if config:
         try:
             with _quiet():
-                return Path(open_clip.download_pretrained(config))
+                return Path(fetch(lambda: open_clip.download_pretrained(config)))
         except Exception as error:  # no network, no room, a proxy's page
             raise UserError(_offline(model, pretrained, error)) from error
     if Path(pretrained).is_file():
@@ -147,8 +148,8 @@ def _find_on_hub(model: str, place: str) -> Path:
 
     try:
         with _quiet():
-            download_pretrained_from_hf(place, filename="open_clip_config.json")
-            return Path(download_pretrained_from_hf(place))
+            fetch(lambda: download_pretrained_from_hf(place, filename="open_clip_config.json"))
+            return Path(fetch(lambda: download_pretrained_from_hf(place)))
     except Exception as error:  # no network, no such repository, no room
         raise UserError(_offline(model, None, error)) from error
 
@@ -205,7 +206,7 @@ def make_tokenizer(source: Source) -> Any:
         return open_clip.SimpleTokenizer(context_length=text.context_length)
     try:
         with _quiet():
-            return open_clip.get_tokenizer(source.tokenizer)
+            return fetch(lambda: open_clip.get_tokenizer(source.tokenizer))
     except Exception as error:  # no network, no package
         message = f"the tokenizer of {source.tokenizer} cannot be had here ({_short(error)})"
         raise UserError(message) from error

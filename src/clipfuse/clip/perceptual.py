@@ -40,8 +40,7 @@ class MaximumFeatures:
         known = clip.feature_layers if network == "clip" else tuple(LAYERS)
         if not known:
             raise ValueError(
-                f"{clip} gives no features of its image tower; set loss.perceptual=vgg19 or "
-                "loss.perceptual_weight=0"
+                f"{clip} gives no features of its image tower; set perceptual=vgg19 or perceptual_weight=0"
             )
         self.layers = tuple(layers) if layers is not None else _usual(known, network)
         if len(self.layers) != 3 or not set(self.layers) <= set(known):

@@ -65,12 +65,12 @@ class LearnablePrompts(nn.Module):
             if wanted > room or wanted == 0:
                 raise ValueError(
                     f"the prompt '{name}' has {wanted} context vectors; beside its words and marks the model "
-                    f"takes {max(room, 0)}. Shorten it, or cut it with truncate=True"
+                    f"takes {max(room, 0)}. Shorten it"
                 )
             if len(ids) > wanted and not truncate:
                 raise ValueError(
                     f"the description of '{name}' has {len(ids)} tokens, more than length={wanted}; make "
-                    "length larger, or cut it with truncate=True"
+                    "length larger, or shorten it"
                 )
             generator = torch.Generator("cpu").manual_seed(derived_seed(seed, "prompt", name))
             start = torch.randn(wanted, table.shape[1], generator=generator) * 0.02

@@ -34,7 +34,7 @@ class Tokens:
                 shown = text if len(text) <= 60 else f"{text[:57]}..."
                 raise ValueError(
                     f"the text '{shown}' has {count} tokens, with the marks of its start and end; the model "
-                    f"takes {self.limit}. Shorten it, or cut it with truncate=True"
+                    f"takes {self.limit}. Shorten it"
                 )
         ids: Tensor = self.tokenizer(list(texts), context_length=self.limit)
         return ids

@@ -176,12 +176,13 @@ def _spoiled(folder: Folder, reason: str) -> Run:
 def _sweep_jobs(file: Folder) -> dict[str, list[str]]:
     """Return the overrides of each job by the name of its folder; empty where the file is missing or bad."""
     try:
-        jobs = read_yaml(file, SweepRecord, default={}, within=file.parent).get("jobs", {})
+        record = SweepRecord(**read_yaml(file, SweepRecord, default={}, within=file.parent))
     except UserError:
         return {}  # it names what has not started, and words for the report
-    return {
-        str(number): [str(word) for word in words] for number, words in jobs.items() if type(number) is int
-    }
+    jobs = {number: words for number, words in record.jobs.items() if type(number) is int}
+    names = {number: record.folders.get(number, str(number)) for number in jobs}
+    names |= {n: str(n) for n, name in names.items() if ".." in Path(name).parts or Path(name).is_absolute()}
+    return {names[number]: [str(word) for word in words] for number, words in jobs.items()}
 
 
 def _read_run(folder: Folder, overrides: list[str] | None) -> Run:

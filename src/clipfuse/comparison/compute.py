@@ -15,6 +15,7 @@ from clipfuse.comparison.scores import Scores, collect, shared_images
 from clipfuse.comparison.statistics import LEVEL
 from clipfuse.comparison.table import Cell, Column, Difference, Rival, Row, Table
 from clipfuse.comparison.variants import Variant
+from clipfuse.errors import UserError
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import CLASSIC, VerdictSet
 
@@ -42,6 +43,9 @@ def build_table(
         trivial: scores of the trivial fusions, if there are any.
         verdict_set: the metrics that rank the runs, in the table or not; the runs have some of them.
         pooled: take the variance of seeds to be the same for all losses.
+
+    Raises:
+        UserError: several losses are to be ranked, and none of those metrics is defined on any image.
     """
     images, member = shared_images(variants)
     families = verdict_set.families(
@@ -57,6 +61,11 @@ def build_table(
     shares = member.sum(axis=0) / len(images)
     ranking = None
     if len(variants) > 1:
+        if not any(scores[name].present.any() for name in ranked):
+            raise UserError(
+                f"none of {', '.join(ranked)} is defined on any of the {len(images)} common test images: "
+                "there is nothing to rank the losses by; test them on larger images"
+            )
         counts = [len(variant.runs) for variant in variants]
         signed = {name: _signed(scores[name], counts) for name in ranked}
         ranking = Ranking(signed, families, counts, shares)

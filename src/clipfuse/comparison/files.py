@@ -41,6 +41,7 @@ class SweepRecord(BaseModel):
     """What `compare` reads of `sweep.yaml`."""
 
     jobs: dict[Any, list[Any]] = {}
+    folders: dict[int, str] = {}  # of jobs that are not in a folder of their number
 
 
 class _Loader(BaseModel):

@@ -17,6 +17,7 @@ from clipfuse.errors import UserError
 ROWS = 3
 SHARE = 5  # an inset shows a fifth of the longer side of its image
 FRAME = "#d55e00"
+_FLATTEST = 0.25
 
 
 def draw_insets(table: Table, variants: Sequence[Variant], sources: Sources | None) -> Drawing | None:
@@ -48,7 +49,8 @@ def draw_insets(table: Table, variants: Sequence[Variant], sources: Sources | No
         return None
     columns = list(rows[0][0])
     titles, lines = wrap_names(columns, 22)
-    ratio = max(image.height / image.width for shown, _ in rows for image in list(shown.values())[:1])
+    ratios = (image.height / image.width for shown, _ in rows for image in list(shown.values())[:1])
+    ratio = min(max(*ratios, _FLATTEST), 1 / _FLATTEST)  # of the row, whatever a strip's own ratio is
 
     def draw(figure: Figure) -> None:
         heights = [ratio, 1] * len(rows)

@@ -1,6 +1,7 @@
 """Checks of all pairs before the work begins: headers, sizes, and whether the bands are the right ones."""
 
 import filecmp
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -54,12 +55,32 @@ def color_spread(path: Path, side: int = 32) -> float:
 
 
 def header_of(path: Path) -> Head | UserError:
-    """Return upright width, height and orientation of an image by its header, or why it cannot be read."""
+    """Return upright width, height and orientation of an image by its header, or why it cannot be read.
+
+    A file that seems to have been cut off is decoded to find out.
+    """
     try:
         head = read_header(path)
+        if _seems_cut(path):
+            decode(path)
     except UserError as error:
         return error
     return head.width, head.height, head.orientation
+
+
+def _seems_cut(path: Path) -> bool:
+    """Return whether a file lacks the end that its format has; some complete files do as well."""
+    with path.open("rb") as file:
+        start, size = file.read(12), file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 64))
+        end = file.read()
+    if start.startswith(b"\x89PNG"):
+        return b"IEND" not in end
+    if start.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in end
+    if start.startswith(b"RIFF"):  # WebP
+        return int.from_bytes(start[4:8], "little") + 8 > size
+    return start.startswith(b"BM") and int.from_bytes(start[2:6], "little") > size
 
 
 def check_pairs(

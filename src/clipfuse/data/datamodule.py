@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from clipfuse.data.pairs import Pair, PairSource
-from clipfuse.data.transforms import collate, paired_crop, whole
+from clipfuse.data.transforms import SMALLEST_CROP, collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.ops.seeding import derived_seed
@@ -171,7 +171,8 @@ class FusionDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        limits = {"batch_size": (batch_size, 1), "crop_size": (crop_size, 16), "workers": (workers, 0)}
+        limits = {"batch_size": (batch_size, 1), "crop_size": (crop_size, SMALLEST_CROP)}
+        limits |= {"workers": (workers, 0)}
         for key, (value, least) in {**limits, "cache_mb": (cache_mb, 0)}.items():
             if value < least:
                 raise ValueError(f"loader.{key} is {value}; expected {least} or more")

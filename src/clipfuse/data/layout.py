@@ -198,8 +198,8 @@ def with_ids(pairs: Sequence[PairFiles], left_out: Counter[str], root: Path) -> 
     if sets:
         names = sorted(sets, key=natural_order)
         raise UserError(
-            f"{root}: holds the {'data sets' if len(names) > 1 else 'data set'} {', '.join(names)}; name "
-            f"the folder of one, {root / names[0]}"
+            f"{root}: holds the {'data sets' if len(names) > 1 else 'data set'} {', '.join(names)}; take a "
+            f"deeper folder, as in data.root={root / names[0]}"
         )
     if any(pair.part for pair in pairs):
         for pair in pairs:

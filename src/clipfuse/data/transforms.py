@@ -15,6 +15,8 @@ from clipfuse.ops.depth import to_unit
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import FusionBatch
 
+SMALLEST_CROP = 16
+
 
 def paired_crop(
     pair: Pair,
@@ -49,9 +51,11 @@ def paired_crop(
     """
     height, width = pair.infrared.shape[-2:]
     if crop_size >= 2 * min(height, width):
+        most = 2 * min(height, width) - 1
+        remedy = f"set loader.crop_size to at most {most}, or leave the image out"
         raise UserError(
             f"{sample_id} is {width} x {height} pixels, too small for patches of {crop_size}; "
-            f"set loader.crop_size to at most {2 * min(height, width) - 1}, or leave the image out"
+            f"{remedy if most >= SMALLEST_CROP else 'leave the image out'}"
         )
     # v2 changes tensors of its own types together, but of ordinary tensors only the first.
     stored = {

@@ -13,6 +13,7 @@ from clipfuse.files.reading import (
 from clipfuse.files.writing import (
     PARTIAL,
     check_output,
+    conf_dir,
     csv_text,
     file_sha256,
     json_sha256,
@@ -27,6 +28,7 @@ __all__ = [
     "PARTIAL",
     "check_form",
     "check_output",
+    "conf_dir",
     "csv_text",
     "file_sha256",
     "is_there",

@@ -180,6 +180,16 @@ def _safe_cell(cell: Any) -> Any:
     return cell
 
 
+def conf_dir() -> Path:
+    """Return the folder of the configuration tree: in the wheel, or beside `src` in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    candidates = [package / "conf", package.parents[1] / "conf"]
+    for folder in candidates:
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"the configuration tree is missing (looked in {candidates[0]}); install clipfuse again")
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of the bytes of a regular file; raises as `open_regular`."""
     with open_regular(path) as file:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from inspect import isabstract
+from inspect import isabstract, signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -43,7 +43,12 @@ class FusionLoss(nn.Module, ABC):
     (`inputs.seed`, `inputs.step`, sample id), so that it depends on neither ranks, workers nor resume.
     Every rank runs the same number of forwards, backwards and collectives. A loss that uses a CLIP
     keeps it as `clip`: its identity becomes part of the run's record.
+
+    Attributes:
+        place: its key in the configuration, for messages; the loss that holds it as a part sets another.
     """
+
+    place: str = "loss"
 
     def __call__(
         self,
@@ -80,8 +85,32 @@ class FusionLoss(nn.Module, ABC):
         """
         return _name(type(self))
 
+    def inner(self) -> Mapping[str, "FusionLoss"]:
+        """Return the losses that this one holds, by their keys in its configuration, as in "of.pixel"."""
+        return {name: part for name, part in self.named_children() if isinstance(part, FusionLoss)}
+
+    def placed(self) -> "list[FusionLoss]":
+        """Return the inner losses, each with its place."""
+        for key, part in self.inner().items():
+            part.place = f"{self.place}.{key}"
+        return list(self.inner().values())
+
+    def notices(self, steps: int) -> list[str]:
+        """Return a sentence for each setting that has no effect in a training of so many updates.
+
+        A loss adds its own to those of its inner losses; they are shown once, before the training.
+        """
+        return [notice for part in self.placed() for notice in part.notices(steps)]
+
+    def unused(self, reason: str, *names: str, **values: Any) -> list[str]:
+        """Return a sentence for each argument that is not at its default, and has no effect for a reason."""
+        values |= {name: getattr(self, name) for name in names}
+        known = signature(type(self)).parameters
+        changed = (name for name, value in values.items() if name in known and value != known[name].default)
+        return [f"{self.place}.{name}={values[name]} has no effect: {reason}" for name in changed]
+
     def setup(self, sample: LossInputs) -> None:
-        """Check one real sample before training.
+        """Check one real sample before training, here and in the inner losses.
 
         Args:
             sample: inputs as `forward` will get them, without gradient.
@@ -89,6 +118,8 @@ class FusionLoss(nn.Module, ABC):
         Raises:
             ValueError: the loss cannot work with it; names the plugin, what it needs and the remedy.
         """
+        for part in self.placed():
+            part.setup(sample)
 
     def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
         """Return texts and images of the first pair for the log of a validation, or None.

@@ -56,11 +56,6 @@ class ClipRatioLoss(FusionLoss):
         with named_errors("clip_ratio loss"):
             clip.encode_text(self.texts)
 
-    def setup(self, sample: LossInputs) -> None:
-        """Set up the fidelity loss."""
-        if self.fidelity is not None:
-            self.fidelity.setup(sample)
-
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum; `terms` has `guidance`, `p_fused` and those of the fidelity loss."""
         images = self.clip.encode_image(inputs.fused, resize="squash")  # first: moves CLIP to their device

@@ -21,6 +21,14 @@ from clipfuse.types import LossInputs, LossOutput
 Texts = str | Sequence[str]
 _SMALLEST = 8  # side of a patch in pixels of the image; CLIP gets too little from a smaller one
 _NAME = "ldfusion loss"
+_OF_TERM = {  # arguments without effect where the weight of a term is 0
+    "patch": (
+        *("patches", "patch_side", "patch_filter", "entropy_bits", "loss_threshold"),
+        *("patch_mean", "patch_source"),
+    ),
+    "similarity": ("visible_share",),
+    "perceptual": ("perceptual", "perceptual_layers", "layer_weights", "vgg_weights"),
+}
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,7 @@ class LDFusionLoss(FusionLoss):
         vgg_weights: str | None = None,
     ) -> None:
         arguments = dict(locals())
+        self.given = {name: arguments[name] for names in _OF_TERM.values() for name in names}
         super().__init__()
         if variant not in RELEASES:
             raise ValueError(f"{_NAME}: variant is {variant}; expected 2024 or 2025")
@@ -178,10 +187,22 @@ class LDFusionLoss(FusionLoss):
         if self.weights["patch"] and side < _SMALLEST:
             raise ValueError(
                 f"{_NAME}: the smallest patches of {height}x{width} images would have {side:.1f} px, "
-                f"expected {_SMALLEST} or more; raise loader.crop_size or loss.patch_side"
+                f"expected {_SMALLEST} or more; raise loader.crop_size or {self.place}.patch_side"
             )
         if self.features is not None and self.features.vgg is not None and min(height, width) < 8:
             raise ValueError(f"{_NAME}: vgg19 needs crops of 8 px or more, got {height}x{width}")
+
+    def notices(self, steps: int) -> list[str]:
+        """Name what was set for terms of weight 0, and for rules of patches that are not in use."""
+        idle = {f"{term}_weight is 0": names for term, names in _OF_TERM.items() if not self.weights[term]}
+        if self.weights["patch"]:
+            rules = {"entropy": "entropy_bits", "loss": "loss_threshold"}
+            used = self.release.patch_filter
+            idle |= {f"patch_filter is {used}": (name,) for rule, name in rules.items() if rule != used}
+        unused = [
+            self.unused(why, **{name: self.given[name] for name in names}) for why, names in idle.items()
+        ]
+        return [*super().notices(steps), *(notice for each in unused for notice in each)]
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum; `terms` has terms of weight above 0, and `kept`, the share of patches."""

@@ -74,7 +74,7 @@ class PixelLoss(FusionLoss):
         if self.weights["decomposition"] and missing:
             raise ValueError(
                 f"pixel loss: the backbone gives no feature {', '.join(missing)}; take a contourlet "
-                "backbone, or set decomposition_weight=0"
+                f"backbone, or set {self.place}.decomposition_weight=0"
             )
 
     def forward(self, inputs: LossInputs) -> LossOutput:

@@ -128,8 +128,7 @@ class PromptFusionLoss(BilevelLoss):
             clip.encode_text(self.fixed_texts)
             if prompts == "learned":
                 self.prompts = LearnablePrompts(clip, dict.fromkeys(texts, ""), texts, length, seed=seed)
-        contexts = () if self.prompts is None else self.prompts.contexts
-        for index, context in enumerate(contexts):
+        for index, context in enumerate(self.lower_parameters()):
             self.register_buffer(f"start{index}", context.detach().clone(), persistent=False)
         self._pictures: Tensor | None = None
         self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
@@ -139,9 +138,23 @@ class PromptFusionLoss(BilevelLoss):
         if self.positives == "reference" and sample.reference is None:
             raise ValueError(
                 "promptfusion loss: positives=reference needs data with an ideal fused image, such as "
-                "data=synthetic; take loss.positives=composite"
+                f"data=synthetic; take {self.place}.positives=composite"
             )
-        self.fidelity.setup(sample)
+        super().setup(sample)
+
+    def notices(self, steps: int) -> list[str]:
+        """Name a first stage that outlasts the training, and what is idle beside fixed prompts."""
+        found, alone = super().notices(steps), "the network is trained by the fidelity alone"
+        if not self.guidance_weight:
+            found.append(f"{self.place}.guidance_weight=0: {alone}")
+        elif self.warmup >= steps:
+            long = f"{self.place}.warmup={self.warmup} outlasts the {steps} updates of this run: {alone}"
+            found.append(f"{long}, without prompts; lower {self.place}.warmup or raise steps")
+        if self.prompts is None:
+            return found + self.unused(
+                "fixed prompts are not trained", "margin", "ranking_weight", "positives"
+            )
+        return found + ([] if self.ranking_weight else self.unused("ranking_weight is 0", "margin"))
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return the contexts, positive and negative of each pair in turn; none if the prompts are fixed."""
@@ -160,9 +173,8 @@ class PromptFusionLoss(BilevelLoss):
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
-        plain = {}
-        if not self.training:
-            plain = {name: self._encode(each, inputs, name) for name, each in self._plain(inputs).items()}
+        others = {} if self.training else self._plain(inputs)
+        plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return _State(self.fidelity(inputs), fused, pictures, plain, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
@@ -190,9 +202,8 @@ class PromptFusionLoss(BilevelLoss):
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
                 margin = torch.minimum(good - p, p - bad)
                 terms |= {"margin": margin.mean(), "between": (margin > 0).to(p.dtype).mean()}
-                squares = [
-                    (now - then).square().mean() for now, then in zip(lower, self._starts(), strict=True)
-                ]
+                starts = (self.get_buffer(f"start{index}") for index in range(len(lower)))
+                squares = [(now - then).square().mean() for now, then in zip(lower, starts, strict=True)]
                 terms["prompt_drift"] = torch.stack(squares).mean().sqrt()
         return LossOutput(total, terms)
 
@@ -259,9 +270,6 @@ class PromptFusionLoss(BilevelLoss):
             # The values are kept, too: their memory cannot become that of other values with the same key.
             self._known[key] = [value.detach() for value in lower], self.prompts.features(lower).detach()
         return self._known[key][1]
-
-    def _starts(self) -> list[Tensor]:
-        return [self.get_buffer(f"start{index}") for index in range(len(self.lower_parameters()))]
 
     def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""

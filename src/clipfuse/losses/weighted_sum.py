@@ -31,6 +31,7 @@ class WeightedSum(FusionLoss):
         super().__init__()
         require("weighted_sum", 0, **{f"parts.{name}": weight for name, weight in parts.items()})
         self.weights = {name: weight for name, weight in parts.items() if weight}
+        self.left_out = [name for name, weight in parts.items() if not weight]
         if not self.weights:
             raise ValueError("weighted_sum loss: no part has a weight above 0, nothing would be trained")
         if unknown := [*(self.weights.keys() - of.keys()), *(of.keys() - parts.keys())]:
@@ -45,10 +46,14 @@ class WeightedSum(FusionLoss):
         """The losses by name."""
         return cast(dict[str, FusionLoss], dict(self.of.items()))
 
-    def setup(self, sample: LossInputs) -> None:
-        """Set up each part."""
-        for part in self.parts.values():
-            part.setup(sample)
+    def inner(self) -> Mapping[str, FusionLoss]:
+        """Return the parts."""
+        return {f"of.{name}": part for name, part in self.parts.items()}
+
+    def notices(self, steps: int) -> list[str]:
+        """Name the parts that are left out, beside what the others name."""
+        absent = [f"{self.place}.parts.{name}=0 leaves this part out" for name in self.left_out]
+        return [*absent, *super().notices(steps)]
 
     def artifacts(self, inputs: LossInputs) -> LossArtifacts | None:
         """Return the artifacts of the parts, each under the name of its part."""

@@ -12,12 +12,13 @@ from clipfuse.metrics.safe import ratio
 
 Feature = Literal["pixel", "gradient"]
 
+WINDOW = 3  # side of the windows in pixels
 # Cells of all joint tables computed at a time: a few MB, which a processor's cache holds.
 _CELLS = 2**18
 
 
 @metric("FMI-pixel", higher_is_better=True, bounds=(0, 1), smallest=3)
-def fmi_pixel(fused: Tensor, infrared: Tensor, visible: Tensor, *, window: int = 3) -> Tensor:
+def fmi_pixel(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """FMI of raw pixels (Haghighat et al., Comput. Electr. Eng. 2011; 3 x 3 windows: Fast-FMI, AICT 2014).
 
     After the papers' descriptions (not checked against their program): in each window, the features of source
@@ -33,34 +34,22 @@ def fmi_pixel(fused: Tensor, infrared: Tensor, visible: Tensor, *, window: int =
     both images scores 1, flat in one of them 0; where both hold one single peak, at the same position 1,
     else 0.
 
-    Keyword Args:
-        window: side of the windows in pixels, at least 2.
-
     Returns:
         (N,) in [0, 1], computed in float64; higher is better, 1 if all three are equal. A
         constant fused image scores the share of its sources' windows that are flat. An inversion of
         the fused image lowers the score only in part. No gradient.
-
-    Raises:
-        ValueError: a window that is below 2 px or larger than the image.
     """
-    return _score((fused, infrared, visible), "pixel", window)
+    return _score((fused, infrared, visible), "pixel")
 
 
 @metric("FMI-gradient", higher_is_better=True, bounds=(0, 1), smallest=3)
-def fmi_gradient(fused: Tensor, infrared: Tensor, visible: Tensor, *, window: int = 3) -> Tensor:
+def fmi_gradient(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tensor:
     """FMI of gradient magnitudes; all else as in `fmi_pixel`.
-
-    Keyword Args:
-        window: side of the windows in pixels, at least 2.
 
     Returns:
         (N,) in [0, 1]; higher is better, 1 if all three are equal; an inversion leaves it as it is.
-
-    Raises:
-        ValueError: a window that is below 2 px or larger than the image.
     """
-    return _score((fused, infrared, visible), "gradient", window)
+    return _score((fused, infrared, visible), "gradient")
 
 
 def gradient_magnitude(plane: Tensor) -> Tensor:
@@ -84,20 +73,16 @@ class _Patches(NamedTuple):
     spread: Tensor
 
 
-def _score(planes: Sequence[Tensor], feature: Feature, window: int) -> Tensor:
+def _score(planes: Sequence[Tensor], feature: Feature) -> Tensor:
     count, _, height, width = planes[0].shape
-    if not 2 <= window <= min(height, width):
-        raise ValueError(
-            f"window is {window} px; expected 2 to {min(height, width)}, the image's shorter side"
-        )
     device = planes[0].device
     features = torch.stack([_FEATURES[feature](plane.detach().double()).flatten() for plane in planes])
     pixels = torch.arange(features.shape[1], device=device).view(count, height, width)
-    corners = pixels[:, : height - window + 1, : width - window + 1]
-    steps = torch.arange(window, device=device)
+    corners = pixels[:, : height - WINDOW + 1, : width - WINDOW + 1]
+    steps = torch.arange(WINDOW, device=device)
     positions = (steps.unsqueeze(1) * width + steps).view(-1, 1)
     scores = []
-    for corner in corners.flatten().split(max(1, _CELLS // window**4)):
+    for corner in corners.flatten().split(max(1, _CELLS // WINDOW**4)):
         fused, infrared, visible = map(_patches, features[:, positions + corner])
         scores.append((_agreement(fused, infrared) + _agreement(fused, visible)) / 2)
     return torch.cat(scores).view(corners.shape).mean((1, 2)).to(planes[0].dtype)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from clipfuse.errors import UserError
 from clipfuse.types import FusionOutput
 
+ROUNDING = 1e-5  # what metrics allow, too: single precision
+
 
 def apply_network(network: nn.Module, infrared: Tensor, visible: Tensor, what: str = "the pair") -> Tensor:
     """Fuse planes with a network in eval mode, without gradient, on its device and in its precision.
@@ -19,10 +21,11 @@ def apply_network(network: nn.Module, infrared: Tensor, visible: Tensor, what: s
         what: is fused, for messages.
 
     Returns:
-        The fused luma, of the shape, type and device of `infrared`.
+        The fused luma in [0, 1], of the shape, type and device of `infrared`.
 
     Raises:
-        UserError: the network fails, or returns another shape, or values that are not finite.
+        UserError: the network fails, or returns another shape, values that are not finite, or values
+            outside of [0, 1] by more than `ROUNDING`.
     """
     like = next(
         (part for part in chain(network.parameters(), network.buffers()) if part.is_floating_point()),
@@ -47,4 +50,10 @@ def apply_network(network: nn.Module, infrared: Tensor, visible: Tensor, what: s
         )
     if not bool(fused.isfinite().all()):
         raise UserError(f"{what} cannot be fused: the network returns values that are not finite")
-    return fused.to(infrared)
+    low, high = (float(value) for value in fused.aminmax()) if fused.numel() else (0.0, 1.0)
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        raise UserError(
+            f"{what} cannot be fused: the network returns values from {low:g} to {high:g}, expected [0, 1], "
+            "as its inputs are; end it in a sigmoid, or rescale its output"
+        )
+    return fused.to(infrared).clamp(0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 from clipfuse.networks.checkpoints import load_weights, read_checkpoint
 from clipfuse.networks.weights import limited_parameters
 
@@ -164,7 +164,7 @@ def build_backbone(checkpoint: dict[str, Any], path: str | Path, trusted: Sequen
     except UserError:
         raise
     except Exception as error:  # the arguments of a stranger can raise anything in a constructor
-        raise UserError(f"the backbone of {path} cannot be built: {error}") from error
+        raise UserError(f"the backbone of {path} cannot be built: {reason(error)}") from error
     if not isinstance(backbone, nn.Module):
         raise UserError(f"{path} names '{node.get('_target_')}', which is no network; do not use it")
     load_weights(backbone, checkpoint, path)

@@ -65,18 +65,28 @@ def read_onnx(path: Path) -> Fuse:
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
         session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        found = [
-            *((one.name, one.type, len(one.shape)) for one in session.get_inputs()),
-            *((one.name, one.type, len(one.shape)) for one in session.get_outputs()),
-        ]
-        if found != [(word, "tensor(float)", 4) for word in (*PLANES, "fused")]:
-            raise ValueError("it does not make 'fused' of 'infrared' and 'visible'")
+        ends = [*session.get_inputs(), *session.get_outputs()]
+        fixed = {side for one in ends for side in enumerate(one.shape[2:]) if isinstance(side[1], int)}
+        if [one.name for one in ends] != [*PLANES, "fused"] or not all(map(_is_plane, ends)):
+            inputs, outputs = (
+                ", ".join(f"'{one.name}' {one.type} {one.shape}" for one in each) or "nothing"
+                for each in (session.get_inputs(), session.get_outputs())
+            )
+            raise ValueError(
+                "it does not make 'fused' of 'infrared' and 'visible', each tensor(float) (batch, 1, height, "
+                f"width); it makes {outputs} of {inputs}"
+            )
     except Exception as error:  # any error of a parser: the file is a stranger's
         raise UserError(f"{path} is no fusion network in ONNX: {reason(error)}; {expected}") from error
 
     def fuse(infrared: Tensor, visible: Tensor) -> Tensor:
         height, width = infrared.shape[-2:]
         missing = (0, max(smallest - width, 0), 0, max(smallest - height, 0))
+        if any((height, width)[axis] != side for axis, side in fixed):
+            sides = "x".join(str(dict(fixed).get(axis, "any")) for axis in (0, 1))
+            raise RuntimeError(
+                f"the file takes images of {sides} pixels alone, this one has {height}x{width}"
+            )
         planes = [F.pad(plane.float().cpu(), missing, mode="replicate") for plane in (infrared, visible)]
         try:
             (fused,) = session.run(
@@ -90,6 +100,12 @@ def read_onnx(path: Path) -> Fuse:
         return result[..., :height, :width]
 
     return fuse
+
+
+def _is_plane(end: Any) -> bool:
+    """Return whether an input or output has the type of a plane; the names of free axes may be any."""
+    axes = end.shape
+    return end.type == "tensor(float)" and len(axes) == 4 and (axes[1] == 1 or not isinstance(axes[1], int))
 
 
 def import_extra(name: str) -> Any:

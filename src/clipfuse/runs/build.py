@@ -1,5 +1,6 @@
 """Building the objects that a configuration describes, by Hydra."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 
 _REFUSALS = (UserError, ValueError, TypeError, ImportError, OSError, MisconfigurationException)
 
@@ -27,14 +28,18 @@ def build(node: DictConfig | Mapping[str, Any], where: str, **extra: Any) -> Any
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
+        if found := re.search(r"full_key: (\S+)", str(error)):  # of a node in this one
+            own = node._get_full_key(None) if isinstance(node, DictConfig) else ""
+            where = f"{where}{found[1].removeprefix(own)}" if own else f"{where}.{found[1]}"
+            where = "clip" if where.endswith(".clip") else where  # a link to it
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, _REFUSALS):
-            raise UserError(f"{where}: {cause}") from error
+            raise UserError(f"{where}: {reason(cause)}") from error
         # Raised by a package that does not check its arguments, or a defect of a plugin.
         kind = type(cause).__name__
-        raise UserError(f"{where}: {kind}: {cause}; --debug shows where it was raised") from error
+        raise UserError(f"{where}: {kind}: {reason(cause)}; --debug shows where it was raised") from error
 
 
 def build_all(nodes: DictConfig | None, where: str) -> list[Any]:

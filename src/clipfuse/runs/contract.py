@@ -15,7 +15,10 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
+import yaml
+
 from clipfuse.errors import UserError
+from clipfuse.files import conf_dir
 from clipfuse.ops.settings import leaves
 
 # What must agree, under the names that `clipfuse compare --mix` takes.
@@ -101,6 +104,8 @@ RULES = (
         "rounds otherwise; compare names the devices",
         resume=True,
     ),
+    Rule("threads", HARMLESS, "rounds otherwise; compare names the numbers", resume=True),
+    Rule("started_in", HARMLESS, "a place", resume=True),
     Rule("trainer.max_time", HARMLESS, "a run that it stops has fewer samples: budget", resume=True),
     Rule("trainer.log_every_n_steps", HARMLESS, "points of the curves", resume=True),
     Rule("trainer.enable_progress_bar", HARMLESS, "what is shown", resume=True),
@@ -165,33 +170,74 @@ def present_name(target: str) -> str:
     return _MOVED.get(old, "") + target.removeprefix(old)
 
 
-# Options that were added later: class -> argument -> its default, which is what older runs did.
-CAME_LATER: Mapping[str, Mapping[str, Any]] = {
-    "clipfuse.backbones.contourlet_autoencoder.ContourletAutoencoder": {"detail_gain": 1.0, "base_gain": 1.0},
-    "clipfuse.losses.pixel.PixelLoss": {"difference_weight": 0.0},
-    "clipfuse.data.folder.PairedFolder": {
-        **{"scenes": None, "pairs": None, "masks": None, "mask_classes": None, "range": None},
-    },
-}
+@cache
+def _defaults() -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]]]:
+    """Return the settings and groups of `conf/train.yaml`, and the arguments of our classes, by their files.
+
+    An argument or a setting that is added gets as its default what was done before: a record without it is of
+    an earlier version, and means this value.
+    """
+    classes: dict[str, dict[str, Any]] = {}
+
+    def visit(node: Any) -> None:
+        if isinstance(node, Mapping):
+            target = str(node.get("_target_"))
+            if target.startswith("clipfuse."):
+                plain = {key: value for key, value in node.items() if _is_plain(value) and key[:1] != "_"}
+                classes[target] = plain | classes.get(target, {})
+            for child in node.values():
+                visit(child)
+
+    files = sorted(conf_dir().glob("*/*.yaml"))
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    for content in sorted((each for each in contents if each), key=lambda each: "defaults" in each):
+        visit(content)  # a file that inherits holds what differs
+    top = yaml.safe_load((conf_dir() / "train.yaml").read_text(encoding="utf-8"))
+    settings = {key: value for key, value in top.items() if _is_plain(value) and key != "defaults"}
+    for group, option in [
+        pair for each in top["defaults"] if isinstance(each, dict) for pair in each.items()
+    ]:
+        file = conf_dir() / group / f"{option}.yaml"
+        chosen = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if (target := chosen.get("_target_")) in classes:
+            own = {key: value for key, value in chosen.items() if _is_plain(value) and key != "defaults"}
+            settings |= {f"{group}.{key}": value for key, value in {**classes[target], **own}.items()}
+    return settings, classes
+
+
+def default_of(key: str, target: str | None = None) -> Any:
+    """Return the default of a dotted setting, or of an argument of one of our classes; None: it has none."""
+    settings, classes = _defaults()
+    return settings.get(key) if target is None else classes.get(target, {}).get(key)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, Mapping) and "${" not in str(value) and value != "???"
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's record by dotted keys, in the terms in which the rules compare.
 
     A path into the run folder is the same in every run. The version of a package counts by major and minor
-    number, our own in full. Several CLIPs count by the weights of each. A run that is older than `tuning`
-    declares none, and one that is older than an option of `CAME_LATER` has the default of that option.
+    number, our own in full. Several CLIPs count by the weights of each. What the record of an earlier version
+    lacks has its default.
 
     Args:
         record: the content of `config.yaml`.
     """
-    flat = {"tuning": None, **leaves(record)} if "tuning" not in record else leaves(record)
+    settings, classes = _defaults()
+    given = record if "loss" in record else {key.partition(".")[0] for key in settings}
+    flat = {key: each for key, each in settings.items() if key.partition(".")[0] not in given} | leaves(
+        record
+    )
     folder = str(record.get("run_dir") or "")
     for key, value in list(flat.items()):
         if key.endswith("_target_"):
             flat[key] = present_name(str(value))
-            later = CAME_LATER.get(str(value), {})
-            flat = {key.removesuffix("_target_") + name: each for name, each in later.items()} | flat
+            node = key.removesuffix("_target_")
+            for name, each in classes.get(flat[key], {}).items():
+                if not any(other.startswith(f"{node}{name}.") for other in flat):
+                    flat.setdefault(node + name, each)
     for key, value in flat.items():
         if folder not in ("", ".", "/") and isinstance(value, str) and f"{value}/".startswith(f"{folder}/"):
             flat[key] = "${run_dir}" + value[len(folder) :]

@@ -29,9 +29,11 @@ def check_objective(name: str, metrics: Any, test: bool, loss: str | None = None
     known += ["val/loss/total", "train/loss/total", "loss"]
     terms = tuple(f"{part}/loss/{'' if loss is None else loss + '/'}" for part in ("val", "train"))
     if name not in known and not name.startswith(terms):
+        part = name.partition("/")[0]
+        shown = [each for each in known if each.startswith(f"{part}/")] or known
         raise UserError(
             f"objective is {name}, which nothing logs.{did_you_mean(name, known)} "
-            f"Known are {', '.join(known)}, and val/loss/{loss or 'LOSS'}/TERM; take one of these, or "
+            f"Known are {', '.join(shown)}, and val/loss/{loss or 'LOSS'}/TERM; take one of these, or "
             "add a metric to metrics"
         )
 

@@ -21,5 +21,5 @@ def raw(words: Any) -> list[str]:
     """Return Hydra's record of the overrides as they were written; iterating over it would resolve them."""
     from omegaconf import OmegaConf
 
-    plain = OmegaConf.to_container(words, resolve=False) if OmegaConf.is_config(words) else words
+    plain: Any = OmegaConf.to_container(words, resolve=False) if OmegaConf.is_config(words) else words
     return [str(word) for word in plain]

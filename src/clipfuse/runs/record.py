@@ -1,5 +1,6 @@
 """The record of a run: its configuration, and facts about data, code and CLIP."""
 
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 
 from clipfuse.losses.base import FusionLoss
@@ -39,6 +41,8 @@ def run_record(
         "protocol": str(metrics.test.protocol),
         "clip_identity": _clip_identity(loss),
         "versions": versions | {"git_commit": git_commit()},
+        "threads": torch.get_num_threads(),
+        "started_in": os.getcwd(),
     }
 
 

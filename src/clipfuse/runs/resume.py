@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.errors import UserError
+from clipfuse.files import read_yaml
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
 from clipfuse.runs.composed import resolved
@@ -63,10 +64,15 @@ def find_start(asked: str | None, auto_resume: bool, folder: Path, config: Mappi
     if asked is None:
         if auto_resume and finished:
             raise UserError(f"{folder} holds a finished run, and its {last} is gone; choose another run_dir")
+        if auto_resume and not config["overwrite"]:
+            _check_begun(folder, config)
         return Start()
     checkpoint = read_checkpoint(asked)
     _check_whole(asked, checkpoint)
-    _check_same(asked, checkpoint["clipfuse"]["config"], config)
+    if difference := _difference(checkpoint["clipfuse"]["config"], config):
+        raise UserError(
+            f"checkpoint {asked} cannot be resumed: its {difference}; a resumed run keeps its settings"
+        )
     stopped = checkpoint["clipfuse"].get("stopped") if auto_resume else None
     trained = checkpoint["global_step"] >= config["steps"] or stopped is not None
     if trained and finished and auto_resume:
@@ -90,16 +96,42 @@ def _check_whole(path: str, checkpoint: Mapping[str, Any]) -> None:
         raise UserError(f"checkpoint {path} names a file outside of its run, {outside[0]!r}; do not use it")
 
 
-def _check_same(path: str, saved: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_begun(folder: Path, config: Mapping[str, Any]) -> None:
+    """Require that a run which ended before its first checkpoint, and which is to begin anew, is this one."""
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return
+    begun = read_yaml(file, remedy="choose another run_dir, or set overwrite=true")
+    if difference := _difference(begun, config):
+        raise UserError(
+            f"{folder} holds another run: its {difference}; choose another run_dir, or set overwrite=true"
+        )
+
+
+def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Return the first setting that a run which goes on may not change, with both values; else nothing."""
     saved, asked = flatten(saved), flatten(asked)
     if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
     for key in sorted(saved.keys() | asked.keys()):
-        if decide(key).resume or saved.get(key) == asked.get(key):
-            continue
-        if saved.get(key) == resolved(asked.get(key)):
-            continue  # an older run recorded what it took from the environment
-        raise UserError(
-            f"checkpoint {path} cannot be resumed: its {key} is {saved.get(key)!r}, this run's is "
-            f"{asked.get(key)!r}; a resumed run keeps its settings"
+        same = saved.get(key) in (asked.get(key), resolved(asked.get(key)))  # older runs resolved variables
+        if not decide(key).resume and not same:
+            return f"{key} is {saved.get(key)!r}, this run's is {asked.get(key)!r}"
+    return ""
+
+
+def resume_notices(start: Start, asked: str | None, config: Mapping[str, Any]) -> list[str]:
+    """Return sentences about a checkpoint without effect, and conditions that change the last digits."""
+    if start.checkpoint is None:
+        return []
+    found = []
+    if asked not in (None, "last", start.path):
+        found.append(f"checkpoint={asked} has no effect: auto_resume=true goes on from {start.path}")
+    saved, now = flatten(start.checkpoint["clipfuse"]["config"]), flatten(config)
+    keys = ["threads", "trainer.accelerator", *(key for key in sorted(saved) if key.startswith("versions."))]
+    both = [key for key in keys if key in saved and key in now]
+    if changed := [f"{key} {saved[key]} -> {now[key]}" for key in both if saved[key] != now[key]]:
+        found.append(
+            f"the run goes on under other conditions, its last digits may differ: {', '.join(changed)}"
         )
+    return found

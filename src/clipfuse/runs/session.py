@@ -1,7 +1,8 @@
 """What a training and an evaluation share: the run folder around, scores after."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from clipfuse.files import write_atomically
+from clipfuse.ops.settings import leaves
+from clipfuse.runs.composed import resolved
 from clipfuse.runs.failures import failures_explained
 from clipfuse.runs.folder import prepare_folder, run_status
 from clipfuse.runs.results import TestWriter
 from clipfuse.tracking.base import MediaLogger
 
+COMMAND = "command.txt"
 log = logging.getLogger(__name__)
 
 
@@ -25,8 +29,9 @@ def recorded(
     record: Mapping[str, Any],
     trainer: L.Trainer,
     overwrite: bool,
-    checkpoint: str | None,
     resumes: bool = False,
+    command: str | None = None,
+    notices: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Prepare the run folder, keep configuration and status in it, and close the loggers whatever happens.
 
@@ -35,8 +40,9 @@ def recorded(
         record: the content of `config.yaml`.
         trainer: of the run.
         overwrite: replace an earlier run that lies in the folder.
-        checkpoint: a file that must survive.
         resumes: the run goes on in its own folder.
+        command: the command line that repeats the run, for `command.txt`.
+        notices: what a user should notice before the training, for `notes/settings.txt`.
 
     Yields:
         A mapping whose entries are written into `status.json` at the end.
@@ -44,20 +50,24 @@ def recorded(
     Raises:
         UserError: the folder cannot be used, or the run failed for a reason that has a remedy.
     """
-    leads: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    leads = rank_leads()
     if leads:
-        prepare_folder(folder, overwrite, checkpoint, resumes)
+        prepare_folder(folder, overwrite, _inputs(record), resumes)
         print(f"run folder: {folder}")
         if record["pairs"]:
             print(f"data: {record['pairs']}")
-        if warning := record["scenes"]["warning"]:
-            log.warning("%s", warning)
+        for notice in [record["scenes"]["warning"], *notices]:
+            if notice:
+                log.warning("%s", notice)
     failed = True
     try:
         with run_status(folder, leads) as status, failures_explained(record):
             if leads:
-                with write_atomically(folder / "config.yaml") as file:
-                    file.write(OmegaConf.to_yaml(OmegaConf.create(dict(record))))
+                _write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(record))))
+                if command is not None and not (folder / COMMAND).is_file():  # a resume keeps the first
+                    _write(folder / COMMAND, command)
+                if notices:
+                    _write(folder / "notes" / "settings.txt", "".join(f"{each}\n" for each in notices))
             for logger in trainer.loggers:
                 logger.log_hyperparams(record)  # type: ignore[arg-type]
             yield status
@@ -65,8 +75,30 @@ def recorded(
     finally:
         for logger in trainer.loggers:
             logger.finalize("failed" if failed else "success")
-            if isinstance(logger, MediaLogger) and (command := logger.finish(failed)):
-                print(f"upload this run later with: {command}")
+            if isinstance(logger, MediaLogger) and (upload := logger.finish(failed)):
+                print(f"upload this run later with: {upload}")
+
+
+def rank_leads() -> bool:
+    """Return whether this process is the one of its run that owns and writes the run folder."""
+    node = os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or "0"
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    return rank == 0 and ("RANK" in os.environ or node == "0")
+
+
+def _inputs(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that may name a file or folder which the run reads."""
+    groups = ("checkpoint", "data", "clip", "loss", "backbone", "metrics")
+    return {
+        key: str(resolved(value))
+        for key, value in leaves(record).items()
+        if isinstance(value, str) and value and key.split(".")[0] in groups
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with write_atomically(path) as file:
+        file.write(text)
 
 
 @rank_zero_only

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.build import build, build_all
@@ -23,12 +23,15 @@ from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
 from clipfuse.runs.folder import lies_in
+from clipfuse.runs.notices import notices
 from clipfuse.runs.objective import check_objective, higher_is_better
+from clipfuse.runs.owner import owned
 from clipfuse.runs.record import run_record
 from clipfuse.runs.results import TestWriter
-from clipfuse.runs.resume import find_start
-from clipfuse.runs.session import print_scores, recorded
+from clipfuse.runs.resume import find_start, resume_notices
+from clipfuse.runs.session import print_scores, rank_leads, recorded
 from clipfuse.runs.trainer import check_callbacks, check_trainer, make_trainer, watch_scores
+from clipfuse.tracking.base import SummaryLogger
 from clipfuse.training.checkpoints import CheckpointFiles, LastCheckpoint
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.module import FusionModule
@@ -72,20 +75,26 @@ class EvaluateSettings:
     trust: list[str]
 
 
-def train(config: DictConfig) -> float | None:
+def train(config: DictConfig, command: str | None = None) -> float | None:
     """Train, test the last weights, and leave a run folder.
 
     Args:
         config: `conf/train.yaml`, composed.
+        command: the command line that repeats the run, for `command.txt`.
 
     Returns:
         The objective, for sweeps; None where it was not logged.
 
     Raises:
-        UserError: the configuration cannot work, or the loss is no longer finite.
+        UserError: the configuration cannot work, another process owns the run folder, or the loss is no
+            longer finite.
     """
     check_trainer(config)
-    folder = Path(config.run_dir)
+    with owned(Path(config.run_dir), rank_leads()):
+        return _train(config, Path(config.run_dir), command)
+
+
+def _train(config: DictConfig, folder: Path, command: str | None) -> float | None:
     # The network's start must not depend on what the other constructors draw.
     L.seed_everything(config.seed, workers=True, verbose=False)
     backbone = build(config.backbone, "backbone")
@@ -131,25 +140,30 @@ def train(config: DictConfig) -> float | None:
     check_callbacks(names, callbacks)
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
-    check_objective(config.objective, metrics, config.test, loss.name)
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
+    check_objective(config.objective, metrics, config.test, loss.name)
+    said = resume_notices(start, config.checkpoint, record)
+    said += [] if start.trained else notices(record, loss, solver, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
     trainer = make_trainer(
         config,
         callbacks + _weight_averaging(config.ema),
-        plugins=[CheckpointFiles(start.checkpoint)],
+        plugins=[CheckpointFiles(folder, start.checkpoint)],
         max_steps=start.updates if start.trained else config.steps,
         max_epochs=-1,
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
     overwrite, resumes = config.overwrite or config.auto_resume, lies_in(start.path, folder)
-    with recorded(folder, record, trainer, overwrite, start.path, resumes) as status:
+    with recorded(folder, record, trainer, overwrite, resumes, command, said) as status:
         cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
         status["samples_seen"] = module.samples_seen
+        for logger in trainer.loggers:
+            if isinstance(logger, SummaryLogger):
+                logger.log_summary({f"fit/{name}": value for name, value in status["fit"].items()})
         if stopped := start.stopped or stopped_early(trainer):
             status["reason"] = stopped
             rank_zero_only(log.warning)("%s", stopped)
@@ -163,11 +177,11 @@ def train(config: DictConfig) -> float | None:
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
-        objective = float(objective) if objective is not None and isfinite(float(objective)) else None
-        status["objective"] = objective
+        found = None if objective is None else float(objective)
+        status["objective"] = found if found is not None and isfinite(found) else None
         status["objective_name"] = config.objective
         status["higher_is_better"] = higher_is_better(config.objective, metrics)
-        if objective is None:
+        if status["objective"] is None:
             known = ", ".join(defined)
             rank_zero_only(log.warning)(
                 "the objective '%s' was not logged; logged were %s", config.objective, known
@@ -214,7 +228,7 @@ def _try_schedule(optimizer: Callable[..., Any], scheduler: Callable[..., Any], 
         built.step()
         scheduler(built, steps=steps)
     except (ValueError, TypeError) as error:
-        raise UserError(f"optimizer or scheduler: {error}") from error
+        raise UserError(f"optimizer or scheduler: {reason(error)}") from error
 
 
 def _weight_averaging(decay: float | None) -> list[L.Callback]:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 
 from clipfuse.errors import UserError
 from clipfuse.files import csv_text, read_csv, write_atomically
+from clipfuse.ops.modes import evaluating
 from clipfuse.tracking.base import media_loggers
 from clipfuse.tracking.pictures import draw_panel, write_panel
 from clipfuse.training.module import FusionModule
@@ -36,9 +37,8 @@ class ArtifactWriter(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         batch = pl_module.transfer_batch_to_device(next(iter(data.val_dataloader())), pl_module.device, 0)
         batch = trainer.precision_plugin.convert_input(batch)
-        pl_module.eval()
-        self._write(trainer, pl_module, batch)
-        pl_module.train()
+        with evaluating(pl_module):
+            self._write(trainer, pl_module, batch)
 
     def on_validation_batch_end(
         self,

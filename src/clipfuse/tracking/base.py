@@ -33,6 +33,14 @@ class MediaLogger(Protocol):
         """Close the log of a run; return the command that uploads it later, if it needs one."""
 
 
+@runtime_checkable
+class SummaryLogger(Protocol):
+    """A logger that keeps single values of a whole run, such as its cost."""
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Keep values by name."""
+
+
 def media_loggers(trainer: L.Trainer) -> list[MediaLogger]:
     """Return the loggers of a run that show more than curves."""
     return [logger for logger in trainer.loggers if isinstance(logger, MediaLogger)]

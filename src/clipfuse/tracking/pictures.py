@@ -11,6 +11,7 @@ from clipfuse.files import write_atomically
 from clipfuse.ops.depth import to_bytes
 
 _MARGIN, _CAPTION = 6, 22
+_WIDEST = 4
 
 
 @cache
@@ -32,15 +33,16 @@ def draw_panel(
     Args:
         columns: captions, such as infrared, visible, fused.
         rows: for each row its images, (1 or 3, H, W) in [0, 1]; the images of a row share one size.
-        cell_height: height of every row in pixels.
+        cell_height: height of every row in pixels; an image that would be more than `_WIDEST` times as wide
+            is made smaller.
     """
     scaled = []
     for row in rows:
         pictures = [to_picture(image) for image in row]
-        width = round(pictures[0].width * cell_height / pictures[0].height)
-        scaled.append(
-            [picture.resize((width, cell_height), Image.Resampling.BICUBIC) for picture in pictures]
-        )
+        wide, high = pictures[0].size
+        scale = min(cell_height / high, _WIDEST * cell_height / wide)
+        size = max(1, round(wide * scale)), max(1, round(high * scale))
+        scaled.append([picture.resize(size, Image.Resampling.BICUBIC) for picture in pictures])
     cell_width = max(picture.width for row in scaled for picture in row)
     size = (
         len(columns) * (cell_width + _MARGIN) + _MARGIN,

@@ -1,8 +1,9 @@
 """What loggers show of a run beside curves: samples over time, a table of the test, the best scores."""
 
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -13,7 +14,7 @@ from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.ops.ranks import gather_interleaved
-from clipfuse.tracking.base import media_loggers, samples_seen
+from clipfuse.tracking.base import SummaryLogger, media_loggers, samples_seen
 from clipfuse.tracking.pictures import draw_panel, to_picture
 from clipfuse.training.checkpoints import LastCheckpoint
 from clipfuse.types import FusionBatch
@@ -27,6 +28,9 @@ class MediaRecord(Callback):
     """Shows images, a table and the best scores of a run on each `MediaLogger`.
 
     - `val/samples`: infrared, visible and fused of the same few pairs at each validation.
+    - `test/fused`: the first fused test images at full resolution, on loggers that have a number `images`.
+    - `trivial/FUSION/METRIC`, in the summary of such loggers: means of the trivial fusions, where their
+      `trivial` is true.
     - `test/images`: a table with a row per test pair, thumbnails and scores.
     - `best/METRIC`: the validation scores of `best.ckpt`, at the end of the training, with the files
       `best.ckpt` and `last.ckpt` under the aliases best and latest.
@@ -35,6 +39,8 @@ class MediaRecord(Callback):
     def __init__(self) -> None:
         self.samples: dict[str, Path | Image] = {}
         self.rows: list[dict[str, Any]] = []
+        self.fused: list[tuple[str, Image]] = []
+        self.trivial: list[dict[str, float]] = []
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: FusionBatch, *_: Any
@@ -53,19 +59,37 @@ class MediaRecord(Callback):
         self.samples = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remove the rows of an earlier test."""
-        self.rows = []
+        """Remove what is left of an earlier test."""
+        self.rows, self.fused, self.trivial = [], [], []
+        self._metrics: Any = cast(Any, pl_module).test_metrics.clone()
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: FusionBatch, *_: Any
     ) -> None:
         """Add the row of a pair."""
         row: dict[str, Any] = {"name": batch.sample_ids[0]}
-        thumbnails = len(self.rows) * trainer.world_size + trainer.global_rank < THUMBNAILS
+        number = len(self.rows) * trainer.world_size + trainer.global_rank
+        thumbnails = number < THUMBNAILS
+        if any(number < getattr(logger, "images", 0) for logger in media_loggers(trainer)):
+            self.fused.append((batch.sample_ids[0], to_picture(_shown(batch, outputs["fused"], 0)["fused"])))
+        if any(getattr(logger, "trivial", False) for logger in media_loggers(trainer)):
+            self.trivial.append(self._score_trivial(batch))
         for kind, image in _shown(batch, outputs["fused"], 0).items():
             row[kind] = _thumbnail(image) if thumbnails else None
         scores = {name: float(score) for name, score in outputs["scores"].items()}
         self.rows.append(row | {name: score if isfinite(score) else None for name, score in scores.items()})
+
+    def _score_trivial(self, batch: FusionBatch) -> dict[str, float]:
+        from clipfuse.metrics.trivial import trivial_fusions
+
+        bands = batch.infrared, batch.visible
+        return {
+            f"{name.replace(':', '/')}/{metric.removeprefix('test/')}": float(score)
+            for name, fused in trivial_fusions(*bands).items()
+            for metric, score in self._metrics(
+                fused.to(batch.visible), *bands, target_mask=batch.target_mask
+            ).items()
+        }
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the table."""
@@ -74,6 +98,15 @@ class MediaRecord(Callback):
         for logger in media_loggers(trainer) if rows else []:
             table = [[row.get(name) for name in columns] for row in rows]
             logger.log_rows("test/images", columns, table, samples_seen(pl_module))
+        fused, trivial = gather_interleaved(self.fused), gather_interleaved(self.trivial)
+        names = dict.fromkeys(name for scores in trivial for name in scores)
+        defined = {name: [s[name] for s in trivial if isfinite(s.get(name, nan))] for name in names}
+        means = {name: fmean(scores) for name, scores in defined.items() if scores}
+        for logger in media_loggers(trainer):
+            if shown := dict(fused[: getattr(logger, "images", 0)]):
+                logger.log_images("test/fused", shown, samples_seen(pl_module))
+            if means and isinstance(logger, SummaryLogger):
+                logger.log_summary(means)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the best scores and the checkpoints."""

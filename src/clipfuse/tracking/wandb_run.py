@@ -41,10 +41,12 @@ class RunWandbLogger(WandbLogger):
         save_dir: run folder; W&B writes below `wandb/`.
         mode: "auto" is online where a login is found (or the value of WANDB_MODE), else offline.
         options: chosen option of groups such as loss, backbone, clip, data; they become tags.
+        images: how many fused test images are kept at full resolution, 0 or more.
+        trivial: whether the trivial fusions of the test pairs are scored for the summary.
         kwargs: further arguments of `wandb.init`, such as group, tags or entity.
 
     Raises:
-        ValueError: an argument that `wandb.init` does not have.
+        ValueError: an argument that `wandb.init` does not have, or `images` below 0.
     """
 
     def __init__(
@@ -54,9 +56,14 @@ class RunWandbLogger(WandbLogger):
         save_dir: str,
         mode: Literal["auto"] | Mode = "auto",
         options: Mapping[str, str | None] | None = None,
+        images: int = 8,
+        trivial: bool = True,
         **kwargs: Any,
     ) -> None:
         import wandb
+
+        if images < 0:
+            raise ValueError(f"images is {images}; expected 0 or more")
 
         known = inspect.signature(wandb.init).parameters
         for key in kwargs.keys() - known.keys():
@@ -66,6 +73,7 @@ class RunWandbLogger(WandbLogger):
         self.folder = Path(save_dir).resolve()
         self.mode = mode
         self.options = dict(options or {})
+        self.images, self.trivial = images, trivial
         self.switched_off = False
         # Else a run that was left open in this process would get our values.
         self._wandb_init.setdefault("reinit", "create_new")
@@ -200,6 +208,11 @@ class RunWandbLogger(WandbLogger):
                 run.log_artifact(artifact, aliases=list(checkpoints))
 
         self._write(call)
+
+    @rank_zero_only
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Record values in the summary."""
+        self._write(lambda run: run.summary.update(dict(values)))
 
     @rank_zero_only
     def finish(self, failed: bool) -> str | None:

@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.errors import UserError, did_you_mean
+from clipfuse.errors import UserError, did_you_mean, reason
 from clipfuse.losses.base import FusionLoss, LossArtifacts
+from clipfuse.ops.modes import evaluating
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
@@ -152,7 +153,7 @@ class FusionModule(ScoringModule):
             with self._full_precision():
                 self.loss.setup(inputs)
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
         self._check_monitors(inputs)
 
     def _check_monitors(self, inputs: LossInputs) -> None:
@@ -163,10 +164,8 @@ class FusionModule(ScoringModule):
         watched = [each for each in (*monitors, objective) if isinstance(each, str) and each.startswith(own)]
         if not watched:
             return
-        mode = self.loss.training
-        with torch.random.fork_rng(), torch.no_grad(), self._full_precision():
-            known = [own + term for term in self.loss.eval()(inputs).terms]
-        self.loss.train(mode)
+        with evaluating(self.loss), torch.random.fork_rng(), torch.no_grad(), self._full_precision():
+            known = [own + term for term in self.loss(inputs).terms]
         for name in watched:
             if name not in known:
                 near = did_you_mean(name, known)
@@ -204,7 +203,7 @@ class FusionModule(ScoringModule):
         """State the batch as a problem and let the solver take one step."""
         inputs = self.loss_inputs(batch, self.input_noise)
         with self._full_precision():
-            problem = LossProblem(self.loss, inputs, agree=self.skip_nonfinite > 0)
+            problem = LossProblem(self.loss, inputs)
             try:
                 solved = self.solver.step(problem, self._stepper, backward=partial(self._backward, problem))
             except NonFiniteLossError as error:
@@ -212,6 +211,8 @@ class FusionModule(ScoringModule):
                 return
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
+        lower = problem.lower.terms if problem.lower is not None else ()
+        terms |= {f"train/lower/{self.loss.name}/{name}": value for name, value in lower}
         for name, value in terms.items():
             if not math.isfinite(value) and name not in self._odd_terms:
                 self._odd_terms.add(name)

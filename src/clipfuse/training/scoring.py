@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from clipfuse.errors import UserError
+from clipfuse.networks.apply import ROUNDING
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.types import FusionBatch, FusionOutput
 
@@ -49,7 +50,8 @@ def scored_images(metrics: MetricCollection, fused: Tensor, batch: FusionBatch) 
     """Return what metrics take: planes of luma, or colour images where their protocol scores each channel."""
     sources = {"infrared": batch.infrared, "visible": batch.visible}
     if cast(Any, metrics).protocol.channels:
-        fused = eight_bit_rgb(fused, batch.chroma)
+        if bool((fused.clamp(0, 1) - fused).abs().max() <= ROUNDING):  # else metrics refuse it as it is
+            fused = eight_bit_rgb(fused, batch.chroma)
         sources["visible"] = luma_chroma_to_rgb(batch.visible, batch.chroma)
     return {"fused": fused, **sources}
 

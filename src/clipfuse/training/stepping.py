@@ -14,8 +14,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 
 from clipfuse.bilevel import UpperOptimizer
+from clipfuse.bilevel.descent import many_ranks
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, check_loss_output
+from clipfuse.ops.ranks import gather_objects
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -61,19 +63,18 @@ class LossProblem:
     Args:
         loss: the plugin.
         inputs: the batch, with the fused images.
-        agree: if a loss or gradient is not finite on one rank, raise on all ranks; this costs an exchange
-            between the ranks per gradient.
 
     Attributes:
         upper: the last evaluation of the upper loss, for the log; its numbers are read by `check_finite`.
+        lower: the evaluation of the lower loss beside it, None without one.
     """
 
     upper: Evaluation
+    lower: Evaluation | None = None
 
-    def __init__(self, loss: FusionLoss, inputs: LossInputs, agree: bool = False) -> None:
+    def __init__(self, loss: FusionLoss, inputs: LossInputs) -> None:
         self.loss = loss
         self.inputs = inputs
-        self.agree = agree and distributed.is_available() and distributed.is_initialized()
         self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
         self._unread: list[Evaluation] = []
 
@@ -118,52 +119,62 @@ class LossProblem:
             The L2 norm of the gradient, on the device.
 
         Raises:
-            NonFiniteLossError: they are not, here or, with `agree`, on another rank.
+            NonFiniteLossError: they are not, here or on another rank; all ranks raise it.
         """
         evaluations, self._unread = self._unread, []
         norm = get_total_norm(gradients)
         scalars = [each for evaluation in evaluations for each in evaluation.scalars()]
         kind = reduce(torch.promote_types, (each.dtype for each in scalars), torch.float32)
         numbers = torch.stack([each.to(norm.device, kind) for each in (*scalars, norm)])
-        if self.agree:
+        if many_ranks():
             totals = [each.output.total.detach().to(norm.device, kind) for each in evaluations]
-            odd = torch.stack([*totals, numbers[-1]]).isfinite().logical_not().any().to(kind)
+            odd = torch.stack([*totals, norm.to(kind)]).isfinite().logical_not().any().to(kind)
             distributed.all_reduce(odd, distributed.ReduceOp.MAX)
             numbers = torch.cat([numbers, odd.reshape(1)])
-        *read, slope, elsewhere = [*numbers.tolist(), *([] if self.agree else [0.0])]
+        read: list[float] = numbers.tolist()
+        elsewhere = read.pop() if many_ranks() else 0.0
+        slope = read.pop()
         for evaluation in evaluations:
             count = 1 + len(evaluation.output.terms)
             evaluation.read(read[:count])
             del read[:count]
-        if wrong := next((each for each in evaluations if not isfinite(each.total)), None):
-            raise NonFiniteLossError(
+        if any(each.level == "loss" for each in evaluations):
+            self.lower = next((each for each in evaluations if each.level != "loss"), None)
+        wrong = next((each for each in evaluations if not isfinite(each.total)), None)
+        if wrong is not None or not isfinite(slope) or elsewhere:
+            raise NonFiniteLossError(self._explain(evaluations or [self.upper], wrong, slope))
+        return norm
+
+    def _explain(self, evaluations: Sequence[Evaluation], wrong: Evaluation | None, slope: float) -> str:
+        """Return what is not finite, the same on all ranks: they average gradients, so all may see it."""
+        mine, others = "", gather_objects(self.inputs.sample_ids)
+        if wrong is not None:
+            mine = (
                 f"the {wrong.level} '{self.loss.name}' is {wrong.total} {self._where(wrong)}; lower "
                 "optimizer.lr or gradient_clip, or look at these samples"
             )
+        if found := [each for each in gather_objects(mine) if each]:
+            return found[0]
         if not isfinite(slope):
-            shown = evaluations or [self.upper]
-            last = next((each for each in shown if each.level == "loss"), shown[-1])
-            raise NonFiniteLossError(
-                f"the gradient of the {last.level} '{self.loss.name}' is {slope} {self._where(last)}, though "
-                f"the loss is {last.total:.4g}{self._birthplace(last)}; a root of 0 or a division by 0 has "
-                "no gradient: add a small constant under it, or look at these samples"
+            last = next((each for each in evaluations if each.level == "loss"), evaluations[-1])
+            samples = [name for each in others for name in each]
+            mine = (
+                f"the gradient of the {last.level} '{self.loss.name}' is {slope} "
+                f"{self._where(last, samples)}, though the loss is {last.total:.4g}{self._birthplace(last)}; "
+                "a root of 0 or a division by 0 has no gradient: add a small constant under it, or look at "
+                "these samples"
             )
-        if elsewhere:
-            raise NonFiniteLossError(
-                f"the loss '{self.loss.name}', or its gradient, is not finite in another process of this run "
-                f"at update {self.inputs.step}"
-            )
-        return norm
+        return gather_objects(mine)[0]
 
-    def _where(self, evaluation: Evaluation) -> str:
+    def _where(self, evaluation: Evaluation, samples: Sequence[str] = ()) -> str:
         terms = ", ".join(f"{name} = {value:.4g}" for name, value in evaluation.terms)
-        samples = self.inputs.sample_ids
+        samples = samples or self.inputs.sample_ids
         more = f" and {len(samples) - 4} more" if len(samples) > 4 else ""
         return f"at update {self.inputs.step} ({terms}) on samples {', '.join(samples[:4])}{more}"
 
     def _birthplace(self, evaluation: Evaluation) -> str:
         """Return where in the loss the gradient stops being finite; computes the loss once more."""
-        if evaluation.level != "loss" or (distributed.is_available() and distributed.is_initialized()):
+        if evaluation.level != "loss" or many_ranks():
             return ""  # other ranks would have to take part
         fused = self.inputs.fused.detach().requires_grad_()
         features = {name: each.detach() for name, each in self.inputs.features.items()}

@@ -4,7 +4,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,10 @@ from pydantic import BaseModel
 from clipfuse.errors import UserError
 from clipfuse.files import is_there, read_yaml, write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
-from clipfuse.runs.folder import LOG, STATUS, is_running
+from clipfuse.runs.folder import LOG, STATUS, check_sweep_folder, is_running
 from clipfuse.runs.objective import check_selection
 from clipfuse.runs.overrides import raw
+from clipfuse.runs.owner import claimed, owned
 from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
@@ -47,6 +48,7 @@ class SweepLauncher(Launcher):
         labels: what distinguishes each job from the others.
         failures: run folders of failed jobs.
         jobs: the overrides of all jobs.
+        owner: holds the lock of the sweep folder until its block ends.
         options: Hydra's options of the command line, such as --config-dir.
     """
 
@@ -57,13 +59,14 @@ class SweepLauncher(Launcher):
     labels: ClassVar[dict[int, str]] = {}
     failures: ClassVar[list[Path]] = []
     jobs: ClassVar[dict[int, list[str]]] = {}
+    owner: ClassVar[ExitStack] = ExitStack()
     options: ClassVar[list[str]] = []
 
     def setup(self, *, hydra_context: Any, task_function: Any, config: DictConfig) -> None:
-        """Keep the sweep's configuration and forget an earlier sweep.
+        """Own the sweep folder, keep the sweep's configuration, and forget an earlier sweep.
 
         Raises:
-            UserError: a run folder was given.
+            UserError: a run folder was given, another process owns the sweep folder, or it holds other files.
         """
         if any(word.startswith("run_dir=") for word in raw(config.hydra.overrides.task)):
             raise UserError("a sweep makes its own run folders; instead of run_dir=X give hydra.sweep.dir=X")
@@ -72,6 +75,14 @@ class SweepLauncher(Launcher):
         self.config = config
         self.context = hydra_context
         self.forget()
+        place: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        sweep = Path(config.hydra.sweep.dir)
+        if "${now" in str(place["dir"]):  # two sweeps may begin in the same second
+            sweep = self.owner.enter_context(claimed(sweep, "sweep"))
+            config.hydra.sweep.dir = str(sweep)
+        self.owner.enter_context(owned(sweep, kind="sweep"))
+        if not self.resume:
+            check_sweep_folder(sweep)
 
     @staticmethod
     def _selects(config: DictConfig) -> bool:
@@ -82,7 +93,7 @@ class SweepLauncher(Launcher):
     def forget(cls) -> None:
         """Forget an earlier sweep of this process."""
         for kept in (cls.failures, cls.jobs, cls.folders, cls.labels):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run jobs until each has finished or failed."""
@@ -192,10 +203,10 @@ class SweepLauncher(Launcher):
                 f"or go on with it: {resume_command(sweep)}"
             )
         status = status_of(folder)
-        if is_running(status):
+        if is_running(status, folder):
             raise UserError(
-                f"the job in {folder} is running (process {status['pid']} on {status['host']}); wait for it "
-                f"or stop it. If there is no such process, set its status to failed in {folder / STATUS}"
+                f"the job in {folder} is running (process {status.get('pid')} on {status.get('host')}); wait "
+                "for it or stop it"
             )
         return status.get("status") != "finished" and SPOILED not in status
 
