@@ -75,8 +75,8 @@ for words in [
 """
 OURS = {"run", "runs", "sweep", "scored", "fused", "fused_onnx", "net.safetensors", "net.onnx", "figures"}
 OURS |= {
-    "scores.csv",
-    "scores.json",
+    "x.csv",
+    "x.json",
     "page.html",
     "page.csv",
     "mine.py",

@@ -195,7 +195,8 @@ class SweepLauncher(Launcher):
             recorded = _known(sweep).jobs.get(number, list(overrides))
             if recorded != list(overrides):
                 raise UserError(
-                    f"job {number} of {sweep} was {' '.join(recorded)}; now it would be {' '.join(overrides)}"
+                    f"job {number} of {sweep} was {' '.join(recorded)[:500]}; now it would be "
+                    f"{' '.join(overrides)}"
                 )
         elif is_there(folder / STATUS) or (not self.jobs and is_there(sweep / RECORD)):
             raise UserError(
