@@ -47,8 +47,9 @@ def main(arguments: Sequence[str]) -> None:
         return run_composed("train", arguments[1], _check, _train)
     run, arguments = split_from(arguments)
     if run is not None:
-        steps = (partial(each, run=run, words=arguments) for each in (_join_and_check, _train))
-        return run_hydra("train", group_words(arguments)[0], *steps)
+        check = partial(_join_and_check, run=run, words=arguments)
+        task = partial(_train, run=run, words=arguments)
+        return run_hydra("train", group_words(arguments)[0], check, task)
     SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
     words = _resumed(arguments) if SweepLauncher.resume else arguments
     SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]
