@@ -34,8 +34,10 @@ from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
 from clipfuse.runs.folder import LOG, STATUS
+from clipfuse.runs.overrides import quoted
 from clipfuse.runs.train import TrainSettings
 from hydra_plugins.clipfuse_launcher._jobs import Job
+from hydra_plugins.clipfuse_launcher._sweep import RECORD
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
@@ -196,7 +198,9 @@ def launch(place: Place, words: Sequence[str]) -> list[list[str]]:
         job.folder.mkdir(parents=True)
         (job.folder / LOG).touch()
         write_json(job.folder / STATUS, {"status": "finished"})
-        jobs.append(job.words)
+        record = yaml.safe_load((job.file.parents[1] / RECORD).read_text())
+        search = [word for word in words if word.startswith("hydra.searchpath=")]
+        jobs.append([*record["jobs"][job.number], *search, f"run_dir={quoted(str(job.folder))}"])
 
     place.patch.setattr(Job, "start", start)
     place.patch.setattr(Job, "is_alive", lambda job: False)

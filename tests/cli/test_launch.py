@@ -88,7 +88,7 @@ def test_the_current_folder_leaves_the_import_path(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir("here")
     kept = [str(tmp_path), "/usr/lib/python3"]
     monkeypatch.setattr(sys, "path", ["", str(tmp_path / "here"), *kept, str(tmp_path / "link"), "."])
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")  # so that it is taken back
     leave_current_folder()
     assert sys.path == kept
     assert os.environ["PYTHONSAFEPATH"] == "1"

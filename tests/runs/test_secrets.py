@@ -95,7 +95,7 @@ def test_a_run_its_trackers_its_repetition_and_its_comparison(
     ]
     assert "its scheduler._target_ is" in clipfuse(*again)[2]
     code, more, errors = clipfuse(*words, "run_dir=run", "auto_resume=true", "logger=[wandb,tensorboard]")
-    assert "nothing is left to do" in more
+    assert "nothing is left to do" in more, errors
     code, table, _ = clipfuse("compare", "run", "--html", "report.html")
     assert code == 0
     for pattern in ("*.wandb", "*tfevents*", "report.html"):  # which hold texts that a search finds

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from clipfuse.errors import UserError
-from clipfuse.files import PARTIAL, file_sha256, json_sha256, probe_folder, read_text
+from clipfuse.files import PARTIAL, file_sha256, json_sha256, probe_folder, read_text, rename_to_free
 from clipfuse.version import __version__
 
 RECORD = ".clipfuse-fuse.jsonl"
@@ -70,7 +70,7 @@ class Finished:
         line = json.dumps(self._line(name, sources, self.staged))
         with self._record.open("a", encoding="utf-8") as file:
             file.write(f"\n{line}" if file.tell() else line)  # after a line that was cut off, too
-        os.replace(self.staged, path)
+        (os.replace if overwrite else rename_to_free)(self.staged, path)
         self._count += 1
 
     @contextmanager

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipfuse.cli.launch import split_options
 from clipfuse.cli.options import options
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import conf_dir, read_yaml
@@ -137,8 +138,9 @@ def split_from(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
             configuration of a run folder is given as one for Hydra.
     """
     words = list(arguments)
-    if any(word.startswith(("--config", "-c")) for word in words):
-        for folder in (Path(word.partition("=")[2] or word) for word in words):
+    given = split_options(words)[0]
+    if any(word.startswith(("--config", "-c")) for word in given):
+        for folder in (Path(word.partition("=")[2] or word) for word in given):
             if _is_record(folder / "config.yaml"):
                 raise UserError(
                     f"{folder} is a run folder, no configuration; take its settings by: clipfuse train "

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipfuse.cli.launch import COMPOSED, complete_job, run_composed, run_hydra, split_options
 from clipfuse.cli.parts import join_parts
@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> None:
         return run_composed("train", arguments[1], _check, _train)
     run, arguments = split_from(arguments)
     if run is not None:
-        given: dict[str, Any] = {"run": run, "words": arguments}
-        words = group_words(arguments)[0]
-        return run_hydra("train", words, partial(_join_and_check, **given), partial(_train, **given))
+        check = partial(_join_and_check, run=run, words=arguments)
+        task = partial(_train, run=run, words=arguments)
+        return run_hydra("train", group_words(arguments)[0], check, task)
     SweepLauncher.resume = any(word.startswith(RESUME) for word in arguments)
     words = _resumed(arguments) if SweepLauncher.resume else arguments
     SweepLauncher.options = [word for word in split_options(words)[0] if word not in ("-m", "--multirun")]

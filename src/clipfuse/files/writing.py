@@ -45,7 +45,7 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        (os.replace if overwrite else _rename_to_free)(temporary, path)
+        (os.replace if overwrite else rename_to_free)(temporary, path)
         if durable:
             _sync_folder(path.parent)
     except OSError as error:
@@ -58,7 +58,7 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
             temporary.unlink(missing_ok=True)
 
 
-def _rename_to_free(temporary: Path, path: Path) -> None:
+def rename_to_free(temporary: Path, path: Path) -> None:
     """Rename a file where the name is free; checked and taken at one blow.
 
     Raises:
@@ -66,6 +66,7 @@ def _rename_to_free(temporary: Path, path: Path) -> None:
     """
     try:
         os.link(temporary, path)
+        temporary.unlink()
         return
     except FileExistsError:
         raise _taken(path) from None
