@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from clipfuse.cli import options as module
 from clipfuse.cli.options import conf_dir, options, unknown_option
 from clipfuse.errors import UserError
+from clipfuse.files import writing
 
 
 def test_the_options_of_a_group_are_its_files() -> None:
@@ -36,7 +36,7 @@ def test_the_word_that_is_not_known_is_named(choice: str, message: str) -> None:
 
 
 def test_a_tree_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "src/clipfuse/cli/options.py"))
+    monkeypatch.setattr(writing, "__file__", str(tmp_path / "src/clipfuse/files/writing.py"))
     with pytest.raises(
         UserError, match=r"the configuration tree is missing \(looked in .*install clipfuse again"
     ):

@@ -10,6 +10,7 @@ import pytest
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.variants import group, select
 from clipfuse.errors import UserError
+from clipfuse.runs.owner import owned
 
 Factory = Callable[..., Path]
 
@@ -175,3 +176,13 @@ def test_a_finished_run_without_its_configuration_is_spoiled(sweep: Factory) -> 
     taken, notes = select(find_runs([root]), partial=True)
     assert [run.folder.name for run in taken] == ["1"]
     assert "config.yaml: cannot be read (No such file or directory)" in notes[0]
+
+
+def test_a_run_whose_process_has_ended_is_not_running(sweep: Factory) -> None:
+    root = sweep(status={"status": "running"}, images=())
+    assert [run.status for run in find_runs([root])] == ["running"]
+    (root / "0/.lock").touch()  # left behind by a process that was killed
+    (run,) = find_runs([root])
+    assert (run.status, run.reason) == ("failed", "its process has ended")
+    with owned(root / "0"):
+        assert [run.status for run in find_runs([root])] == ["running"]

@@ -182,6 +182,16 @@ def test_a_rate_beside_its_grid_is_refused(sweep: Factory) -> None:
         check(root)
 
 
+def test_several_numbers_of_threads_are_named_and_refused_by_nothing(sweep: Factory) -> None:
+    root = sweep(options={"threads": 4})
+    sweep("ldfusion", options={"threads": 16})
+    sweep("clip_ratio")  # of an earlier version
+    assert check(root) == [
+        "The runs were trained with 4 and 16 threads: their times do not compare, and equal seeds differ in "
+        "their last digits."
+    ]
+
+
 def test_several_devices_and_commits_are_told(sweep: Factory) -> None:
     fit = {"seconds": 9.0, "updates": 10, "samples": 40, "device": "NVIDIA H100"}
     root = sweep(options={"versions.git_commit": "c0ffee" + 34 * "0"})

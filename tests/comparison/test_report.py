@@ -170,6 +170,10 @@ def test_settings_that_differ_are_shown(sweep: Factory) -> None:
 def test_commands_of_the_sweep_are_quoted(sweep: Factory) -> None:
     root = sweep()
     (root / "sweep.yaml").write_text("jobs:\n  0:\n  - loss=pixel\n  - seed=0\n")
-    assert "<code>clipfuse train loss=pixel seed=0</code>" in page(root)
+    again = f"<code>clipfuse train --from {root / '0'}</code>"
+    assert f"{again}<br><code>clipfuse train loss=pixel seed=0</code>" in page(root)
+    words = "words: ['hydra.searchpath=[file://a b]', seed=0]\njobs: {0: [loss=mine]}\n"
+    (root / "sweep.yaml").write_text(words)
+    assert "clipfuse train &#39;hydra.searchpath=[file://a b]&#39; loss=mine</code>" in page(root)
     (root / "sweep.yaml").write_text("jobs: 3\n")
-    assert "clipfuse train" not in page(root)
+    assert page(root).count("clipfuse train") == page(root).count(again) == 1

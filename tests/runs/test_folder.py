@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -103,7 +104,12 @@ def test_everything_that_a_run_writes_is_removed_and_no_link_is_followed(used: P
         "test/panel.png",
         "notes/000010.png",
     ]
-    written += ["notes/settings.txt", "wandb/offline-run-2/files/x.yaml", "tensorboard/events.out.tfevents.1"]
+    written += [
+        "notes/settings.txt",
+        "wandb/offline-run-2/files/x.yaml",
+        "wandb/artifacts/staging/tmp1",
+        "tensorboard/events.out.tfevents.1",
+    ]
     written += ["checkpoints/.last.ckpt.4.partial", "checkpoints/best.ckpt", "test/per_image.csv", ".lock"]
     for name in written:
         (used / name).parent.mkdir(exist_ok=True, parents=True)
@@ -204,3 +210,10 @@ def test_the_status_is_json_for_others(tmp_path: Path) -> None:
     with run_status(tmp_path):
         pass
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "finished"
+
+
+def test_the_files_of_a_real_run_are_all_on_the_list(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run/log.txt").touch()
+    prepare_folder(tmp_path / "run", True, {})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.txt"]

@@ -55,8 +55,9 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
         part_path = conf_dir() / f"{part}.yaml"
         listed += OmegaConf.to_container(OmegaConf.load(part_path), resolve=False)["defaults"]  # type: ignore
         comments |= _comments(part_path)
+    more = " [-m | --from RUN]" if name == "train" else ""
     lines = [
-        f"usage: clipfuse {name} [group=option ...] [key=value ...]{' [-m]' if name == 'train' else ''}",
+        f"usage: clipfuse {name} [group=option ...] [key=value ...]{more}",
         "",
         "settings:",
     ]

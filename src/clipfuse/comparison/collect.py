@@ -12,6 +12,7 @@ from clipfuse.errors import UserError
 from clipfuse.files import check_form, is_there, read_csv, read_json, read_yaml
 from clipfuse.images import check_name
 from clipfuse.runs.contract import read_tuning
+from clipfuse.runs.folder import has_ended
 from clipfuse.types import SAMPLES_SEEN
 
 Leaves = dict[str, Any]  # "loss.weight" -> value
@@ -182,7 +183,8 @@ def _sweep_jobs(file: Folder) -> dict[str, list[str]]:
     jobs = {number: words for number, words in record.jobs.items() if type(number) is int}
     names = {number: record.folders.get(number, str(number)) for number in jobs}
     names |= {n: str(n) for n, name in names.items() if ".." in Path(name).parts or Path(name).is_absolute()}
-    return {names[number]: [str(word) for word in words] for number, words in jobs.items()}
+    search = [str(word) for word in record.words or [] if str(word).startswith("hydra.searchpath")]
+    return {names[number]: [*search, *map(str, words)] for number, words in jobs.items()}
 
 
 def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
@@ -190,6 +192,8 @@ def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
     try:
         status = read_json(folder / "status.json", Status, **options)
         finished = status["status"] == "finished"
+        if isinstance(folder, Path) and has_ended(status, folder):
+            status |= {"status": "failed", "reason": "its process has ended"}
         config = read_yaml(folder / "config.yaml", **({} if finished else {"default": {}}), **options)
         if _trains(config):
             _check_config(folder, config)

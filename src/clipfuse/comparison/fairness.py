@@ -39,7 +39,12 @@ def check_mixing(runs: Sequence[Run], allowed: Sequence[str]) -> list[str]:
     if refused := [kind for kind in KINDS if kind in differences and kind not in allowed]:
         raise _refusal(refused, differences, allowed)
     mixed = [kind for kind in KINDS if kind in differences]
-    return [*(_warning(kind, differences[kind]) for kind in mixed), *notes, *_devices(runs), *_commits(runs)]
+    return [
+        *(_warning(kind, differences[kind]) for kind in mixed),
+        *notes,
+        *_conditions(runs),
+        *_commits(runs),
+    ]
 
 
 def _differences(runs: Sequence[Run]) -> Differences:
@@ -126,11 +131,21 @@ def _tuned(runs: Sequence[Run], differences: Differences) -> list[str]:
     ]
 
 
-def _devices(runs: Iterable[Run]) -> list[str]:
-    found = sorted({str(run.fit["device"]) for run in runs if run.fit.get("device")})
-    if len(found) < 2:
-        return []
-    return [f"The runs were trained on several devices ({', '.join(found)}): their times do not compare."]
+def _conditions(runs: Sequence[Run]) -> list[str]:
+    """Return notes about devices and numbers of threads, which change times and last digits."""
+    devices = sorted({str(run.fit["device"]) for run in runs if run.fit.get("device")})
+    threads = sorted({run.config["threads"] for run in runs if isinstance(run.config.get("threads"), int)})
+    notes = []
+    if len(devices) > 1:
+        notes.append(
+            f"The runs were trained on several devices ({', '.join(devices)}): their times do not compare."
+        )
+    if len(threads) > 1:
+        notes.append(
+            f"The runs were trained with {', '.join(map(str, threads[:-1]))} and {threads[-1]} threads: "
+            "their times do not compare, and equal seeds differ in their last digits."
+        )
+    return notes
 
 
 def _commits(runs: Iterable[Run]) -> list[str]:

@@ -40,6 +40,7 @@ class Status(BaseModel):
 class SweepRecord(BaseModel):
     """What `compare` reads of `sweep.yaml`."""
 
+    words: list[Any] | None = None
     jobs: dict[Any, list[Any]] = {}
     folders: dict[int, str] = {}  # of jobs that are not in a folder of their number
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -74,7 +75,7 @@ def report(
         differences=_differences(drawn),
         variants=drawn,
         dump=_dump,
-        train_command=_command,
+        train_commands=_commands,
         head=facts(table, drawn),
         facts=_facts([run for variant in drawn for run in variant.runs]),
         command=command,
@@ -106,6 +107,7 @@ def _dump(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _command(run: Run) -> str | None:
-    """Return the command that trained this run, where the sweep has recorded it."""
-    return None if run.overrides is None else f"clipfuse train {shlex.join(run.overrides)}"
+def _commands(run: Run) -> list[str]:
+    """Return the command that repeats a run from its folder, and that of the sweep's record."""
+    again = ["--from", str(run.folder)] if isinstance(run.folder, Path) and run.config else []
+    return [f"clipfuse train {shlex.join(words)}" for words in (again, run.overrides) if words]

@@ -25,7 +25,7 @@ _WRITTEN = re.compile(
     r"|checkpoints/(best|last)\.ckpt"
     r"|test/(metrics\.json|per_image\.csv|panel\.png|(fused|color|infrared|visible|masks)/.+\.png)"
     r"|notes/(words\.csv|settings\.txt|\d+\.png)"
-    r"|wandb/(offline-run-.+|run-.+|latest-run|debug[^/]*\.log)"
+    r"|wandb/(offline-run-.+|run-.+|latest-run|debug[^/]*\.log|settings|sweep-.+|artifacts/.+)"
     r"|tensorboard/events\.out\.tfevents\..+)"
 )
 _KEPT = {LOG, LOCK, MARKER}
@@ -229,6 +229,13 @@ def is_running(status: Mapping[str, Any], folder: Path | None = None) -> bool:
     if folder is None or (begun := _begun(pid)) is None:
         return True
     return begun <= (folder / STATUS).stat().st_mtime + 1
+
+
+def has_ended(status: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether a run left its status at running and its process is known to have ended."""
+    if status.get("status") != "running" or (held := is_held(folder)):
+        return False
+    return held is False or (status.get("host") == socket.gethostname() and not is_running(status, folder))
 
 
 def _begun(pid: int) -> float | None:
