@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_gradients_reach_images_alone_and_copies_share(weights: Path) -> None:
     ("write", "message"),
     [
         (None, "no file of vgg19's weights at"),
+        (os.mkfifo, "no file of vgg19's weights at"),
         (lambda path: path.write_bytes(b"nothing"), "cannot be read as weights of vgg19"),
         (lambda path: torch.save({"features.0.weight": torch.zeros(1)}, path), "does not hold the features"),
         (lambda path: torch.save([1], path), "does not hold the features"),

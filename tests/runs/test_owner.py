@@ -26,8 +26,12 @@ import os, sys, time
 from pathlib import Path
 from clipfuse.runs.owner import owned
 with owned(Path(sys.argv[1])):
-    if sys.argv[2:] == ["fork"] and os.fork() == 0:  # as a worker of a loader
-        time.sleep(60)
+    if sys.argv[2:] == ["fork"]:  # as a worker of a loader
+        parent, child = os.pipe()
+        if os.fork() == 0:
+            os.write(child, b"started")
+            time.sleep(60)
+        os.read(parent, 1)
     print("held", flush=True)
     time.sleep(60)
 """

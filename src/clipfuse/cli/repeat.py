@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipfuse.cli.launch import split_options
 from clipfuse.cli.options import options
 from clipfuse.errors import UserError, did_you_mean
-from clipfuse.files import conf_dir, read_yaml
+from clipfuse.files import conf_dir, read_text, read_yaml
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.overrides import raw, search_words
 
@@ -160,8 +160,8 @@ def split_from(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _is_record(file: Path) -> bool:
-    with suppress(OSError, ValueError):
-        return "\nsplit_sha256: " in file.read_text(encoding="utf-8")
+    with suppress(UserError):
+        return "\nsplit_sha256: " in read_text(file)
     return False
 
 

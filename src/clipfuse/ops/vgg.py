@@ -75,10 +75,10 @@ def _download() -> Mapping[str, Tensor]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():  # torch would wait for a pipe
+        raise ValueError(f"no file of vgg19's weights at {path}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"no file of vgg19's weights at {path}") from error
     except Exception as error:  # torch raises many kinds for a broken file
         raise ValueError(f"{path} cannot be read as weights of vgg19") from error
     return state if isinstance(state, dict) else {}

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from clipfuse.errors import UserError
+from clipfuse.files import read_json, read_text
 
 LOCK = ".lock"  # holds who owns the folder; removed by its owner, left behind by a killed one
 MARKER = ".lock.owner"  # in its place on a file system without locks
@@ -171,9 +172,9 @@ def _release(folder: Path, lock: BaseFileLock) -> None:
 
 
 def _read(folder: Path) -> Mapping[str, Any]:
-    with suppress(OSError, ValueError):
-        content = json.loads((folder / LOCK).read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
+    with suppress(UserError):
+        content: Mapping[str, Any] = read_json(folder / LOCK, default={})
+        return content
     return {}
 
 
@@ -181,8 +182,8 @@ def _described(folder: Path) -> str:
     known = _read(folder)
     if known:
         return f"process {known.get('pid')} on {known.get('host')} since {known.get('since')}"
-    with suppress(OSError, ValueError):
-        pid, host, *_ = (folder / MARKER).read_text(encoding="utf-8").splitlines()
+    with suppress(OSError, ValueError, UserError):
+        pid, host, *_ = read_text(folder / MARKER).splitlines()
         since = datetime.fromtimestamp((folder / MARKER).stat().st_mtime).astimezone()
         return (
             f"process {pid} on {host.partition('?')[0]} since {since.isoformat(timespec='seconds')} (if "
