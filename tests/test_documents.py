@@ -35,6 +35,7 @@ from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
 from clipfuse.runs.folder import LOG, STATUS
 from clipfuse.runs.overrides import quoted
+from clipfuse.runs.session import COMMAND
 from clipfuse.runs.train import TrainSettings
 from hydra_plugins.clipfuse_launcher._jobs import Job
 from hydra_plugins.clipfuse_launcher._sweep import RECORD
@@ -324,12 +325,21 @@ def wandb_sweep(place: Place, words: Sequence[str]) -> None:
     check((*sweep["command"][2:-1], *first))
 
 
+def again(place: Place, words: Sequence[str]) -> None:
+    """Begin from RUN; `command.txt` is pasted in tests/cli/test_repeat.py."""
+    if words[0] == "sh":
+        assert words[1] == f"RUN/{COMMAND}"
+    else:
+        place.run("train", *words[2:], *LITTLE[:-2])  # its record has no progress to leave out
+
+
 def nothing(place: Place, words: Sequence[str]) -> None:
     """Pass over what is neither ours nor can be tried here."""
 
 
 RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"make [a-z-]+( DATA=DIR)?$": make,
+    r"clipfuse train --from RUN |sh RUN/": again,
     r"clipfuse train\b": train,
     rf"clipfuse ({'|'.join(COMMANDS)}|--version)\b": command,
     r"torchrun |srun .* clipfuse train ": distributed,
