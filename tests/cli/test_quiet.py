@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -89,10 +90,11 @@ OURS |= {
 @pytest.fixture
 def places(tmp_path: Path) -> Iterator[dict[str, Path]]:
     """Empty folders of their own: home, current, temporary, and that of `sitecustomize`."""
-    found = {name: tmp_path / name for name in ("home", "here", "temporary", "site")}
+    found = {name: tmp_path / name for name in ("home", "here", "site")}
     for folder in found.values():
         folder.mkdir()
-    yield found
+    with TemporaryDirectory() as temporary:  # a short path: loader processes have their sockets there
+        yield {**found, "temporary": Path(temporary)}
     shutil.rmtree(tmp_path)
 
 

@@ -1,4 +1,5 @@
 import resource
+from multiprocessing import current_process
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,3 +137,37 @@ def test_a_full_shared_memory_is_one_line_and_no_wait(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     batch = next(iter(module.train_dataloader()))
     assert batch.infrared.is_shared()
+
+
+def _loading() -> FusionDataModule:
+    module = FusionDataModule(_Ramp(), batch_size=2, crop_size=32, workers=1)
+    module.trainer = SimpleNamespace(max_steps=3, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    return module
+
+
+def test_a_folder_of_temporary_files_with_a_long_path_is_one_line_and_no_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)  # the address of a socket has 108 bytes
+    folder.mkdir()
+    monkeypatch.setitem(current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"^loader\.workers needs a socket in .*x{100}.* set TMPDIR"
+    ):
+        _loading().train_dataloader()
+
+
+def test_a_batch_that_cannot_be_handed_over_ends_the_loader(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever refuses it, in the thread that hands it over: the loader alone would wait for ever."""
+
+    def refused(batch: FusionBatch) -> None:
+        raise OSError("refused by the test")
+
+    loader = _loading().train_dataloader()
+    monkeypatch.setattr(FusionBatch, "__reduce__", refused, raising=False)
+    monkeypatch.setattr(FusionBatch, "__reduce_ex__", lambda batch, protocol: refused(batch), raising=False)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+        next(iter(loader))
+    assert "its batch cannot be handed over: OSError('refused by the test')" in capfd.readouterr().err

@@ -1,8 +1,13 @@
 """Batches of pairs: one endless, numbered stream of samples that any number of ranks can share."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from multiprocessing.connection import Listener
+from multiprocessing.queues import Queue
+from multiprocessing.util import get_temp_dir
 
 import lightning as L
 import torch
@@ -142,6 +147,29 @@ def _shared_memory_named() -> Iterator[None]:
         ) from error
 
 
+def _check_socket() -> None:
+    """Require that a loader process can hand tensors over, by a socket in the folder of temporary files."""
+    folder = get_temp_dir()
+    try:
+        Listener().close()
+    except OSError as error:
+        raise UserError(
+            f"loader.workers needs a socket in the folder of temporary files, {folder}, which is refused "
+            f"({error}); set TMPDIR to a folder with a short path on a local disk, or take loader.workers=0"
+        ) from error
+
+
+def _end_on_failure(worker: int) -> None:
+    """End a loader process whose batch cannot be handed over; the loader alone would wait for ever."""
+
+    def end(error: BaseException, batch: object) -> None:
+        reason = f"loader process {worker}: its batch cannot be handed over: {error!r}"
+        print(reason, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    Queue._on_queue_feeder_error = staticmethod(end)  # type: ignore[attr-defined]
+
+
 class FusionDataModule(L.LightningDataModule):
     """Training crops as a numbered stream; validation and test pairs whole, one by one.
 
@@ -220,10 +248,11 @@ class FusionDataModule(L.LightningDataModule):
         """Return the rest of the training's stream: one pass over it is the whole training."""
         assert self.trainer is not None
         crops = self._crops()
-        if self.workers:
-            with _shared_memory_named():  # as the loader will; its own failure is reported as another
+        if self.workers:  # as the loader will; its own failure is reported as another, or by nobody
+            with _shared_memory_named():
                 torch.multiprocessing.Queue()
                 torch.zeros(1).share_memory_()
+            _check_socket()
         sampler = StreamSampler(
             len(crops.ids),
             self.batch_size,
@@ -240,6 +269,7 @@ class FusionDataModule(L.LightningDataModule):
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate_shared,
+            worker_init_fn=_end_on_failure,
             # The loader draws a base seed for its workers; nothing may depend on the global state.
             generator=torch.Generator().manual_seed(self.seed),
         )
