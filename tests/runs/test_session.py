@@ -9,7 +9,7 @@ from clipfuse.errors import UserError
 from clipfuse.runs.folder import read_status
 from clipfuse.runs.session import recorded
 
-RECORD = {"seed": 3, "scenes": {"warning": "the test images look like video"}}
+RECORD = {"seed": 3, "pairs": "", "scenes": {"warning": "the test images look like video"}}
 
 
 class Logger:
