@@ -151,9 +151,7 @@ def test_a_folder_of_temporary_files_with_a_long_path_is_one_line_and_no_wait(
     folder = tmp_path / ("x" * 100)  # the address of a socket has 108 bytes
     folder.mkdir()
     monkeypatch.setitem(current_process()._config, "tempdir", str(folder))  # type: ignore[attr-defined]
-    with pytest.raises(
-        UserError, match=r"^loader\.workers needs a socket in .*x{100}.* set TMPDIR"
-    ):
+    with pytest.raises(UserError, match=r"^loader\.workers needs a socket in .*x{100}.* set TMPDIR"):
         _loading().train_dataloader()
 
 

@@ -40,7 +40,7 @@ def test_a_checkpoint_and_its_onnx_file_are_one_network(trained: Path, tmp_path:
 def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no checkpoint at .*gone\.ckpt: no such file"):
         load_network(tmp_path / "gone.ckpt")
-    with pytest.raises(UserError, match=r"gone\.onnx cannot be read"):
+    with pytest.raises(UserError, match=r"gone\.onnx: cannot be read"):
         load_network(tmp_path / "gone.onnx")
     monkeypatch.setattr("clipfuse.networks.load.BUNDLED", tmp_path / "gone.safetensors")
     with pytest.raises(UserError, match="the bundled weights are missing"):

@@ -19,9 +19,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from clipfuse import files
 from clipfuse.bilevel.descent import Descent
 from clipfuse.cli.config import conf_dir
+from clipfuse.files import writing as files
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.build import build
 from clipfuse.runs.train import train

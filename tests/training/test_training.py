@@ -347,7 +347,9 @@ def test_a_run_folder_in_use_is_not_touched(tiny_config: Config, tmp_path: Path)
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds files that are not a run; choose another run_dir"):
+    with pytest.raises(
+        UserError, match=r"holds files that are not a run's: thesis\.tex; choose another run_dir"
+    ):
         train(tiny_config("overwrite=true"))
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
 
