@@ -114,14 +114,14 @@ def after_renaming(number: int) -> None:
 def in_solve(number: int) -> None:
     minimise, left = Descent.minimise, [number]
 
-    def deadly(self: Descent, objective: Any, steps: int) -> None:
+    def deadly(self: Descent, objective: Any, *arguments: Any) -> None:
         def evaluated(values: Any) -> Any:
             left[0] -= 1
             if not left[0]:
                 die()
             return objective(values)
 
-        minimise(self, evaluated, steps)
+        minimise(self, evaluated, *arguments)
 
     Descent.minimise = deadly  # type: ignore[method-assign]
 
