@@ -102,13 +102,11 @@ def _return_to(start: str | None, sweep: str) -> str:
     return str(target.relative_to(here) if target.is_relative_to(here) else target)
 
 
-def check_and_train(config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> float | None:
+def check_and_train(config: "DictConfig") -> float | None:
     """Check a composed configuration, train and test; see `clipfuse.runs.train.train`.
 
     Args:
         config: the configuration.
-        run: the run folder whose settings it gets, of `--from`.
-        words: the overrides on top of them.
 
     Raises:
         UserError: the configuration cannot work, or the loss is no longer finite.
