@@ -63,6 +63,14 @@ def test_the_options_name_arguments_of_load(option: str) -> None:
     assert node._target_ == "clipfuse.clip.encoder.FrozenClip.load"
 
 
+def test_a_model_of_another_type_is_not_handed_on(tiny_folder: Path) -> None:
+    """A training in float64 leaves its CLIP to itself, however long it stays in memory."""
+    first = FrozenClip.load("micro", str(tiny_folder)).to(dtype=torch.float64)
+    other = FrozenClip.load("micro", str(tiny_folder))
+    assert (first.dtype, other.dtype) == (torch.float64, torch.float32)
+    assert FrozenClip.load("micro", str(tiny_folder)) is other
+
+
 def test_one_model_is_loaded_once(tiny_folder: Path) -> None:
     first = FrozenClip.load("micro", str(tiny_folder))
     assert FrozenClip.load("micro", str(tiny_folder)) is first

@@ -65,6 +65,9 @@ class FrozenClip:
     ) -> "FrozenClip":
         """Load a model, or return the one that was loaded with the same arguments and is still in use.
 
+        One that `to` has given another type than float32 stays with those who have it: a training in float64
+        must not change the next one of this process.
+
         Args:
             model: `micro`; a name of an open_clip model, such as `ViT-B-32-quickgelu`; `local-dir:/path`, a
                 folder with `open_clip_config.json` and weights; or `hf-hub:organisation/repository`.
@@ -98,7 +101,7 @@ class FrozenClip:
         key = (*arguments.values(), stamp(model, pretrained))
         with _lock, plain_tensors():
             clip = _loaded.get(key)
-            if clip is None:
+            if clip is None or clip.dtype != torch.float32:
                 source = load_source(model, pretrained, quick_gelu)
                 given = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
                 clip = cls(replace(source, preprocess={**source.preprocess, **given}), resize)
