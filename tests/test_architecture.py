@@ -26,13 +26,13 @@ ALLOWED = {
     "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
-    "networks": {"errors", "types", "files", "lazy", "networks"},
+    "networks": {"errors", "version", "types", "files", "lazy", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
     "tracking": {
         *("errors", "types", "files", "ops", "metrics", "losses.base", "networks", "training", "tracking"),
     },
     "runs": {
-        *("errors", "types", "files", "ops", "images", "bilevel", "losses.base"),
+        *("errors", "version", "types", "files", "ops", "images", "bilevel", "losses.base"),
         *("networks", "training", "tracking", "runs"),
     },
     "comparison": {

@@ -33,6 +33,7 @@ from experiments.gpu.case import MEASURED, NOT_OK, Case, Machine, Part
 from clipfuse.errors import UserError
 from clipfuse.files import write_atomically, write_json
 from clipfuse.runs.record import git_commit
+from clipfuse.version import __version__
 
 # What may take longest, or hang, comes last.
 PARTS: dict[str, Part] = {
@@ -54,7 +55,8 @@ def machine_record(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "lightning", "open_clip_torch", "clipfuse")},
+        **{name: version(name) for name in ("torch", "lightning", "open_clip_torch")},
+        "clipfuse": __version__,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "float32_matmul": torch.get_float32_matmul_precision(),

@@ -208,6 +208,15 @@ def test_a_run_that_stops_early_is_finished_and_a_repeat_leaves_it_alone(
     assert notes == [f"Taken: {folder} ({status['reason']})."]
 
 
+def test_a_run_without_checkpoints_leaves_only_files_that_a_second_one_may_replace(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    options = ("~callbacks.best", "~callbacks.last", "overwrite=true", "test=false")
+    for _ in range(2):
+        train(tiny_config(*options))
+        assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_a_run_that_stopped_early_and_was_killed_in_its_test_is_tested_and_no_more(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.fx.experimental import _config as symbols
 from clipfuse.errors import UserError
 from clipfuse.files import replace_when_whole
 from clipfuse.networks.onnx import PLANES, SMALLEST, Fuse, import_extra, read_onnx, reason
+from clipfuse.version import __version__
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -123,7 +123,7 @@ def _smallest(program: ExportedProgram) -> int:
 
 def _describe(onnx: Any, model: Any, name: str, smallest: int) -> None:
     """Say in an ONNX model what it is; take out what the converter noted down of this machine."""
-    model.producer_name, model.producer_version = "clipfuse", version("clipfuse")
+    model.producer_name, model.producer_version = "clipfuse", __version__
     model.doc_string = (
         "Fuses registered infrared and visible images. infrared, visible: luma (BT.601), float32 (batch, 1, "
         f"height, width) in [0, 1], sides of {smallest} or more. fused: luma of that shape in [0, 1]."

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from clipfuse.losses.base import FusionLoss
 from clipfuse.runs.composed import plain
+from clipfuse.version import __version__
 
 CONTENT = "names, content and scenes"
 
@@ -29,7 +30,7 @@ def run_record(
         loss: its CLIP is recorded, if it has one.
     """
     versions: dict[str, str | None] = {
-        name: version(name) for name in ("clipfuse", "torch", "lightning", "torchmetrics", "kornia")
+        name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
     }
     return {
         **plain(config),
@@ -40,7 +41,7 @@ def run_record(
         "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),
         "clip_identity": _clip_identity(loss),
-        "versions": versions | {"git_commit": git_commit()},
+        "versions": {"clipfuse": __version__} | versions | {"git_commit": git_commit()},
         "threads": torch.get_num_threads(),
         "started_in": os.getcwd(),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Checkpoint, Timer
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -253,6 +253,8 @@ def make_trainer(config: DictConfig, callbacks: Sequence[L.Callback], **extra: A
         callbacks=[*callbacks, *media],
         plugins=plugins,
         default_root_dir=config.run_dir,
+        # Without one of the run, Lightning would add its own, whose files no run writes.
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         **extra,
     )
     strategy = trainer.strategy
