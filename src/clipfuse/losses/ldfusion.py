@@ -206,11 +206,12 @@ class LDFusionLoss(FusionLoss):
 
     def forward(self, inputs: LossInputs) -> LossOutput:
         """Return the weighted sum; `terms` has terms of weight above 0, and `kept`, the share of patches."""
-        weights, texts = self.weights, self._texts()
+        weights = self.weights
         layers = () if self.features is None else self.features.of_clip
         both = torch.cat([inputs.visible, inputs.infrared])
         with torch.no_grad():
-            sources, source_features = self._encode(both, layers)
+            sources, source_features = self._encode(both, layers)  # first: moves CLIP to their device
+        texts = self._texts()
         visible, infrared = sources.chunk(2)
         terms: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}

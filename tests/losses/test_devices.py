@@ -1,0 +1,32 @@
+"""A loss runs where its inputs lie: only images move a CLIP there, so they must come before its texts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from clipfuse.clip.encoder import FrozenClip
+from clipfuse.testing.loss_contract import build_loss, example_inputs
+
+
+@pytest.mark.parametrize("name", ["clip_ratio", "ldfusion", "promptfusion", "weighted_sum"])
+def test_texts_are_embedded_after_the_first_image(
+    name: str, loss_node: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = build_loss(loss_node(name))
+    loss.setup(example_inputs())
+    calls = list[str]()
+
+    def recorded(method: str) -> Callable[..., Any]:
+        original = getattr(FrozenClip, method)
+
+        def call(*arguments: object, **named: object) -> Any:
+            calls.append(method)
+            return original(*arguments, **named)
+
+        return call
+
+    for method in ("encode_text", "encode_image", "encode_with_features", "encode_embeddings"):
+        monkeypatch.setattr(FrozenClip, method, recorded(method))
+    loss(example_inputs())
+    assert calls[0] != "encode_text"  # images, and embeddings of learned prompts, move it
