@@ -26,6 +26,7 @@ ALLOWED = {
     "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
+    "downstream": {"lazy", "errors", "types", "files", "ops", "downstream"},
     "networks": {"errors", "version", "types", "files", "lazy", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
     "tracking": {
@@ -58,7 +59,7 @@ ALLOWED = {
     },
     "cli": {
         *("errors", "version", "types", "files", "decoding", "images", "ops", "clip", "metrics", "data"),
-        *("networks", "training", "tracking", "runs", "comparison", "cli"),
+        *("networks", "downstream", "training", "tracking", "runs", "comparison", "cli"),
     },
 }
 # Package of others -> where it may be imported at all.
@@ -123,6 +124,7 @@ TESTED_ELSEWHERE = {
     "contourlet/spatial.py": "tests/contourlet/test_transform.py, tests/contourlet/test_parity.py",
     "contourlet/spectra.py": "tests/contourlet/test_transform.py",
     "contourlet/tree.py": "tests/contourlet/test_parity.py",
+    "downstream/base.py": "an interface: tests/downstream/test_segmentation.py",
     "errors.py": "tests/cli/test_bad_input.py",
     "hydra_plugins/clipfuse_launcher/_display.py": "tests/cli/test_sweep.py",
     "hydra_plugins/clipfuse_launcher/_sweep.py": "tests/cli/test_sweep.py",

@@ -15,6 +15,44 @@ SAMPLES_SEEN = "trainer/samples_seen"
 """The x-axis of every curve: samples of all ranks; the step counter of two optimisers would count twice."""
 
 
+IGNORED = 255
+"""In a map of classes: a pixel without a label; it counts in no loss and no score."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What the labels of a data set mean; it belongs to the description of the data set.
+
+    Attributes:
+        names: names of the classes 0 to C-1, for example ("unlabelled", "car").
+        background: the class that is no object, which some conventions leave out; None: there is none.
+        palette: RGB of each class, C triples in 0..255, for drawings and colour-coded files; may be empty.
+    """
+
+    names: tuple[str, ...]
+    background: int | None = 0
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(slots=True)
+class Boxes:
+    """The labelled objects of one image; not frozen for the same reason as `FusionBatch`.
+
+    Attributes:
+        xyxy: left, top, right, bottom in pixels, edges of pixels at whole numbers, (K, 4) float32.
+        classes: class of each object, an index of `LabelSet.names`, (K,) int64.
+    """
+
+    xyxy: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
 @dataclass(slots=True)
 class FusionBatch:
     """A batch of registered pairs of one size. Treat it as read-only.
@@ -29,6 +67,10 @@ class FusionBatch:
         sample_ids: N names, unique within a data set.
         target_mask: (N, 1, H, W) bool, True on targets; None where the data set has none.
         reference: ideal fused luma, (N, 1, H, W), float in [0, 1]; None where the data set has none.
+        classes: class of each pixel, (N, H, W) int64, `IGNORED` where it has none; None where the data set
+            has no map of classes.
+        boxes: N records of the objects; None where the data set has none.
+        captions: N texts about the images; None where the data set has none.
     """
 
     infrared: Tensor
@@ -37,6 +79,9 @@ class FusionBatch:
     sample_ids: tuple[str, ...]
     target_mask: Tensor | None = None
     reference: Tensor | None = None
+    classes: Tensor | None = None
+    boxes: tuple[Boxes, ...] | None = None
+    captions: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -78,6 +123,9 @@ class LossInputs:
         seed: the training's seed; random draws are seeded by (seed, step, sample id).
         target_mask: (N, 1, H, W) bool, True on targets; None where the data set has none.
         reference: ideal fused luma, (N, 1, H, W), float in [0, 1]; None where the data set has none.
+        classes: class of each pixel, (N, H, W) int64, `IGNORED` where it has none, or None.
+        boxes: N records of the objects, or None.
+        captions: N texts about the images, or None.
 
     Raises:
         ValueError: fused, infrared and visible are not of one shape (N, 1, H, W), or sample_ids are not N.
@@ -93,6 +141,9 @@ class LossInputs:
     seed: int = 0
     target_mask: Tensor | None = None
     reference: Tensor | None = None
+    classes: Tensor | None = None
+    boxes: tuple[Boxes, ...] | None = None
+    captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         given = vars(self)  # the dictionary of a frozen record's fields, through which it can set its own

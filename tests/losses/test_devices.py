@@ -8,7 +8,6 @@ import pytest
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.testing.loss_contract import build_loss, example_inputs
 
-
 OVERRIDES = {
     "clip_ratio": [],
     "ldfusion": [],

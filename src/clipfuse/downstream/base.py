@@ -1,0 +1,99 @@
+"""What every task is: a network that learns from labelled images, and the judgement of what it finds.
+
+A task knows nothing of fusion. `retrained` and `frozen` train its network and judge it; the command line
+brings the images of each source.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from clipfuse.types import Boxes, LabelSet
+
+Judgement = Mapping[str, Any]
+"""What a network found on one image, in plain types: all scores come from it.
+
+Its entry "map", (H, W) uint8, is the map of classes that was found, for drawings; it is not recorded.
+"""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of one source with its labels.
+
+    Attributes:
+        name: the pair's sample id.
+        scene: the scene it shows.
+        image: (C, H, W) uint8; 3 channels of a fused or single image, 4 of both bands (R, G, B, infrared).
+        classes: class of each pixel, (H, W) uint8, 255 where it has none; None for a task that needs boxes.
+        boxes: its objects; None for a task that needs maps of classes.
+    """
+
+    name: str
+    scene: str
+    image: Tensor
+    classes: Tensor | None = None
+    boxes: Boxes | None = None
+
+
+class Task(ABC):
+    """A task with its settings, made from `conf/downstream/*.yaml`.
+
+    Attributes:
+        name: "segmentation" or "detection", also the folder of its results.
+        needs: "classes" or "boxes", what its examples must have.
+        updates: optimiser updates of one training.
+        batch_size: images per update.
+        learning_rate: of the first update; see `clipfuse.downstream.learning`.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[str]
+    updates: int
+    batch_size: int
+    learning_rate: float
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return all that changes its scores, in plain types: part of the key of kept results."""
+
+    @abstractmethod
+    def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
+        """Require labels that the task can be trained and judged with.
+
+        Raises:
+            UserError: one class only, no object in the test part, ...; names what is missing.
+        """
+
+    @abstractmethod
+    def build(self, labels: LabelSet, channels: int, seed: int) -> nn.Module:
+        """Return a new network; the same seed gives the same start for every source.
+
+        Raises:
+            UserError: the encoder's weights cannot be loaded.
+        """
+
+    @abstractmethod
+    def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Return the scalar to minimise.
+
+        Args:
+            network: from `build`, in training mode.
+            images: (N, C, H, W) float in [0, 1], after augmentation.
+            examples: N examples with the labels after the same augmentation.
+        """
+
+    @abstractmethod
+    def judge(self, network: nn.Module, labels: LabelSet, example: Example) -> Judgement:
+        """Return what the network, in evaluation mode, finds on one image, together with the truth."""
+
+    @abstractmethod
+    def scores(self, labels: LabelSet, judgements: Sequence[Judgement]) -> dict[str, float]:
+        """Return the scores of a set of images by name, in 0..100; NaN where one is not defined."""
+
+    @abstractmethod
+    def draw(self, labels: LabelSet, example: Example, judgement: Judgement | None) -> Tensor:
+        """Return the image with what was found on it, (3, H, W) uint8; with the truth where it is None."""
