@@ -27,11 +27,14 @@ class LabelSet:
         names: names of the classes 0 to C-1, for example ("unlabelled", "car").
         background: the class that is no object, which some conventions leave out; None: there is none.
         palette: RGB of each class, C triples in 0..255, for drawings and colour-coded files; may be empty.
+        groups: kinds of images that are also scored apart, (name, regular expression over sample ids), for
+            example (("day", "D$"), ("night", "N$")).
     """
 
     names: tuple[str, ...]
     background: int | None = 0
     palette: tuple[tuple[int, int, int], ...] = ()
+    groups: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
