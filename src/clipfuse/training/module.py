@@ -130,6 +130,9 @@ class FusionModule(ScoringModule):
             seed=self.seed,
             target_mask=batch.target_mask,
             reference=batch.reference,
+            classes=batch.classes,
+            boxes=batch.boxes,
+            captions=batch.captions,
         )
 
     def _full_precision(self) -> torch.autocast:
