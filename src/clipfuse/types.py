@@ -96,7 +96,8 @@ class FusionBatch:
     def pin_memory(self) -> "FusionBatch":
         """Return the batch in page-locked memory; the data loader calls this where there is a GPU."""
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        pinned = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        pinned: dict[str, Any] = {}
+        pinned |= {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
         if self.boxes is not None:
             pinned["boxes"] = tuple(boxes.pin_memory() for boxes in self.boxes)
         return FusionBatch(**{**values, **pinned})
