@@ -5,7 +5,7 @@ brings the images of each source.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,9 @@ Judgement = Mapping[str, Any]
 
 Its entry "map", (H, W) uint8, is the map of classes that was found, for drawings; it is not recorded.
 """
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and all of them: updates of the network, then judged images."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,10 @@ class Task(ABC):
         needs: "classes" or "boxes", what its examples must have.
         updates: optimiser updates of one training.
         batch_size: images per update.
-        learning_rate: of the first update; see `clipfuse.downstream.learning`.
+        learning_rate: the highest of the schedule; see `clipfuse.downstream.learning`.
+        weight_decay: of AdamW.
+        crop: height and width of the images of an update; None: those of the smallest training image.
+        scale: least and greatest magnification; see `clipfuse.downstream.augmentation`.
     """
 
     name: ClassVar[str]
@@ -55,6 +61,9 @@ class Task(ABC):
     updates: int
     batch_size: int
     learning_rate: float
+    weight_decay: float = 0.01
+    crop: Sequence[int] | None = None
+    scale: Sequence[float] = (1.0, 1.5)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -75,6 +84,9 @@ class Task(ABC):
         Raises:
             UserError: the encoder's weights cannot be loaded.
         """
+
+    def prepare(self, network: nn.Module, examples: Sequence[Example]) -> None:  # noqa: B027
+        """Get the network ready for these examples before its first update, such as weights of classes."""
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
