@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.testing.loss_contract import example_inputs
-from clipfuse.types import FusionBatch, LossInputs
+from clipfuse.types import Boxes, FusionBatch, LossInputs
 
 BANDS = ("fused", "infrared", "visible")
 FUSED, INFRARED, VISIBLE = torch.rand(3, 2, 1, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -36,12 +36,29 @@ def test_lightning_converts_and_moves_a_batch() -> None:
     assert given.visible is VISIBLE  # the batch that was given is as it was
 
 
+def test_lightning_moves_labels_and_keeps_whole_numbers() -> None:
+    boxes = tuple(Boxes(torch.ones(count, 4), torch.zeros(count, dtype=torch.int64)) for count in (0, 3))
+    given = batch(classes=torch.zeros(2, 6, 8, dtype=torch.int64), boxes=boxes, captions=("x", "y"))
+    found = move_data_to_device(DoublePrecision().convert_input(given), torch.device("meta"))
+    assert [(len(each), each.xyxy.dtype, each.classes.dtype) for each in found.boxes] == [
+        (0, torch.float64, torch.int64),
+        (3, torch.float64, torch.int64),
+    ]
+    assert {each.xyxy.device.type for each in found.boxes} == {"meta"}
+    assert (found.captions, found.classes.dtype) == (("x", "y"), torch.int64)
+    assert given.boxes[1].xyxy.device.type == "cpu"
+
+
 def test_the_data_loader_pins_every_plane(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[int] = []
     monkeypatch.setattr(Tensor, "pin_memory", lambda plane: (pinned.append(id(plane)), plane + 0)[1])
     given = batch()
     found = pin_memory(given)
     assert pinned == [id(plane) for plane in (INFRARED, VISIBLE, given.chroma, given.target_mask)]
+    pinned.clear()
+    boxes = Boxes(torch.ones(1, 4), torch.zeros(1, dtype=torch.int64))
+    assert torch.equal(pin_memory(batch(boxes=(boxes,))).boxes[0].xyxy, boxes.xyxy)
+    assert pinned[-2:] == [id(boxes.xyxy), id(boxes.classes)]
     assert found.visible is not VISIBLE
     assert torch.equal(found.visible, VISIBLE)
     assert (found.sample_ids, found.reference) == (("a", "b"), None)

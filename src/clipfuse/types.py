@@ -55,6 +55,10 @@ class Boxes:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def pin_memory(self) -> "Boxes":
+        """Return the boxes in page-locked memory."""
+        return Boxes(self.xyxy.pin_memory(), self.classes.pin_memory())
+
 
 @dataclass(slots=True)
 class FusionBatch:
@@ -92,7 +96,10 @@ class FusionBatch:
     def pin_memory(self) -> "FusionBatch":
         """Return the batch in page-locked memory; the data loader calls this where there is a GPU."""
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        pinned = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        pinned: dict[str, Any] = {}
+        pinned |= {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        if self.boxes is not None:
+            pinned["boxes"] = tuple(boxes.pin_memory() for boxes in self.boxes)
         return FusionBatch(**{**values, **pinned})
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.mixed import MixedPairs
-from clipfuse.data.pairs import PARTS
+from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.splits import split_fingerprint
 from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.types import Boxes, LabelSet
 
 
 def test_the_union_holds_every_pair_of_every_set_once(pairs_folder: Path) -> None:
@@ -73,3 +75,26 @@ def test_two_pairs_of_one_name_are_refused() -> None:
     sources = {"msrs": Named(train=("night-1",)), "msrs-night": Named(test=("1",))}
     with pytest.raises(ValueError, match="two pairs get one name"):
         MixedPairs(sources)  # type: ignore[arg-type]
+
+
+class _Labelled(SyntheticPairs):
+    def __init__(self, names: tuple[str, ...] | None) -> None:
+        super().__init__(train=1, val=1, test=1, size=64)
+        self.names = names
+
+    def labels(self) -> LabelSet | None:
+        return LabelSet(self.names) if self.names else None
+
+    def load(self, sample_id: str) -> Pair:
+        boxes = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return replace(super().load(sample_id), classes=torch.ones(64, 64), boxes=boxes, caption="x")
+
+
+def test_labels_are_kept_where_a_number_means_the_same_in_all_sets() -> None:
+    road, ground = _Labelled(("none", "road")), _Labelled(("none", "ground"))
+    for sources, kept in (((road, road), True), ((road, ground), False), ((road, _Labelled(None)), False)):
+        mixed = MixedPairs(dict(zip("ab", sources, strict=True)))
+        assert mixed.labels() == (road.labels() if kept else None)
+        pair = mixed.load(mixed.parts()["train"][0])
+        assert (pair.classes is not None, pair.boxes is not None) == (kept, kept)
+        assert pair.caption == "x"

@@ -9,6 +9,7 @@ from clipfuse.data.transforms import collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
+from clipfuse.types import IGNORED, Boxes
 
 HEIGHT, WIDTH = 40, 60
 PLANES = ("infrared", "visible", "chroma", "target_mask", "reference")
@@ -114,14 +115,14 @@ def test_the_least_contrast_of_a_patch_is_a_deviation_of_a_twentieth(band: str) 
         planes = {"infrared": flat, "visible": flat} | {band: board}
         drawn = 0
 
-        class Counting(v2.RandomCrop):
+        class Counting(v2.Compose):
             def forward(self, *inputs):
                 nonlocal drawn
                 drawn += 1
                 return super().forward(*inputs)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("clipfuse.data.transforms.v2.RandomCrop", Counting)
+            patch.setattr("clipfuse.data.transforms.v2.Compose", Counting)
             crop(Pair(**planes), 16)
         return drawn
 
@@ -170,3 +171,71 @@ def test_batches_are_joined_plane_by_plane():
     for name in PLANES[:4]:
         assert torch.equal(getattr(joined, name), torch.cat([getattr(one, name) for one in ones]))
     assert collate(ones[:1]).reference is not None
+
+
+@pytest.mark.parametrize("size", [24, 40, 70])
+def test_labels_move_with_the_pixels_and_end_where_the_image_is_continued(size):
+    """Each pixel holds its own number; the boxes are those of single pixels, so none is ever cut."""
+    numbers = torch.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH)
+    marked = torch.tensor([[x, y] for y in range(0, HEIGHT, 4) for x in range(0, WIDTH, 4)])
+    boxes = Boxes(torch.cat([marked, marked + 1], dim=1).float(), numbers[marked[:, 1], marked[:, 0]])
+    pair = Pair(
+        numbers[None].to(torch.uint16),
+        numbers[None].to(torch.uint16),
+        classes=(numbers % 9).to(torch.uint8),
+        boxes=boxes,
+        caption="two cars",
+    )
+    for position in range(6):
+        patch = crop(pair, size, position=position, min_std=0)
+        found = (patch.infrared * 65535).round().long()[0, 0]
+        (classes,), (cut,) = patch.classes, patch.boxes
+        assert patch.captions == ("two cars",)
+        assert (classes.dtype, cut.xyxy.dtype, cut.classes.dtype) == (torch.int64, torch.float32, torch.int64)
+        assert {type(each) for each in (classes, cut.xyxy, cut.classes)} == {torch.Tensor}
+        real = classes != IGNORED
+        assert torch.equal(classes[real], found[real] % 9)
+        # Of a continued image all its own rows or columns are inside, and nothing else has a label.
+        inside = [min(size, HEIGHT), min(size, WIDTH)]
+        assert (real.any(dim=1).sum(), real.any(dim=0).sum()) == tuple(inside)
+        assert real.sum() == inside[0] * inside[1]
+        left, top = cut.xyxy.long().T[:2]
+        assert torch.equal(cut.xyxy[:, 2:] - cut.xyxy[:, :2], torch.ones(len(cut), 2))
+        assert torch.equal(found[top, left], cut.classes)
+        here = real & torch.isin(found, boxes.classes)
+        assert len(cut) == here.sum()
+    assert torch.equal(pair.boxes.classes, boxes.classes)
+
+
+def test_a_box_ends_at_the_border_and_is_left_out_where_a_sliver_is_inside():
+    """Boxes of 20 x 20 pixels in a column at the left: a patch holds a share of each by its own left edge."""
+    numbers = torch.arange(HEIGHT * WIDTH).reshape(1, HEIGHT, WIDTH).to(torch.uint16)
+    xyxy = torch.tensor([[0.0, 0, 20, 40], [30, 10, 30, 20]])  # the second has no area
+    pair = Pair(numbers, numbers, boxes=Boxes(xyxy, torch.tensor([3, 4])))
+    kept = set()
+    for position in range(60):
+        patch = crop(pair, 40, position=position, min_std=0)
+        columns = (patch.infrared * 65535).round().long()[0, 0, 0] % WIDTH
+        offset, mirrored = int(columns.min()), bool(columns[0] > columns[1])
+        share = max(0, 20 - offset) / 20
+        (cut,) = patch.boxes
+        assert cut.classes.tolist() == ([3] if share >= 0.1 else []), offset
+        if len(cut):
+            wide = 20.0 - offset
+            assert cut.xyxy.tolist() == [[40 - wide, 0, 40, 40] if mirrored else [0, 0, wide, 40]]
+            kept.add(mirrored)
+    assert kept == {False, True}
+
+
+def test_labels_of_whole_pairs_are_joined_and_an_image_without_objects_has_an_empty_list():
+    none = Boxes(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    one = Boxes(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([1]))
+    bands, classes = (noise(1), noise(3, seed=1)), noise(1, high=9)[0]
+    pairs = [Pair(*bands, classes=classes, boxes=boxes, caption="x") for boxes in (none, one)]
+    joined = collate([whole(pair, name) for pair, name in zip(pairs, "ab", strict=True)])
+    assert torch.equal(joined.classes, classes.long()[None].expand(2, -1, -1))
+    assert [len(boxes) for boxes in joined.boxes] == [0, 1]
+    assert joined.captions == ("x", "x")
+    assert crop(pairs[0]).boxes[0].xyxy.shape == (0, 4)
+    lacking = collate([whole(pairs[0], "a"), whole(Pair(*bands), "b")])
+    assert (lacking.classes, lacking.boxes, lacking.captions) == (None, None, None)

@@ -86,7 +86,7 @@ class PairCache:
         if sample_id in self.pairs:
             return self.pairs[sample_id]
         pair = self.source.load(sample_id)
-        size = sum(value.nbytes for value in vars(pair).values() if isinstance(value, Tensor))
+        size = pair.nbytes()
         if size <= self.left:
             self.left -= size
             self.pairs[sample_id] = pair
@@ -128,11 +128,12 @@ def collate_shared(batches: Sequence[FusionBatch]) -> FusionBatch:
     """
     batch = collate(batches)
     if get_worker_info() is not None:
-        planes = [getattr(batch, each.name) for each in fields(batch)]
+        values = [getattr(batch, each.name) for each in fields(batch)]
+        values += [tensor for boxes in batch.boxes or () for tensor in (boxes.xyxy, boxes.classes)]
         with _shared_memory_named():
-            for plane in planes:
-                if isinstance(plane, Tensor):
-                    plane.share_memory_()
+            for value in values:
+                if isinstance(value, Tensor):
+                    value.share_memory_()
     return batch
 
 

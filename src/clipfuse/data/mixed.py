@@ -1,17 +1,20 @@
 """Several data sets as one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from clipfuse.data.pairs import PARTS, Pair, PairSource
+from clipfuse.data.pairs import PARTS, Pair, PairSource, labels_of
 from clipfuse.files import json_sha256
+from clipfuse.types import LabelSet
 
 
 class MixedPairs:
     """The union of data sets, part by part: a training draws from all of them.
 
     A sample's id is `<key>-<id in its data set>`, its scene likewise. How often a data set is drawn is its
-    share of all training pairs; for rendered ones `synthetic.train` sets it.
+    share of all training pairs; for rendered ones `synthetic.train` sets it. Classes and boxes are kept
+    where all data sets have the same `LabelSet`, by which alone a number means one thing.
 
     Args:
         sources: the data sets by a key of your choice, one or more; all three parts of each are taken.
@@ -34,6 +37,8 @@ class MixedPairs:
             self._places |= {f"{key}-{sample}": (sources[key], sample) for key, sample in places}
         if len(self._places) < sum(map(len, self._parts.values())):
             raise ValueError("data.sources: two pairs get one name; choose keys of which none begins another")
+        first, *others = (labels_of(source) for source in sources.values())
+        self._labels = first if all(other == first for other in others) else None
         self._scenes = {
             f"{key}-{sample}": f"{key}-{scene}"
             for key, source in sources.items()
@@ -47,7 +52,12 @@ class MixedPairs:
     def load(self, sample_id: str) -> Pair:
         """Read or render one pair, as its own data set does."""
         source, sample = self._places[sample_id]
-        return source.load(sample)
+        pair = source.load(sample)
+        return pair if self._labels else replace(pair, classes=None, boxes=None)
+
+    def labels(self) -> LabelSet | None:
+        """Return what classes mean where all data sets agree in it; else None."""
+        return self._labels
 
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose data set has scenes."""

@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from clipfuse.types import Boxes, LabelSet
+
 PARTS = ("train", "val", "test")
 
 
@@ -18,12 +20,24 @@ class Pair:
         visible: (3, H, W) RGB or (1, H, W) gray, of the same kinds.
         target_mask: (1, H, W) bool, True on targets; None where the data has none.
         reference: ideal fused luma, (1, H, W) uint8; None where the data has none.
+        classes: class of each pixel, (H, W) uint8, `IGNORED` where it has none; None where the data has no
+            map of classes.
+        boxes: the objects; None where the data has no boxes, but not where an image shows no object.
+        caption: a text about the pair; None where the data has none.
     """
 
     infrared: Tensor
     visible: Tensor
     target_mask: Tensor | None = None
     reference: Tensor | None = None
+    classes: Tensor | None = None
+    boxes: Boxes | None = None
+    caption: str | None = None
+
+    def nbytes(self) -> int:
+        """Return the memory that its tensors take, in bytes."""
+        given = [*vars(self).values(), *((self.boxes.xyxy, self.boxes.classes) if self.boxes else ())]
+        return sum(value.nbytes for value in given if isinstance(value, Tensor))
 
 
 @runtime_checkable
@@ -44,8 +58,14 @@ class PairSource(Protocol):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the parts, the content of their images, and the scenes.
 
-        A data set may have three more methods: `summary` returns how its pairs were found; `scene_notes`
+        A data set may have more methods: `summary` returns how its pairs were found; `scene_notes`
         returns {"source": where the scenes are from, "warning": what is wrong with them, or None};
-        `names_fingerprint` returns the fingerprint of the
-        names alone, which is all that older runs recorded.
+        `names_fingerprint` returns the fingerprint of the names alone, which is all that older runs recorded;
+        `labels` is described by `labels_of`.
         """
+
+
+def labels_of(source: PairSource) -> LabelSet | None:
+    """Return what the classes and boxes of a data set mean, by its method `labels`; None if it has none."""
+    labels: LabelSet | None = getattr(source, "labels", lambda: None)()
+    return labels

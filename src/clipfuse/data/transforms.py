@@ -1,6 +1,7 @@
 """From a stored pair to a batch of one: random patches for training, whole images for validation and test."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from clipfuse.errors import UserError
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 from clipfuse.ops.seeding import derived_seed
-from clipfuse.types import FusionBatch
+from clipfuse.types import IGNORED, Boxes, FusionBatch
 
 SMALLEST_CROP = 16
+LEAST_SHARE = 0.1
+"""A box of which a crop holds less than this share of its area is no object of the crop."""
 
 
 def paired_crop(
@@ -31,8 +34,12 @@ def paired_crop(
 
     A patch with little contrast in both bands (standard deviation of the luma below `min_std`) is drawn
     anew, as in LDFusion's release; the last of `attempts` draws is kept. An image smaller than the patch is
-    continued by reflection. Every draw depends on (seed, position, sample_id) alone, not on ranks, workers
-    or resume, nor on the global random state, which is left as it was.
+    continued by reflection; what is continued has no label: its class is `IGNORED`, and it has no boxes.
+    Boxes are cut at the border of the patch, and left out where less than `LEAST_SHARE` of their area is
+    inside (own design: a sliver of an object shows no object, and detectors count it as missed).
+
+    Every draw depends on (seed, position, sample_id) alone, not on ranks, workers or resume, nor on the
+    global random state, which is left as it was.
 
     Args:
         pair: the pair as stored.
@@ -63,14 +70,18 @@ def paired_crop(
         "visible": tv_tensors.Image(pair.visible),
         "target_mask": None if pair.target_mask is None else tv_tensors.Mask(pair.target_mask),
         "reference": None if pair.reference is None else tv_tensors.Image(pair.reference),
+        "classes": None if pair.classes is None else _ClassMap(pair.classes),
+        "boxes": None if pair.boxes is None else _tv_boxes(pair.boxes, height, width),
     }
-    crop = v2.RandomCrop(crop_size, pad_if_needed=True, padding_mode="reflect")
-    draw = v2.Compose([crop, v2.RandomHorizontalFlip()])
+    draw = v2.Compose([_Crop(crop_size), v2.RandomHorizontalFlip()])
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would also seed the generators of GPUs, which fork_rng would not restore.
         torch.default_generator.manual_seed(derived_seed(seed, position, sample_id))
         for _ in range(attempts):
-            patch = whole(Pair(**draw(stored)), sample_id)
+            drawn = draw(stored)
+            if pair.boxes is not None:
+                drawn["boxes"] = _inside(pair.boxes, drawn["boxes"].as_subclass(Tensor))
+            patch = whole(Pair(**drawn, caption=pair.caption), sample_id)
             if max(patch.infrared.std(), patch.visible.std()) >= min_std:
                 break
     return patch
@@ -81,9 +92,10 @@ def whole(pair: Pair, sample_id: str = "0") -> FusionBatch:
 
     Returns:
         `infrared`, `visible` (luma) (1, 1, H, W) and `chroma` (1, 2, H, W), float32 in [0, 1]; `target_mask`
-        (1, 1, H, W) bool and `reference` (1, 1, H, W) float32 in [0, 1], None where the pair has none.
+        (1, 1, H, W) bool, `reference` (1, 1, H, W) float32 in [0, 1], `classes` (1, H, W) int64, `boxes` and
+        `captions`, None where the pair has none.
     """
-    mask, reference = pair.target_mask, pair.reference
+    mask, reference, classes = pair.target_mask, pair.reference, pair.classes
     luma, chroma = rgb_to_luma_chroma(to_unit(_plain(pair.visible)))
     return FusionBatch(
         infrared=to_unit(_plain(pair.infrared)),
@@ -92,16 +104,52 @@ def whole(pair: Pair, sample_id: str = "0") -> FusionBatch:
         sample_ids=(sample_id,),
         target_mask=None if mask is None else _plain(mask),
         reference=None if reference is None else to_unit(_plain(reference)),
+        classes=None if classes is None else _plain(classes).long(),
+        boxes=None if pair.boxes is None else (pair.boxes,),
+        captions=None if pair.caption is None else (pair.caption,),
     )
 
 
 def collate(batches: Sequence[FusionBatch]) -> FusionBatch:
-    """Join batches of one image size; a plane that one of them lacks is None."""
-    planes: dict[str, Any] = {}
-    for name in ("infrared", "visible", "chroma", "target_mask", "reference"):
-        parts = [getattr(batch, name) for batch in batches]
-        planes[name] = None if any(part is None for part in parts) else torch.cat(parts)
-    return FusionBatch(sample_ids=tuple(name for batch in batches for name in batch.sample_ids), **planes)
+    """Join batches of one image size; a field that one of them lacks is None."""
+    joined: dict[str, Any] = {}
+    for field in fields(FusionBatch):
+        parts = [getattr(batch, field.name) for batch in batches]
+        if any(part is None for part in parts):
+            joined[field.name] = None
+        elif isinstance(parts[0], Tensor):
+            joined[field.name] = torch.cat(parts)
+        else:
+            joined[field.name] = tuple(each for part in parts for each in part)
+    return FusionBatch(**joined)
+
+
+class _ClassMap(tv_tensors.Mask):
+    """A map of classes, which is not continued by reflection as the mask of targets is."""
+
+
+class _Crop(v2.RandomCrop):
+    """A random square; an image that is smaller is continued by reflection, its labels are not."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, pad_if_needed=True, fill={_ClassMap: IGNORED, "others": 0})
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Continue and cut one plane, or move the boxes."""
+        labels = isinstance(inpt, _ClassMap | tv_tensors.BoundingBoxes)
+        self.padding_mode = "constant" if labels else "reflect"
+        return super().transform(inpt, params)
+
+
+def _tv_boxes(boxes: Boxes, height: int, width: int) -> tv_tensors.BoundingBoxes:
+    return tv_tensors.BoundingBoxes(boxes.xyxy, format="XYXY", canvas_size=(height, width))
+
+
+def _inside(before: Boxes, cut: Tensor) -> Boxes:
+    """Return the boxes that were cut, without those of which too little is left."""
+    areas, left = ((xyxy[:, 2:] - xyxy[:, :2]).clamp(min=0).prod(dim=1) for xyxy in (before.xyxy, cut))
+    kept = (left > 0) & (left >= LEAST_SHARE * areas)
+    return replace(before, xyxy=cut[kept], classes=before.classes[kept])
 
 
 def _plain(stored: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.testing.ranks import Ranks
-from clipfuse.types import LossInputs
+from clipfuse.types import IGNORED, Boxes, LossInputs
 
 Node = Mapping[str, Any]
 
@@ -35,7 +35,10 @@ def build_loss(node: Node) -> FusionLoss:
 def example_inputs(
     count: int = 4, side: int = 48, features: Mapping[str, Tensor] | None = None
 ) -> LossInputs:
-    """Return smooth noise with a warm square in the infrared band, its mask and an ideal fused image."""
+    """Return smooth noise with a warm square in the infrared band, its mask and an ideal fused image.
+
+    Its labels: the square is an object of class 1 on class 0, below a row without a label.
+    """
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(3, count, 1, side + 4, side + 4, generator=generator)
     fused, infrared, visible = torch.nn.functional.avg_pool2d(noise.flatten(0, 1), 5, 1).view(
@@ -44,6 +47,9 @@ def example_inputs(
     mask = torch.zeros(count, 1, side, side, dtype=torch.bool)
     mask[..., side // 4 : side // 2, side // 3 : side // 2] = True
     infrared = torch.where(mask, 0.95, infrared)
+    classes = mask[:, 0].long()
+    classes[:, 0] = IGNORED
+    edges = torch.tensor([[side // 3, side // 4, side // 2, side // 2]], dtype=torch.float32)
     return LossInputs(
         fused=fused.clone().requires_grad_(),
         infrared=infrared,
@@ -52,6 +58,9 @@ def example_inputs(
         sample_ids=tuple(f"sample-{index}" for index in range(count)),
         target_mask=mask,
         reference=infrared.maximum(visible),
+        classes=classes,
+        boxes=tuple(Boxes(edges.clone(), torch.ones(1, dtype=torch.int64)) for _ in range(count)),
+        captions=tuple(f"a warm square, image {index}" for index in range(count)),
     )
 
 
@@ -61,12 +70,12 @@ def part_of(inputs: LossInputs, samples: Sequence[int]) -> LossInputs:
     parts: dict[str, Any] = {
         name: value[chosen] for name, value in vars(inputs).items() if isinstance(value, Tensor)
     }
-    return replace(
-        inputs,
-        **parts,
-        features={name: value[chosen] for name, value in inputs.features.items()},
-        sample_ids=tuple(inputs.sample_ids[index] for index in chosen),
-    )
+    parts |= {
+        name: tuple(getattr(inputs, name)[index] for index in chosen)
+        for name in ("sample_ids", "boxes", "captions")
+        if getattr(inputs, name) is not None
+    }
+    return replace(inputs, **parts, features={name: value[chosen] for name, value in inputs.features.items()})
 
 
 class LossContract:
@@ -114,6 +123,9 @@ class LossContract:
         for name, before in vars(kept).items():
             if isinstance(before, Tensor):
                 assert torch.equal(before, getattr(inputs, name)), name
+        for one, other in zip(kept.boxes or (), inputs.boxes or (), strict=True):
+            assert torch.equal(one.xyxy, other.xyxy), "boxes"
+            assert torch.equal(one.classes, other.classes), "boxes"
 
     def test_the_same_seed_step_and_samples_give_the_same(self, loss: FusionLoss, inputs: LossInputs) -> None:
         """A resumed run continues exactly because of it."""

@@ -130,6 +130,9 @@ class FusionModule(ScoringModule):
             seed=self.seed,
             target_mask=batch.target_mask,
             reference=batch.reference,
+            classes=batch.classes,
+            boxes=batch.boxes,
+            captions=batch.captions,
         )
 
     def _full_precision(self) -> torch.autocast:
@@ -151,6 +154,7 @@ class FusionModule(ScoringModule):
         self._check_range(inputs.fused)
         try:
             with self._full_precision():
+                self.loss.check_labels(inputs)
                 self.loss.setup(inputs)
         except ValueError as error:
             raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
