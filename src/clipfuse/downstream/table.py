@@ -101,4 +101,7 @@ def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
     """Return cells of these widths: the first begins, all others end at one place."""
-    return [row[0].ljust(widths[0]), *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+    return [
+        row[0].ljust(widths[0]),
+        *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+    ]

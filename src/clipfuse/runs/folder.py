@@ -133,7 +133,9 @@ def check_sweep_folder(folder: Path) -> None:
     Raises:
         UserError: names it.
     """
-    ours = re.compile(r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit|\.jobs|downstream-sources")
+    ours = re.compile(
+        r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit|\.jobs|downstream-sources"
+    )
     own = {LOCK, MARKER}
     foreign = sorted(each.name for each in folder.iterdir() if not ours.fullmatch(each.name))
     foreign = [name for name in foreign if name not in own and not PARTIAL.fullmatch(name)]
