@@ -29,15 +29,27 @@ class LabelSet:
         palette: RGB of each class, C triples in 0..255, for drawings and colour-coded files; may be empty.
         groups: kinds of images that are also scored apart, (name, regular expression over sample ids), for
             example (("day", "D$"), ("night", "N$")).
+        objects: names of the classes whose things can be counted and have boxes, such as ("person", "car");
+            empty: all but the background.
     """
 
     names: tuple[str, ...]
     background: int | None = 0
     palette: tuple[tuple[int, int, int], ...] = ()
     groups: tuple[tuple[str, str], ...] = ()
+    objects: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def countable(self) -> tuple[int, ...]:
+        """Indices of the classes of `objects`, in the order of `names`."""
+        return tuple(
+            index
+            for index, name in enumerate(self.names)
+            if (name in self.objects if self.objects else index != self.background)
+        )
 
 
 @dataclass(slots=True)
@@ -96,7 +108,8 @@ class FusionBatch:
     def pin_memory(self) -> "FusionBatch":
         """Return the batch in page-locked memory; the data loader calls this where there is a GPU."""
         values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        pinned = {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
+        pinned: dict[str, Any] = {}
+        pinned |= {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
         if self.boxes is not None:
             pinned["boxes"] = tuple(boxes.pin_memory() for boxes in self.boxes)
         return FusionBatch(**{**values, **pinned})

@@ -1,6 +1,9 @@
 """A loss outside of a training: called with three images."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -124,3 +127,36 @@ def test_a_wrong_answer_names_the_class(
     joined = weighted_sum({"pixel": 1.0, "own": 1.0}, {"pixel": PixelLoss(), "own": loss})
     assert user_error(joined, *images()).startswith(f"the loss Wrong {words}")
     monkeypatch.delitem(sys.modules, "wrong_answer")
+
+
+class _Seeing(PixelLoss):
+    needs = frozenset({"classes", "captions"})
+
+
+class _Holding(PixelLoss):
+    needs = frozenset({"boxes"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of = _Seeing()
+
+
+def test_labels_that_a_loss_or_a_part_of_it_needs_are_refused_where_they_are_missing() -> None:
+    inputs, loss = example_inputs(), _Holding()
+    assert PixelLoss().required() == {}
+    assert loss.required() == {"classes": "seeing", "captions": "seeing"} | {"boxes": "holding"}
+    FusionLoss.setup(loss, inputs)
+    for kind, name in loss.required().items():
+        lacking = replace(inputs, **{kind: None})
+        for check in (loss.check_labels, partial(FusionLoss.setup, loss)):
+            with pytest.raises(ValueError, match=f"the loss {name} needs {kind}, .*data.(labels|captions)"):
+                check(lacking)
+
+
+@pytest.mark.parametrize("needs", [frozenset({"classes", "depth"}), "classes"])
+def test_a_need_that_no_data_can_meet_is_refused(needs: object, user_error: Callable[..., str]) -> None:
+    loss = PixelLoss()
+    loss.needs = needs  # type: ignore[assignment, misc]
+    found = user_error(loss.required)
+    assert "PixelLoss has needs = " in found
+    assert "expected a frozenset of some of classes, boxes, captions" in found

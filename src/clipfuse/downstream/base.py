@@ -4,13 +4,15 @@ A task knows nothing of fusion. `retrained` and `frozen` train its network and j
 brings the images of each source.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from clipfuse.errors import UserError
 from clipfuse.types import Boxes, LabelSet
 
 Judgement = Mapping[str, Any]
@@ -18,6 +20,9 @@ Judgement = Mapping[str, Any]
 
 Its entry "map", (H, W) uint8, is the map of classes that was found, for drawings; it is not recorded.
 """
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and all of them: updates of the network, then judged images."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Task(ABC):
         needs: "classes" or "boxes", what its examples must have.
         updates: optimiser updates of one training.
         batch_size: images per update.
-        learning_rate: of the first update; see `clipfuse.downstream.learning`.
+        learning_rate: the highest of the schedule; see `clipfuse.downstream.learning`.
+        weight_decay: of AdamW.
+        crop: height and width of the images of an update; None: those of the smallest training image.
+        scale: least and greatest magnification; see `clipfuse.downstream.augmentation`.
     """
 
     name: ClassVar[str]
@@ -55,6 +63,55 @@ class Task(ABC):
     updates: int
     batch_size: int
     learning_rate: float
+    weight_decay: float = 0.01
+    crop: Sequence[int] | None = None
+    scale: Sequence[float] = (1.0, 1.5)
+
+    def set_schedule(
+        self,
+        updates: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        crop: Sequence[int] | None,
+        scale: Sequence[float],
+    ) -> None:
+        """Set what `clipfuse.downstream.learning` goes by.
+
+        Raises:
+            UserError: a value out of range; names it.
+        """
+        size = None if crop is None else tuple(crop)
+        for key, value, good, expected in (
+            ("updates", updates, updates >= 1, "a whole number of 1 or more"),
+            ("batch_size", batch_size, batch_size >= 2, "2 or more, since layers normalise over the batch"),
+            ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "a number above 0"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
+            (
+                "crop",
+                crop,
+                size is None or (len(size) == 2 and min(size) >= 32),
+                "null, or height and width from 32",
+            ),
+            (
+                "scale",
+                scale,
+                len(scale) == 2 and 0 < scale[0] <= scale[1] <= 8,
+                "two numbers in (0, 8], the less first",
+            ),
+        ):
+            if not good:
+                raise UserError(f"downstream.{key} is {value}; expected {expected}")
+        self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate
+        self.weight_decay, self.crop, self.scale = weight_decay, size, tuple(scale)
+
+    def schedule(self) -> dict[str, Any]:
+        """Return these settings in plain types."""
+        return {
+            **{"updates": self.updates, "batch_size": self.batch_size, "learning_rate": self.learning_rate},
+            **{"weight_decay": self.weight_decay, "crop": self.crop and list(self.crop)},
+            "scale": list(self.scale),
+        }
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -75,6 +132,9 @@ class Task(ABC):
         Raises:
             UserError: the encoder's weights cannot be loaded.
         """
+
+    def prepare(self, network: nn.Module, examples: Sequence[Example]) -> None:  # noqa: B027
+        """Get the network ready for these examples before its first update, such as weights of classes."""
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:

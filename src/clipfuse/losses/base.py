@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from inspect import isabstract, signature
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,13 @@ from clipfuse.errors import UserError
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.settings import plugin_name
 from clipfuse.types import LossInputs, LossOutput
+
+LABELS = {
+    "classes": "the data do not have: the class of each pixel; take data with maps of classes (data.labels)",
+    "boxes": "the data do not have: the objects of each image; take data with boxes (data.labels)",
+    "captions": "the data do not have: a text about each pair; name a table by data.captions",
+}
+"""What a loss can need beside the images, and how to get it."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,12 @@ class FusionLoss(nn.Module, ABC):
 
     Attributes:
         place: its key in the configuration, for messages; the loss that holds it as a part sets another.
+        needs: the labels it cannot work without, some of "classes", "boxes" and "captions", the fields of
+            `LossInputs`; data without them are refused before the training. A fused image never needs them.
     """
 
     place: str = "loss"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self,
@@ -109,6 +119,33 @@ class FusionLoss(nn.Module, ABC):
         changed = (name for name, value in values.items() if name in known and value != known[name].default)
         return [f"{self.place}.{name}={values[name]} has no effect: {reason}" for name in changed]
 
+    def required(self) -> dict[str, str]:
+        """Return the labels that this loss and its inner losses need, with the name of a loss that does.
+
+        Raises:
+            UserError: `needs` has another entry than the three; names the class.
+        """
+        needs: object = self.needs
+        if not isinstance(needs, frozenset) or not needs <= {*LABELS}:
+            raise UserError(
+                f"the loss {type(self).__qualname__} has needs = {needs!r}; expected a frozenset of some of "
+                f"{', '.join(LABELS)}"
+            )
+        found = {kind: self.name for kind in LABELS if kind in self.needs}
+        for part in self.inner().values():
+            found = part.required() | found
+        return found
+
+    def check_labels(self, sample: LossInputs) -> None:
+        """Require the labels that this loss and its inner losses need; a training calls it before `setup`.
+
+        Raises:
+            ValueError: names the first that is missing, the loss that needs it and the remedy.
+        """
+        for kind, name in self.required().items():
+            if getattr(sample, kind) is None:
+                raise ValueError(f"the loss {name} needs {kind}, which {LABELS[kind]}")
+
     def setup(self, sample: LossInputs) -> None:
         """Check one real sample before training, here and in the inner losses.
 
@@ -118,6 +155,7 @@ class FusionLoss(nn.Module, ABC):
         Raises:
             ValueError: the loss cannot work with it; names the plugin, what it needs and the remedy.
         """
+        self.check_labels(sample)
         for part in self.placed():
             part.setup(sample)
 

@@ -154,6 +154,7 @@ class FusionModule(ScoringModule):
         self._check_range(inputs.fused)
         try:
             with self._full_precision():
+                self.loss.check_labels(inputs)
                 self.loss.setup(inputs)
         except ValueError as error:
             raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
