@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 SUFFIXES = (".ckpt", ".safetensors", ".onnx")
-OTHERS = "downstream-sources"  # folder beside the runs, for results of what is no run
 
 
 class Given:

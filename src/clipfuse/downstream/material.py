@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from clipfuse.downstream.base import Example, Task
-from clipfuse.downstream.results import check_groups
 from clipfuse.downstream.sources import Source, as_luma
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
@@ -21,7 +20,7 @@ def labels_of(data: object) -> LabelSet:
     """Return what the labels of a data set mean.
 
     Raises:
-        UserError: it has none, or its groups are no regular expressions.
+        UserError: it has none.
     """
     name = getattr(data, "name", "data")
     found: LabelSet | None = getattr(data, "labels", lambda: None)()
@@ -30,7 +29,6 @@ def labels_of(data: object) -> LabelSet:
             f"the data set '{name}' has no labels, which a task network learns from; describe them by "
             "data.labels (docs/data.md), as conf/data/msrs.yaml does"
         )
-    check_groups(found)
     return found
 
 

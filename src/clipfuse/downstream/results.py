@@ -5,7 +5,6 @@ images or an interval over scenes needs no further training. Own design: papers 
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, nan
@@ -227,18 +226,3 @@ def shown_judgements(folder: Path, task: str, result: Result) -> dict[str, dict[
             judgement["map"] = read_image(path)[0]
         shown[image] = judgement
     return shown
-
-
-def check_groups(labels: LabelSet) -> None:
-    """Require that the groups of images are regular expressions.
-
-    Raises:
-        UserError: names the first that is none.
-    """
-    for name, expression in labels.groups:
-        try:
-            re.compile(expression)
-        except re.error as error:
-            raise UserError(
-                f"data.labels.groups.{name} is {expression!r}: no regular expression ({error})"
-            ) from None
