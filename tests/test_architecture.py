@@ -26,7 +26,7 @@ ALLOWED = {
     "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
-    "downstream": {"lazy", "errors", "types", "files", "ops", "downstream"},
+    "downstream": {"lazy", "errors", "types", "files", "ops", "images", "networks", "downstream"},
     "networks": {"errors", "version", "types", "files", "lazy", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
     "tracking": {

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train one run, or with -m a sweep of runs, one process each",
     "evaluate": "score a checkpoint on a data set",
     "score": "score the fused images of any method, one folder each",
+    "downstream": "train task networks on fused images: do they help a machine to see?",
     "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "export": "write the network of a checkpoint as a file of weights or as ONNX",
@@ -22,7 +23,7 @@ COMMANDS = {
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
     return (
         f"ClipFuse {__version__}: infrared-visible image fusion where only the loss changes.\n\n"
         f"usage: clipfuse COMMAND ...\n\ncommands:\n{commands}\n\n"

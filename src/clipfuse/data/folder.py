@@ -15,6 +15,7 @@ from clipfuse.data.facts import color_spreads, digests, headers, thumbnails
 from clipfuse.data.layout import find_pairs
 from clipfuse.data.listed import listed_pairs
 from clipfuse.data.masks import check_masks, find_masks, parse_classes, read_target_mask
+from clipfuse.data.matching import PairFiles
 from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.scenes import EXPECTED, given_scenes
 from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
@@ -146,6 +147,10 @@ class PairedFolder:
     def summary(self) -> str:
         """Return how many pairs were found by which rule, what was left out, and where the parts are from."""
         return f"{self._found}{'; ' if self._note else ''}{self._note}"
+
+    def pair_files(self) -> Mapping[str, PairFiles]:
+        """Return the files of every pair by its id."""
+        return self._pairs
 
     def _read_masks(self, folder: Path, masks: str | None, mask_classes: Sequence[int] | None) -> None:
         if masks is not None:

@@ -4,6 +4,7 @@ A task knows nothing of fusion. `retrained` and `frozen` train its network and j
 brings the images of each source.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from clipfuse.errors import UserError
 from clipfuse.types import Boxes, LabelSet
 
 Judgement = Mapping[str, Any]
@@ -64,6 +66,52 @@ class Task(ABC):
     weight_decay: float = 0.01
     crop: Sequence[int] | None = None
     scale: Sequence[float] = (1.0, 1.5)
+
+    def set_schedule(
+        self,
+        updates: int,
+        batch_size: int,
+        learning_rate: float,
+        weight_decay: float,
+        crop: Sequence[int] | None,
+        scale: Sequence[float],
+    ) -> None:
+        """Set what `clipfuse.downstream.learning` goes by.
+
+        Raises:
+            UserError: a value out of range; names it.
+        """
+        size = None if crop is None else tuple(crop)
+        for key, value, good, expected in (
+            ("updates", updates, updates >= 1, "a whole number of 1 or more"),
+            ("batch_size", batch_size, batch_size >= 2, "2 or more, since layers normalise over the batch"),
+            ("learning_rate", learning_rate, 0 < learning_rate < math.inf, "a number above 0"),
+            ("weight_decay", weight_decay, 0 <= weight_decay < math.inf, "0 or more"),
+            (
+                "crop",
+                crop,
+                size is None or (len(size) == 2 and min(size) >= 32),
+                "null, or height and width from 32",
+            ),
+            (
+                "scale",
+                scale,
+                len(scale) == 2 and 0 < scale[0] <= scale[1] <= 8,
+                "two numbers in (0, 8], the less first",
+            ),
+        ):
+            if not good:
+                raise UserError(f"downstream.{key} is {value}; expected {expected}")
+        self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate
+        self.weight_decay, self.crop, self.scale = weight_decay, size, tuple(scale)
+
+    def schedule(self) -> dict[str, Any]:
+        """Return these settings in plain types."""
+        return {
+            **{"updates": self.updates, "batch_size": self.batch_size, "learning_rate": self.learning_rate},
+            **{"weight_decay": self.weight_decay, "crop": self.crop and list(self.crop)},
+            "scale": list(self.scale),
+        }
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

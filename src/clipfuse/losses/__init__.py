@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clipfuse.losses.ldfusion import LDFusionLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.task import TaskLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LDFusionLoss",
     "PixelLoss",
     "PromptFusionLoss",
+    "TaskLoss",
     "WeightedSum",
 ]
 __getattr__, __dir__ = attach(
@@ -30,6 +32,7 @@ __getattr__, __dir__ = attach(
         "ldfusion": ("LDFusionLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
+        "task": ("TaskLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
     },
 )

@@ -24,10 +24,12 @@ _WRITTEN = re.compile(
     r"(status\.json|config\.yaml|command\.txt|log\.txt|metrics\.csv|\.lock(\.owner)?"
     r"|checkpoints/(best|last)\.ckpt"
     r"|test/(metrics\.json|per_image\.csv|panel\.png|(fused|color|infrared|visible|masks)/.+\.png)"
+    r"|downstream/\w+/(metrics\.json|predicted/[\w.-]+/[^/]+\.png)"
     r"|notes/(words\.csv|settings\.txt|\d+\.png)"
     r"|wandb/(offline-run-.+|run-.+|latest-run|debug[^/]*\.log|settings|sweep-.+|artifacts/.+)"
     r"|tensorboard/events\.out\.tfevents\..+)"
 )
+_PLACES = ("", "checkpoints", "test", "notes", "downstream")  # of files that are written atomically
 _KEPT = {LOG, LOCK, MARKER}
 _STATES = ("running", "finished", "failed")
 
@@ -51,7 +53,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 def _is_ours(name: str) -> bool:
     """Whether a run writes a file of this name, or leaves it half written when it is killed."""
     place, _, last = name.rpartition("/")
-    half = PARTIAL.fullmatch(last) and place.partition("/")[0] in ("", "checkpoints", "test", "notes")
+    half = PARTIAL.fullmatch(last) and place.partition("/")[0] in _PLACES
     return bool(half or _WRITTEN.fullmatch(name))
 
 
@@ -119,7 +121,7 @@ def _clear(folder: Path, overwrite: bool, inputs: Mapping[str, str]) -> None:
     # The status goes last: if this is killed in between, the folder still counts as a run.
     gone = [path for path, name in found.items() if name not in _KEPT]
     _remove(sorted(gone, key=lambda path: path == folder / STATUS))
-    for place in ("checkpoints", "test", "notes", "wandb", "tensorboard"):
+    for place in (*_PLACES[1:], "wandb", "tensorboard"):
         for parent, _, _ in os.walk(folder / place, topdown=False):
             with suppress(OSError):  # not empty
                 os.rmdir(parent)
@@ -131,7 +133,9 @@ def check_sweep_folder(folder: Path) -> None:
     Raises:
         UserError: names it.
     """
-    ours = re.compile(r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit|\.jobs")
+    ours = re.compile(
+        r"\d+|sweep\.yaml|multirun\.yaml|optimization_results\.yaml|\.submitit|\.jobs|downstream-sources"
+    )
     own = {LOCK, MARKER}
     foreign = sorted(each.name for each in folder.iterdir() if not ours.fullmatch(each.name))
     foreign = [name for name in foreign if name not in own and not PARTIAL.fullmatch(name)]

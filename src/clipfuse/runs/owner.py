@@ -19,13 +19,13 @@ from clipfuse.files import read_json, read_text
 
 LOCK = ".lock"  # holds who owns the folder; removed by its owner, left behind by a killed one
 MARKER = ".lock.owner"  # in its place on a file system without locks
-_KEYS = {"run": "run_dir", "sweep": "hydra.sweep.dir"}
+_KEYS = {"run": "run_dir", "sweep": "hydra.sweep.dir", "source": "out"}
 _WAIT = 0.5  # seconds: those who only look hold the lock for a moment
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 @contextmanager
-def owned(folder: Path, leads: bool = True, kind: str = "run") -> Iterator[None]:
+def owned(folder: Path, leads: bool = True, kind: str = "run", wait: bool = False) -> Iterator[None]:
     """Own a folder until the end of the block or of this process, whichever comes first.
 
     The folder is made if it is missing, and taken away at the end if nothing was put into it. Where the file
@@ -35,7 +35,8 @@ def owned(folder: Path, leads: bool = True, kind: str = "run") -> Iterator[None]
     Args:
         folder: a run folder, or the folder of a sweep or study.
         leads: whether this process owns it; the other ranks of a run do not.
-        kind: "run" or "sweep", for messages.
+        kind: "run", "sweep" or "source", for messages.
+        wait: whether to wait until another process gives it back.
 
     Raises:
         UserError: another process owns it, or the folder cannot be made.
@@ -48,7 +49,7 @@ def owned(folder: Path, leads: bool = True, kind: str = "run") -> Iterator[None]
     try:
         try:
             _make(folder, exist_ok=True)
-            lock = _acquired(folder)
+            lock = _acquired(folder, -1 if wait else _WAIT)
         except Timeout:
             raise UserError(
                 f"the {kind} folder {folder} is in use by {_described(folder)}; wait for it or stop it, or "
@@ -135,8 +136,8 @@ def _make(folder: Path, exist_ok: bool = False, tries: int = 9) -> None:
         _make(folder, exist_ok, tries - 1)
 
 
-def _acquired(folder: Path) -> BaseFileLock:
-    lock: BaseFileLock = FileLock(folder / LOCK, timeout=_WAIT, fallback_to_soft=False, thread_local=False)
+def _acquired(folder: Path, seconds: float) -> BaseFileLock:
+    lock: BaseFileLock = FileLock(folder / LOCK, timeout=seconds, fallback_to_soft=False, thread_local=False)
     try:
         lock.acquire()
     except (OSError, NotImplementedError) as error:
@@ -150,7 +151,7 @@ def _acquired(folder: Path) -> BaseFileLock:
             "stands for one; of two processes on different hosts keep one away yourself",
             stacklevel=2,
         )
-        lock = SoftFileLock(folder / MARKER, timeout=_WAIT, thread_local=False)
+        lock = SoftFileLock(folder / MARKER, timeout=seconds, thread_local=False)
         lock.acquire()
         return lock
     with suppress(OSError):

@@ -1,0 +1,121 @@
+"""Does a fused image help a machine to see? Six losses, five seeds, two task seeds, real and rendered scenes.
+
+    python -m experiments.downstream.study [--msrs data/msrs] [--set msrs synthetic] [--save]
+
+For each set:
+
+1. trials: each loss takes the best of three learning rates, by the rule of experiments/compare_losses;
+2. samples: five seeds of each loss at its rate;
+3. machine: `clipfuse downstream` on all of them, the bundled network, the plain rows and `both`.
+
+What is finished is not done again, so that a stopped study can be continued. `--save` writes the numbers
+into SET.zip and SET_trials.zip, which `clipfuse compare` and experiments/downstream/answers.py read.
+`--tiny` tries the study itself on a few small images.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.common import KEPT, make_parser, run_sweeps, save_zip
+from experiments.compare_losses.study import (
+    METRICS,
+    RATES,
+    SETTINGS,
+    TRIAL_SEED,
+    TUNING,
+    choose_rate,
+    trial_scores,
+)
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LOSSES = {
+    "pixel": ["loss=pixel"],
+    "ldfusion": ["loss=ldfusion"],
+    "promptfusion": ["loss=promptfusion", "solver=value_penalty"],
+    "promptfusion_fixed": ["loss=promptfusion", "loss.prompts=fixed"],
+    "weighted_sum": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.1}"],
+    "task": ["loss=task"],
+}
+SEEDS, STEPS = "0,1,2,3,4", 300
+# What each set is, the words of each loss, and the settings of the task network.
+SETS = {
+    "msrs": ["data=msrs", "data.root={msrs}"],
+    "synthetic": ["data=synthetic", "data.train=300", "data.val=20", "data.test=100"],
+}
+OF_SET = {("synthetic", "task"): ["loss.num_classes=11"]}
+TINY = {
+    "msrs": ["data.val=0.02", "loader.crop_size=32"],
+    "synthetic": ["data.train=6", "data.val=2", "data.test=4", "data.size=64", "loader.crop_size=32"],
+}
+
+
+def words(name: str, loss: str, steps: int) -> list[str]:
+    """Return the overrides of one training of a loss on a set."""
+    bilevel = loss in ("promptfusion", "promptfusion_fixed")
+    warmup = [f"loss.warmup={steps // 5}"] if bilevel else []
+    return [*SETTINGS, *LOSSES[loss], *OF_SET.get((name, loss), []), *warmup, f"steps={steps}"]
+
+
+def train(out: Path, name: str, data: Sequence[str], tiny: bool) -> None:
+    """Choose a learning rate for each loss, then train five seeds at it; two trainings at a time."""
+    steps, seeds = (4, "0,1") if tiny else (STEPS, SEEDS)
+    shared = [*data, "clip=micro", *(TINY[name] if tiny else [])]
+    trial = [*shared, f"optimizer.lr={','.join(map(str, RATES))}", f"seed={TRIAL_SEED}", "test=false"]
+    trial += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
+    trial += ["objective=val/metric/SSIM"]
+    run_sweeps({out / "trials" / loss: [*words(name, loss, steps), *trial] for loss in LOSSES})
+    chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
+    print(f"{out}: learning rates {chosen}", flush=True)
+    tuning = ",".join(f"{key}:{json.dumps(value)}" for key, value in TUNING.items())
+    final = [*shared, f"tuning={{{tuning}}}", f"seed={seeds}", f"validate_every={steps}"]
+    run_sweeps(
+        {
+            out / "samples" / loss: [*words(name, loss, steps), *final, f"optimizer.lr={rate}"]
+            for loss, rate in chosen.items()
+        }
+    )
+
+
+def judge(out: Path, tiny: bool) -> None:
+    """Train and score the task networks; what is done before is not done again."""
+    start = time.time()
+    command = [sys.executable, "-m", "clipfuse.cli", "downstream", str(out / "samples"), "bundled"]
+    command += ["downstream=segmentation", "seeds=[0,1]", "parallel=2"]
+    command += ["downstream.updates=2", "downstream.batch_size=2"] if tiny else []
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
+
+
+def save(out: Path, folder: Path) -> None:
+    """Write the numbers of a set: trainings with what the task networks found, and trials."""
+    save_zip(out / "samples", folder / f"{out.name}.zip", (*KEPT, "downstream/segmentation/metrics.json"))
+    save_zip(out / "trials", folder / f"{out.name}_trials.zip")
+
+
+def main() -> None:
+    """Run the study, or what is missing of it."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--msrs", help="folder of MSRS with the parts train and test of our split")
+    parser.add_argument("--set", nargs="+", choices=SETS, default=list(SETS), help="the sets to run")
+    parser.add_argument("--out", type=Path, default=Path("runs/downstream"), help="of the run folders")
+    parser.add_argument("--save", action="store_true", help=f"keep the numbers in {RESULTS.name}/")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the study, measures nothing")
+    options = parser.parse_args()
+    if "msrs" in options.set and not options.msrs:
+        parser.error("the set msrs needs its folder: --msrs DIR, or --set synthetic")
+    for name in options.set:
+        out = options.out / name
+        train(out, name, [word.format(msrs=options.msrs) for word in SETS[name]], options.tiny)
+        judge(out, options.tiny)
+        if options.save:
+            save(out, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""`clipfuse downstream SWEEP [RUN ...] data=... [overrides]`: does the fused image help a machine to see?"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from clipfuse.cli.launch import COMPOSED, run_hydra, split_options
+from clipfuse.errors import UserError
+from clipfuse.runs.overrides import quoted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_OVERRIDE = re.compile(r"[+~]*[\w.@/]+(=.*)?", re.DOTALL)
+
+
+@dataclass
+class DownstreamSettings:
+    """The keys of `conf/downstream.yaml` beside its groups."""
+
+    sources: list[str]
+    fused: list[str]
+    protocol: str
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    input: str
+    out: str | None
+    parallel: Annotated[int, Field(ge=1)]
+    device: str | None
+    cache_mb: Annotated[float, Field(ge=0)]
+    overwrite: bool
+    trust: list[str]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compose `conf/downstream.yaml` with the overrides, and judge every source that the words name."""
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(
+            "downstream takes several runs at a time: name them, and set parallel=N instead of -m"
+        )
+    if COMPOSED in arguments[:1]:
+        raise UserError(f"downstream does not take {COMPOSED}")
+    run_hydra("downstream", as_overrides(arguments), _check, _downstream)
+
+
+def as_overrides(arguments: Sequence[str]) -> list[str]:
+    """Return the words for Hydra: those that name sources, and --fused, become overrides."""
+    words, fused, sources, kept = list(arguments), [], [], []
+    while words:
+        word = words.pop(0)
+        option, joined, value = word.partition("=")
+        if option == "--fused":
+            if not joined and not words:
+                raise UserError("--fused needs NAME=TRAIN_DIR:TEST_DIR, two folders of fused images")
+            fused.append(value if joined else words.pop(0))
+        else:
+            kept.append(word)
+    options, rest = split_options(kept)
+    overrides = []
+    for word in rest:
+        setting = "=" in word and _OVERRIDE.fullmatch(word) and not Path(word).exists()
+        (overrides if setting or (word.startswith("~") and not Path(word).exists()) else sources).append(word)
+    for key, values in (("sources", sources), ("fused", fused)):
+        if values:
+            overrides.append(f"{key}=[{','.join(map(quoted, values))}]")
+    return [*options, *overrides]
+
+
+def _check(config: "DictConfig") -> None:
+    from clipfuse.cli.config import check_config
+
+    check_config(config, DownstreamSettings, ("downstream",))
+
+
+def _downstream(config: "DictConfig") -> None:
+    from clipfuse.cli.finished import stop_on_sigterm
+    from clipfuse.cli.judged import OTHERS, Given, check_unique, fused_sources
+    from clipfuse.data.datamodule import PairCache
+    from clipfuse.data.transforms import whole
+    from clipfuse.downstream.evaluation import Evaluation
+    from clipfuse.downstream.material import Material, labels_of
+    from clipfuse.downstream.sources import ALWAYS, plain_source
+    from clipfuse.downstream.table import result_table
+    from clipfuse.runs.build import build
+
+    given = Given(config.sources)
+    task = build(config.downstream, "downstream")
+    data = given.data() if config.data is None else build(config.data, "data")
+    labels = labels_of(data)
+    device = _device(config.device)
+    out = Path(config.out).expanduser() if config.out else given.home / OTHERS
+    sources = [plain_source(name, out) for name in ALWAYS]
+    sources += fused_sources(config.fused, out, data)
+    sources += given.sources(out, data, device, config.trust)
+    check_unique(sources)
+    cache = PairCache(data, config.cache_mb)
+    material = Material(
+        task,
+        labels,
+        lambda name: whole(cache.load(name), name),
+        data.parts(),
+        getattr(data, "scenes", dict)(),
+        data.fingerprint(),
+        config.input,
+        _bar,
+    )
+    for line in getattr(data, "summary", str)(), *(f"left out: {each}" for each in given.left_out):
+        if line:
+            print(line)
+    evaluation = Evaluation(
+        material,
+        config.protocol,
+        list(config.seeds),
+        _owned,
+        device,
+        config.parallel,
+        config.overwrite,
+        note=print,
+    )
+    for warning in material.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
+    with stop_on_sigterm(), _progress(evaluation, sources):
+        results = evaluation.run(sources)
+    print(result_table(results, {source.name: source.label for source in sources}))
+    print(evaluation.summary())
+    print(f"results: {task.name} of runs in their folders, of all other sources in {out}")
+
+
+def _device(given: str | None) -> str:
+    import torch
+
+    device = given or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _owned(source: Any) -> Any:
+    """Own the folder of a source: of a run at once or not at all, of another when whoever has it is done."""
+    from clipfuse.runs.owner import owned
+
+    return owned(source.folder, kind="run" if source.of_run else "source", wait=not source.of_run)
+
+
+def _bar(names: Iterable[str], title: str) -> Iterable[str]:
+    from tqdm import tqdm
+
+    return tqdm(names, title, unit="pair", leave=False, disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def _progress(evaluation: Any, sources: Sequence[Any]) -> Iterator[None]:
+    """Show the updates of all trainings that are missing, with the time they still take."""
+    from tqdm import tqdm
+
+    missing = evaluation.missing(sources)
+    trainings = evaluation.trainings(missing)
+    quiet = not sys.stderr.isatty() or not trainings
+    if trainings:
+        print(f"{trainings} trainings of {evaluation.task.updates} updates")
+    with tqdm(
+        desc="training", unit="update", total=trainings * evaluation.task.updates, disable=quiet
+    ) as bar:
+        evaluation.progress = partial(_advance, bar)
+        evaluation.note = lambda line: tqdm.write(line, file=sys.stdout)
+        yield
+
+
+def _advance(bar: Any, updates: float) -> None:
+    bar.update(updates)

@@ -1,0 +1,188 @@
+"""Segmentation: which class does each pixel belong to?"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.utils import draw_segmentation_masks
+
+from clipfuse.downstream.base import Example, Judgement, Task
+from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfnet_iou, pooled
+from clipfuse.downstream.networks import NETWORKS, encoder_key, segmentation_network
+from clipfuse.errors import UserError, did_you_mean
+from clipfuse.types import IGNORED, LabelSet
+
+CLASS_WEIGHTS = ("log", "equal")
+
+
+class Segmentation(Task):
+    """A small segmentation network of torchvision, trained by cross entropy on the labelled pixels.
+
+    Training is that of `clipfuse.downstream.learning`, the same for every source of images: AdamW, warm-up
+    and half a cosine, the same order, flips and crops. Scores in 0..100 come from the confusion matrix pooled
+    over all images: `mIoU` over all classes (mmsegmentation's arithmetic: a class neither there nor found is
+    left out), `mIoU_foreground` without the background, `mIoU_mfnet` (see
+    `clipfuse.downstream.confusion.mfnet_iou`), and `IoU/<class>`.
+
+    Args:
+        network: one of `clipfuse.downstream.networks.NETWORKS`.
+        encoder: weights of the encoder before training: none (random), imagenet (torchvision's, downloaded),
+            or a file with the encoder's state dict.
+        updates: optimiser updates.
+        batch_size: images per update.
+        learning_rate: the highest of the schedule.
+        weight_decay: of AdamW.
+        crop: height and width of the images of an update; None: those of the smallest training image.
+        scale: least and greatest magnification.
+        class_weights: log: 1 / ln(1.02 + share of the class in the training labels), at most 50.5 (ENet,
+            Paszke et al. 2016), so that rare classes count; equal: 1.
+
+    Raises:
+        UserError: a value out of range; names it.
+    """
+
+    name: ClassVar[str] = "segmentation"
+    needs: ClassVar[str] = "classes"
+
+    def __init__(
+        self,
+        network: str = "lraspp_mobilenet_v3_small",
+        encoder: str = "none",
+        updates: int = 900,
+        batch_size: int = 8,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.01,
+        crop: Sequence[int] | None = (192, 256),
+        scale: Sequence[float] = (1.0, 1.5),
+        class_weights: str = "log",
+    ) -> None:
+        for key, value, known in (
+            ("network", network, tuple(NETWORKS)),
+            ("class_weights", class_weights, CLASS_WEIGHTS),
+        ):
+            if value not in known:
+                raise UserError(
+                    f"downstream.{key} is '{value}'; expected one of {', '.join(known)}"
+                    f"{did_you_mean(str(value), known)}"
+                )
+        self.network, self.encoder, self.class_weights = network, str(encoder), class_weights
+        self.set_schedule(updates, batch_size, learning_rate, weight_decay, crop, scale)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that changes its scores, in plain types."""
+        return {
+            **{"network": self.network, "encoder": encoder_key(self.encoder)},
+            **self.schedule(),
+            "class_weights": self.class_weights,
+        }
+
+    def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
+        """Require maps of classes of the images' size, of known classes, and two classes in each part.
+
+        Raises:
+            UserError: names the image or the part, and what is missing.
+        """
+        for part, examples in (("training", train), ("test", test)):
+            present = {
+                name for name, share in zip(labels.names, shares(labels, examples), strict=True) if share
+            }
+            if len(present) < 2:
+                found = f"class '{present.pop()}' alone" if present else "no labelled pixel"
+                raise UserError(
+                    f"the labels of the {part} part hold {found}; segmentation needs pixels of two "
+                    "classes or more in both parts"
+                )
+
+    def build(self, labels: LabelSet, channels: int, seed: int) -> nn.Module:
+        """Return a network of (N, channels, H, W) in [0, 1] to logits (N, C, H, W)."""
+        return segmentation_network(self.network, self.encoder, len(labels), channels, seed)
+
+    def prepare(self, network: nn.Module, examples: Sequence[Example]) -> None:
+        """Set the weights of the classes from the training labels, which are those of every source."""
+        weights: Any = network.class_weights
+        if self.class_weights == "log":
+            share = shares(LabelSet(tuple(map(str, range(len(weights))))), examples)
+            weights.copy_(torch.tensor([1 / math.log(1.02 + each) for each in share]))
+
+    def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
+        """Return the mean cross entropy of labelled pixels, each with the weight of its class."""
+        truth = torch.stack([_classes(each) for each in examples]).to(images.device).long()
+        weights: Any = network.class_weights
+        total = cross_entropy(network(images), truth, weights, ignore_index=IGNORED, reduction="sum")
+        counts = torch.bincount(truth.flatten(), minlength=IGNORED + 1)[: len(weights)]
+        return total / (counts * weights).sum().clamp(min=1e-9)
+
+    def judge(self, network: nn.Module, labels: LabelSet, example: Example) -> Judgement:
+        """Return the confusion matrix, rows truth and columns found, and the map that was found."""
+        image = example.image[None].to(next(network.parameters()).device).float().div_(255)
+        logits = network(image.contiguous(memory_format=torch.channels_last))
+        found = logits[0].argmax(dim=0).to(torch.uint8).cpu()
+        return {
+            "confusion": confusion_matrix(_classes(example), found, len(labels)).tolist(),
+            "map": found,
+        }
+
+    def scores(self, labels: LabelSet, judgements: Sequence[Judgement]) -> dict[str, float]:
+        """Return `mIoU`, `mIoU_foreground`, `mIoU_mfnet` and `IoU/<class>` in 0..100."""
+        matrix = pooled([each["confusion"] for each in judgements], len(labels))
+        each_class = class_iou(matrix)
+        foreground = mfnet = math.nan
+        if labels.background is not None:
+            foreground = mean([value for i, value in enumerate(each_class) if i != labels.background])
+            mfnet = mean(mfnet_iou(matrix, labels.background), absent=False)
+        scores = {"mIoU": mean(each_class), "mIoU_foreground": foreground, "mIoU_mfnet": mfnet}
+        scores |= {f"IoU/{name}": value for name, value in zip(labels.names, each_class, strict=True)}
+        return {name: 100 * value for name, value in scores.items()}
+
+    def draw(self, labels: LabelSet, example: Example, judgement: Judgement | None) -> Tensor:
+        """Return the image under the colours of its classes, (3, H, W) uint8; background and ignored stay."""
+        found = _classes(example) if judgement is None else judgement["map"]
+        shown = [each for each in range(len(labels)) if each != labels.background]
+        masks = torch.stack([found == each for each in shown])
+        colors = [colors_of(labels)[each] for each in shown]
+        return draw_segmentation_masks(example.image[:3].expand(3, -1, -1), masks, alpha=0.6, colors=colors)
+
+
+def shares(labels: LabelSet, examples: Sequence[Example]) -> list[float]:
+    """Return each class's share of the labelled pixels, in 0..1.
+
+    Raises:
+        UserError: an example has no map, one of another size than its image, or a class that is not named.
+    """
+    counts = torch.zeros(IGNORED + 1, dtype=torch.int64)
+    for each in examples:
+        classes = _classes(each)
+        if classes.shape != each.image.shape[1:]:
+            size, expected = ("x".join(map(str, shape)) for shape in (classes.shape, each.image.shape[1:]))
+            raise UserError(f"the map of classes of {each.name} has size {size}, its image {expected}")
+        here = torch.bincount(classes.flatten().long(), minlength=IGNORED + 1)
+        strange = here[len(labels) : IGNORED].nonzero().flatten().tolist()
+        if strange:
+            raise UserError(
+                f"the map of classes of {each.name} holds class {len(labels) + strange[0]}; expected 0 to "
+                f"{len(labels) - 1} ({', '.join(labels.names)}) or {IGNORED} where there is no label"
+            )
+        counts += here
+    known = counts[: len(labels)].double()
+    return (known / known.sum().clamp(min=1)).tolist()
+
+
+def colors_of(labels: LabelSet) -> list[tuple[int, int, int]]:
+    """Return one RGB triple for each class: the palette, or hues that lie far apart."""
+    if len(labels.palette) == len(labels):
+        return list(labels.palette)
+    hues = [2 * math.pi * (0.618 * each % 1) for each in range(len(labels))]
+    turns = (0, 2 * math.pi / 3, 4 * math.pi / 3)
+    return [
+        (round(a), round(b), round(c))
+        for a, b, c in ([140 + 110 * math.cos(hue - turn) for turn in turns] for hue in hues)
+    ]
+
+
+def _classes(example: Example) -> Tensor:
+    if example.classes is None:
+        raise UserError(f"image {example.name} has no map of classes; segmentation needs one for each image")
+    return example.classes

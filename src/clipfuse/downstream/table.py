@@ -1,0 +1,107 @@
+"""The scores of several sources as a table, with what each lacks of both bands and of the better one."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, nan
+from statistics import fmean, stdev
+
+from clipfuse.downstream.results import Result
+from clipfuse.downstream.sources import BOTH
+
+BANDS = ("infrared", "visible")
+Results = Mapping[str, Sequence[Result]]
+
+
+def result_table(results: Results, labels: Mapping[str, str] | None = None) -> str:
+    """Return one line per source: its overall scores, and the differences of the first to `both` and a band.
+
+    A cell holds the mean over task seeds and, of several, their sample standard deviation. Differences are
+    taken seed by seed. A second table has the scores by class. `-` stands where a score is not defined.
+
+    Args:
+        results: of each source, for the same seeds.
+        labels: more words about a source.
+    """
+    names = list(dict.fromkeys(name for each in results.values() for one in each for name in one.scores))
+    overall = [name for name in names if "/" not in name]
+    if not overall:
+        return "no results"
+    first = overall[0]
+    kinds = [name for name in names if name.startswith(f"{first}/")]
+    by_class = [name for name in names if "/" in name and name.partition("/")[0] not in overall]
+    band = better_band(results, first)
+    gaps = {f"{first} - {other}": other for other in (BOTH, band) if other in results}
+    head = ["source", *overall, *kinds, *gaps]
+    lines = []
+    for source, found in results.items():
+        label = f"{source} ({labels[source]})" if labels and labels.get(source) else source
+        cells = [_cell([each.scores.get(name, nan) for each in found]) for name in [*overall, *kinds]]
+        cells += [
+            _cell(differences(found, results[other], first), "+") if other != source else ""
+            for other in gaps.values()
+        ]
+        lines.append([label, *cells])
+    tables = [_aligned(head, lines)]
+    if by_class:
+        short = [name.partition("/")[2] for name in by_class]
+        rows = [
+            [
+                source,
+                *(_cell([each.scores.get(name, nan) for each in found], spread=False) for name in by_class),
+            ]
+            for source, found in results.items()
+        ]
+        tables.append(
+            _aligned([f"{by_class[0].partition('/')[0]} by class", *_unique(by_class, short)], rows)
+        )
+    return "\n\n".join(tables)
+
+
+def better_band(results: Results, score: str) -> str:
+    """Return the band with the higher mean score; the first where neither has one."""
+    means = {band: _mean([each.scores.get(score, nan) for each in results.get(band, ())]) for band in BANDS}
+    return max(BANDS, key=lambda band: means[band] if isfinite(means[band]) else -1.0)
+
+
+def differences(results: Sequence[Result], others: Sequence[Result], score: str) -> list[float]:
+    """Return the score less that of another source for each seed that both have."""
+    theirs = {each.seed: each.scores.get(score, nan) for each in others}
+    return [each.scores.get(score, nan) - theirs[each.seed] for each in results if each.seed in theirs]
+
+
+def mean_scores(results: Sequence[Result]) -> dict[str, float]:
+    """Return the mean of each score over the seeds where it is defined; NaN where it is nowhere."""
+    names = dict.fromkeys(name for each in results for name in each.scores)
+    return {name: _mean([each.scores.get(name, nan) for each in results]) for name in names}
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if isfinite(value)]
+    return fmean(defined) if defined else nan
+
+
+def _cell(values: Sequence[float], sign: str = "", spread: bool = True) -> str:
+    defined = [value for value in values if isfinite(value)]
+    if not defined:
+        return "-"
+    return f"{fmean(defined):{sign}.2f}" + (f" ± {stdev(defined):.2f}" if spread and len(defined) > 1 else "")
+
+
+def _unique(names: Sequence[str], short: Sequence[str]) -> list[str]:
+    """Return the names of classes; with the score where classes have several."""
+    return list(names) if len(set(short)) < len(short) else list(short)
+
+
+def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [head, *lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    text = ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Return cells of these widths: the first begins, all others end at one place."""
+    return [
+        row[0].ljust(widths[0]),
+        *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+    ]
