@@ -72,7 +72,7 @@ def test_equals_a_plain_second_implementation(balance: float) -> None:
     state = loss.prepare(inputs)
     judged = state.judged[0]
     assert 0 < len(judged) < 4
-    parts = {"judged": [], "learnt": []}
+    parts: dict[str, list[Tensor]] = {"judged": [], "learnt": []}
     for index in range(4):
         image = luma_chroma_to_rgb(inputs.fused[index], inputs.chroma[index])
         classes = inputs.classes[index]
@@ -240,7 +240,7 @@ class Preconditioned(torch.optim.Optimizer):
         self.inverse = inverse
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         values = self.param_groups[0]["params"]
         if len(self.inverse) != sum(value.numel() for value in values):
             return  # the trial of a solver
@@ -283,8 +283,8 @@ def test_hypergradients_against_finite_differences(held_out: float) -> None:
         return Preconditioned(values, inverse)
 
     def value_penalty(w: float) -> float:
-        steps = {"z_steps": 9, "y_steps": 9, "every": 1}
-        return along(ValuePenalty(newton, **steps, w0=w, w_max=w, power=0.0, mu0=0.0, theta0=0.0))
+        steps = ValuePenalty(newton, z_steps=9, y_steps=9, w0=w, w_max=w, power=0.0, mu0=0.0, theta0=0.0)
+        return along(steps)
 
     # The implicit function theorem, from the loss's own second derivatives.
     free = y.clone().requires_grad_()
@@ -351,7 +351,7 @@ def test_a_frozen_network_is_kept_and_has_no_lower_level(tmp_path: Path) -> None
     # Other architectures may be frozen, with batch norm too: it stays in evaluation mode.
     other = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
     torch.save(other.state_dict(), path)
-    mean = other[1].running_mean
+    mean = other.get_buffer("1.running_mean")
     odd = make(network=other, frozen=True, weights=str(path))
     odd(inputs)
     assert torch.equal(mean, torch.zeros(2))
@@ -392,7 +392,7 @@ def test_a_validation_logs_overlap_and_shows_maps() -> None:
         classes = inputs.classes.masked_fill(inputs.classes == IGNORED, 1)[: len(images)]
         return nn.functional.one_hot(classes, 2).movedim(-1, 1).float()
 
-    loss.network.forward = perfect  # type: ignore[method-assign]
+    loss.network.forward = perfect
     assert float(loss(inputs).terms["iou"]) == 1
     shown = loss.artifacts(inputs)
     assert shown is not None
