@@ -82,9 +82,15 @@ class Material:
         if lacking:
             shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
             wanted = "map of classes" if task.needs == "classes" else "boxes"
+            mapped = task.needs == "boxes" and all(
+                self._labelled[name].classes is not None for name in lacking
+            )
+            advice = (
+                "make them from the maps of classes by downstream.boxes=components" if mapped else "add them"
+            )
             raise UserError(
                 f"{len(lacking)} of {len(self._labelled)} pairs have no {wanted}, which {task.name} needs: "
-                f"{shown}; add them, or leave these pairs out by data.split"
+                f"{shown}; {advice}, or leave these pairs out by data.split"
             )
         for part, names in (("training", self.train), ("test", self.test)):
             if not names:
