@@ -303,7 +303,7 @@ def test_no_copy_ranks_before_the_pyramid(index: int) -> None:
 
 
 def test_verdict_sets() -> None:
-    assert [str(each) for each in VERDICTS.values()] == ["balanced-1", "classic-1"]
+    assert [str(each) for each in VERDICTS.values()] == ["balanced-1", "balanced+machine-1", "classic-1"]
     available = ["SSIM", "local-detail", "kept-information", "noise", "VIF", "my-own"]
     assert VERDICT.families(available) == {
         "information": ("kept-information",),

@@ -10,6 +10,7 @@ from typing import Any
 from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
 from clipfuse.comparison.assemble import Comparison, assemble, gather
 from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.machine import find_plain
 from clipfuse.comparison.variants import select
 
 
@@ -29,8 +30,10 @@ def compare(
     Args:
         *folders: folders of sweeps or runs, or what `clipfuse.train` returned.
         baseline: name of the reference loss; "all" tests each pair; None: pixel, else the shortest name.
-        metrics: columns of the table: names or the sets "fast" and "full"; None: all that the runs share.
-        verdict: "balanced" or "classic", which rank the losses; None: balanced, where the runs have it.
+        metrics: columns of the table: names or the sets "fast", "full" and "machine" (of downstream
+            tasks); None: all that the runs share.
+        verdict: "balanced", "balanced+machine" or "classic", which rank the losses; None: balanced, where the
+            runs have it.
         trivial: also score the trivial fusions of the test pairs, where these are at hand.
         pool_seeds: take the variance of seeds to be the same for all losses.
         partial: take unfinished runs as far as they are.
@@ -45,9 +48,19 @@ def compare(
     """
     paths = [Path(fspath(getattr(folder, "path", folder))) for folder in folders]
     runs, notes = select(find_runs(paths), partial)
+    plain, unreadable = find_plain(paths, runs if trivial else [])
     names = metrics.split(",") if isinstance(metrics, str) else metrics
     chosen = None if names is None else [name.strip() for name in names]
-    material = gather(runs, notes, metrics=chosen, baseline=baseline, verdict_set=verdict, own=own, mix=mix)
+    material = gather(
+        runs,
+        [*notes, *unreadable],
+        metrics=chosen,
+        baseline=baseline,
+        verdict_set=verdict,
+        own=own,
+        mix=mix,
+        plain=plain,
+    )
     sources, missing = find_sources(material.tested)
     if missing:
         material = replace(material, notes=[*material.notes, missing])

@@ -17,7 +17,7 @@ from clipfuse.runs.contract import KINDS
 
 FORMATS: tuple[Literal["html", "markdown", "csv", "latex"], ...] = ("html", "markdown", "csv", "latex")
 FIGURES: tuple[Literal["svg", "pdf"], ...] = ("svg", "pdf")
-VERDICTS = ("balanced", "classic")  # the default first
+VERDICTS = ("balanced", "balanced+machine", "classic")  # the default first
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,24 +32,28 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.comparison.collect import find_runs
     from clipfuse.comparison.formats import to_markdown
     from clipfuse.comparison.insets import draw_insets
+    from clipfuse.comparison.machine import find_plain
     from clipfuse.comparison.plan import plan
     from clipfuse.comparison.plots import draw_all
     from clipfuse.comparison.variants import select
     from clipfuse.files import check_output, replace_when_whole, write_atomically
 
-    runs, notes = select(find_runs([Path(path) for path in options.sweeps]), options.partial)
+    sweeps = [Path(path) for path in options.sweeps]
+    runs, notes = select(find_runs(sweeps), options.partial)
     if not any(run.scores for run in runs):
         print(*notes, sep="\n")
     if options.own:
         look_in(os.getcwd(), options.own)
+    plain, unreadable = find_plain(sweeps, runs if options.trivial else [])
     material = gather(
         runs,
-        notes,
+        [*notes, *unreadable],
         metrics=_words(options.metrics),
         baseline=options.baseline,
         verdict_set=options.verdict,
         own=options.own,
         mix=_words(options.mix) or (),
+        plain=plain,
     )
     variants, protocol = material.variants, material.protocol
     if options.plan is not None:
@@ -133,12 +137,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--metrics",
         metavar="NAMES",
-        help="metrics of the table: names or the sets fast, full, joined by commas",
+        help="metrics of the table: names or the sets fast, full, machine (downstream), joined by commas",
     )
     parser.add_argument(
         "--verdict",
         choices=VERDICTS,
-        help="which metrics rank the losses (default: balanced, where the runs have its metrics)",
+        help="which metrics rank the losses (default: balanced, where the runs have its metrics); "
+        "balanced+machine: downstream scores, too",
     )
     parser.add_argument(
         "--pool-seeds",

@@ -44,6 +44,8 @@ def extremes(table: Table, variants: Sequence[Variant]) -> Extremes:
     """Return the images each loss is best and worst on by each metric, scores averaged over seeds."""
     found: Extremes = {}
     for column in table.columns:
+        if column.protocol is not None:  # no image has a score of its own
+            continue
         for variant in variants:
             scores = {
                 image: fmean(run.scores[column.name][image] for run in variant.runs) for image in table.images

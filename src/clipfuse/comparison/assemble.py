@@ -11,6 +11,8 @@ from clipfuse.comparison.compute import TrivialScores, build_table, without_repe
 from clipfuse.comparison.facts import facts
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_records
+from clipfuse.comparison.judged import Judged
+from clipfuse.comparison.machine import Seen, gather_seen
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group, printable
 from clipfuse.comparison.verdict import verdict
@@ -39,6 +41,8 @@ class Material:
         baseline: name of the reference loss, or "all".
         verdict_set: the metrics that rank the losses.
         notes: warnings, and what was left out.
+        seen: what machines see.
+        machine: columns of it that the table has.
     """
 
     drawn: Sequence[Variant]
@@ -48,6 +52,8 @@ class Material:
     baseline: str
     verdict_set: VerdictSet
     notes: Sequence[str]
+    seen: Sequence[Seen] = ()
+    machine: Sequence[str] = ()
 
     @property
     def tested(self) -> list[Run]:
@@ -143,17 +149,20 @@ def gather(
     verdict_set: str | None = None,
     own: Sequence[str] = (),
     mix: Sequence[str] = (),
+    plain: Mapping[str, Sequence[Judged]] | None = None,
 ) -> Material:
     """Check that runs may be compared, and choose what they are compared by.
 
     Args:
         runs: as `select` returns them.
         notes: the notes that `select` returns on the runs that it left out.
-        metrics: names or the sets "fast" and "full"; None: all that the runs share.
+        metrics: names or the sets "fast", "full" and "machine"; None: all that the runs share.
         baseline: name of the reference loss; "all" tests each pair; None: pixel, else the shortest name.
-        verdict_set: "balanced" or "classic"; None: balanced, where the runs have its metrics.
+        verdict_set: "balanced", "balanced+machine" or "classic"; None: balanced, where the runs have its
+            metrics.
         own: metrics of the user that the runs have, such as "my_metric.sharpness".
         mix: kinds of settings in which the runs may differ, with a warning.
+        plain: downstream results of sources that no run has made, of `read_plain`.
 
     Raises:
         UserError: no run has been tested, they do not compare, or a name is not known.
@@ -171,11 +180,28 @@ def gather(
         [replace(each, runs=kept) for each in drawn if (kept := tuple(r for r in each.runs if r.scores))]
     )
     protocol, outdated = _protocol(tested, own)
-    chosen = _metrics(tested, protocol, metrics)
+    seen, unlike = gather_seen(variants, plain or {})
+    machine, others = _machine(seen, metrics)
+    chosen = _metrics(tested, protocol, others) if others != [] else []
     reference = _baseline(variants, baseline)
-    verdicts, reason = _verdict_set(verdict_set, tested, protocol)
-    notes += [*repeats, *outdated, *reason]
-    return Material(drawn, variants, protocol, chosen, reference, verdicts, notes)
+    verdicts, reason = _verdict_set(verdict_set, [*_shared(tested, protocol), *_columns(seen)])
+    notes += [*repeats, *outdated, *reason, *unlike]
+    return Material(drawn, variants, protocol, chosen, reference, verdicts, notes, seen, machine)
+
+
+def _columns(seen: Sequence[Seen]) -> list[str]:
+    return [name for each in seen for name in each.columns.values()]
+
+
+def _machine(seen: Sequence[Seen], chosen: Sequence[str] | None) -> tuple[list[str], Sequence[str] | None]:
+    """Return the columns of downstream tasks that are wanted, and the other words of `metrics`."""
+    known = _columns(seen)
+    if chosen is None:
+        return known, None
+    if "machine" in chosen and not known:
+        raise UserError("metrics: machine: no downstream results of all runs; run clipfuse downstream first")
+    wanted = [name for name in known if name in chosen or "machine" in chosen]
+    return wanted, [name for name in chosen if name not in (*wanted, "machine")]
 
 
 def _check_common(runs: Sequence[Run]) -> None:
@@ -222,6 +248,8 @@ def assemble(
         trivial,
         material.verdict_set,
         pool_seeds,
+        material.seen,
+        material.machine,
     )
     return Comparison(table, verdict(table), material, sources)
 
@@ -268,12 +296,12 @@ def _shared(runs: Sequence[Run], protocol: Protocol) -> list[str]:
     return [name for name in protocol.metrics if all(name in run.scores for run in runs)]
 
 
-def _verdict_set(chosen: str | None, runs: Sequence[Run], protocol: Protocol) -> tuple[VerdictSet, list[str]]:
+def _verdict_set(chosen: str | None, available: Sequence[str]) -> tuple[VerdictSet, list[str]]:
     """Return the verdict set, and a note where the default cannot be had."""
     if chosen is not None and chosen not in VERDICTS:
         raise UserError(f"verdict {chosen}: expected one of {', '.join(VERDICTS)}")
     wanted = VERDICTS[chosen or "balanced"]
-    missing = wanted.missing(_shared(runs, protocol))
+    missing = wanted.missing(available)
     if not missing:
         return wanted, []
     lacking = f"the runs lack metrics of {wanted}: {', '.join(missing)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.comparison.files import Config, Status, SweepRecord, check_scores
+from clipfuse.comparison.judged import Judged, read_judged
 from clipfuse.comparison.zips import Folder, children, leads_out, open_folder
 from clipfuse.errors import UserError
 from clipfuse.files import check_form, is_there, read_csv, read_json, read_yaml
@@ -37,6 +38,7 @@ class Run:
         curves: key of `metrics.csv` -> [(samples seen, value)].
         digested: whether `metrics.json` holds the digest of the scores, and the scores have it.
         overrides: Hydra overrides that trained it, where the sweep has recorded them.
+        judged: what task networks found on its test images.
     """
 
     folder: Folder
@@ -50,6 +52,7 @@ class Run:
     curves: Mapping[str, Sequence[tuple[float, float]]]
     digested: bool = False
     overrides: Sequence[str] | None = None
+    judged: Sequence[Judged] = ()
 
     @property
     def path(self) -> Path:
@@ -210,6 +213,7 @@ def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
             _read_curves(folder / "metrics.csv", options),
             bool(scores) and check_scores(folder, scores, len(scenes), config),
             overrides,
+            read_judged(folder),
         )
     except UserError as error:
         return _spoiled(folder, str(error))

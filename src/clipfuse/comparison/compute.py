@@ -10,6 +10,8 @@ import numpy as np
 
 from clipfuse.comparison import statistics
 from clipfuse.comparison.collect import Run
+from clipfuse.comparison.judged import PLAIN
+from clipfuse.comparison.machine import BOTH, Seen
 from clipfuse.comparison.ranking import Ranking
 from clipfuse.comparison.scores import Scores, collect, shared_images
 from clipfuse.comparison.statistics import LEVEL
@@ -32,6 +34,8 @@ def build_table(
     trivial: TrivialScores | None = None,
     verdict_set: VerdictSet = CLASSIC,
     pooled: bool = False,
+    seen: Sequence[Seen] = (),
+    machine: Sequence[str] = (),
 ) -> Table:
     """Compute every number of a comparison.
 
@@ -43,21 +47,37 @@ def build_table(
         trivial: scores of the trivial fusions, if there are any.
         verdict_set: the metrics that rank the runs, in the table or not; the runs have some of them.
         pooled: take the variance of seeds to be the same for all losses.
+        seen: what machines see, of the same losses.
+        machine: columns of it that the table has, behind the metrics.
 
     Raises:
-        UserError: several losses are to be ranked, and none of those metrics is defined on any image.
+        UserError: several losses are to be ranked, and none of those metrics is defined on any image, or the
+            scenes of a downstream score that ranks are others.
     """
     images, member = shared_images(variants)
-    families = verdict_set.families(
-        name for name in protocol.metrics if all(name in run.scores for v in variants for run in v.runs)
-    )
-    ranked = [name for members in families.values() for name in members]
     fusions = dict(trivial or {})
-    scores = {
+    for name in (name for each in seen for name in each.rows[each.losses :]):
+        fusions.setdefault(f"trivial:{name}", {})
+    names = [variant.name for variant in variants]
+    scenes = list(dict.fromkeys(variants[0].runs[0].scenes[image] for image in images))
+    rows_of = [*names, *(name.removeprefix("trivial:") for name in fusions)]
+    downstream = {name: each for part in seen for name, each in part.scores(rows_of, scenes).items()}
+    shared = [
+        name for name in protocol.metrics if all(name in run.scores for v in variants for run in v.runs)
+    ]
+    families = verdict_set.families([*shared, *(downstream if verdict_set.members else ())])
+    ranked = [name for members in families.values() for name in members]
+    scores = downstream | {
         name: collect(variants, protocol, name, images, member, list(fusions.values()))
         for name in dict.fromkeys([*metrics, *ranked])
+        if name not in downstream
     }
-    shown = [scores[name] for name in metrics]
+    shown = [scores[name] for name in (*metrics, *machine)]
+    if strange := [name for name in ranked if name in downstream and not downstream[name].present.any()]:
+        raise UserError(
+            f"verdict {verdict_set.name}: {strange[0]} was judged on other scenes than the metrics, so that "
+            "it cannot rank with them; judge the runs on their own test images, or take the verdict balanced"
+        )
     shares = member.sum(axis=0) / len(images)
     ranking = None
     if len(variants) > 1:
@@ -69,7 +89,6 @@ def build_table(
         counts = [len(variant.runs) for variant in variants]
         signed = {name: _signed(scores[name], counts) for name in ranked}
         ranking = Ranking(signed, families, counts, shares)
-    names = [variant.name for variant in variants]
     against = pairs(names, reference)
     twins = _twins(variants)
     differences = _differences(shown, names, against, pooled)
@@ -83,14 +102,18 @@ def build_table(
     ordered = [rows[place] for place in order]
     for place, (name, found) in enumerate(fusions.items(), start=len(variants)):
         rank = None if ranking is None or not found else ranking.average(place).value
+        if any(downstream[each].by_scene[place] is None for each in ranked if each in downstream):
+            rank = None
         cells = _cells(shown, place, len(names), ranking)
-        ordered.append(Row(name.removeprefix("trivial:"), trivial=True, cells=cells, rank=rank))
+        short = name.removeprefix("trivial:")
+        kind = "both bands" if short == BOTH else "trivial" if found or short in PLAIN else "given"
+        ordered.append(Row(short, trivial=True, cells=cells, rank=rank, kind=kind))
         order.append(place)
     return Table(
         protocol=protocol,
         verdict_set=verdict_set,
         families=families,
-        columns=[_column(metric, protocol, ordered, differences) for metric in shown],
+        columns=[_column(metric, protocol, ordered, differences, seen) for metric in shown],
         rows=ordered,
         against=against,
         differences=differences,
@@ -100,6 +123,7 @@ def build_table(
         scenes=member.shape[1],
         effective_scenes=statistics.effective_scenes(shares),
         twins=twins,
+        seen=seen,
     )
 
 
@@ -263,16 +287,20 @@ def _column(
     protocol: Protocol,
     rows: Sequence[Row],
     differences: Mapping[tuple[str, str], Mapping[str, Difference]],
+    seen: Sequence[Seen],
 ) -> Column:
+    part = next((each for each in seen if metric.name in each.columns.values()), None)
     largest = max((abs(row.cells[metric.name].mean) for row in rows if metric.name in row.cells), default=0)
     found = [row[metric.name].detectable for row in differences.values() if metric.name in row]
     finite = [each for each in found if isfinite(each)]
     return Column(
         name=metric.name,
         higher_is_better=metric.higher_is_better,
-        checked=metric.name in protocol.checked,
+        checked=part is not None or metric.name in protocol.checked,
         decimals=min(4, max(0, 3 - floor(log10(largest)))) if largest else 4,
         images=int(metric.kept.sum()),
         left_out=int((~metric.kept).sum()),
         detectable=median(finite) if finite else None,
+        protocol=None if part is None else part.protocol,
+        scenes=None if part is None else len(part.scenes),
     )

@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from clipfuse.comparison.collect import Run
+from clipfuse.comparison.machine import Seen
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import plugin_name
@@ -30,10 +31,17 @@ def facts(table: Table, variants: Sequence[Variant]) -> dict[str, str]:
         "scenes": f"{len(table.images)} test images of {table.scenes} scenes",
         "CLIP": _each(losses, _clip),
         "protocol": f"{table.protocol}, ranked by {table.verdict_set}",
+        **{f"{each.task} by {each.protocol}": _seen(each) for each in table.seen},
         "seeds": _grouped({name: [_seeds(runs)] for name, runs in losses.items()}),
         "versions": _each(losses, _versions),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
     }
+
+
+def _seen(seen: Seen) -> str:
+    seeds = ", ".join(map(str, seen.seeds))
+    images = f"{len(seen.images)} test images of {len(seen.scenes)} scenes"
+    return f"task seeds {seeds}, {images}, {len(seen.labels)} classes"
 
 
 def _each(losses: Mapping[str, Sequence[Run]], of_run: Callable[[Run], str]) -> str:

@@ -104,8 +104,17 @@ def captions(table: Table) -> list[str]:
         f"protocol {table.protocol}: {table.protocol.summary}",
         f"{len(table.images)} test images of {table.scenes} scenes; mean ± standard deviation over seeds",
         "best in bold, second underlined; trivial fusions: "
-        + (", ".join(row.name for row in table.rows if row.trivial) or "none"),
+        + (", ".join(row.name for row in table.rows if row.trivial and row.kind == "trivial") or "none"),
     ]
+    for each in table.seen:
+        if names := [name for name in each.columns.values() if name in {c.name for c in table.columns}]:
+            seeds = ", ".join(map(str, each.seeds))
+            lines.append(
+                f"{', '.join(names)}: {each.task} by {each.protocol}, mean over task seeds {seeds}, on "
+                f"{len(each.images)} test images of {len(each.scenes)} scenes, jackknife over scenes"
+            )
+    if any(row.kind == "both bands" for row in table.rows):
+        lines.append("both: both bands fed to the task network as channels, without fusion")
     if len(table.losses) > 1:
         families = ", ".join(
             family if members == (family,) else f"{family} ({', '.join(members)})"
@@ -207,7 +216,8 @@ def to_records(table: Table, notes: Sequence[str] = ()) -> list[dict[str, Any]]:
                 each = None if other is None else table.differences[row.name, other].get(column.name)
                 values = (
                     *(row.name, row.trivial, len(row.seeds), column.name, column.higher_is_better),
-                    *(*numbers, *_paired(other, each), column.images, table.scenes, str(table.protocol)),
+                    *(*numbers, *_paired(other, each), column.images),
+                    *(column.scenes or table.scenes, column.protocol or str(table.protocol)),
                     " ".join(notes),
                 )
                 records.append(dict(zip(CSV_HEAD, values, strict=True)))

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clipfuse.comparison.statistics import LEVEL, Array, Estimate
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VerdictSet
+
+if TYPE_CHECKING:
+    from clipfuse.comparison.machine import Seen
 
 FEW_SEEDS = 4  # with fewer seeds per loss no winner is named
 FEW_SCENES = 10  # with fewer effective scenes no winner is named
@@ -127,6 +130,7 @@ class Row:
         samples_per_second: training samples per second of training and validation.
         memory_mb: largest peak of memory among its runs, in MB.
         device: devices of its runs.
+        kind: what a row without training is: "trivial", "both bands", or "given" for other images.
     """
 
     name: str
@@ -142,6 +146,7 @@ class Row:
     samples_per_second: float | None = None
     memory_mb: float | None = None
     device: str = ""
+    kind: str = "trivial"
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,8 @@ class Column:
     """A metric: name, direction, decimals to print, images it is taken over and those left out.
 
     `detectable` is the smallest true difference that is found clearly with a probability of 80 %: the median
-    over the differences of the table; None if none can be tested.
+    over the differences of the table; None if none can be tested. `protocol` and `scenes` are those of a
+    downstream score; None where they are the table's.
     """
 
     name: str
@@ -159,6 +165,8 @@ class Column:
     images: int
     left_out: int
     detectable: float | None = None
+    protocol: str | None = None
+    scenes: int | None = None
 
     @property
     def label(self) -> str:
@@ -185,6 +193,7 @@ class Table:
         scenes: number of scenes of these images.
         effective_scenes: number of scenes of equal size that would give as precise a mean.
         twins: pairs of losses with the same scores to the last bit.
+        seen: what machines see, by task and protocol.
     """
 
     protocol: Protocol
@@ -200,6 +209,7 @@ class Table:
     scenes: int
     effective_scenes: float
     twins: Sequence[tuple[str, str]] = ()
+    seen: "Sequence[Seen]" = ()
 
     @property
     def losses(self) -> list[Row]:

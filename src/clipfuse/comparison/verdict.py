@@ -22,6 +22,7 @@ def verdict(table: Table) -> list[str]:
         *_trivial(table),
         *_classic(table),
         *_undefined(table),
+        *(sentence for each in table.seen for sentence in each.sentences()),
     ]
     return [sentence[0].upper() + sentence[1:] if sentence[0] != "'" else sentence for sentence in sentences]
 

@@ -14,6 +14,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "artifacts": ("clean-detail",),
     "targets": ("kept-targets",),
 }
+# Scores of downstream tasks, of which runs may have any. They make a set of their own, not a family of
+# `balanced`, whose rankings would then change by what else has been computed of the same runs.
+DOWNSTREAM = ("mIoU", "mAP", "mIoU (frozen)", "mAP (frozen)")
 # Our own, and no part of the literature's tables.
 NOT_CLASSIC = frozenset(
     ("target-contrast", "noise", *(name for names in FAMILIES.values() for name in names))
@@ -60,8 +63,10 @@ class VerdictSet:
     def missing(self, available: Iterable[str]) -> list[str]:
         """Return the metrics that are not available, less those of optional families."""
         names = set(available)
-        needed = (members for family, members in self.members.items() if family not in self.optional)
-        return [name for members in needed for name in members if name not in names]
+        needed = {each: members for each, members in self.members.items() if each not in self.optional}
+        if names & {*needed.get("downstream", ())}:
+            del needed["downstream"]  # of the tasks any will do
+        return [name for members in needed.values() for name in members if name not in names]
 
 
 BALANCED = VerdictSet(
@@ -71,9 +76,18 @@ BALANCED = VerdictSet(
     members=FAMILIES,
     optional=frozenset(("targets",)),
 )
+BALANCED_MACHINE = VerdictSet(
+    name="balanced+machine",
+    version=1,
+    summary="balanced-1 and a sixth family: how well a downstream task works on the fused images",
+    members={**FAMILIES, "downstream": DOWNSTREAM},
+    optional=frozenset(("targets",)),
+)
 CLASSIC = VerdictSet(
     name="classic",
     version=1,
     summary="one vote for every published metric; many measure the same, and degenerate fusions win by them",
 )
-VERDICTS: Mapping[str, VerdictSet] = {verdict.name: verdict for verdict in (BALANCED, CLASSIC)}
+VERDICTS: Mapping[str, VerdictSet] = {
+    verdict.name: verdict for verdict in (BALANCED, BALANCED_MACHINE, CLASSIC)
+}
