@@ -94,7 +94,7 @@ def _downstream(config: "DictConfig") -> None:
 
     given = Given(config.sources)
     task = build(config.downstream, "downstream")
-    data = given.data() if config.data is None else build(config.data, "data")
+    data = given.data() if config.get("data") is None else build(config.data, "data")
     labels = labels_of(data)
     device = _device(config.device)
     out = Path(config.out).expanduser() if config.out else given.home / OTHERS
