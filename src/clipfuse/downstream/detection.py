@@ -2,8 +2,8 @@
 
 Objects are the boxes of a data set of the classes that `LabelSet.countable` names; boxes of other classes
 count nowhere. With `boxes: components` they are made from maps of classes instead: each connected part of
-such a class is an object; pixels that are `IGNORED` belong to none. Own design, since MSRS and MFNet have maps
-alone: objects that touch become one, an object behind a pole becomes two, for all sources alike.
+such a class is an object; pixels that are `IGNORED` belong to none. Own design, since MSRS and MFNet have
+maps alone: objects that touch become one, an object behind a pole becomes two, for all sources alike.
 
 Images without objects stay in both parts: whatever is found on them lowers the precision.
 

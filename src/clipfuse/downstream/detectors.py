@@ -90,7 +90,6 @@ def _fasterrcnn(name: str, encoder: str, outputs: int, channels: int, size: int)
         weights=None,
         weights_backbone=None,
         num_classes=outputs,
-        trainable_backbone_layers=6,
         min_size=size,
         max_size=2 * size,
         image_mean=list(_MEAN[:channels]),
