@@ -33,7 +33,7 @@ ALLOWED = {
         *("errors", "types", "files", "ops", "metrics", "losses.base", "networks", "training", "tracking"),
     },
     "runs": {
-        *("errors", "version", "types", "files", "ops", "images", "bilevel", "losses.base"),
+        *("errors", "version", "types", "files", "ops", "images", "bilevel", "losses.base", "downstream"),
         *("networks", "training", "tracking", "runs"),
     },
     "comparison": {

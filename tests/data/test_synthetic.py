@@ -27,7 +27,10 @@ def planes_of(pair: Pair) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
 
 def digest(pair: Pair) -> str:
     """Return a hash of every byte of a pair."""
-    return sha256(b"".join(plane.numpy().tobytes() for plane in planes_of(pair))).hexdigest()
+    assert pair.classes is not None
+    assert pair.boxes is not None
+    planes = (*planes_of(pair), pair.classes, pair.boxes.xyxy, pair.boxes.classes)
+    return sha256(b"".join(plane.numpy().tobytes() for plane in planes)).hexdigest()
 
 
 class Planes:
@@ -100,7 +103,8 @@ def test_same_bytes_in_another_process_with_other_threads() -> None:
         "from hashlib import sha256\n"
         "from clipfuse.data.synthetic import render\n"
         "p = render(1, 2, 96)\n"
-        "planes = (p.infrared, p.visible, p.target_mask, p.reference)\n"
+        "planes = (p.infrared, p.visible, p.target_mask, p.reference, p.classes)\n"
+        "planes += (p.boxes.xyxy, p.boxes.classes)\n"
         "print(sha256(b''.join(x.numpy().tobytes() for x in planes)).hexdigest())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ A module of its own, as the processes of `clipfuse.downstream.processes` import 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ class TinyPairs:
 
     name = "tiny"
 
-    def __init__(self, labelled: bool = True, shift: int = 0) -> None:
-        self.labelled, self.shift, self.loaded = labelled, shift, 0
+    def __init__(self, labelled: bool = True, shift: int = 0, lacking: Sequence[str] = ()) -> None:
+        self.labelled, self.shift, self.lacking = labelled, shift, lacking
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {
@@ -46,8 +47,8 @@ class TinyPairs:
         }
 
     def load(self, sample_id: str) -> Pair:
-        self.loaded += 1
-        return tiny_pair(int(sample_id[:-1]) + self.shift)
+        pair = tiny_pair(int(sample_id[:-1]) + self.shift)
+        return replace(pair, classes=None) if sample_id in self.lacking else pair
 
     def labels(self) -> LabelSet | None:
         return LABELS if self.labelled else None
@@ -122,7 +123,11 @@ def material(task: Task | None = None, channels: str = "color", shift: int = 0) 
     )
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """The files below a folder, with their content; without the times of trainings."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items()}
+def write_options(folder: Path) -> None:
+    """Write a search path of Hydra with this data set and this task, `data=tiny downstream=tiny`."""
+    settings = {"data/tiny": ("TinyPairs", "labelled: true\nshift: 0\nlacking: []\n")}
+    settings["downstream/tiny"] = ("TinyTask", "updates: 12\n")
+    for name, (target, rest) in settings.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# tiny\n_target_: tests.downstream.tiny.{target}\n{rest}")

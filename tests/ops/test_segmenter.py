@@ -20,7 +20,7 @@ def test_it_is_a_pure_function_of_weights_and_of_each_image() -> None:
     # One image beside others, by convolutions of another batch size: float32.
     torch.testing.assert_close(network(images[1:2]), before[1:2], rtol=1e-5, atol=1e-5)
     other = Segmenter(5, width=4, seed=1)
-    values = dict(other.named_parameters())
+    values: dict[str, torch.Tensor] = dict(other.named_parameters())
     assert torch.equal(functional_call(network, values, (images,)), other(images))
 
 

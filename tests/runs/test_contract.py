@@ -48,6 +48,7 @@ HARMLESS = (
     *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
     *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
+    *("downstream.*", "downstream_seeds"),
 )
 # What a run that goes on may change.
 RESUMABLE = (
@@ -66,6 +67,7 @@ RESUMABLE = (
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb", "callbacks.*", "versions.*"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
+    *("downstream.*", "downstream_seeds"),
 )
 NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],

@@ -22,7 +22,13 @@ _NEEDED = {
     "open_clip_torch": "open_clip",
     "wandb": "wandb",
 }
-_OPTIONAL = {"onnx": "export", "onnxruntime": "export", "hydra-optuna-sweeper": "sweep", "ray": "sweep"}
+_OPTIONAL = {
+    "onnx": "export",
+    "onnxruntime": "export",
+    "hydra-optuna-sweeper": "sweep",
+    "ray": "sweep",
+    "faster-coco-eval": "downstream",
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,11 +3,10 @@
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -17,6 +16,9 @@ from clipfuse.runs.overrides import quoted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from clipfuse.downstream.evaluation import Evaluation
+    from clipfuse.downstream.sources import Source
 
 _OVERRIDE = re.compile(r"[+~]*[\w.@/]+(=.*)?", re.DOTALL)
 
@@ -80,7 +82,7 @@ def _check(config: "DictConfig") -> None:
 
 def _downstream(config: "DictConfig") -> None:
     from clipfuse.cli.finished import stop_on_sigterm
-    from clipfuse.cli.judged import OTHERS, Given, check_unique, fused_sources
+    from clipfuse.cli.judged import Given, check_unique, fused_sources
     from clipfuse.data.datamodule import PairCache
     from clipfuse.data.transforms import whole
     from clipfuse.downstream.evaluation import Evaluation
@@ -88,10 +90,11 @@ def _downstream(config: "DictConfig") -> None:
     from clipfuse.downstream.sources import ALWAYS, plain_source
     from clipfuse.downstream.table import result_table
     from clipfuse.runs.build import build
+    from clipfuse.runs.downstream import OTHERS
 
     given = Given(config.sources)
     task = build(config.downstream, "downstream")
-    data = given.data() if config.data is None else build(config.data, "data")
+    data = given.data() if config.get("data") is None else build(config.data, "data")
     labels = labels_of(data)
     device = _device(config.device)
     out = Path(config.out).expanduser() if config.out else given.home / OTHERS
@@ -143,7 +146,7 @@ def _device(given: str | None) -> str:
     return device
 
 
-def _owned(source: Any) -> Any:
+def _owned(source: "Source") -> AbstractContextManager[None]:
     """Own the folder of a source: of a run at once or not at all, of another when whoever has it is done."""
     from clipfuse.runs.owner import owned
 
@@ -157,22 +160,17 @@ def _bar(names: Iterable[str], title: str) -> Iterable[str]:
 
 
 @contextmanager
-def _progress(evaluation: Any, sources: Sequence[Any]) -> Iterator[None]:
+def _progress(evaluation: "Evaluation", sources: "Sequence[Source]") -> Iterator[None]:
     """Show the updates of all trainings that are missing, with the time they still take."""
     from tqdm import tqdm
 
-    missing = evaluation.missing(sources)
-    trainings = evaluation.trainings(missing)
-    quiet = not sys.stderr.isatty() or not trainings
+    from clipfuse.tracking.progress import amount_bar
+
+    trainings = evaluation.trainings(evaluation.missing(sources))
     if trainings:
         print(f"{trainings} trainings of {evaluation.task.updates} updates")
-    with tqdm(
-        desc="training", unit="update", total=trainings * evaluation.task.updates, disable=quiet
-    ) as bar:
-        evaluation.progress = partial(_advance, bar)
+    quiet = not sys.stderr.isatty()
+    with amount_bar("training", " updates", trainings * evaluation.task.updates, quiet) as advance:
+        evaluation.progress = advance
         evaluation.note = lambda line: tqdm.write(line, file=sys.stdout)
         yield
-
-
-def _advance(bar: Any, updates: float) -> None:
-    bar.update(updates)

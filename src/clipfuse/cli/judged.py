@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 SUFFIXES = (".ckpt", ".safetensors", ".onnx")
-OTHERS = "downstream-sources"  # folder beside the runs, for results of what is no run
 
 
 class Given:
@@ -88,14 +87,17 @@ class Given:
             trust: packages whose classes a checkpoint may name.
 
         Raises:
-            UserError: a run has no checkpoint, or a file is no network.
+            UserError: a run has no checkpoint or is in use, or a file is no network.
         """
         from clipfuse.downstream.sources import network_source, run_source
         from clipfuse.networks.load import bundled
+        from clipfuse.runs.owner import owned
 
         found, split = [], data.fingerprint()
         labels = [run.label for run in self.runs]
         for run in self.runs:
+            with owned(run.path):  # or refuse it now, not after the trainings before it
+                pass
             name = run.label if labels.count(run.label) == 1 else str(run.path)
             same = run.knows_content and run.split == split
             about = f"{run.config.get('name')}, seed {run.seed}"

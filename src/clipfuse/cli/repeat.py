@@ -214,7 +214,7 @@ def rebase(config: "DictConfig", run: str, words: Sequence[str]) -> None:
         choices = dict(word.partition("=")[::2] for word in composed)
         base["name"] = f"{choices.get('loss', loss)}-{choices.get('backbone', backbone)}"
     with open_dict(config):
-        for key in config:
+        for key in [*config, *(key for key in ("downstream",) if key not in config)]:
             if key in base and key not in chosen and key not in _ITS_OWN:
                 config[key] = base[str(key)]
     OmegaConf.set_struct(config, True)

@@ -241,6 +241,10 @@ class FusionDataModule(L.LightningDataModule):
     def _crops(self) -> _Crops:
         return _Crops(self.train_cache, self.parts["train"], self.crop_size, self.seed)
 
+    def whole(self, sample_id: str) -> FusionBatch:
+        """Return a pair of any part whole, as a batch of one."""
+        return whole(self.whole_cache.load(sample_id), sample_id)
+
     def example(self) -> FusionBatch:
         """Return the first training crop as a batch of one: training checks network and loss with it."""
         return self._crops()[0, 0]

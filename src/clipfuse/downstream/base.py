@@ -59,7 +59,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[str]
+    needs: str
     updates: int
     batch_size: int
     learning_rate: float

@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from clipfuse.downstream.base import Example, Task
-from clipfuse.downstream.results import check_groups
 from clipfuse.downstream.sources import Source, as_luma
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
@@ -21,7 +20,7 @@ def labels_of(data: object) -> LabelSet:
     """Return what the labels of a data set mean.
 
     Raises:
-        UserError: it has none, or its groups are no regular expressions.
+        UserError: it has none.
     """
     name = getattr(data, "name", "data")
     found: LabelSet | None = getattr(data, "labels", lambda: None)()
@@ -30,7 +29,6 @@ def labels_of(data: object) -> LabelSet:
             f"the data set '{name}' has no labels, which a task network learns from; describe them by "
             "data.labels (docs/data.md), as conf/data/msrs.yaml does"
         )
-    check_groups(found)
     return found
 
 
@@ -84,9 +82,15 @@ class Material:
         if lacking:
             shown = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
             wanted = "map of classes" if task.needs == "classes" else "boxes"
+            mapped = task.needs == "boxes" and all(
+                self._labelled[name].classes is not None for name in lacking
+            )
+            advice = (
+                "make them from the maps of classes by downstream.boxes=components" if mapped else "add them"
+            )
             raise UserError(
                 f"{len(lacking)} of {len(self._labelled)} pairs have no {wanted}, which {task.name} needs: "
-                f"{shown}; add them, or leave these pairs out by data.split"
+                f"{shown}; {advice}, or leave these pairs out by data.split"
             )
         for part, names in (("training", self.train), ("test", self.test)):
             if not names:

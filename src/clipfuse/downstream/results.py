@@ -5,7 +5,6 @@ images or an interval over scenes needs no further training. Own design: papers 
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, nan
@@ -129,7 +128,8 @@ def read_results(folder: Any, task: str) -> tuple[LabelSet, list[Result]] | None
     node = content["labels"]
     palette = tuple((int(r), int(g), int(b)) for r, g, b in node.get("palette", ()))
     groups = tuple((str(name), str(expression)) for name, expression in node.get("groups", ()))
-    labels = LabelSet(tuple(node["names"]), node.get("background", 0), palette, groups)
+    objects = tuple(str(name) for name in node.get("objects", ()))
+    labels = LabelSet(tuple(node["names"]), node.get("background", 0), palette, groups, objects)
     results = []
     for each in content["results"]:
         scores = {name: nan if value is None else float(value) for name, value in each["scores"].items()}
@@ -155,7 +155,7 @@ def add_result(folder: Path, task: str, labels: LabelSet, result: Result, overwr
     content = {
         "task": task,
         "labels": {"names": labels.names, "background": labels.background}
-        | {"palette": labels.palette, "groups": labels.groups},
+        | {"palette": labels.palette, "groups": labels.groups, "objects": labels.objects},
         "results": [_plain(each) for each in [*kept, result]],
     }
     with write_atomically(results_file(folder, task)) as file:
@@ -226,18 +226,3 @@ def shown_judgements(folder: Path, task: str, result: Result) -> dict[str, dict[
             judgement["map"] = read_image(path)[0]
         shown[image] = judgement
     return shown
-
-
-def check_groups(labels: LabelSet) -> None:
-    """Require that the groups of images are regular expressions.
-
-    Raises:
-        UserError: names the first that is none.
-    """
-    for name, expression in labels.groups:
-        try:
-            re.compile(expression)
-        except re.error as error:
-            raise UserError(
-                f"data.labels.groups.{name} is {expression!r}: no regular expression ({error})"
-            ) from None

@@ -45,7 +45,7 @@ class Segmentation(Task):
     """
 
     name: ClassVar[str] = "segmentation"
-    needs: ClassVar[str] = "classes"
+    needs = "classes"
 
     def __init__(
         self,

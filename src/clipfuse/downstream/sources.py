@@ -17,7 +17,7 @@ from clipfuse.files import file_sha256, json_sha256
 from clipfuse.images import read_image
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network
-from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
+from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb, rgb_to_luma_chroma
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.types import FusionBatch
 
@@ -58,13 +58,10 @@ def _plain(name: str, pair: FusionBatch) -> Tensor:
     infrared, visible, chroma = pair.infrared[0], pair.visible[0], pair.chroma[0]
     if name == "infrared":
         return to_bytes(infrared).expand(3, -1, -1)
-    if name == BOTH:
-        return torch.cat((_colored(visible, chroma), to_bytes(infrared)))
-    fused = {
-        "visible": visible,
-        "average": (infrared + visible) / 2,
-        "maximum": torch.maximum(infrared, visible),
-    }
+    if name in ("visible", BOTH):
+        color = to_bytes(luma_chroma_to_rgb(visible, chroma))  # of 8 bits, it is the stored one
+        return torch.cat((color, to_bytes(infrared))) if name == BOTH else color
+    fused = {"average": (infrared + visible) / 2, "maximum": torch.maximum(infrared, visible)}
     return _colored(fused[name], chroma)
 
 

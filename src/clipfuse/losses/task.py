@@ -135,7 +135,7 @@ class TaskLoss(BilevelLoss):
         return self
 
     def setup(self, sample: LossInputs) -> None:
-        """Refuse data without maps of classes, or with more classes than the network has."""
+        """Refuse data with more classes than the network has, beside data without any."""
         super().setup(sample)
         if wrong := self._wrong(sample):
             raise ValueError(wrong)
@@ -218,10 +218,7 @@ class TaskLoss(BilevelLoss):
         """Return what the labels of a batch lack, or an empty text."""
         classes = inputs.classes
         if classes is None:
-            return (
-                f"{_LOSS} loss: the data have no maps of classes, from which the task network learns; take "
-                "data with labels, such as data=msrs, or another loss"
-            )
+            return f"{_LOSS} loss: a batch has no maps of classes, from which the task network learns"
         most = classes.masked_fill(classes == IGNORED, 0).flatten(1).amax(1)
         if int(most.max()) < self.classes:
             return ""

@@ -41,9 +41,7 @@ class Segmenter(nn.Module):
         self.width = width
         if self.classes < 2 or len(set(self.names)) < len(self.names):
             found = ", ".join(self.names) or self.classes
-            raise ValueError(
-                f"segmenter: classes is {found}; expected two or more, or as many different names"
-            )
+            raise ValueError(f"segmenter: classes is {found}; expected two or more, no name twice")
         if width < 4 or width % 4:
             raise ValueError(f"segmenter: width is {width}; expected a multiple of 4")
 

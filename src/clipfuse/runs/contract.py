@@ -65,6 +65,12 @@ RULES = (
     ),
     Rule("test", HARMLESS, "a run without a test is left out", resume=True),
     Rule("seed loss.seed loss.*.seed", HARMLESS, "the runs of a row are its repetitions over seeds"),
+    Rule(
+        "downstream downstream_seeds",
+        HARMLESS,
+        "is done after the training; its results name it",
+        resume=True,
+    ),
     Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last weights"),
     # The loss, with the solver that trains it.
     Rule("loss", ROW, "what is compared"),

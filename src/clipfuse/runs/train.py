@@ -22,6 +22,7 @@ from clipfuse.runs.build import build, build_all
 from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
 from clipfuse.runs.cost import Cost
+from clipfuse.runs.downstream import forget_judging, planned_judging
 from clipfuse.runs.folder import lies_in
 from clipfuse.runs.notices import notices
 from clipfuse.runs.objective import check_objective, higher_is_better
@@ -61,6 +62,7 @@ class TrainSettings:
     overwrite: bool
     test: bool
     tuning: dict[str, Any] | None
+    downstream_seeds: list[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 @dataclass
@@ -143,6 +145,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
     check_objective(config.objective, metrics, config.test, loss.name)
+    judging = planned_judging(config, source, callbacks)
     said = resume_notices(start, config.checkpoint, record)
     said += [] if start.trained else notices(record, loss, solver, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
@@ -157,6 +160,8 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
     overwrite, resumes = config.overwrite or config.auto_resume, lies_in(start.path, folder)
     with recorded(folder, record, trainer, overwrite, resumes, command, said) as status:
+        if not start.trained and rank_leads():
+            forget_judging(folder)
         cost = Cost(trainer.strategy.root_device)
         trainer.fit(module, datamodule=data, ckpt_path=start.path, weights_only=True)
         status["fit"] = cost.record(start.updates, trainer.global_step, module.samples_seen)
@@ -176,6 +181,8 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
             # After fit the module holds the last weights, averaged if the run averages.
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
+        if judging is not None:
+            judging.run(folder, data, trainer, module)
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
         found = None if objective is None else float(objective)
         status["objective"] = found if found is not None and isfinite(found) else None

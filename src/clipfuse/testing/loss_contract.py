@@ -179,7 +179,7 @@ class LossContract:
 
     def test_a_lower_level_moves_its_own_parameters(self, loss: FusionLoss, inputs: LossInputs) -> None:
         """The losses of a `BilevelLoss` depend on the lower values they are given, and on no others."""
-        if not isinstance(loss, BilevelLoss):
+        if not isinstance(loss, BilevelLoss) or not loss.lower_parameters():
             return
         state, lower = loss.prepare(inputs), list(loss.lower_parameters())
         other = [torch.randn_like(value).requires_grad_() for value in lower]

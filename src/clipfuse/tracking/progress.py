@@ -1,11 +1,35 @@
 """One line that shows how far a run is."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import floor
+from threading import Lock
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
+
+
+@contextmanager
+def amount_bar(title: str, unit: str, total: int, quiet: bool = False) -> Iterator[Callable[[float], None]]:
+    """Show a bar over an amount of work that is reported in parts, with the time the rest will take.
+
+    Yields:
+        A function of what has been done since its last call.
+    """
+    place: Any = {"mininterval": 0.2 if sys.stderr.isatty() else 10, "dynamic_ncols": True}
+    with tqdm(desc=title, unit=unit, total=total, disable=quiet or not total, **place) as bar:
+        done, lock = 0.0, Lock()
+
+        def advance(amount: float) -> None:
+            nonlocal done
+            with lock:  # reports come from several threads
+                done += amount
+                bar.update(min(total, floor(done + 1e-6)) - bar.n)
+
+        yield advance
 
 
 class RunProgress(ProgressBar):

@@ -48,7 +48,8 @@ def test_a_bend_moves_what_is_far_away(canvas: Make) -> None:
 def test_a_filled_quad_has_the_material_and_the_rest_is_left(canvas: Make) -> None:
     street = canvas()
     before = street.buffer.copy()
-    street.fill(quad(8.0, -1, 1, 0.5, 2.5), GRAY, tone=0.5, target=True)
+    street.shares.begin("person", target=True)
+    street.fill(quad(8.0, -1, 1, 0.5, 2.5), GRAY, tone=0.5)
     inside = street.buffer[..., TARGET] == 1
     rows, columns = np.nonzero(inside)
     scale = street.camera.scale(8.0)
@@ -81,7 +82,8 @@ def test_the_flanks_and_the_bottom_may_be_darker(canvas: Make) -> None:
 def test_what_lies_outside_of_the_picture_changes_nothing(canvas: Make) -> None:
     street = canvas()
     before = street.buffer.copy()
-    street.fill(quad(8.0, 60, 62, 0, 2), GRAY, target=True)
+    street.shares.begin("person", target=True)
+    street.fill(quad(8.0, 60, 62, 0, 2), GRAY)
     street.shadow(quad(8.0, 60, 62, 0, 2), 0.5, 0.1)
     street.warp(np.ones((4, 4, CHANNELS), np.float32), quad(8.0, 60, 62, 0, 2))
     assert (street.buffer == before).all()

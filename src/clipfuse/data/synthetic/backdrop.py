@@ -81,6 +81,7 @@ class Ridge:
         line = np.repeat(line[::5], 5) if self.blocky else line + 0.3 * canvas.speckle(1, count)[0]
         x[4::5] += (x[1] - x[0]) * 0.98 * self.blocky
         y = self.height * (0.62 + 0.2 * line).clip(0.1, 1.2)
+        canvas.shares.begin("building" if self.blocky else "vegetation")
         crest = np.stack([x, y, np.full(count, self.distance)], 1)
         outline = np.concatenate([crest, crest[::-1] * (1, 0, 1)])
         canvas.fill(outline, self.material, 1.1, 0.4)
@@ -157,6 +158,8 @@ class Ground:
         marks = marks * (0.85 + 0.25 * broad - 0.4 * self.wear * (patch > 0.8)).clip(0, 1)
         plane[..., :3] += marks[..., None] * (f32(self.marking) - plane[..., :3])
         plane[..., 3] -= 0.8 * marks
+        which = np.where(aside < self.half, 0, np.where(aside < self.half + self.pavement, 1, 2))
+        canvas.shares.surface(top, ("road", "pavement", "ground"), which)
         below = canvas.buffer[top:]
         below[..., ALBEDO], below[..., LIGHT] = plane[..., :3], 0
         below[..., HEAT], below[..., DEPTH] = plane[..., 3], z

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipfuse.data.synthetic.labels import Shares
+
 Floats = NDArray[Any]  # float32; the stubs of cv2 lose the kind
 RGB = tuple[float, float, float]
 
@@ -81,12 +83,16 @@ class Material:
 
 
 class Canvas:
-    """An (S, S, 9) float32 `buffer`; things are painted from far to near."""
+    """An (S, S, 9) float32 `buffer`; things are painted from far to near.
+
+    Each thing begins with `shares.begin`, which gives its class and whether it is a hot target.
+    """
 
     def __init__(self, camera: Camera, sky_temperature: float, rng: np.random.Generator) -> None:
         """Start empty; `rng` draws the noise from which all textures are cut."""
         self.camera, self.sky_temperature, self.rng = camera, sky_temperature, rng
         self.buffer = np.zeros((camera.size, camera.size, CHANNELS), np.float32)
+        self.shares = Shares(camera.size)
         white = rng.standard_normal((TILE, TILE), dtype=np.float32)
         self.fine = cv2.copyMakeBorder(white, 0, TILE, 0, TILE, cv2.BORDER_WRAP)
         cloud = np.zeros_like(white)
@@ -113,11 +119,11 @@ class Canvas:
         crop = self.fine[top : top + min(height, TILE), left : left + min(width, TILE)]
         return crop if crop.shape == (height, width) else cv2.resize(crop, (width, height))
 
-    def vector(self, material: Material, depth: float, target: bool = False) -> Floats:
+    def vector(self, material: Material, depth: float) -> Floats:
         """Return the nine channels of a material at a distance."""
         mirrored = (1 - material.emissivity) * self.sky_temperature
         heat = material.emissivity * material.temperature + mirrored
-        return np.array([*material.albedo, *material.light, heat, depth, float(target)], np.float32)
+        return np.array([*material.albedo, *material.light, heat, depth, self.shares.target], np.float32)
 
     def stamp(self, left: int, top: int, alpha: Floats, values: Floats) -> None:
         """Blend (h, w, 9) values over the buffer with coverage (h, w); parts may lie outside."""
@@ -127,6 +133,7 @@ class Canvas:
             cut = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
             region = self.buffer[y0:y1, x0:x1]
             region += alpha[cut][..., None] * (values[cut] - region)
+            self.shares.stroke(y0, y1, x0, x1, alpha[cut])
 
     def coverage(self, pixels: Floats, margin: int = 1) -> tuple[int, int, Floats] | None:
         """Return left, top and antialiased coverage of a polygon's visible box; None if out of view."""
@@ -147,9 +154,7 @@ class Canvas:
         material: Material,
         tone: float = 1,
         fade: float = 0,
-        *,
         round: float = 0,
-        target: bool = False,
     ) -> None:
         """Fill a polygon of (N, 3) world points with `tone` times the material's albedo.
 
@@ -168,7 +173,7 @@ class Canvas:
         if material.grain:
             shade = shade * (1 + material.grain * self.speckle(height, width))
         values = np.empty((height, width, CHANNELS), np.float32)
-        values[:] = self.vector(material, float(points[0, 2] + points[-1, 2]) / 2, target)
+        values[:] = self.vector(material, float(points[0, 2] + points[-1, 2]) / 2)
         values[..., ALBEDO] *= shade[..., None]
         self.stamp(left, top, alpha, values)
 

@@ -1,6 +1,7 @@
 """Rendered pairs as a data set."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,9 +9,11 @@ import torch
 from clipfuse.data.pairs import PARTS, Pair
 from clipfuse.data.synthetic import sensor
 from clipfuse.data.synthetic.canvas import TARGET, Canvas
-from clipfuse.data.synthetic.scene import Sampler, Scene
+from clipfuse.data.synthetic.labels import LABELS
+from clipfuse.data.synthetic.scene import CONDITIONS, Sampler, Scene
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
+from clipfuse.types import LabelSet
 
 VERSION = 1  # raise it whenever an image changes; it is part of the fingerprint
 SMALLEST = 64
@@ -26,8 +29,8 @@ def render(seed: int, index: int, size: int = 224) -> Pair:
     """Render one registered pair from its seed and index alone.
 
     Own design: everything is drawn once into a buffer of reflectance, emitted light, temperature and
-    distance; both bands, the target mask and the ideal fusion are computed from that buffer, so that
-    they agree to the pixel. Conditions are day 40 %, dusk 15 %, night 30 %, fog 15 %.
+    distance; both bands, the target mask, the labels and the ideal fusion are computed from that buffer, so
+    that they agree to the pixel. Conditions are day 40 %, dusk 15 %, night 30 %, fog 15 %.
 
     Args:
         seed: seed of the data set, >= 0.
@@ -36,7 +39,8 @@ def render(seed: int, index: int, size: int = 224) -> Pair:
 
     Returns:
         infrared (1, S, S) uint8, visible (3, S, S) uint8 RGB, target_mask (1, S, S) bool (people and
-        cars with a warm engine), reference (1, S, S) uint8: the ideal fused luma of `sensor.ideal`.
+        cars with a warm engine), reference (1, S, S) uint8: the ideal fused luma of `sensor.ideal`, classes
+        (S, S) uint8 and boxes of people and cars: see `labels.Shares` and `labels.LABELS`.
     """
     scene, rng = sample_scene(seed, index, size)
     canvas = Canvas(scene.camera, scene.air - scene.weather.cold, rng)
@@ -45,11 +49,14 @@ def render(seed: int, index: int, size: int = 224) -> Pair:
     visible, gain = sensor.expose(scene, canvas.buffer)
     infrared = sensor.thermal(scene, canvas.buffer)
     reference = sensor.ideal(scene, canvas.buffer, visible, infrared)
+    classes, boxes = canvas.shares.labels(canvas.buffer[..., TARGET])
     return Pair(
         infrared=torch.from_numpy(sensor.read_out(infrared, rng)[None]),
         visible=torch.from_numpy(np.ascontiguousarray(sensor.develop(visible, gain, rng).transpose(2, 0, 1))),
         target_mask=torch.from_numpy(canvas.buffer[None, ..., TARGET] > 0.5),
         reference=torch.from_numpy(reference[None]),
+        classes=classes,
+        boxes=boxes,
     )
 
 
@@ -95,16 +102,32 @@ class SyntheticPairs:
         Raises:
             UserError: the data set has no such id.
         """
+        return render(self.seed, self._index(sample_id), self.size)
+
+    def _index(self, sample_id: str) -> int:
         part, _, digits = sample_id.partition("-")
         known = part in self.counts and digits.isdecimal() and sample_id == f"{part}-{int(digits):06d}"
         if not known or int(digits) >= self.counts[part]:
             sizes = ", ".join(f"{name}-000000 to {name}-{n - 1:06d}" for name, n in self.counts.items())
             raise UserError(f"The synthetic data has no sample {sample_id!r}; it has {sizes}.")
-        return render(self.seed, len(PARTS) * int(digits) + PARTS.index(part), self.size)
+        return len(PARTS) * int(digits) + PARTS.index(part)
 
     def scenes(self) -> Mapping[str, str]:
         """Return no names: every image is a scene of its own."""
         return {}
+
+    def labels(self) -> LabelSet:
+        """Return the classes, and the conditions of the validation and test pairs as groups.
+
+        An id does not contain its condition, therefore the expression of a group lists its ids.
+        """
+        found: dict[str, list[str]] = {weather.name: [] for weather in CONDITIONS}
+        parts = self.parts()
+        for sample_id in (*parts["val"], *parts["test"]):
+            rng = np.random.default_rng([self.seed, self._index(sample_id)])
+            found[Sampler(rng, self.size).weather.name].append(sample_id)
+        groups = tuple((name, f"({'|'.join(ids)})$") for name, ids in found.items() if ids)
+        return replace(LABELS, groups=groups)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of renderer version, seed, size and counts, which fix every byte."""

@@ -44,6 +44,7 @@ class Building:
         """Paint roof, facade and end wall."""
         if not canvas.sees(self.x, self.z + self.length, 1.5 * self.length):
             return
+        canvas.shares.begin("building")
         away = float(np.sign(self.x))
         near, far, outer, top = self.z, self.z + self.length, self.x + away * self.depth, self.height
         if self.roof:
@@ -110,6 +111,7 @@ class Plant:
         """Paint shadow, trunk and crown."""
         if not canvas.sees(self.x, self.z, self.spread):
             return
+        canvas.shares.begin("vegetation")
         angles, half, middle = np.linspace(0, 5.5, 8), self.spread / 2, (self.height + self.trunk) / 2
         drift = (self.sun[0] * middle, self.sun[1] * middle) if self.sun else (0.0, 0.0)
         x, z = self.x + drift[0] + half * np.cos(angles), self.z + drift[1] + half * np.sin(angles)
@@ -161,6 +163,7 @@ class Post:
     def paint(self, canvas: Canvas) -> None:
         """Paint the pole and what it carries."""
         girth = {"lamp": 0.08, "sign": 0.04, "wires": 0.14}[self.kind]
+        canvas.shares.begin("pole")
         canvas.plate(self.z, box(self.x - girth, self.x + girth, 0, self.height), self.metal, 0.3)
         {"lamp": self._lamp, "sign": self._sign, "wires": self._wires}[self.kind](canvas)
 
@@ -170,6 +173,7 @@ class Post:
         warm = replace(self.metal, light=self.glow, temperature=warmth)
         arm = [(self.x, top - 0.12), (reach, top + 0.12), (reach, top + 0.2), (self.x, top)]
         canvas.plate(self.z, arm, self.metal)
+        canvas.shares.begin("lamp")
         canvas.plate(self.z, box(reach - 0.35, reach + 0.35, top, top + 0.2), warm)
 
     def _sign(self, canvas: Canvas) -> None:
@@ -177,6 +181,7 @@ class Post:
         angles = np.arange(sides) * 2 * np.pi / sides + np.pi / 2
         paints = ((0.55, 0.45, 0.05), (0.4, 0.03, 0.04), (0.04, 0.12, 0.35), (0.5, 0.5, 0.5))
         rim, inner = (paints[i] for i in canvas.rng.choice(4, 2, replace=False))
+        canvas.shares.begin("sign")
         for radius, paint in ((0.4, rim), (0.31, inner), (0.11, rim)):
             outline = np.stack([self.x + radius * np.cos(angles), self.height + radius * np.sin(angles)], 1)
             canvas.plate(self.z, outline, Material(paint, self.metal.temperature, 0.85))

@@ -58,6 +58,7 @@ class Car:
         """Paint shadow, tyres, body, glass and lamps."""
         if not canvas.sees(self.x, self.z, 3):
             return
+        canvas.shares.begin("car", target=self.running)
         length, width, height = SIZES[self.kind]
         base = self.cold + 9 * self.running
         body = Material(self.color, base, 0.9, grain=0.015)
@@ -103,7 +104,7 @@ class Car:
         (_, y0, z0), (_, y1, z1) = world[0].tolist(), world[2].tolist()
         upward = abs(z1 - z0) / (abs(z1 - z0) + abs(y1 - y0) + 0.01) if fade < 0.2 else 0.2
         light = 0.6 + 0.55 * upward
-        canvas.fill(world, material, light, fade, target=self.running)
+        canvas.fill(world, material, light, fade)
 
     def _side(self, canvas: Canvas, profile: Floats, half: Floats, glass: Material, rubber: Material) -> None:
         cabin = profile[3:7]
@@ -161,6 +162,7 @@ class Person:
 
     def paint(self, canvas: Canvas) -> None:
         """Paint shadow, legs, arms, torso and head; lengths are fractions of the height."""
+        canvas.shares.begin("person", target=True)
         self._shadow(canvas)
         skin = Material((0.34, 0.21, 0.15), 33.5)
         hair = Material((0.035, 0.028, 0.022), 29.0, grain=0.2)
@@ -202,7 +204,7 @@ class Person:
         outline = smooth(np.concatenate([line + offset, (line - offset)[::-1]])) * self.height
         x = self.x + outline[:, 0] * (1 if self.turn >= 0 else -1)
         world = np.stack([x, outline[:, 1], np.full_like(x, self.z)], 1)
-        canvas.fill(world, cloth, 1.05 * tone, 0.25, round=0.35, target=True)
+        canvas.fill(world, cloth, 1.05 * tone, 0.25, round=0.35)
 
     def _shadow(self, canvas: Canvas) -> None:
         feet = [(-0.3, -0.15), (0.3, -0.15), (0.3, 0.2), (-0.3, 0.2)]

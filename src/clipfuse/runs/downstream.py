@@ -1,0 +1,148 @@
+"""What a machine sees on the fused images of a run, judged at the end of its training."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig
+
+from clipfuse.downstream.base import Task
+from clipfuse.downstream.evaluation import Evaluation
+from clipfuse.downstream.material import Material, labels_of
+from clipfuse.downstream.protocols import RETRAINED
+from clipfuse.downstream.results import Result, shown_judgements
+from clipfuse.downstream.sources import ALWAYS, Source, plain_source, run_source
+from clipfuse.downstream.table import mean_scores, result_table
+from clipfuse.errors import UserError
+from clipfuse.runs.build import build
+from clipfuse.runs.owner import owned
+from clipfuse.tracking.base import SummaryLogger, media_loggers, samples_seen
+from clipfuse.tracking.pictures import to_picture
+from clipfuse.tracking.progress import amount_bar
+from clipfuse.training.checkpoints import LastCheckpoint
+from clipfuse.types import SAMPLES_SEEN, LabelSet
+
+OTHERS = "downstream-sources"  # folder beside the runs, for results of what is no run
+_SHOWN = 4  # test images in the table of a logger
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The task of `train ... downstream=X`, checked before the training; done by retrained-1 after it.
+
+    Attributes:
+        task: from `conf/downstream/`.
+        labels: of the data.
+        source: the data set.
+        seeds: of the task networks.
+        trust: package of the backbone's class, which the checkpoint names.
+    """
+
+    task: Task
+    labels: LabelSet
+    source: Any
+    seeds: list[int]
+    trust: tuple[str, ...]
+
+    def run(self, folder: Path, data: Any, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Judge the run and the sources beside it, print the table and log the scores.
+
+        Results of the other sources are kept beside the run folder, and shared by all runs there.
+
+        Args:
+            folder: the run folder, which this process owns.
+            data: the run's `FusionDataModule`.
+            trainer: of the run.
+            module: that was trained.
+
+        Raises:
+            UserError: the task cannot be trained on these labels, or results cannot be written.
+        """
+        if not trainer.is_global_zero:
+            return
+        device = "cuda" if trainer.strategy.root_device.type == "cuda" else "cpu"
+        out = folder.resolve().parent / OTHERS
+        own = run_source(folder, "fused", device, True, self.trust)
+        sources = [*(plain_source(name, out) for name in ALWAYS), own]
+        scenes = getattr(self.source, "scenes", dict)()
+        parts, fingerprint = self.source.parts(), self.source.fingerprint()
+        material = Material(self.task, self.labels, data.whole, parts, scenes, fingerprint)
+        evaluation = Evaluation(material, RETRAINED, self.seeds, _owned, device, note=print)
+        shown = evaluation.trainings(evaluation.missing(sources)) * self.task.updates
+        with amount_bar("judging", " updates", shown) as evaluation.progress:
+            results = evaluation.run(sources)
+        print(result_table(results))
+        print(evaluation.summary())
+        self._log(trainer, module, material, sources, results)
+
+    def _log(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        material: Material,
+        sources: list[Source],
+        results: dict[str, list[Result]],
+    ) -> None:
+        seen, prefix = samples_seen(module), f"downstream/{self.task.name}"
+        means = {name: mean_scores(found) for name, found in results.items()}
+        scores = {f"{prefix}/{name}": value for name, value in means["fused"].items()}
+        others = {
+            f"{prefix}/{name}/{source}": value
+            for source, each in means.items()
+            for name, value in each.items()
+            if source != "fused" and "/" not in name
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics({**scores, SAMPLES_SEEN: seen}, trainer.global_step)
+            if isinstance(logger, SummaryLogger):
+                logger.log_summary(others)
+        if loggers := media_loggers(trainer):
+            names = material.test[:_SHOWN]
+            columns, rows = ["image", "truth"], [[name] for name in names]
+            for source in sources:
+                examples = material.examples(source, names)
+                found = shown_judgements(source.folder, self.task.name, results[source.name][0])
+                columns.append(source.name)
+                for row, example in zip(rows, examples, strict=True):
+                    if len(row) == 1:
+                        row.append(to_picture(self.task.draw(self.labels, example, None) / 255))
+                    row.append(to_picture(self.task.draw(self.labels, example, found[example.name]) / 255))
+            for media in loggers:
+                media.log_rows(f"{prefix}/overlays", columns, rows, seen)
+
+
+def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Judging | None:
+    """Return what `downstream=X` of a training is to do at its end; None where nothing was chosen.
+
+    Raises:
+        UserError: the data has no labels, or the training would leave no checkpoint.
+    """
+    if config.get("downstream") is None:
+        return None
+    task = build(config.downstream, "downstream")
+    if not isinstance(task, Task):
+        raise UserError(f"downstream._target_ is {config.downstream._target_}; expected a subclass of Task")
+    labels = labels_of(source)
+    if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
+        raise UserError(
+            "downstream needs the checkpoint that callbacks.last writes, by which the training images are "
+            "fused; leave it in, or choose downstream=null"
+        )
+    seeds = [int(seed) for seed in config.downstream_seeds]
+    trust = (str(config.backbone._target_).partition(".")[0],)
+    return Judging(task, labels, source, seeds, tuple(each for each in trust if each != "clipfuse"))
+
+
+def forget_judging(folder: Path) -> None:
+    """Remove the results of a run that goes on: they are those of other weights."""
+    for path in (folder / "downstream").glob("*/metrics.json"):
+        path.unlink(missing_ok=True)
+    for path in (folder / "downstream").glob("*/predicted/*/*.png"):
+        path.unlink(missing_ok=True)
+
+
+def _owned(source: Source) -> AbstractContextManager[None]:
+    """Own the folder of a source that runs share, when no other process has it; the run's own is owned."""
+    return nullcontext() if source.of_run else owned(source.folder, kind="source", wait=True)
