@@ -125,6 +125,8 @@ TESTED_ELSEWHERE = {
     "contourlet/spectra.py": "tests/contourlet/test_transform.py",
     "contourlet/tree.py": "tests/contourlet/test_parity.py",
     "downstream/base.py": "an interface: tests/downstream/test_segmentation.py",
+    "downstream/detectors.py": "tests/downstream/test_detection.py",
+    "downstream/objects.py": "tests/downstream/test_detection.py",
     "errors.py": "tests/cli/test_bad_input.py",
     "hydra_plugins/clipfuse_launcher/_display.py": "tests/cli/test_sweep.py",
     "hydra_plugins/clipfuse_launcher/_sweep.py": "tests/cli/test_sweep.py",

@@ -11,7 +11,7 @@ from clipfuse.data.pairs import Pair
 from clipfuse.data.synthetic import SyntheticPairs, render
 from clipfuse.data.synthetic.backdrop import Ground, Ridge
 from clipfuse.data.synthetic.canvas import TARGET, Canvas, Material
-from clipfuse.data.synthetic.labels import BOXED, LABELS, LEAST_PIXELS, Shares
+from clipfuse.data.synthetic.labels import LABELS, LEAST_PIXELS, Shares
 from clipfuse.data.synthetic.scene import Scene
 from clipfuse.data.synthetic.source import sample_scene
 from clipfuse.data.synthetic.surroundings import Building, Plant, Post
@@ -21,7 +21,7 @@ from clipfuse.types import IGNORED, Boxes
 
 Make = Callable[..., Canvas]
 GRAY = Material((0.3, 0.3, 0.3), 10.0)
-PERSON, CAR = (LABELS.names.index(name) for name in BOXED)
+PERSON, CAR = (LABELS.names.index(name) for name in LABELS.objects)
 UNCLEAR = 1e-5  # shares are float32: sums over tens of strokes are exact to some 1e-6
 
 
@@ -102,7 +102,7 @@ def test_labels_equal_those_of_each_thing_alone(index: int) -> None:
     expected = []
     for owner, places in sorted(pixels.items()):
         name = shares.begun[owner][0]
-        if name in BOXED and len(places) >= LEAST_PIXELS:
+        if name in LABELS.objects and len(places) >= LEAST_PIXELS:
             rows, columns = zip(*places, strict=True)
             box = [min(columns), min(rows), max(columns) + 1, max(rows) + 1]
             expected.append((box, LABELS.names.index(name)))
@@ -207,7 +207,7 @@ def test_each_thing_has_its_classes(canvas: Make, case: str) -> None:
     thing.paint(street)
     classes, boxes = street.shares.labels(street.buffer[..., TARGET])
     assert {LABELS.names[kind] for kind in classes.unique()} == expected | {"sky"}
-    assert {LABELS.names[kind] for kind in boxes.classes} == expected & set(BOXED)
+    assert {LABELS.names[kind] for kind in boxes.classes} == expected & set(LABELS.objects)
 
 
 @pytest.fixture(scope="module")
