@@ -158,7 +158,8 @@ class PairedFolder:
         if self._labels:
             self._labels.check(one)
         self._captions = read_captions(captions, used, folder) if captions is not None else {}
-        known = {f"other in {each}".lower() for each in (masks, described.folder if self._labels else None)}
+        read = described.folder if described and self._labels else None
+        known = {f"other in {each}".lower() for each in (masks, read)}
         left_out = {kind: n for kind, n in found.left_out.items() if kind.lower() not in known}
         self._found = replace(found, left_out=left_out).summary()
         self._found += f"; {len(masks_of)} masks of targets" if masks_of else ""
