@@ -78,7 +78,10 @@ def test_names_come_from_a_file_of_one_name_per_line(tmp_path: Path) -> None:
         ({"ignore": 256}, "data.labels.ignore is 256"),
         ({"kind": "voc", "ignore": 255}, "data.labels.ignore is 255"),
         ({"objects": "car"}, "data.labels.objects is 'car'; expected null or a list of names"),
-        ({"objects": ["cars"]}, "objects names 'cars'; expected some of none, car, person. Did you mean 'car'?"),
+        (
+            {"objects": ["cars"]},
+            "objects names 'cars'; expected some of none, car, person. Did you mean 'car'?",
+        ),
         ({"groups": ["N$"]}, "data.labels.groups is ['N$']; expected a mapping"),
         ({"groups": {"car": "N$"}}, "has a group 'car'; expected a word that is no name of a class"),
         ({"groups": {"a/b": "N$"}}, "has a group 'a/b'"),
