@@ -59,6 +59,21 @@ class MixedPairs:
         """Return what classes mean where all data sets agree in it; else None."""
         return self._labels
 
+    def no_labels(self, kind: str) -> str:
+        """Return why there are no "classes", "boxes" or "captions", and what to do."""
+        if kind != "captions" and any(labels_of(source) for source in self._sources.values()):
+            return (
+                "its data sets have no labels in common, or name their classes differently; take one of them"
+            )
+        return f"not all of its data sets ({', '.join(self._sources)}) have them; take one that has"
+
+    def labels_fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the `labels_fingerprint` of each data set that has one."""
+        known = {
+            key: source for key, source in self._sources.items() if hasattr(source, "labels_fingerprint")
+        }
+        return json_sha256({key: source.labels_fingerprint() for key, source in known.items()})
+
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose data set has scenes."""
         return self._scenes
