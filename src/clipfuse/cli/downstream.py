@@ -129,7 +129,8 @@ def _downstream(config: "DictConfig") -> None:
         config.overwrite,
         note=print,
     )
-    for warning in material.warnings():
+    notes: dict[str, str | None] = getattr(data, "scene_notes", dict)()
+    if warning := notes.get("warning"):
         print(f"warning: {warning}", file=sys.stderr)
     with stop_on_sigterm(), _progress(evaluation, sources):
         results = evaluation.run(sources)
