@@ -2,9 +2,9 @@
 
     python -m experiments.verdict.jackknife [--draws 2000]
 
-Each draw makes confusion matrices (or boxes) of two losses with the same distribution, and of one plain source
-with the same expectation, by fusion seed, task seed and scene. It counts how often the 95 % interval of their
-difference misses 0.
+Each draw makes confusion matrices (or boxes) of two losses with the same distribution, and of one plain
+source with the same expectation, by fusion seed, task seed and scene. It counts how often the 95 % interval
+of their difference misses 0.
 """
 
 from collections.abc import Sequence
