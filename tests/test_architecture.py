@@ -107,6 +107,7 @@ TESTED_ELSEWHERE = {
     "bilevel/problem.py": "protocols alone, nothing to test",
     "cli/evaluate.py": "ten lines: tests/cli/test_bad_input.py, tests/training/test_training.py",
     "cli/in_python.py": "tests/api/test_training.py",
+    "cli/judged.py": "tests/cli/test_downstream.py",
     "cli/new_loss.py": "tests/cli/test_own.py",
     "cli/sources.py": "tests/cli/test_compare.py",
     "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
@@ -126,6 +127,7 @@ TESTED_ELSEWHERE = {
     "contourlet/tree.py": "tests/contourlet/test_parity.py",
     "downstream/base.py": "an interface: tests/downstream/test_segmentation.py",
     "downstream/detectors.py": "tests/downstream/test_detection.py",
+    "downstream/material.py": "tests/downstream/test_evaluation.py, tests/cli/test_downstream.py",
     "downstream/objects.py": "tests/downstream/test_detection.py",
     "errors.py": "tests/cli/test_bad_input.py",
     "hydra_plugins/clipfuse_launcher/_display.py": "tests/cli/test_sweep.py",
@@ -135,6 +137,7 @@ TESTED_ELSEWHERE = {
     "metrics/verdict.py": "tests/metrics/test_balanced.py",
     "networks/checkpoints.py": "tests/cli/test_strangers.py",
     "networks/onnx.py": "tests/networks/test_export.py",
+    "runs/downstream.py": "tests/cli/test_downstream.py",
     "testing/ranks.py": "tests/testing/test_loss_contract.py",
     "version.py": "one line: tests/cli/test_main.py, tests/test_documents.py",
 }

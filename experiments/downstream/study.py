@@ -43,12 +43,11 @@ LOSSES = {
     "task": ["loss=task"],
 }
 SEEDS, STEPS = "0,1,2,3,4", 300
-# What each set is, the words of each loss, and the settings of the task network.
+# What each set is, and the words of each loss.
 SETS = {
     "msrs": ["data=msrs", "data.root={msrs}"],
     "synthetic": ["data=synthetic", "data.train=300", "data.val=20", "data.test=100"],
 }
-OF_SET = {("synthetic", "task"): ["loss.num_classes=11"]}
 TINY = {
     "msrs": ["data.val=0.02", "loader.crop_size=32"],
     "synthetic": ["data.train=6", "data.val=2", "data.test=4", "data.size=64", "loader.crop_size=32"],
@@ -57,9 +56,9 @@ TINY = {
 
 def words(name: str, loss: str, steps: int) -> list[str]:
     """Return the overrides of one training of a loss on a set."""
-    bilevel = loss in ("promptfusion", "promptfusion_fixed")
+    bilevel = loss in ("promptfusion", "promptfusion_fixed", "task")
     warmup = [f"loss.warmup={steps // 5}"] if bilevel else []
-    return [*SETTINGS, *LOSSES[loss], *OF_SET.get((name, loss), []), *warmup, f"steps={steps}"]
+    return [*SETTINGS, *LOSSES[loss], *warmup, f"steps={steps}"]
 
 
 def train(out: Path, name: str, data: Sequence[str], tiny: bool) -> None:

@@ -59,7 +59,7 @@ class TestLearned(LossContract):
 class TestFrozen(LossContract):
     @pytest.fixture
     def node(self, loss_node: Callable[..., dict[str, Any]], tmp_path: Path) -> dict[str, Any]:
-        torch.save(weights_of(Segmenter(9, 4, seed=3)), tmp_path / "weights.pt")
+        torch.save(weights_of(Segmenter(16, 4, seed=3)), tmp_path / "weights.pt")
         more = ["loss.frozen=true", f"loss.weights={tmp_path / 'weights.pt'}"]
         return loss_node("task", "loss.warmup=0", "loss.network.width=4", *more)
 

@@ -34,7 +34,7 @@ def test_the_seed_alone_decides_its_start_and_nothing_else_is_drawn() -> None:
 
 
 def test_size() -> None:
-    assert sum(each.numel() for each in Segmenter().parameters()) == 145257
+    assert sum(each.numel() for each in Segmenter().parameters()) == 146272
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,20 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
     if write is not None:
         write(path)
     with pytest.raises(ValueError, match=message):
+        load_weights(Segmenter(["road", "car"], 4), path)
+
+
+def test_a_file_of_a_downstream_training_fits_its_network(tmp_path: Path) -> None:
+    from clipfuse.downstream.networks import segmentation_network, weights_of
+
+    def network(seed: int) -> nn.Module:
+        return segmentation_network("lraspp_mobilenet_v3_small", "none", 2, 3, seed).eval()
+
+    kept, path, images = network(1), tmp_path / "network.pt", torch.rand(1, 3, 32, 32)
+    torch.save(weights_of(kept, "lraspp_mobilenet_v3_small", ["road", "car"]), path)  # type: ignore[arg-type]
+    other = network(2)
+    assert not torch.equal(other(images), kept(images))
+    load_weights(other, path)
+    assert torch.equal(other(images), kept(images))
+    with pytest.raises(ValueError, match="of another architecture than Segmenter"):
         load_weights(Segmenter(["road", "car"], 4), path)

@@ -136,6 +136,14 @@ class Task(ABC):
     def prepare(self, network: nn.Module, examples: Sequence[Example]) -> None:  # noqa: B027
         """Get the network ready for these examples before its first update, such as weights of classes."""
 
+    def trained(self, labels: LabelSet, channels: int) -> nn.Module | None:
+        """Return the network of a file that the settings name, for frozen-1; None: one is to be trained.
+
+        Raises:
+            UserError: the file cannot be read, or its network is another or finds other classes.
+        """
+        return None
+
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
         """Return the scalar to minimise.

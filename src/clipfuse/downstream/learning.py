@@ -58,7 +58,7 @@ def learn(
             loss = task.loss(network, images.contiguous(memory_format=torch.channels_last), moved)
             if not bool(loss.isfinite()):
                 raise UserError(
-                    f"the loss of {task.name} is {float(loss)} after {update} updates; lower "
+                    f"the loss of {task.name} is {float(loss.detach())} after {update} updates; lower "
                     f"downstream.learning_rate (now {task.learning_rate:g})"
                 )
             optimizer.zero_grad(set_to_none=True)

@@ -5,15 +5,19 @@ encoder; infrared, the fourth channel, by their means. The first layer's weights
 those for red, green and blue, so that networks of three and four channels of one seed start alike.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.models import mobilenet_v3_small, segmentation
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops import FeaturePyramidNetwork
 
 from clipfuse.errors import UserError, reason
 from clipfuse.files import file_sha256
@@ -22,7 +26,6 @@ from clipfuse.ops.seeding import derived_seed
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406, 0.449), (0.229, 0.224, 0.225, 0.226)
 _BATCH_NORM_MOMENTUM = 0.1
-_REMEDY = "expected the state dict of the encoder of downstream.network={network}, written by torch.save"
 
 
 class Normalized(nn.Module):
@@ -51,13 +54,40 @@ class Normalized(nn.Module):
         return out
 
 
-def _lraspp_small(classes: int) -> nn.Module:
-    """Compose what `torchvision.models.segmentation.lraspp_mobilenet_v3_large` is, on the small encoder."""
-    features = mobilenet_v3_small(weights=None, dilated=True).features
-    low, high = 2, len(features) - 1  # strides 8 and 16
-    channels = [features[each].out_channels for each in (low, high)]
-    layers = {str(low): "low", str(high): "high"}
-    return segmentation.LRASPP(IntermediateLayerGetter(features, layers), *channels, classes)
+class Pyramid(nn.Module):
+    """Torchvision's feature pyramid on an encoder; logits come from its finest level, at stride 4.
+
+    After Panoptic FPN (Kirillov et al., CVPR 2019), with one convolution of 1x1 as its head: small objects
+    are found at stride 4, which LRASPP does not have.
+
+    Args:
+        encoder: its named layers.
+        layers: name and channels of each level, from fine to coarse.
+        classes: number of classes C.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, encoder: nn.Module, layers: Mapping[str, int], classes: int, width: int = 64) -> None:
+        super().__init__()
+        names = {layer: str(level) for level, layer in enumerate(layers)}
+        self.backbone = IntermediateLayerGetter(encoder, names)
+        self.pyramid = FeaturePyramidNetwork(list(layers.values()), width, norm_layer=nn.BatchNorm2d)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return logits (N, C, H, W) as "out"."""
+        logits = self.head(self.pyramid(self.backbone(images))["0"])
+        return {"out": interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+def _mobilenet_small(classes: int) -> nn.Module:
+    layers = {"1": 16, "3": 24, "8": 48, "12": 576}  # strides 4, 8, 16, 32
+    return Pyramid(mobilenet_v3_small(weights=None).features, layers, classes)
+
+
+def _resnet(*blocks: int) -> Callable[[int], nn.Module]:
+    layers = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    return lambda classes: Pyramid(ResNet(BasicBlock, list(blocks)), layers, classes)
 
 
 def _named(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
@@ -65,7 +95,12 @@ def _named(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
 
 
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Any]] = {
-    "lraspp_mobilenet_v3_small": (_lraspp_small, torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1),
+    "fpn_resnet10": (_resnet(1, 1, 1, 1), None),
+    "fpn_resnet18": (_resnet(2, 2, 2, 2), torchvision.models.ResNet18_Weights.IMAGENET1K_V1),
+    "fpn_mobilenet_v3_small": (
+        _mobilenet_small,
+        torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
+    ),
     "lraspp_mobilenet_v3_large": (
         _named(segmentation.lraspp_mobilenet_v3_large),
         torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V1,
@@ -121,17 +156,30 @@ def extend_first_layer(network: nn.Module, channels: int) -> None:
 
 def encoder_key(encoder: str) -> str:
     """Return what names the encoder's weights in the key of kept results: a file by its content."""
-    return encoder if encoder in ("none", "imagenet") else f"sha256:{file_sha256(_file(encoder))}"
+    return encoder if encoder in ("none", "imagenet") else file_key(encoder, "encoder")
+
+
+def file_key(path: str, setting: str) -> str:
+    """Return the digest of a file of weights.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(path).is_file():
+        other = "none, imagenet or " if setting == "encoder" else ""
+        raise UserError(f"downstream.{setting} is '{path}'; expected {other}an existing file of weights")
+    return f"sha256:{file_sha256(Path(path))}"
 
 
 def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -> None:
     """Copy weights of three channels into a new encoder.
 
     Args:
-        backbone: the encoder as torchvision's segmentation networks hold it, layers by number.
+        backbone: the encoder as torchvision's segmentation networks hold it.
         name: of the network, for messages.
-        encoder: none, imagenet, or a file; a classifier's weights in it are left out.
-        published: torchvision's weights for `imagenet`.
+        encoder: none, imagenet, or a file: the state dict of an encoder, of torchvision's classifier with it,
+            or of a segmentation network; what belongs to no encoder is left out.
+        published: torchvision's weights for `imagenet`; None: there are none.
 
     Raises:
         UserError: as `segmentation_network`.
@@ -139,6 +187,11 @@ def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -
     if encoder == "none":
         return
     if encoder == "imagenet":
+        if published is None:
+            known = ", ".join(each for each, (_, weights) in NETWORKS.items() if weights is not None)
+            raise UserError(
+                f"downstream.encoder=imagenet: torchvision has none of {name}; it has those of {known}"
+            )
         try:
             weights = published.get_state_dict(progress=False, check_hash=True)
         except Exception as error:  # the network, the cache, a wrong checksum: all of it is the hub's
@@ -148,52 +201,81 @@ def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -
             ) from error
         place = published.url
     else:
-        weights, place = _read(encoder, name), encoder
-    wanted = backbone.state_dict()
-    given = {_key(key): value for key, value in weights.items() if not key.startswith("classifier.")}
-    shapes = {key: tuple(value.shape) for key, value in wanted.items()}
-    found = {key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)}
-    odd = [key for key in shapes if found.get(key) != shapes[key]] + [
-        key for key in found if key not in shapes
-    ]
-    if odd:
-        key = odd[0]
+        weights, place = _read(encoder, "encoder")[0], encoder
+    heads = ("classifier.", "aux_classifier.", "fc.", "class_weights")
+    names = {key: key.removeprefix("network.").removeprefix("backbone.") for key in weights}
+    given = {
+        name.removeprefix("features."): weights[key]
+        for key, name in names.items()
+        if not name.startswith(heads)
+    }
+    _copy(backbone, given, f"{place}: not the encoder of {name}")
+
+
+def load_trained(network: Normalized, name: str, classes: Sequence[str], path: str) -> None:
+    """Copy the weights of a whole trained network.
+
+    Args:
+        network: a new one of the same architecture.
+        name: of its architecture.
+        classes: names that its logits must have.
+        path: what `torch.save` wrote of `weights_of`, or the state dict of torchvision's network.
+
+    Raises:
+        UserError: the file cannot be read, is of another architecture, or its classes differ.
+    """
+    weights, record = _read(path, "weights")
+    found = record.get("classes")
+    if isinstance(found, list) and tuple(found) != tuple(classes):
         raise UserError(
-            f"{place} holds the weights of another encoder: '{key}' is {found.get(key, 'absent')} there and "
-            f"{shapes.get(key, 'absent')} in {name}; {_REMEDY.format(network=name)}"
+            f"the task network of {path} finds the classes {', '.join(map(str, found))}; the labels have "
+            f"{', '.join(classes)}; take a network for these classes"
         )
-    if not all(bool(value.isfinite().all()) for value in given.values()):
-        raise UserError(f"{place} holds weights that are not finite; take another file")
-    backbone.load_state_dict(given)
+    given = {key.removeprefix("network."): value for key, value in weights.items()}
+    wanted = network.network.state_dict()
+    given = {key: value for key, value in given.items() if not key.startswith(("aux_", "class_weights"))}
+    last = list(wanted)[-1]
+    if isinstance(given.get(last), Tensor) and len(given[last]) != len(classes):
+        raise UserError(
+            f"the task network of {path} finds {len(given[last])} classes; the labels have {len(classes)}: "
+            f"{', '.join(classes)}; take a network for these classes"
+        )
+    _copy(network.network, given, f"{path}: not the network {name}")
 
 
-def _file(encoder: str) -> Path:
-    path = Path(encoder)
-    if not path.is_file():
-        raise UserError(f"downstream.encoder is '{encoder}'; expected none, imagenet or an existing file")
-    return path
+def weights_of(network: Normalized, name: str, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what a file of a trained network holds, in plain types and tensors; `torch.save` writes it."""
+    state = {key: value.detach().cpu().clone() for key, value in network.network.state_dict().items()}
+    return {"network": name, "classes": list(classes), "state_dict": state}
 
 
-def _read(encoder: str, name: str) -> Mapping[str, Any]:
-    path = _file(encoder)
+def _copy(module: nn.Module, given: Mapping[str, Any], where: str) -> None:
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)}
+    for key in [*wanted, *found]:
+        here, there = wanted.get(key, "no such weight"), found.get(key, "absent")
+        if here != there:
+            raise UserError(f"{where}: '{key}' is {there} there; expected {here}")
+    if not all(bool(given[key].isfinite().all()) for key in wanted):
+        raise UserError(f"{where}: it holds weights that are not finite")
+    module.load_state_dict({key: given[key] for key in wanted})
+
+
+def _read(path: str, setting: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the state dict of a file, and all that the file holds."""
+    file_key(path, setting)
     try:
-        if path.suffix == SUFFIX:
-            from safetensors.torch import load
-
-            content: Any = load(path.read_bytes())
+        if Path(path).suffix == SUFFIX:
+            content: Any = load(Path(path).read_bytes())
         else:
-            content = read_archive(path)
-        if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+            content = read_archive(Path(path))
+        if not isinstance(content, Mapping):
+            raise ValueError("no state dict")
+        state = next((content[key] for key in ("state_dict", "model") if key in content), content)
+        if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
             raise ValueError("no state dict")
     except Exception as error:  # a crafted file can raise anything in its parser
         raise UserError(
-            f"{path} cannot be read as weights ({error}); {_REMEDY.format(network=name)}"
+            f"{path} cannot be read as weights ({error}); expected a state dict that torch.save wrote"
         ) from error
-    return content
-
-
-def _key(key: str) -> str:
-    """Return a name of a classifier's or of a segmentation network's state dict as the encoder has it."""
-    for prefix in ("network.backbone.", "backbone.", "features."):
-        key = key.removeprefix(prefix)
-    return key
+    return state, content

@@ -57,6 +57,8 @@ def retrained(
         UserError: the task cannot be trained or judged on these images, or its encoder cannot be loaded.
     """
     channels = _channels({"train": train, "test": test})
+    if task.trained(labels, channels) is not None:
+        raise UserError(f"{RETRAINED} trains its networks itself; downstream.weights is for {FROZEN}")
     task.check(labels, train, test)
     network = task.build(labels, channels, seed).to(device)
     steps = _Steps(progress, task.updates + len(test))
@@ -72,7 +74,6 @@ def frozen(
     seed: int,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
-    network: nn.Module | None = None,
 ) -> dict[str, dict[str, Judgement]]:
     """Judge the test images of all sources with one network that saw none of them, by frozen-1.
 
@@ -84,7 +85,6 @@ def frozen(
         seed: of the task.
         progress: called with steps done and all steps.
         device: where the network is.
-        network: a trained one in place of training (`clipfuse.downstream.stored.read_network`).
 
     Returns:
         By source, the judgement of each test image by name.
@@ -92,8 +92,9 @@ def frozen(
     Raises:
         UserError: as `retrained`; a source of other channels than the network's, such as `both`.
     """
-    channels = _channels({**({} if network else train_of), **test_of})
+    channels = _channels({**train_of, **test_of})
     tests = sum(len(each) for each in test_of.values())
+    network = task.trained(labels, channels)
     if network is None:
         counts = {name: len(each) for name, each in train_of.items()}
         if len(set(counts.values())) != 1:

@@ -11,7 +11,7 @@ from torchvision.utils import draw_segmentation_masks
 
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfnet_iou, pooled
-from clipfuse.downstream.networks import NETWORKS, encoder_key, segmentation_network
+from clipfuse.downstream.networks import NETWORKS, encoder_key, file_key, load_trained, segmentation_network
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.types import IGNORED, LabelSet
 
@@ -39,6 +39,8 @@ class Segmentation(Task):
         scale: least and greatest magnification.
         class_weights: log: 1 / ln(1.02 + share of the class in the training labels), at most 50.5 (ENet,
             Paszke et al. 2016), so that rare classes count; equal: 1.
+        weights: frozen-1 takes the trained network of this file (`clipfuse.downstream.networks.weights_of`,
+            or the state dict of torchvision's network) and trains none.
 
     Raises:
         UserError: a value out of range; names it.
@@ -49,7 +51,7 @@ class Segmentation(Task):
 
     def __init__(
         self,
-        network: str = "lraspp_mobilenet_v3_small",
+        network: str = "fpn_mobilenet_v3_small",
         encoder: str = "none",
         updates: int = 900,
         batch_size: int = 8,
@@ -58,6 +60,7 @@ class Segmentation(Task):
         crop: Sequence[int] | None = (192, 256),
         scale: Sequence[float] = (1.0, 1.5),
         class_weights: str = "log",
+        weights: str | None = None,
     ) -> None:
         for key, value, known in (
             ("network", network, tuple(NETWORKS)),
@@ -69,6 +72,7 @@ class Segmentation(Task):
                     f"{did_you_mean(str(value), known)}"
                 )
         self.network, self.encoder, self.class_weights = network, str(encoder), class_weights
+        self.weights = weights
         self.set_schedule(updates, batch_size, learning_rate, weight_decay, crop, scale)
 
     def settings(self) -> dict[str, Any]:
@@ -77,7 +81,16 @@ class Segmentation(Task):
             **{"network": self.network, "encoder": encoder_key(self.encoder)},
             **self.schedule(),
             "class_weights": self.class_weights,
+            "weights": None if self.weights is None else file_key(self.weights, "weights"),
         }
+
+    def trained(self, labels: LabelSet, channels: int) -> nn.Module | None:
+        """Return the network of `weights`; None where there is none."""
+        if self.weights is None:
+            return None
+        network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
+        load_trained(network, self.network, labels.names, self.weights)
+        return network
 
     def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
         """Require maps of classes of the images' size, of known classes, and two classes in each part.

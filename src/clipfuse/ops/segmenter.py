@@ -21,7 +21,7 @@ class Segmenter(nn.Module):
     on MobileNetV3-Small has 1.1 M weights and takes twice the time.
 
     Args:
-        classes: names of the classes, or their number, 2 or more.
+        classes: names of the classes, or their number, 2 or more; more than the data have do no harm.
         width: channels of the first stage, a multiple of 4; the others have two and four times as many.
         seed: of the first weights; the global random state is left as it was.
 
@@ -32,7 +32,7 @@ class Segmenter(nn.Module):
         ValueError: fewer than two classes, a name that appears twice, or another width.
     """
 
-    def __init__(self, classes: int | Sequence[str] = 9, width: int = 16, seed: int = 0) -> None:
+    def __init__(self, classes: int | Sequence[str] = 16, width: int = 16, seed: int = 0) -> None:
         from torchvision.ops import Conv2dNormActivation
 
         super().__init__()
@@ -92,8 +92,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """Copy weights from a file into a network.
 
     Args:
-        network: a `Segmenter`, or another network for a file of its bare `state_dict`.
-        path: a file of `weights_of`, a bare `state_dict`, or the checkpoint of a training with `loss=task`.
+        network: a `Segmenter`, or another network, whose attribute `network` may be what the file is of.
+        path: a file of `weights_of`, here or in `clipfuse.downstream.networks`, a bare `state_dict`, or the
+            checkpoint of a training with `loss=task`.
 
     Raises:
         ValueError: the file cannot be read, or is one of other classes or of another architecture.
@@ -115,6 +116,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             f"{path} finds the classes {', '.join(map(str, names))}; the data have {', '.join(mine)}: take "
             "weights that were trained on labels of this kind"
         )
+    inner = getattr(network, "network", None)
+    if isinstance(inner, nn.Module) and not any(str(name).startswith("network.") for name in state):
+        network = inner
     wanted = network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}
     found = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
