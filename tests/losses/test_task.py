@@ -70,7 +70,7 @@ def test_equals_a_plain_second_implementation(balance: float) -> None:
     loss, inputs = make(weight=0.7, balance=balance, held_out=0.4).double(), labelled()
     assert inputs.classes is not None
     state = loss.prepare(inputs)
-    judged = state.judged[0]
+    judged = state.judged
     assert 0 < len(judged) < 4
     parts: dict[str, list[Tensor]] = {"judged": [], "learnt": []}
     for index in range(4):
@@ -81,8 +81,8 @@ def test_equals_a_plain_second_implementation(balance: float) -> None:
             loss.network(image[None]), classes[None], counts.double() ** -balance, ignore_index=IGNORED
         )
         parts["judged" if index in judged else "learnt"].append(entropy)
-    upper = PixelLoss()(inputs).total + 0.7 * torch.stack(parts["judged"]).sum() / (4 * 0.4)
-    lower = torch.stack(parts["learnt"]).sum() / (4 * 0.6)
+    upper = PixelLoss()(inputs).total + 0.7 * torch.stack(parts["judged"]).mean()
+    lower = torch.stack(parts["learnt"]).mean()
     values = loss.lower_parameters()
     for found, expected in (
         (loss.upper_loss(state, values).total, upper),
@@ -110,22 +110,22 @@ def test_pixels_and_images_without_labels_count_nowhere() -> None:
     slopes = torch.autograd.grad(loss.lower_loss(state, values).total, values)
     assert all(slope.eq(0).all() for slope in slopes)
     assert set(loss.eval()(none).terms) == {"intensity", "gradient", "task"}
-    # One image without labels beside three with: three quarters of their mean.
+    # One image without labels beside three with: their mean.
     one = inputs.classes.clone()
     one[0] = IGNORED
     mean = loss(replace(inputs, classes=one)).terms["task"]
     rest = loss(part_of(inputs, [1, 2, 3])).terms["task"]
-    torch.testing.assert_close(mean, 0.75 * rest, rtol=1e-10, atol=0)
+    torch.testing.assert_close(mean, rest, rtol=1e-10, atol=0)
 
 
 def test_samples_are_divided_once_by_seed_and_name() -> None:
     loss, inputs = make().double(), labelled()
     state = loss.prepare(inputs)
-    (judged, _), (learnt, _) = state.judged, state.learnt
+    judged, learnt = state.judged, state.learnt
     assert sorted([*judged, *learnt]) == [0, 1, 2, 3]
     assert min(len(judged), len(learnt)) > 0
     later = loss.prepare(replace(part_of(inputs, [3, 2, 1, 0]), step=7))
-    assert [3 - index for index in later.judged[0]] == judged[::-1]
+    assert [3 - index for index in later.judged] == judged[::-1]
     fidelity = torch.autograd.grad(state.fidelity.total, inputs.fused, retain_graph=True)[0]
     values = loss.lower_parameters()
     upper = torch.autograd.grad(loss.upper_loss(state, values).total, inputs.fused, retain_graph=True)[0]
@@ -133,8 +133,8 @@ def test_samples_are_divided_once_by_seed_and_name() -> None:
     moved = [index for index, each in enumerate(upper - fidelity) if float(each.abs().max()) > 1e-12]
     assert moved == judged
     assert [index for index, each in enumerate(lower) if float(each.abs().max()) > 0] == learnt
-    assert len(loss.eval().prepare(inputs).judged[0]) == 4
-    draws = {tuple(loss.train().prepare(replace(inputs, seed=seed)).judged[0]) for seed in range(8)}
+    assert len(loss.eval().prepare(inputs).judged) == 4
+    draws = {tuple(loss.train().prepare(replace(inputs, seed=seed)).judged) for seed in range(8)}
     assert len(draws) > 3
 
 
@@ -143,7 +143,7 @@ def test_a_batch_may_lack_one_kind_of_sample() -> None:
     for held_out, part in ((1e-9, "judged"), (1 - 1e-9, "learnt")):
         loss.held_out = held_out
         state, values = loss.prepare(inputs), loss.lower_parameters()
-        assert getattr(state, part)[0] == []
+        assert getattr(state, part) == []
         level = loss.upper_loss if part == "judged" else loss.lower_loss
         found = level(state, values)
         assert float(found.terms["task"]) == 0
@@ -343,7 +343,7 @@ def test_a_frozen_network_is_kept_and_has_no_lower_level(tmp_path: Path) -> None
     assert loss.lower_parameters() == ()
     loss(inputs).total.backward()
     assert all(value.grad is None and not value.requires_grad for value in loss.network.parameters())
-    assert len(loss.prepare(inputs).judged[0]) == 4
+    assert len(loss.prepare(inputs).judged) == 4
     with pytest.raises(ValueError, match="a frozen task network has no lower level"):
         loss.lower_loss(loss.prepare(inputs), ())
     learned = make(weights=str(path), held_out=0.0)
