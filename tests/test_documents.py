@@ -30,6 +30,7 @@ from omegaconf import open_dict
 from clipfuse import __version__
 from clipfuse.cli.__main__ import COMMANDS
 from clipfuse.cli.config import check_config, conf_dir
+from clipfuse.cli.downstream import DownstreamSettings, as_overrides
 from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
@@ -265,6 +266,8 @@ def command(place: Place, words: Sequence[str]) -> None:
 
         assert rest[0] == "--download"
         assert tuple(rest[1:]) in list_pretrained()
+    elif name == "downstream":
+        judged(rest)
     elif name == "compare":
         from clipfuse.comparison import wandb_report
 
@@ -277,6 +280,20 @@ def command(place: Place, words: Sequence[str]) -> None:
             if word.startswith("clipfuse."):  # made by another line
                 place.run("export", "--checkpoint", "RUN/checkpoints/last.ckpt", "--out", word)
         place.run(name, *rest)
+
+
+def judged(words: Sequence[str]) -> None:
+    """Compose a command that trains task networks, and find its sources."""
+    if "--help" in words:
+        return
+    options, *overrides = as_overrides(["--cfg=job", *words])
+    assert options == "--cfg=job"
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("downstream", overrides)
+    check_config(config, DownstreamSettings, ("downstream",))
+    fused = [folder for word in config.fused for folder in word.partition("=")[2].split(":")]
+    for word in [*config.sources, *fused]:
+        assert word == "bundled" or Path(word).is_dir() or word.endswith((".ckpt", ".safetensors", ".onnx"))
 
 
 def distributed(place: Place, words: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def test_frozen_and_luma_are_chosen_by_settings(here: Path, clipfuse: Command) -
     )
     assert code == 0, errors
     assert "1 trainings of 12 updates" in output
-    assert "segmentation, frozen-1: 5 training and 3 test images, input luma, task seeds 3" in output
+    assert "segmentation, frozen-1: 5 training and 3 test images, input luma, task seed 3" in output
     assert {path.name for path in (here / "kept").iterdir()} == {*ALWAYS[:-1], "theirs"}
 
 

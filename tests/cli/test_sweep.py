@@ -561,6 +561,28 @@ def test_a_launcher_of_an_experiment_is_honoured(
     assert clipfuse("train", *words, "hydra/launcher=clipfuse")[0] == 0  # a word goes before a file
 
 
+def test_a_ray_cluster_that_refuses_is_named_and_so_is_the_mode_that_sends_a_token(
+    clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        def __init__(self, **_: object) -> None: ...
+        def setup(self, **_: object) -> None: ...
+        def launch(self, *_: object) -> None:
+            raise ConnectionError("Failed to connect to Ray cluster at 192.0.2.1:6379")
+
+        @staticmethod
+        def shutdown() -> None: ...
+
+    monkeypatch.setattr(cluster, "resolve_name", lambda name: Refusing)
+    code, _, errors = clipfuse("train", "-m", "hydra/launcher=ray", "seed=0,3", "hydra.sweep.dir=s")
+    assert code == 2
+    assert "Refusing" not in errors
+    assert "RayLauncher: Failed to connect to Ray cluster at 192.0.2.1:6379 (where its head has" in errors
+    assert (
+        "set RAY_AUTH_MODE=token here); run the missing jobs by: clipfuse train -m sweep.resume=s" in errors
+    )
+
+
 def test_a_sweep_resumed_from_elsewhere_takes_its_paths_from_where_it_was_started(
     clipfuse: Clipfuse, stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from clipfuse.runs.folder import is_running, read_status
 from clipfuse.runs.train import TrainSettings
 
 Clipfuse = Callable[..., tuple[int, str, str]]
+TOKEN = secrets.token_hex(32)
 
 
 @pytest.fixture
@@ -33,8 +35,14 @@ def tiny(pairs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def ray_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ray head on this machine, started in a folder that is not that of the sweep."""
+def ray_address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray head on this machine, started in a folder that is not that of the sweep.
+
+    A head wants a token if there is one in the user's folder, as any earlier use of Ray may leave it, but
+    whoever names an address sends one only if told to. Both get the mode and the token of these tests.
+    """
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -75,7 +75,9 @@ def write(
     results = []
     for seed in seeds:
         truth = np.random.default_rng(7)  # the same objects in all folders
-        generator = np.random.default_rng([seed, *map(ord, str(folder.name)), *map(ord, str(folder.parent.name))])
+        generator = np.random.default_rng(
+            [seed, *map(ord, str(folder.name)), *map(ord, str(folder.parent.name))]
+        )
         judgements: list[dict[str, Any]] = []
         for _ in images:
             if task == "segmentation":

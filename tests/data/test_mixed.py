@@ -98,3 +98,11 @@ def test_labels_are_kept_where_a_number_means_the_same_in_all_sets() -> None:
         pair = mixed.load(mixed.parts()["train"][0])
         assert (pair.classes is not None, pair.boxes is not None) == (kept, kept)
         assert pair.caption == "x"
+
+
+def test_groups_of_images_are_kept_where_they_are_those_of_all_sets() -> None:
+    """Those of rendered scenes list ids, which mean other scenes in a set of another seed."""
+    first, other = (SyntheticPairs(train=1, val=1, test=3, size=64, seed=seed) for seed in (0, 1))
+    assert first.labels().groups != other.labels().groups
+    assert MixedPairs({"a": first, "b": first}).labels() == first.labels()
+    assert MixedPairs({"a": first, "b": other}).labels() == replace(first.labels(), groups=())

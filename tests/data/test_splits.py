@@ -92,7 +92,7 @@ def test_a_name_twice_and_a_wrong_hash(tmp_path, user_error):
 
 def test_an_unknown_split(tmp_path, user_error):
     message = user_error(read_split, "roadscen")
-    assert "auto, hash, roadscene" in message
+    assert "auto, hash, lists, roadscene" in message
     assert "Did you mean 'roadscene'?" in message
     assert "no such split" in user_error(read_split, str(tmp_path / "missing.json"))
 

@@ -11,7 +11,7 @@ from clipfuse.downstream.segmentation import Segmentation
 from clipfuse.errors import UserError
 from clipfuse.types import LabelSet
 
-NAME = "lraspp_resnet10"
+NAME = "fpn_resnet10"
 LABELS = LabelSet(("ground", "person", "car"))
 
 
@@ -50,7 +50,7 @@ def test_an_encoder_from_a_file_of_a_classifier(tmp_path: Path) -> None:
         assert torch.equal(copied[key][:, :3] if key == "0.0.weight" else copied[key], value)
     assert encoder_key(str(path)).startswith("sha256:")
     assert encoder_key("none") == "none"
-    with pytest.raises(UserError, match=r"encoder\.pth: not the encoder of lraspp_resnet10: 'conv1\.weight'"):
+    with pytest.raises(UserError, match=r"encoder\.pth: not the encoder of fpn_resnet10: 'conv1\.weight'"):
         segmentation_network(NAME, str(path), 3, 3, seed=0)
 
 
@@ -65,9 +65,7 @@ def test_files_that_are_no_weights(tmp_path: Path, content: bytes) -> None:
 def test_other_mistakes_with_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"downstream\.encoder is 'imgnet'; expected none, imagenet or an"):
         segmentation_network(NAME, "imgnet", 3, 3, seed=0)
-    with pytest.raises(
-        UserError, match="torchvision has none of lraspp_resnet10; it has those of lraspp_res"
-    ):
+    with pytest.raises(UserError, match="torchvision has none of fpn_resnet10; it has those of fpn_res"):
         segmentation_network(NAME, "imagenet", 3, 3, seed=0)
 
     def offline(*_: object, **__: object) -> None:
@@ -77,12 +75,12 @@ def test_other_mistakes_with_an_encoder(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         UserError, match=r"resnet18-.*\.pth cannot be fetched \(.*no route to host.*encoder=none"
     ):
-        segmentation_network("lraspp_resnet18", "imagenet", 3, 3, seed=0)
+        segmentation_network("fpn_resnet18", "imagenet", 3, 3, seed=0)
     broken = torchvision.models.resnet18(weights=None).state_dict()
     broken["conv1.weight"][0] = torch.nan
     torch.save(broken, tmp_path / "nan.pth")
     with pytest.raises(UserError, match=r"nan\.pth: .* not finite"):
-        segmentation_network("lraspp_resnet18", str(tmp_path / "nan.pth"), 3, 3, seed=0)
+        segmentation_network("fpn_resnet18", str(tmp_path / "nan.pth"), 3, 3, seed=0)
 
 
 def test_a_trained_network_from_a_file(tmp_path: Path) -> None:
@@ -104,9 +102,9 @@ def test_a_trained_network_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"bare\.pth finds 3 classes; the labels have 2: ground, person"):
         Segmentation(network=NAME, weights=str(bare)).trained(LabelSet(other.names[:2]), 3)
     with pytest.raises(
-        UserError, match=r"not the network lraspp_resnet18: 'backbone\.layer1\.1\.conv1\.weight'"
+        UserError, match=r"not the network fpn_resnet18: 'backbone\.layer1\.1\.conv1\.weight'"
     ):
-        Segmentation(network="lraspp_resnet18", weights=str(bare)).trained(LABELS, 3)
+        Segmentation(network="fpn_resnet18", weights=str(bare)).trained(LABELS, 3)
     with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected an existing file"):
         Segmentation(network=NAME, weights="gone").settings()
     assert Segmentation(network=NAME).trained(LABELS, 3) is None

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipfuse.comparison.evidence import Detections
+from clipfuse.downstream.detection import Detection
 from clipfuse.downstream.precision import average_precision
 from clipfuse.errors import UserError
+from clipfuse.types import LabelSet
 
 Row = Sequence[float]
+WIDTHS = (("objects", 5), ("found", 6))
 LIMITS = [0.5 + 0.05 * k for k in range(10)]
 
 
@@ -87,6 +91,19 @@ def test_it_is_cocos_arithmetic(seed: int, ties: bool) -> None:
     assert 0.05 < np.nanmean(expected) < 0.95
     # The library divides as we do, with 2.2e-16 added to the number of finds: equal but for rounding.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9)
+
+
+def test_compare_computes_the_same_numbers() -> None:
+    draw = random.Random(9)
+    images = [scene(draw, (1, 2), ties=True) for _ in range(20)]
+    labels = LabelSet(("ground", "person", "car"))
+    tables = {key: [np.array(each[key]).reshape(-1, width) for each in images] for key, width in WIDTHS}
+    theirs = Detections(labels, [str(k) for k in range(20)], tables["objects"], tables["found"])
+    again = theirs.scores(np.ones((1, 20)))
+    ours = Detection().scores(labels, images)
+    assert ours.keys() == again.keys()
+    for name, value in ours.items():
+        assert again[name][0] == pytest.approx(value, abs=1e-9)
 
 
 def test_a_recall_of_a_tenth_counts_at_a_tenth() -> None:

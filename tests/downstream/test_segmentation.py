@@ -13,7 +13,7 @@ from clipfuse.errors import UserError
 from clipfuse.types import LabelSet
 
 LABELS = LabelSet(("ground", "person", "car"), 0, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
-NAME = "lraspp_resnet10"
+NAME = "fpn_resnet10"
 
 
 def example(number: int, height: int = 64, width: int = 64) -> Example:
@@ -134,7 +134,7 @@ def test_settings() -> None:
     assert settings["crop"] == list(Segmentation().crop or ())
     assert settings["encoder"] == "none"
     for wrong, match in (
-        ({"network": "lraspp"}, "downstream.network is 'lraspp'; expected one of lraspp_resnet10"),
+        ({"network": "lraspp"}, "downstream.network is 'lraspp'; expected one of fpn_resnet10"),
         ({"class_weights": "logs"}, r"downstream.class_weights is 'logs'.*log"),
         ({"updates": 0}, "downstream.updates is 0; expected a whole number of 1 or more"),
         ({"batch_size": 1}, "downstream.batch_size is 1; expected 2 or more"),

@@ -48,4 +48,4 @@ def test_kinds_of_images_are_shown_for_the_first_score_alone() -> None:
     }
     head = result_table(found).splitlines()[0].split()
     assert head == ["source", "mIoU", "mIoU_mfnet", "mIoU/night", "mIoU", "-", "infrared"]
-    assert result_table({}) == "no results"
+    assert result_table({}) == "no score is defined"

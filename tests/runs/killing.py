@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from clipfuse.bilevel.descent import Descent
 from clipfuse.cli.config import conf_dir
+from clipfuse.errors import UserError
 from clipfuse.files import writing as files
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.build import build
@@ -35,6 +36,8 @@ OPTIONS = (
     *("+trainer.enable_progress_bar=false", "validate_every=2", "loss.warmup=2", "solver.every=3"),
     *("metrics.validation=[SSIM,EN]", "auto_resume=true", "loss.fidelity.decomposition_weight=0"),
 )
+COUNTED = ("lost", "traceback", "hang")
+LIMIT_S = 300  # for one training, after which it counts as a hang; the longest takes some twenty seconds
 
 
 def die() -> NoReturn:
@@ -163,21 +166,29 @@ def begin(config: DictConfig, log: Path, moment: str | None = None, number: int 
         train(config)
     except SystemExit as stop:
         os._exit(int(stop.code or 0))
+    except UserError as error:  # the one line that the user is shown
+        print(f"clipfuse: error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
     except BaseException:
         traceback.print_exc()
+        sys.stderr.flush()
         os._exit(1)
     os._exit(0)
 
 
-def killed(process: int) -> bool:
-    """Wait for the end, and return whether a signal was it."""
+def outcome(process: int) -> str:
+    """Wait for the end of a training: "killed", "finished", "failed", or "hang", which is then ended."""
+    deadline = time.monotonic() + LIMIT_S
+    while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return "hang"
+        time.sleep(0.02)
     _, status = os.waitpid(process, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return True
-    if os.WEXITSTATUS(status) == 128 + signal.SIGTERM:
-        return True
-    assert os.WEXITSTATUS(status) == 0, f"a training failed; see {Path('log.txt').resolve()}"
-    return False
+    if os.WIFSIGNALED(status):
+        return "killed" if os.WTERMSIG(status) == signal.SIGKILL else "failed"
+    return {0: "finished", 128 + signal.SIGTERM: "killed"}.get(os.WEXITSTATUS(status), "failed")
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -191,6 +202,10 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(equal, left, right))
     return bool(left == right or left != left)
+
+
+def tracebacks(log: Path) -> int:
+    return log.read_text(errors="replace").count("Traceback (most recent call last)")
 
 
 def _content(path: Path) -> Any:
@@ -221,8 +236,9 @@ def main(work: Path, pairs: str, steps: int, moments: list[str], seed: int = 0) 
     """Run both trainings in `work`.
 
     Returns:
-        `kills` by moment, those `missed` (the training was over before), `lost` (times the last checkpoint
-        could not be read, or was older than before), `wrong` (what differs at the end), `attempts`.
+        `faults`: by moment how many trainings were `tried` there, after how many the last checkpoint was
+        `lost` (it could not be read, or was older than before), how many printed a `traceback` or were a
+        `hang`; `missed`, those that ended before; `wrong`, what differs at the end, and what failed.
     """
     os.chdir(work)
     draw = random.Random(seed)
@@ -239,34 +255,41 @@ def main(work: Path, pairs: str, steps: int, moments: list[str], seed: int = 0) 
     while not last.is_file() and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.05)
     until_first = time.monotonic() - begun
-    assert not killed(process)
+    assert outcome(process) == "finished", f"the undisturbed training failed; see {log.resolve()}"
     run.rename(straight)
 
-    kills: dict[str, int] = {}
-    missed, lost, update = 0, 0, 0
-    for moment in moments:
+    faults: dict[str, dict[str, int]] = {}
+    missed, wrong, update, shown = 0, [], 0, tracebacks(log)
+    for moment in [*moments, None]:
         process = begin(config, log, moment, number=draw.randint(1, 2))
         if moment == "random":
             time.sleep(draw.uniform(0, 1.2 * until_first))
             os.kill(process, signal.SIGKILL)
-        if not killed(process):
+        end = outcome(process)
+        # The last training is not killed: how it ends is counted for the last kill before it.
+        counts = faults.setdefault(moment or moments[-1], dict.fromkeys(("tried", *COUNTED), 0))
+        counts["hang"] += end == "hang"
+        counts["traceback"] += tracebacks(log) - shown
+        shown = tracebacks(log)
+        if end == "failed":
+            wrong.append(f"{moment or 'the last training'}: see {log.resolve()}")
+        if moment is None:
+            break
+        if end == "finished":
             missed += 1
             break
-        kills[moment] = kills.get(moment, 0) + 1
+        counts["tried"] += 1
         if update or last.is_file():
             try:
                 saved = read_checkpoint(last)["global_step"]
             except Exception:
                 saved = -1
-            lost += saved < update
+            counts["lost"] += saved < update
             update = max(update, saved)
-    else:
-        assert not killed(begin(config, log))
     return {
-        "kills": kills,
+        "faults": faults,
         "missed": missed,
-        "lost": lost,
-        "wrong": differences(straight, run),
+        "wrong": wrong + differences(straight, run),
         "until_first_checkpoint_s": round(until_first, 1),
     }
 

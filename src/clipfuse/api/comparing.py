@@ -7,7 +7,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
+from clipfuse.cli.sources import as_pictures, as_truth, find_sources, score_trivial
 from clipfuse.comparison.assemble import Comparison, assemble, gather
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.machine import find_plain
@@ -66,4 +66,5 @@ def compare(
         material = replace(material, notes=[*material.notes, missing])
     scored = bound(score_trivial, sources=sources) if sources and trivial else None
     command = f"clipfuse.compare({', '.join(repr(str(path)) for path in paths)})"
-    return replace(assemble(material, scored, as_pictures(sources), pool_seeds), command=command)
+    found = assemble(material, scored, as_pictures(sources), pool_seeds)
+    return replace(found, command=command, truth=as_truth(sources))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipfuse.cli.own import look_in
-from clipfuse.cli.sources import as_pictures, find_sources, score_trivial
+from clipfuse.cli.sources import as_pictures, as_truth, find_sources, score_trivial
 from clipfuse.errors import UserError
 from clipfuse.runs.contract import KINDS
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         material = replace(material, notes=[*material.notes, missing])
     trivial = partial(score_trivial, sources=sources) if sources and options.trivial else None
     found = assemble(material, trivial, as_pictures(sources), options.pool_seeds)
-    found = replace(found, command=shlex.join(["clipfuse", "compare", *arguments]))
+    found = replace(found, truth=as_truth(sources), command=shlex.join(["clipfuse", "compare", *arguments]))
     table = found.numbers
     if figures:
         drawings = [*draw_all(table), draw_insets(table, variants, found.sources)]

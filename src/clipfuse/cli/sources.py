@@ -8,10 +8,12 @@ from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from clipfuse.comparison.album import Sources as PictureSources
     from clipfuse.comparison.collect import Run
     from clipfuse.comparison.compute import TrivialScores
+    from clipfuse.comparison.overlays import Truth
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.types import FusionBatch
 
@@ -81,6 +83,21 @@ def as_pictures(sources: "Sources | None") -> "PictureSources | None":
         return {"infrared": to_picture(batch.infrared[0]), "visible": to_picture(color[0])}
 
     return pictures
+
+
+def as_truth(sources: "Sources | None") -> "Truth | None":
+    """Return a function that gives the true classes of a pair's pixels, (H, W); None where there are none."""
+    if sources is None:
+        return None
+
+    def truth(image: str) -> "Tensor | None":
+        try:
+            classes = sources(image).classes
+        except UserError:
+            return None
+        return None if classes is None else classes[0]
+
+    return truth
 
 
 def score_trivial(

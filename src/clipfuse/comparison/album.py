@@ -101,7 +101,26 @@ def album(
             shown |= {row.name: fused} if fused else {}
         if shown:
             images[name] = shown
+    uris, side, quality = encode(images, budget)
+    note = (
+        f"{len(uris)} of {len(table.images)} test images: those most often among the best or worst, and "
+        f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, "
+        "which loses the finest noise"
+    )
+    if unreadable:
+        note += f"; {len(unreadable)} images cannot be read, the first: {unreadable[0]}"
+    return Album(uris, note)
+
+
+def encode(
+    images: Mapping[str, Mapping[str, Image.Image]], budget: int
+) -> tuple[dict[str, dict[str, str]], int, int]:
+    """Return images as data URIs within a budget of bytes, their longest side in pixels, and their quality.
+
+    They are scaled down as far as `LADDER` goes; what does not fit then is left out from the end.
+    """
     uris: dict[str, dict[str, str]] = {}
+    side, quality = LADDER[0]
     for side, quality in LADDER:
         uris, left = {}, budget
         for name, shown in images.items():
@@ -112,14 +131,7 @@ def album(
             uris[name] = encoded
         else:
             break
-    note = (
-        f"{len(uris)} of {len(table.images)} test images: those most often among the best or worst, and "
-        f"others evenly; first seed of each loss; at most {side} px wide or high, WebP of quality {quality}, "
-        "which loses the finest noise"
-    )
-    if unreadable:
-        note += f"; {len(unreadable)} images cannot be read, the first: {unreadable[0]}"
-    return Album(uris, note)
+    return uris, side, quality
 
 
 def fused_image(variant: Variant, name: str) -> Image.Image | None:

@@ -13,6 +13,7 @@ from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_records
 from clipfuse.comparison.judged import Judged
 from clipfuse.comparison.machine import Seen, gather_seen
+from clipfuse.comparison.overlays import Truth
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group, printable
 from clipfuse.comparison.verdict import verdict
@@ -71,6 +72,7 @@ class Comparison:
         material: the runs that are compared; `material.notes` holds the warnings.
         sources: gives infrared and visible image of a test pair; None where they are missing.
         command: the command line or call that makes this comparison, shown on the HTML page.
+        truth: gives the true classes of the pixels of a test pair; None where they are missing.
     """
 
     numbers: Table
@@ -78,6 +80,7 @@ class Comparison:
     material: Material
     sources: Sources | None = None
     command: str = ""
+    truth: Truth | None = None
 
     @property
     def verdict(self) -> str:
@@ -125,10 +128,14 @@ class Comparison:
             known = "".join(f"% {name}: {text}\n" for name, text in self.facts.items())
             return "".join(f"% {line}\n" for line in answer) + known + to_latex(self.numbers)
         from clipfuse.comparison.album import album, extremes
+        from clipfuse.comparison.overlays import BUDGET, overlays
         from clipfuse.comparison.report import report
 
         found = extremes(self.numbers, self.material.variants)
         pictures = album(self.numbers, self.material.variants, found, self.sources)
+        seen = self.numbers.seen
+        tested = self.material.variants
+        drawn = [overlays(each, tested, self.sources, self.truth, BUDGET // len(seen)) for each in seen]
         return report(
             self.numbers,
             self.material.drawn,
@@ -137,6 +144,7 @@ class Comparison:
             pictures,
             found,
             self.command,
+            drawn,
         )
 
 

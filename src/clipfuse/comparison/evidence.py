@@ -73,7 +73,12 @@ class Evidence(ABC):
         found = self._all(taken)
         for group, inside in self._groups.items():
             part = self._all(taken * inside)
-            found |= {f"{name}/{group}": values for name, values in part.items() if "/" not in name}
+            some = (taken * inside).any(axis=1)
+            found |= {
+                f"{name}/{group}": np.where(some, values, np.nan)
+                for name, values in part.items()
+                if "/" not in name
+            }
         return found
 
     @abstractmethod

@@ -25,6 +25,11 @@ def span(column: Column, cell: Cell) -> str:
     return f"{cell.low:.{column.decimals}f} to {cell.high:.{column.decimals}f}"
 
 
+def ends(low: float, high: float, sign: str = "") -> str:
+    """Return an interval of a downstream score, which is in 0..100."""
+    return f"{low:{sign}.2f} to {high:{sign}.2f}" if isfinite(low) else "no interval"
+
+
 def found(column: Column) -> str:
     """Return the smallest true difference that is found clearly with a probability of 80 %."""
     return MISSING if column.detectable is None else f"{column.detectable:.{column.decimals}f}"

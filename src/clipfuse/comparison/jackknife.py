@@ -18,7 +18,8 @@ does to one run alone, divided by the number of task seeds, is thereby part of t
 where it belongs: with new trainings it would be drawn anew. What it does to all runs alike (the same start,
 the same batches) cancels in every difference, because all runs have the same task seeds; it is in no interval
 of a score by itself, which holds for these task seeds. What it does to all runs of one loss alike, and to no
-other, can be told from the loss by more task seeds alone; the spread over task seeds is shown for this.
+other, can be told from the loss by more task seeds alone: an F-test looks for it (`Crossed.favoured`), the
+verdict names it, and the spread over task seeds is shown.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from math import inf, nan
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import f
 
 from clipfuse.comparison import statistics
 from clipfuse.comparison.judged import Judged
@@ -117,6 +119,28 @@ class Crossed:
         if self.scenes < 2:
             return Estimate(spreads[0].mean - spreads[1].mean, 0.0, 0.0, nan)
         return statistics.crossed_difference(spreads[0], spreads[1], self.shares)
+
+    @property
+    def favoured(self) -> float:
+        """P-value of "no task seed favours a loss": of the F-test of losses x task seeds in run means.
+
+        NaN with one task seed, one loss, or one run of each.
+        """
+        means = [each.mean(axis=2) for each in self.values[: self.losses] if each is not None]
+        within = [each - each.mean(axis=1, keepdims=True) for each in means]
+        seeds = means[0].shape[1] if means else 1
+        degrees = (len(means) - 1) * (seeds - 1), sum(len(each) - 1 for each in means) * (seeds - 1)
+        if not all(degrees):
+            return nan
+        by_loss = [each.mean(axis=0) for each in within]
+        common = np.concatenate(within).mean(axis=0)
+        between = sum(
+            len(each) * np.square(own - common).sum() for each, own in zip(means, by_loss, strict=True)
+        )
+        rest = sum(np.square(each - own).sum() for each, own in zip(within, by_loss, strict=True))
+        if not rest:
+            return nan
+        return float(f.sf(between / degrees[0] / (rest / degrees[1]), *degrees))
 
     def _as_runs(self, row: int) -> Spread | None:
         values = self.values[row]

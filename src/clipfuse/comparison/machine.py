@@ -12,7 +12,7 @@ from clipfuse.comparison.evidence import TASKS
 from clipfuse.comparison.jackknife import Crossed, cross, leave_out
 from clipfuse.comparison.judged import Judged, read_plain
 from clipfuse.comparison.scores import Scores
-from clipfuse.comparison.statistics import Estimate
+from clipfuse.comparison.statistics import LEVEL, Estimate
 from clipfuse.comparison.table import Cell
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
@@ -149,6 +149,12 @@ class Seen:
             name = what if other == BOTH else f"{other}, {what}"
             words = f"{abs(gap.value):.2f} {'above' if gap.value >= 0 else 'below'} {name}{_ends(gap)}"
             found.append(f"to a machine '{own}', the best loss by {under}, is {words}.")
+        favoured = self.crossed[self.main].favoured
+        if favoured < LEVEL:
+            found.append(
+                f"task seeds favour some losses in {under} (p {favoured:.3f}): its intervals are too narrow, "
+                "which more task seeds mend."
+            )
         return found
 
 

@@ -13,6 +13,7 @@ from clipfuse.comparison import formats, plots
 from clipfuse.comparison.album import Album, Extremes
 from clipfuse.comparison.collect import Run
 from clipfuse.comparison.facts import facts
+from clipfuse.comparison.overlays import colors_of
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
@@ -26,6 +27,7 @@ def report(
     album: Album,
     extremes: Extremes,
     command: str,
+    overlays: Sequence[Album] = (),
 ) -> str:
     """Return the page.
 
@@ -37,6 +39,7 @@ def report(
         album: the test images.
         extremes: images each loss is best and worst on.
         command: the command line that writes this page.
+        overlays: for each part of `table.seen` what was found, over the test images.
     """
     losses = [row.name for row in table.losses]
     places = {name: place for place, name in enumerate(losses)}
@@ -79,6 +82,12 @@ def report(
         head=facts(table, drawn),
         facts=_facts([run for variant in drawn for run in variant.runs]),
         command=command,
+        parts=list(zip(table.seen, overlays, strict=True))
+        if overlays
+        else [(each, None) for each in table.seen],
+        ends=formats.ends,
+        seen_colors=lambda seen: [*zip(seen.labels.names, colors_of(seen.labels), strict=True)],
+        album_rows=lambda drawn: list(dict.fromkeys(n for shown in drawn.uris.values() for n in shown)),
     )
 
 

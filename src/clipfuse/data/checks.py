@@ -35,6 +35,19 @@ def read_mask(path: str | Path) -> Tensor:
     return read_image(path) if numbers is None else torch.from_numpy(numbers)[None]
 
 
+def read_colors(path: Path) -> np.ndarray:
+    """Return the colours of a map, red * 65536 + green * 256 + blue, (H, W) int32.
+
+    Raises:
+        UserError: as `read_image`, or it has more than 8 bits.
+    """
+    stored = read_image(path)
+    if stored.dtype != torch.uint8:
+        raise UserError(f"{path}: has more than 8 bits; expected colours of 8 bits, one for each class")
+    red, green, blue = stored.expand(3, -1, -1).numpy().astype(np.int32)
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
 def color_spread(path: Path, side: int = 32) -> float:
     """Return how far the channels of an image lie apart, in levels of 255.
 
@@ -90,7 +103,7 @@ def check_pairs(
     """Require readable headers, one size in each pair, and two different files.
 
     Args:
-        pairs: for each id the infrared and the visible file, and perhaps a mask.
+        pairs: for each id the infrared and the visible file, and perhaps a mask; or one file with both bands.
         headers: returns the `header_of` each file, perhaps from a cache.
 
     Raises:
@@ -120,6 +133,8 @@ def _problem(files: Sequence[Path], known: Mapping[Path, Head | UserError]) -> s
                 f"{files[0]} is {wide} x {high} pixels but {path} is {width} x {height}; a pair must be "
                 "registered and of one size: resample one of the two to the grid of the other"
             )
+    if len(files) == 1:
+        return None
     try:
         check_turned(files[0], files[1], heads[0][2], heads[1][2])
     except UserError as error:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from multiprocessing.connection import Listener
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from clipfuse.data.labels.files import require_labels
 from clipfuse.data.pairs import Pair, PairSource
 from clipfuse.data.transforms import SMALLEST_CROP, collate, paired_crop, whole
 from clipfuse.errors import UserError
@@ -237,6 +238,17 @@ class FusionDataModule(L.LightningDataModule):
                     f"the data set '{self.source.name}' has {found} {part} pairs for {ranks} processes; "
                     f"take fewer devices, or more pairs: {remedies[part]}"
                 )
+
+    def check_labels(self, needs: Mapping[str, str]) -> None:
+        """Require the labels that a loss needs.
+
+        Args:
+            needs: some of "classes", "boxes" and "captions", each with what needs it.
+
+        Raises:
+            UserError: as `require_labels`.
+        """
+        require_labels(self.source, needs)
 
     def _crops(self) -> _Crops:
         return _Crops(self.train_cache, self.parts["train"], self.crop_size, self.seed)

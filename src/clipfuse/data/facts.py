@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from clipfuse.data.checks import Head, color_spread, header_of, read_mask
+from clipfuse.data.checks import Head, color_spread, header_of, read_colors, read_mask
 from clipfuse.errors import UserError
 from clipfuse.files import open_regular
 from clipfuse.images import read_thumbnail
 
 SIDE = 32
+MOST_COLORS = 300  # more than a palette can have
 _RACY = 2_000_000_000  # ns: a file changed this recently may change again under the same time stamp
 _LEVELS = (-1, *range(257), 65535)  # 256 stands for all up to 65534
 _TABLE = (
@@ -83,8 +84,22 @@ def mask_levels(paths: Sequence[Path]) -> list[frozenset[int]]:
     Raises:
         UserError: as `read_mask`.
     """
-    values = _facts(paths, "levels", _levels, "looking at masks")
+    values = _facts(paths, "levels-2", _levels, "looking at masks")
     return [frozenset(compress(_LEVELS, value)) for value in values]
+
+
+def image_colors(paths: Sequence[Path]) -> list[frozenset[int]]:
+    """Return the colours in each image, red * 65536 + green * 256 + blue; of very many the first 300.
+
+    Raises:
+        UserError: as `read_colors`.
+    """
+    values = _facts(paths, "colors", _colors, "looking at maps of classes")
+    return [frozenset(np.frombuffer(value, "<i4").tolist()) for value in values]
+
+
+def _colors(path: Path) -> bytes:
+    return np.unique(read_colors(path))[:MOST_COLORS].astype("<i4").tobytes()
 
 
 def _levels(path: Path) -> bytes:
@@ -135,9 +150,11 @@ def _recall(cache: sqlite3.Connection, key: str, kind: str, state: os.stat_resul
     with suppress(sqlite3.Error):
         row = cache.execute(query, (key, kind, state.st_size, state.st_mtime_ns)).fetchone()
         sizes = {"blake2b-128": 16, f"thumbnail-{SIDE}": SIDE * SIDE, "header": 12, "color": 8}
-        sizes["levels"] = len(_LEVELS)
-        if row is not None and isinstance(row[0], bytes) and len(row[0]) == sizes[kind]:
-            return row[0]
+        sizes["levels-2"] = len(_LEVELS)
+        if row is not None and isinstance(row[0], bytes):
+            size = len(row[0])
+            if size == sizes.get(kind, size) and (kind in sizes or size in range(4, 4 * MOST_COLORS + 1, 4)):
+                return row[0]
     return None
 
 

@@ -12,18 +12,23 @@ import numpy as np
 
 from clipfuse.data.checks import check_pairs, look_at_bands
 from clipfuse.data.facts import color_spreads, digests, headers, thumbnails
+from clipfuse.data.fourth import check_fourth, find_fourth, load_fourth
+from clipfuse.data.labels.captions import read_captions
+from clipfuse.data.labels.description import parse_labels
+from clipfuse.data.labels.files import LabelFiles, no_labels
 from clipfuse.data.layout import find_pairs
 from clipfuse.data.listed import listed_pairs
 from clipfuse.data.masks import check_masks, find_masks, parse_classes, read_target_mask
 from clipfuse.data.matching import PairFiles
 from clipfuse.data.pairs import PARTS, Pair
-from clipfuse.data.scenes import EXPECTED, given_scenes
-from clipfuse.data.splits import hash_split, read_scenes, read_split, split_fingerprint
+from clipfuse.data.scenes import EXPECTED, beside_training, given_scenes
+from clipfuse.data.splits import find_lists, hash_split, read_scenes, read_split, split_fingerprint
 from clipfuse.data.video import features, find_scenes, looks_like_video
 from clipfuse.decoding.ranges import Ranges, read_ranges
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
 from clipfuse.images import check_ranges, natural_order, read_registered
+from clipfuse.types import LabelSet
 
 Names = str | Sequence[str] | None
 _log = logging.getLogger(__name__)
@@ -46,7 +51,9 @@ class PairedFolder:
         visible: the same of the visible band.
         split: "auto" takes the data set's own part folders, and cuts the parts that are missing from `train`
             (from all pairs, if there are no part folders) by `hash_split`; "hash" cuts all pairs by
-            `hash_split`; else the name of a shipped split file, or the path of one (`*.json`).
+            `hash_split`; "lists", or the path of a folder, takes the parts of its `train.txt`, `val.txt` and
+            `test.txt` (`find_lists`), and cuts those that are missing in the same way; else the name of a
+            shipped split file, or the path of one (`*.json`).
         val: share of the validation pairs where they are cut by hash.
         test: share of the test pairs where they are cut by hash.
         name: the data set's name in tables and messages.
@@ -58,10 +65,15 @@ class PairedFolder:
         pairs: two patterns or a table (`listed_pairs`), where names alone do not show the pairs.
         masks: name of the folders of target masks, which lie beside those of the bands, or the path of one.
         mask_classes: the classes that are targets, if the masks are maps of classes.
+        labels: maps of classes or boxes, as `parse_labels`. They are read where their folder is there, and
+            then each pair that is used needs one; without the folder the pairs have no labels.
+        captions: a table of texts about the pairs, as `read_captions`.
+        fourth: name of the folder of images whose fourth channel is the infrared one (`find_fourth`), instead
+            of two files for each pair.
 
     Raises:
         UserError: folders or files are missing, cannot be read or differ in size; the pairs can be understood
-            in two ways; or the split does not fit the folder.
+            in two ways; the split does not fit the folder; or labels are missing or cannot be used.
     """
 
     def __init__(
@@ -78,6 +90,9 @@ class PairedFolder:
         masks: str | None = None,
         mask_classes: Sequence[int] | None = None,
         range: Any = None,
+        labels: Mapping[str, Any] | None = None,
+        captions: str | None = None,
+        fourth: str | None = None,
     ) -> None:
         if scenes is not None and (not isinstance(scenes, str) or not scenes):
             raise UserError(f"data.scenes is {scenes!r}; expected {EXPECTED}")
@@ -85,8 +100,16 @@ class PairedFolder:
         self._ranges = read_ranges(range)
         self._scenes: Mapping[str, str] = {}
         self._scenes_from = "names"
-        folder = Path(root).expanduser()
-        if pairs is None:
+        self._root = folder = Path(root).expanduser()
+        described = parse_labels(labels, folder)
+        self._fourth = fourth is not None
+        if fourth is not None:
+            if infrared or visible or pairs or range is not None:
+                raise UserError(
+                    "data.fourth finds and reads pairs alone; leave out infrared, visible, pairs, range"
+                )
+            found = find_fourth(folder, str(fourth))
+        elif pairs is None:
             found = find_pairs(folder, _listed(infrared), _listed(visible))
         else:
             found = listed_pairs(pairs, folder, folder)
@@ -96,9 +119,12 @@ class PairedFolder:
         official: dict[str, list[str]] = {}
         for sample, pair in self._pairs.items():
             official.setdefault(pair.part or "train", []).append(sample)
+        if lists := find_lists(split, folder):
+            self._check_listed(folder, split, lists)
+            official = {part: list(names) for part, names in lists.items()}
         if stated := {sample: pair.scene for sample, pair in self._pairs.items() if pair.scene}:
             self._scenes, self._scenes_from = stated, "pairs"
-        if split in ("auto", "hash"):
+        if lists or split in ("auto", "hash"):
             held = {part: tuple(ids) for part, ids in official.items() if part != "train"}
             pool: Collection[str] = official.get("train", [])
             if split == "hash":
@@ -107,10 +133,10 @@ class PairedFolder:
             seen = [name for ids in held.values() for name in ids] + [*pool] * (val + test > 0)
             self._read_scenes(scenes, self._files, seen)
             self._parts = hash_split(pool, val, test, self._scenes) | held
-            self._note = self._how_cut(held, pool, val, test)
+            self._note = self._how_cut(held, pool, val, test, "lists" if lists else "folders")
         else:
             self._parts = read_split(split)
-            self._check_listed(folder, split)
+            self._check_listed(folder, split, self._parts)
             if told := read_scenes(split):
                 self._scenes, self._scenes_from = told, "split file"
             listed = [name for part in PARTS for name in self._parts[part]]
@@ -118,31 +144,42 @@ class PairedFolder:
             self._note = f"parts by the split '{split}'"
         used = [sample for ids in self._parts.values() for sample in ids]
         files = {sample: self._files[sample] for sample in used}
+        one = {sample: pair[0] for sample, pair in files.items()}
+        if self._fourth:
+            check_fourth(list(one.values()))
         masks_of = {sample: [mask] for sample in used if (mask := self._pairs[sample].mask)}
-        check_pairs({sample: (*pair, *masks_of.get(sample, ())) for sample, pair in files.items()}, headers)
-        if warning := look_at_bands(files, color_spreads):
+        apart = {sample: (*pair, *masks_of.get(sample, ())) for sample, pair in files.items()}
+        check_pairs({sample: (one[sample],) for sample in used} if self._fourth else apart, headers)
+        if not self._fourth and (warning := look_at_bands(files, color_spreads)):
             _warn("%s: %s", name, warning)
         check_ranges(list(self._files.values()), self._ranges)
-        left_out = {
-            kind: n for kind, n in found.left_out.items() if kind.lower() != f"other in {masks}".lower()
-        }
+        self._described = described
+        self._labels = LabelFiles(folder, described, self._pairs) if described else None
+        if self._labels:
+            self._labels.check(one)
+        self._captions = read_captions(captions, used, folder) if captions is not None else {}
+        known = {f"other in {each}".lower() for each in (masks, described.folder if self._labels else None)}
+        left_out = {kind: n for kind, n in found.left_out.items() if kind.lower() not in known}
         self._found = replace(found, left_out=left_out).summary()
-        if masks_of:
-            self._found += f"; {len(masks_of)} masks of targets"
+        self._found += f"; {len(masks_of)} masks of targets" if masks_of else ""
+        self._found += f"; {self._labels.summary()}" if self._labels else ""
+        self._found += f"; {len(self._captions)} captions" if self._captions else ""
 
-    def _how_cut(self, held: Collection[str], pool: Collection[str], val: float, test: float) -> str:
+    def _how_cut(
+        self, held: Collection[str], pool: Collection[str], val: float, test: float, source: str
+    ) -> str:
         cut = [part for part, share in (("val", val), ("test", test)) if share > 0]
         by_folder = "train" in {pair.part for pair in self._pairs.values()}
         if not cut or not pool:
-            return "parts by their folders" if held else ""
+            return f"parts by their {source}" if held else ""
         if by_folder and not held:
             _warn(
                 "%s: there is a train folder but no test folder, so %s cut from train by a hash; these are "
                 "no official parts",
                 *(self.name, f"{' and '.join(cut)} {'are' if len(cut) > 1 else 'is'}"),
             )
-        whole = "train" if by_folder else "all pairs"
-        return f"{' and '.join(cut)} cut from {whole} by a hash{', the rest by folders' if held else ''}"
+        whole = "train" if by_folder or held else "all pairs"
+        return f"{' and '.join(cut)} cut from {whole} by a hash{f', the rest by {source}' if held else ''}"
 
     def summary(self) -> str:
         """Return how many pairs were found by which rule, what was left out, and where the parts are from."""
@@ -179,8 +216,8 @@ class PairedFolder:
         small = np.stack(thumbnails([path for name in ids for path in self._files[name]]))
         return dict(zip(ids, features(small.reshape(len(ids), 2, *small.shape[1:])), strict=True))
 
-    def _check_listed(self, folder: Path, split: str) -> None:
-        listed = {sample for names in self._parts.values() for sample in names}
+    def _check_listed(self, folder: Path, split: str, parts: Mapping[str, Sequence[str]]) -> None:
+        listed = {sample for names in parts.values() for sample in names}
         if missing := sorted(listed - self._files.keys(), key=natural_order):
             raise UserError(
                 f"{folder}: {len(missing)} of the {len(listed)} pairs of split '{split}' are missing: "
@@ -195,19 +232,52 @@ class PairedFolder:
         return self._parts
 
     def load(self, sample_id: str) -> Pair:
-        """Read one pair; raises UserError as `load_pair` and `read_target_mask`."""
-        pair = load_pair(*self._files[sample_id], self._ranges)
-        if (mask := self._pairs[sample_id].mask) is None:
-            return pair
-        return replace(pair, target_mask=read_target_mask(mask, self._classes))
+        """Read one pair; raises UserError as `load_pair`, `read_target_mask` and `LabelFiles.read`."""
+        files, more = self._files[sample_id], dict[str, Any]()
+        pair = load_fourth(files[0]) if self._fourth else load_pair(*files, self._ranges)
+        if (mask := self._pairs[sample_id].mask) is not None:
+            more["target_mask"] = read_target_mask(mask, self._classes)
+        if self._labels:
+            height, width = pair.infrared.shape[-2:]
+            more |= self._labels.read(sample_id, (height, width))
+        return replace(pair, **more, caption=self._captions.get(sample_id))
+
+    def labels(self) -> LabelSet | None:
+        """Return what classes and boxes mean; None where the label files are not there."""
+        return self._labels.described.labels if self._labels else None
+
+    def no_labels(self, kind: str) -> str:
+        """Return why there are no "classes", "boxes" or "captions", and what to do."""
+        return no_labels(kind, self._described, self._root)
+
+    def labels_fingerprint(self) -> str | None:
+        """Return the SHA-256 (hex) of labels and captions of all pairs that are used; None if there are none.
+
+        It is apart from `fingerprint`, so that trainings that see no labels compare with those that do, and
+        with older runs.
+        """
+        if not self._labels and not self._captions:
+            return None
+        return json_sha256(
+            {"labels": self._labels.facts() if self._labels else None, "captions": self._captions}
+        )
 
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose scene is known; see the argument `scenes`."""
         return self._scenes
 
     def scene_notes(self) -> dict[str, Any]:
-        """Return where the scenes are from (`source`), and a `warning` if test images look like video."""
-        warning = None
+        """Return where the scenes are from (`source`), and a `warning` about them, or None.
+
+        The warning is about test images that look like video, or lie between training images of one scene.
+        """
+        warning, test = None, self._parts["test"]
+        if 2 * (count := beside_training(self._parts, self._scenes)) > len(test):
+            warning = (
+                f"{count} of {len(test)} test images of '{self.name}' are neighbours of training images in "
+                "one scene, as frames of one drive are: they score what was learned of these places; "
+                "data.split=hash cuts between whole scenes"
+            )
         if self._scenes_from == "names" and looks_like_video(self._parts["test"], self._features):
             warning = (
                 f"the test images of '{self.name}' look like video: neighbouring frames count as "

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,8 +51,10 @@ class Found:
         return text
 
 
-def walk(root: Path, deep: bool = True) -> tuple[list[ImageFile], Counter[str]]:
-    """Return the image files below `root`, and how many others there are, by what they are.
+def walk(
+    root: Path, deep: bool = True, suffixes: Collection[str] = SUFFIXES
+) -> tuple[list[ImageFile], Counter[str]]:
+    """Return the files below `root` that have one of some suffixes, and how many others, by what they are.
 
     Hidden files and folders are left out; linked folders are followed, but never into themselves.
 
@@ -78,10 +80,10 @@ def walk(root: Path, deep: bool = True) -> tuple[list[ImageFile], Counter[str]]:
                 if entry.is_dir():
                     if deep and len(names) < DEEPEST:
                         look(folder / entry.name, (*names, entry.name), (*above, here))
-                elif suffix in SUFFIXES and entry.is_file():
+                elif suffix in suffixes and entry.is_file():
                     check_name(Path(entry.name).stem)
                     files.append(ImageFile(folder / entry.name, names))
-                elif suffix in SUFFIXES or suffix in LEFT_OUT:
+                elif suffix in suffixes or suffix in LEFT_OUT:
                     broken = entry.is_symlink() and not os.path.exists(entry.path)
                     left_out["broken link" if broken else suffix if entry.is_file() else "no file"] += 1
 
@@ -288,6 +290,8 @@ def _hint(root: Path, files: Sequence[ImageFile]) -> str | None:
         if len(image.getbands()) == 4 and image.mode == "RGBA":
             return (
                 f"{root}: its images have four channels, such as {files[0].path}; if the fourth is the "
-                "infrared one (as in MFNet), write it to ir/ and the other three to vi/, under one name"
+                f"infrared one (as in MFNet), name their folder by data.fourth={files[0].path.parent.name} "
+                "(data=mfnet does); for fuse and score write it to ir/ and the other three to vi/, under one "
+                "name"
             )
     return None

@@ -1,6 +1,6 @@
 """Files that belong to pairs by their names: target masks, maps of classes, fused images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from clipfuse.data.checks import read_mask
 from clipfuse.data.layout import walk
-from clipfuse.data.matching import ImageFile, PairFiles
+from clipfuse.data.matching import PART_NAMES, ImageFile, PairFiles
+from clipfuse.decoding.reading import SUFFIXES
 from clipfuse.errors import UserError
 from clipfuse.ops.masks import check_levels, target_mask
 
@@ -41,31 +42,53 @@ def files_of_pairs(
     return found
 
 
+def find_beside(
+    root: Path, name: str, pairs: Mapping[str, PairFiles], suffixes: Collection[str] = SUFFIXES
+) -> tuple[bool, dict[str, Path]]:
+    """Return whether there is a folder of further files, and the file of each pair that has one in it.
+
+    Args:
+        root: folder of the data set.
+        name: of the folders, which lie beside those of the bands; or the path of one folder.
+        pairs: by their ids. A file belongs to the pair of its name that lies in the same part and scene, or,
+            if its folder is in no part, to the pair of its name.
+        suffixes: of the files.
+
+    Raises:
+        UserError: a pair has two.
+    """
+    inside = [
+        replace(file, folders=tuple(each for each in file.folders if each.lower() != name.lower()))
+        for file in walk(root, suffixes=suffixes)[0]
+        if name.lower() in (each.lower() for each in file.folders)
+    ]
+    if inside:
+        found = files_of_pairs(pairs, inside, flat=False)
+        rest = {sample: pair for sample, pair in pairs.items() if sample not in found}
+        apart = [file for file in inside if not {each.lower() for each in file.folders} & PART_NAMES.keys()]
+        return True, found | files_of_pairs(rest, [file for file in apart if file.path not in found.values()])
+    folder = next((each for each in (root / name, Path(name).expanduser()) if each.is_dir()), None)
+    if folder is None:
+        return False, {}
+    return True, files_of_pairs(pairs, walk(folder, deep=False, suffixes=suffixes)[0])
+
+
 def find_masks(root: Path, name: str, pairs: Mapping[str, PairFiles]) -> dict[str, Path]:
     """Return the mask file of each pair.
 
     Args:
         root: folder of the data set.
-        name: of the folders of masks, which lie beside those of the bands; or the path of one folder.
+        name: of the folders of masks, as in `find_beside`.
         pairs: by their ids.
 
     Raises:
         UserError: there is no such folder, or a pair has no mask or two.
     """
-    inside = [
-        replace(file, folders=tuple(each for each in file.folders if each.lower() != name.lower()))
-        for file in walk(root)[0]
-        if name.lower() in (each.lower() for each in file.folders)
-    ]
-    if inside:
-        found = files_of_pairs(pairs, inside, flat=False)
-    else:
-        folder = next((each for each in (root / name, Path(name).expanduser()) if each.is_dir()), None)
-        if folder is None:
-            raise UserError(
-                f"{root}: no folder '{name}' of masks with images; expected its name or path in data.masks"
-            )
-        found = files_of_pairs(pairs, walk(folder, deep=False)[0])
+    there, found = find_beside(root, name, pairs)
+    if not there:
+        raise UserError(
+            f"{root}: no folder '{name}' of masks with images; expected its name or path in data.masks"
+        )
     if missing := [sample for sample in pairs if sample not in found]:
         raise UserError(
             f"{root}: {len(missing)} of {len(pairs)} pairs have no mask in '{name}': "

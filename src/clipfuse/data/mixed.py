@@ -14,7 +14,8 @@ class MixedPairs:
 
     A sample's id is `<key>-<id in its data set>`, its scene likewise. How often a data set is drawn is its
     share of all training pairs; for rendered ones `synthetic.train` sets it. Classes and boxes are kept
-    where all data sets have the same `LabelSet`, by which alone a number means one thing.
+    where all data sets have the same `LabelSet`, by which alone a number means one thing; groups of images
+    that differ between them are left out.
 
     Args:
         sources: the data sets by a key of your choice, one or more; all three parts of each are taken.
@@ -37,8 +38,10 @@ class MixedPairs:
             self._places |= {f"{key}-{sample}": (sources[key], sample) for key, sample in places}
         if len(self._places) < sum(map(len, self._parts.values())):
             raise ValueError("data.sources: two pairs get one name; choose keys of which none begins another")
-        first, *others = (labels_of(source) for source in sources.values())
-        self._labels = first if all(other == first for other in others) else None
+        labels = [labels_of(source) for source in sources.values()]
+        plain = [each and replace(each, groups=()) for each in labels]
+        same = labels[0] if all(each == labels[0] for each in labels) else plain[0]
+        self._labels = same if all(each == plain[0] for each in plain) else None
         self._scenes = {
             f"{key}-{sample}": f"{key}-{scene}"
             for key, source in sources.items()
@@ -58,6 +61,21 @@ class MixedPairs:
     def labels(self) -> LabelSet | None:
         """Return what classes mean where all data sets agree in it; else None."""
         return self._labels
+
+    def no_labels(self, kind: str) -> str:
+        """Return why there are no "classes", "boxes" or "captions", and what to do."""
+        if kind != "captions" and any(labels_of(source) for source in self._sources.values()):
+            return (
+                "its data sets have no labels in common, or name their classes differently; take one of them"
+            )
+        return f"not all of its data sets ({', '.join(self._sources)}) have them; take one that has"
+
+    def labels_fingerprint(self) -> str:
+        """Return the SHA-256 (hex) of the `labels_fingerprint` of each data set that has one."""
+        known = {
+            key: source for key, source in self._sources.items() if hasattr(source, "labels_fingerprint")
+        }
+        return json_sha256({key: source.labels_fingerprint() for key, source in known.items()})
 
     def scenes(self) -> Mapping[str, str]:
         """Return the scene of each sample whose data set has scenes."""

@@ -1,11 +1,12 @@
-"""Scenes given by the user: by a regular expression over names, or by a file."""
+"""Scenes given by the user: by a regular expression over names, or by a file; and scenes that parts share."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from clipfuse.errors import UserError
 from clipfuse.files import read_csv
+from clipfuse.images import natural_order
 
 EXPECTED = "null, auto, a regular expression over the names, or the path of a .csv file of name,scene"
 
@@ -62,3 +63,26 @@ def _from_file(path: Path, ids: Collection[str]) -> dict[str, str]:
             f"'{missing[0]}'; add them"
         )
     return {name: known[name] for name in ids}
+
+
+def beside_training(parts: Mapping[str, Collection[str]], scenes: Mapping[str, str]) -> int:
+    """Return how many test images have a training image as their neighbour.
+
+    Neighbours are images of one scene between which no other image of it lies, in natural order of the names,
+    such as frames of one drive. Own design: of MSRS, whose official test part is every fourth frame of the
+    training drives, it is nearly every test image, of blocks of frames it is those at the borders.
+
+    Args:
+        parts: the sample ids of "train", "val" and "test".
+        scenes: the scene of each sample that shares one with others.
+    """
+    part_of = {sample: part for part, samples in parts.items() for sample in samples}
+    members: dict[str, list[str]] = {}
+    for sample in sorted(part_of, key=natural_order):
+        members.setdefault(scenes.get(sample, sample), []).append(sample)
+    return sum(
+        part_of[sample] == "test"
+        and any(part_of[other] == "train" for other in (*every[max(0, at - 1) : at], *every[at + 1 : at + 2]))
+        for every in members.values()
+        for at, sample in enumerate(every)
+    )

@@ -151,14 +151,53 @@ def decode_small(path: Path, side: int) -> np.ndarray:
 
 
 def palette_numbers(path: Path) -> np.ndarray | None:
-    """Return the numbers of an image with a palette, (H, W) uint8; None if it has none.
+    """Return the numbers that an image stores where they are no levels of gray, (H, W) uint8; else None.
+
+    They are those of an image with a palette, and of a gray PNG of 1, 2 or 4 bits, to which programs that
+    make PNG files small reduce maps of few classes, and whose numbers Pillow stretches to 0..255.
 
     Raises:
         UserError: as `decode`.
     """
     with _reported(path), Image.open(path, formats=(*_FORMATS, "TIFF")) as image:
         _check_size(*image.size)
-        return np.array(image) if image.mode == "P" else None
+        if image.mode == "P":
+            return np.array(image)
+        if image.format != "PNG" or image.mode not in ("1", "L"):
+            return None
+        bits = {"1": 1, "L;2": 2, "L;4": 4}.get(str(image.tile[0].args) if image.tile else "")
+        return np.array(image.convert("L")) // (255 // (2**bits - 1)) if bits else None
+
+
+def four_channels(path: Path, pixels: bool = True) -> np.ndarray | None:
+    """Return all channels of an image of four, of which `decode` drops the last as alpha, upright.
+
+    Args:
+        path: a PNG or WebP of red, green, blue and one more, 8 or 16 bit.
+        pixels: whether to decode it; else only its header is read.
+
+    Returns:
+        (H, W, 4) uint8 or uint16; None without `pixels`.
+
+    Raises:
+        UserError: it has other channels, or as `decode`.
+    """
+    with _reported(path), _opened(path) as image:
+        if image.mode != "RGBA":
+            raise tiff.Unsupported(
+                f"an image of {len(image.getbands())} channels ({image.mode}) as a pair in one file",
+                "expected red, green, blue and infrared in one PNG",
+            )
+        if not pixels:
+            return None
+        if not _is_deep(image):
+            return _upright(np.array(image), _orientation(image.getexif()))
+        import cv2
+
+        array = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is None or array.dtype != np.uint16 or array.ndim != 3 or array.shape[2] != 4:
+            raise ValueError("it is damaged")
+        return np.ascontiguousarray(array[:, :, [2, 1, 0, 3]])
 
 
 def pil_pixels(image: Image.Image) -> np.ndarray:

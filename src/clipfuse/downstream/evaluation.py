@@ -112,11 +112,12 @@ class Evaluation:
 
     def summary(self) -> str:
         """Return in a line what was done."""
-        material, seeds = self.material, ", ".join(map(str, self.seeds))
-        spread = "mean ± standard deviation over them" if len(self.seeds) > 1 else "no spread of one"
+        material, seeds = self.material, f"seed {self.seeds[0]}"
+        if len(self.seeds) > 1:
+            seeds = f"seeds {', '.join(map(str, self.seeds))} (mean ± standard deviation over them)"
         return (
             f"{self.task.name}, {self.protocol}: {len(material.train)} training and {len(material.test)} "
-            f"test images, input {material.channels}, task seeds {seeds} ({spread}); clipfuse compare gives "
+            f"test images, input {material.channels}, task {seeds}; clipfuse compare gives "
             "intervals"
         )
 

@@ -44,7 +44,7 @@ class Material:
         parts: sample ids of "train", "val" and "test".
         scenes: scene of each sample that shares one.
         fingerprint: of the data set.
-        channels: "color", or "luma" for images whose colours are replaced by their luma.
+        channels: one of `INPUTS`; by "luma" the luma of an image takes the place of its colours.
         bar: wraps names in a progress bar with a title.
 
     Raises:

@@ -13,9 +13,11 @@ import torch
 import torchvision
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torchvision.models import mobilenet_v3_small, segmentation
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops import FeaturePyramidNetwork
 
 from clipfuse.errors import UserError, reason
 from clipfuse.files import file_sha256
@@ -52,21 +54,40 @@ class Normalized(nn.Module):
         return out
 
 
-def _lraspp(encoder: nn.Module, low: str, high: str, channels: tuple[int, int], classes: int) -> nn.Module:
-    """Compose what `torchvision.models.segmentation.lraspp_mobilenet_v3_large` is, on another encoder."""
-    return segmentation.LRASPP(
-        IntermediateLayerGetter(encoder, {low: "low", high: "high"}), *channels, classes
-    )
+class Pyramid(nn.Module):
+    """Torchvision's feature pyramid on an encoder; logits come from its finest level, at stride 4.
+
+    After Panoptic FPN (Kirillov et al., CVPR 2019), with one convolution of 1x1 as its head: small objects
+    are found at stride 4, which LRASPP does not have.
+
+    Args:
+        encoder: its named layers.
+        layers: name and channels of each level, from fine to coarse.
+        classes: number of classes C.
+        width: channels of the pyramid.
+    """
+
+    def __init__(self, encoder: nn.Module, layers: Mapping[str, int], classes: int, width: int = 64) -> None:
+        super().__init__()
+        names = {layer: str(level) for level, layer in enumerate(layers)}
+        self.backbone = IntermediateLayerGetter(encoder, names)
+        self.pyramid = FeaturePyramidNetwork(list(layers.values()), width, norm_layer=nn.BatchNorm2d)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Return logits (N, C, H, W) as "out"."""
+        logits = self.head(self.pyramid(self.backbone(images))["0"])
+        return {"out": interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)}
 
 
 def _mobilenet_small(classes: int) -> nn.Module:
-    features = mobilenet_v3_small(weights=None, dilated=True).features
-    return _lraspp(features, "2", str(len(features) - 1), (24, 576), classes)  # strides 8 and 16
+    layers = {"1": 16, "3": 24, "8": 48, "12": 576}  # strides 4, 8, 16, 32
+    return Pyramid(mobilenet_v3_small(weights=None).features, layers, classes)
 
 
 def _resnet(*blocks: int) -> Callable[[int], nn.Module]:
-    """Return the builder of an encoder of basic blocks; strides 4 and 32."""
-    return lambda classes: _lraspp(ResNet(BasicBlock, list(blocks)), "layer1", "layer4", (64, 512), classes)
+    layers = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+    return lambda classes: Pyramid(ResNet(BasicBlock, list(blocks)), layers, classes)
 
 
 def _named(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
@@ -74,9 +95,9 @@ def _named(build: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
 
 
 NETWORKS: dict[str, tuple[Callable[[int], nn.Module], Any]] = {
-    "lraspp_resnet10": (_resnet(1, 1, 1, 1), None),
-    "lraspp_resnet18": (_resnet(2, 2, 2, 2), torchvision.models.ResNet18_Weights.IMAGENET1K_V1),
-    "lraspp_mobilenet_v3_small": (
+    "fpn_resnet10": (_resnet(1, 1, 1, 1), None),
+    "fpn_resnet18": (_resnet(2, 2, 2, 2), torchvision.models.ResNet18_Weights.IMAGENET1K_V1),
+    "fpn_mobilenet_v3_small": (
         _mobilenet_small,
         torchvision.models.MobileNet_V3_Small_Weights.IMAGENET1K_V1,
     ),

@@ -51,7 +51,7 @@ class Segmentation(Task):
 
     def __init__(
         self,
-        network: str = "lraspp_mobilenet_v3_small",
+        network: str = "fpn_mobilenet_v3_small",
         encoder: str = "none",
         updates: int = 900,
         batch_size: int = 8,

@@ -15,44 +15,47 @@ def result_table(results: Results, labels: Mapping[str, str] | None = None) -> s
     """Return one line per source: its overall scores, and the differences of the first to `both` and a band.
 
     A cell holds the mean over task seeds and, of several, their sample standard deviation. Differences are
-    taken seed by seed. A second table has the scores by class. `-` stands where a score is not defined.
+    taken seed by seed. Further tables have the scores by class. `-` stands where a score is not defined; one
+    that no source has is left out.
 
     Args:
         results: of each source, for the same seeds.
         labels: more words about a source.
     """
-    names = list(dict.fromkeys(name for each in results.values() for one in each for name in one.scores))
+    every = [one for each in results.values() for one in each]
+    names = [
+        name
+        for name in dict.fromkeys(name for one in every for name in one.scores)
+        if any(isfinite(one.scores.get(name, nan)) for one in every)
+    ]
     overall = [name for name in names if "/" not in name]
     if not overall:
-        return "no results"
+        return "no score is defined"
     first = overall[0]
-    kinds = [name for name in names if name.startswith(f"{first}/")]
-    by_class = [name for name in names if "/" in name and name.partition("/")[0] not in overall]
-    band = better_band(results, first)
-    gaps = {f"{first} - {other}": other for other in (BOTH, band) if other in results}
-    head = ["source", *overall, *kinds, *gaps]
+    gaps = {f"{first} - {other}": other for other in (BOTH, better_band(results, first)) if other in results}
+    shown = [*overall, *(name for name in names if name.startswith(f"{first}/"))]
     lines = []
     for source, found in results.items():
         label = f"{source} ({labels[source]})" if labels and labels.get(source) else source
-        cells = [_cell([each.scores.get(name, nan) for each in found]) for name in [*overall, *kinds]]
+        cells = [_cell([each.scores.get(name, nan) for each in found]) for name in shown]
         cells += [
             _cell(differences(found, results[other], first), "+") if other != source else ""
             for other in gaps.values()
         ]
         lines.append([label, *cells])
-    tables = [_aligned(head, lines)]
-    if by_class:
-        short = [name.partition("/")[2] for name in by_class]
+    tables = [_aligned(["source", *shown, *gaps], lines)]
+    kinds = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name)
+    for kind in (kind for kind in kinds if kind not in overall):
+        classes = [name for name in names if name.startswith(f"{kind}/")]
         rows = [
             [
                 source,
-                *(_cell([each.scores.get(name, nan) for each in found], spread=False) for name in by_class),
+                *(_cell([each.scores.get(name, nan) for each in found], spread=False) for name in classes),
             ]
             for source, found in results.items()
         ]
-        tables.append(
-            _aligned([f"{by_class[0].partition('/')[0]} by class", *_unique(by_class, short)], rows)
-        )
+        head = [f"{kind} by class", *(name.partition("/")[2] for name in classes)]
+        tables.append(_aligned(head, rows))
     return "\n\n".join(tables)
 
 
@@ -84,11 +87,6 @@ def _cell(values: Sequence[float], sign: str = "", spread: bool = True) -> str:
     if not defined:
         return "-"
     return f"{fmean(defined):{sign}.2f}" + (f" ± {stdev(defined):.2f}" if spread and len(defined) > 1 else "")
-
-
-def _unique(names: Sequence[str], short: Sequence[str]) -> list[str]:
-    """Return the names of classes; with the score where classes have several."""
-    return list(names) if len(set(short)) < len(short) else list(short)
 
 
 def _aligned(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

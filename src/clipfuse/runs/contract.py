@@ -85,6 +85,12 @@ RULES = (
     # What the losses train, on what, and for how long.
     Rule("backbone", "network", "another network, or other initial weights, fuse otherwise"),
     Rule("data.root data.*.root", HARMLESS, "a place; split_sha256 identifies its content", resume=True),
+    Rule(
+        "data.labels data.*.labels data.captions data.*.captions",
+        HARMLESS,
+        "only losses that see labels use them",
+    ),
+    Rule("labels_sha256", "data", "losses that see labels must see the same ones", shared=True),
     Rule("data", "data", "other images are another task"),
     Rule("split_sha256", "split", "other pairs in training or test are another task"),
     Rule("split_of names_sha256 scenes pairs", HARMLESS, "split_sha256 covers it", resume=True),

@@ -27,8 +27,9 @@ def run_record(
         config: the run's whole configuration.
         source: the data set, a `PairSource`.
         metrics: the run's metrics; the protocol of the test is recorded.
-        loss: its CLIP is recorded, if it has one.
+        loss: its CLIP is recorded, if it has one; and a fingerprint of the labels, if it sees them.
     """
+    sees = loss is not None and bool(loss.required()) and hasattr(source, "labels_fingerprint")
     versions: dict[str, str | None] = {
         name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
     }
@@ -37,6 +38,7 @@ def run_record(
         "split_sha256": source.fingerprint(),
         "split_of": CONTENT,
         "names_sha256": getattr(source, "names_fingerprint", source.fingerprint)(),
+        **({"labels_sha256": source.labels_fingerprint()} if sees else {}),
         "scenes": _scenes(source),
         "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),

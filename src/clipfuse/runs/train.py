@@ -158,6 +158,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
     )
     data.check_parts("train", "val", *(["test"] if config.test else []), ranks=trainer.world_size)
+    data.check_labels({kind: f"the loss {name}" for kind, name in loss.required().items()})
     overwrite, resumes = config.overwrite or config.auto_resume, lies_in(start.path, folder)
     with recorded(folder, record, trainer, overwrite, resumes, command, said) as status:
         if not start.trained and rank_leads():

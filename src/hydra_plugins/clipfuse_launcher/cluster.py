@@ -30,9 +30,11 @@ class ClusterLauncher(SweepLauncher):
 
     Attributes:
         via: class of the other launcher.
+        hint: what may help where it cannot be reached.
     """
 
     via: ClassVar[str]
+    hint: ClassVar[str] = ""
 
     def __init__(self, **parameters: Any) -> None:
         self.parameters = parameters
@@ -70,8 +72,9 @@ class ClusterLauncher(SweepLauncher):
         try:
             self.launcher.launch(words, jobs[0].number)
         except Exception as error:
+            hint = self.hint if "connect" in str(error) else ""
             raise UserError(
-                f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}; run the "
+                f"{self.via.rpartition('.')[2]}: {' '.join(str(error).split())}{hint}; run the "
                 f"missing jobs by: {resume_command(Path(self.config.hydra.sweep.dir))}"
             ) from error
         for job in jobs:
@@ -84,6 +87,8 @@ class RayCluster(ClusterLauncher):
     """A Ray cluster."""
 
     via = "hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher"
+    # A head wants its user's token, which Ray sends to `auto` by itself, but to no other address.
+    hint = " (where its head has token authentication, set RAY_AUTH_MODE=token here)"
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the jobs; Ray kills them when this process is stopped, so their status is written here."""

@@ -273,6 +273,7 @@ def test_xml_that_is_no_file_of_boxes_is_refused(
             "line 2 has 4 columns; expected 5: class centre_x centre_y width height",
         ),
         ("0 .5 .5 .1 .1 .9", "line 1 has 6 columns; expected 5"),
+        ("٣ .5 .5 .1 .1", "line 1 has '٣'; expected a finite number"),
         ("\n\n6 .5 .5 .1 .1", "line 3 is of class 6; expected a number from 0 to 5 (People, Car, Bus, Lamp,"),
         ("-1 .5 .5 .1 .1", "line 1 is of class -1; expected"),
         ("0.5 .5 .5 .1 .1", "line 1 is of class 0.5; expected"),

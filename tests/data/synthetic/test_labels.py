@@ -11,7 +11,7 @@ from clipfuse.data.pairs import Pair
 from clipfuse.data.synthetic import SyntheticPairs, render
 from clipfuse.data.synthetic.backdrop import Ground, Ridge
 from clipfuse.data.synthetic.canvas import TARGET, Canvas, Material
-from clipfuse.data.synthetic.labels import BOXED, LABELS, LEAST_PIXELS, Shares
+from clipfuse.data.synthetic.labels import LABELS, LEAST_PIXELS, Shares
 from clipfuse.data.synthetic.scene import Scene
 from clipfuse.data.synthetic.source import sample_scene
 from clipfuse.data.synthetic.surroundings import Building, Plant, Post
@@ -21,7 +21,7 @@ from clipfuse.types import IGNORED, Boxes
 
 Make = Callable[..., Canvas]
 GRAY = Material((0.3, 0.3, 0.3), 10.0)
-PERSON, CAR = (LABELS.names.index(name) for name in BOXED)
+PERSON, CAR = (LABELS.names.index(name) for name in LABELS.objects)
 UNCLEAR = 1e-5  # shares are float32: sums over tens of strokes are exact to some 1e-6
 
 
@@ -102,7 +102,7 @@ def test_labels_equal_those_of_each_thing_alone(index: int) -> None:
     expected = []
     for owner, places in sorted(pixels.items()):
         name = shares.begun[owner][0]
-        if name in BOXED and len(places) >= LEAST_PIXELS:
+        if name in LABELS.objects and len(places) >= LEAST_PIXELS:
             rows, columns = zip(*places, strict=True)
             box = [min(columns), min(rows), max(columns) + 1, max(rows) + 1]
             expected.append((box, LABELS.names.index(name)))
@@ -207,7 +207,7 @@ def test_each_thing_has_its_classes(canvas: Make, case: str) -> None:
     thing.paint(street)
     classes, boxes = street.shares.labels(street.buffer[..., TARGET])
     assert {LABELS.names[kind] for kind in classes.unique()} == expected | {"sky"}
-    assert {LABELS.names[kind] for kind in boxes.classes} == expected & set(BOXED)
+    assert {LABELS.names[kind] for kind in boxes.classes} == expected & set(LABELS.objects)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def test_a_description_names_each_class_once() -> None:
     assert LABELS.background is None
 
 
-def test_validation_and_test_pairs_are_grouped_by_their_condition() -> None:
+def test_test_pairs_are_grouped_by_their_condition() -> None:
     source = SyntheticPairs(train=3, val=4, test=9, size=64, seed=1)
     labels, parts = source.labels(), source.parts()
     assert (labels.names, labels.palette) == (LABELS.names, LABELS.palette)
@@ -286,11 +286,6 @@ def test_validation_and_test_pairs_are_grouped_by_their_condition() -> None:
             if re.search(expression, sample_id):
                 assert found.setdefault(sample_id, name) == name
     assert found.pop("first-test-000000") == found["test-000000"]  # as `data=mixed` names it
-    expected = {
-        f"{part}-{i:06d}": sample_scene(1, 3 * i + offset, 64)[0].weather.name
-        for offset, part in enumerate(("train", "val", "test"))
-        for i in range(len(parts[part]))
-        if part != "train"
-    }
+    expected = {name: sample_scene(1, 3 * i + 2, 64)[0].weather.name for i, name in enumerate(parts["test"])}
     assert found == expected
     assert len(set(expected.values())) > 2

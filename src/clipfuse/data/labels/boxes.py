@@ -156,7 +156,7 @@ def _read_yolo(text: str, labels: LabelSet, size: tuple[int, int]) -> Iterator[_
         if kind != int(kind) or not 0 <= kind < len(labels):
             raise _Bad(
                 f"{place} is of class {words[0][:40]}; expected a number from 0 to {len(labels) - 1} "
-                f"({_shown(labels.names)}): correct it, or complete the names of the classes"
+                f"({_shown(labels.names)}): correct it, or complete data.labels.classes"
             )
         edges = (
             (x - wide / 2) * width,
@@ -196,7 +196,7 @@ def _read_voc(text: str, labels: LabelSet, size: tuple[int, int]) -> Iterator[_O
         if index is None:
             raise _Bad(
                 f"{place} is named {_repr(name)}; expected one of {_shown(labels.names)}: correct it, or "
-                f"add it to the names of the classes.{did_you_mean(name[:60], labels.names)}"
+                f"add it to data.labels.classes.{did_you_mean(name[:60], labels.names)}"
             )
         box = _one(item, "bndbox", place)
         left, top, right, bottom = (
@@ -215,7 +215,7 @@ def _no_background(index: int, labels: LabelSet, place: str) -> int:
     if index == labels.background:
         raise _Bad(
             f"{place} is of class {index} ({labels.names[index]}), the background, which has no boxes; "
-            "correct it, or set the background of the classes to null"
+            "correct it, or set data.labels.background=null"
         )
     return index
 

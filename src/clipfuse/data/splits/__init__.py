@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from clipfuse.data.pairs import PARTS
+from clipfuse.decoding.reading import SUFFIXES
 from clipfuse.errors import UserError, did_you_mean
-from clipfuse.files import is_there, read_json
+from clipfuse.files import is_there, read_json, read_text
 from clipfuse.images import natural_order
 
 _MOST_BYTES = 2**25  # some million names
+_LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "pred.txt": "test"}
+_SUFFIX = "|".join(rf"\{suffix}$" for suffix in SUFFIXES)
 _FORM = 'not a split file; expected JSON of the form {"train": [names], "val": [names], "test": [names]}'
 
 
@@ -97,6 +101,49 @@ def read_split(split: str) -> dict[str, tuple[str, ...]]:
     return parts
 
 
+def find_lists(split: str, root: Path) -> dict[str, tuple[str, ...]] | None:
+    """Return the names in the text files of a data set's own parts, as MFNet and TarDAL ship them.
+
+    The files are `train.txt`, `val.txt` and `test.txt` (or `pred.txt`), one name per line, of which folders
+    and the suffix of an image do not count; one of them may be missing.
+
+    Args:
+        split: "lists", for `root` or its folder `meta`; or the path of a folder.
+        root: folder of the data set.
+
+    Returns:
+        The names by part; None where `split` is neither.
+
+    Raises:
+        UserError: there is no such file, one cannot be read, or a name is listed twice.
+    """
+    if split != "lists" and not (split not in ("auto", "hash") and Path(split).expanduser().is_dir()):
+        return None
+    places = [root, root / "meta"] if split == "lists" else [Path(split).expanduser()]
+    files = [
+        (_LISTS[file.name], file)
+        for place in places
+        for file in sorted(place.glob("*.txt"))
+        if file.name in _LISTS
+    ]
+    if not files:
+        raise UserError(
+            f"data.split={split}: neither {' nor '.join(map(str, places))} holds a list of names; expected "
+            f"some of {', '.join(_LISTS)}, or set data.split=hash"
+        )
+    listed: dict[str, tuple[str, ...]] = {}
+    seen: dict[str, Path] = {}
+    for part, file in files:
+        lines = [line.strip() for line in read_text(file, most=_MOST_BYTES).splitlines()]
+        names = [re.sub(_SUFFIX, "", line.rpartition("/")[2]) for line in lines if line]
+        for name in names:
+            if name in seen:
+                raise UserError(f"{file}: '{name}' is listed twice, before in {seen[name]}; keep one line")
+            seen[name] = file
+        listed[part] = (*listed.get(part, ()), *names)
+    return listed
+
+
 def read_scenes(split: str) -> dict[str, str]:
     """Return the scene of each id of a split file, for the parts that are {scene: ids}.
 
@@ -117,8 +164,9 @@ def _content(split: str) -> tuple[Any, dict[str, Any]]:
     source = Path(split).expanduser() if split.endswith(".json") else shipped.get(split)
     if source is None or not is_there(source):
         raise UserError(
-            f"data.split={split}: no such split; expected auto, hash, {', '.join(sorted(shipped))} or the "
-            f"path of a .json file.{did_you_mean(split, ['auto', 'hash', *shipped])}"
+            f"data.split={split}: no such split; expected auto, hash, lists, {', '.join(sorted(shipped))}, "
+            "or the path of a .json file or of a folder of lists."
+            f"{did_you_mean(split, ['auto', 'hash', 'lists', *shipped])}"
         )
     return source, read_json(source, most=_MOST_BYTES, remedy=_FORM)
 

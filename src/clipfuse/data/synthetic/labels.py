@@ -36,10 +36,10 @@ LABELS = LabelSet(
         (220, 20, 60),
         (0, 0, 142),
     ),
+    objects=("person", "car"),
 )
 """Names and palette of the classes; the colours are those of Cityscapes for the same things."""
 
-BOXED = ("person", "car")
 LEAST_PIXELS = 16
 """Things of which fewer pixels are visible get no box; they stay in the map of classes."""
 
@@ -110,7 +110,7 @@ class Shares:
         self._finish()
         owner = np.where(targets > 0.5, self._owner[1], self._owner[0])
         boxes, classes = list[tuple[int, int, int, int]](), list[int]()
-        boxed = [LABELS.names.index(name) for name in BOXED]
+        boxed = [LABELS.names.index(name) for name in LABELS.objects]
         for number, (kind, (y0, y1, x0, x1)) in enumerate(zip(self.kinds, self._extents, strict=True)):
             if kind in boxed and y0 < y1:
                 rows, columns = np.nonzero(owner[y0:y1, x0:x1] == number)

@@ -117,13 +117,12 @@ class SyntheticPairs:
         return {}
 
     def labels(self) -> LabelSet:
-        """Return the classes, and the conditions of the validation and test pairs as groups.
+        """Return the classes, and the conditions of the test pairs as groups.
 
         An id does not contain its condition, therefore the expression of a group lists its ids.
         """
         found: dict[str, list[str]] = {weather.name: [] for weather in CONDITIONS}
-        parts = self.parts()
-        for sample_id in (*parts["val"], *parts["test"]):
+        for sample_id in self.parts()["test"]:
             rng = np.random.default_rng([self.seed, self._index(sample_id)])
             found[Sampler(rng, self.size).weather.name].append(sample_id)
         groups = tuple((name, f"({'|'.join(ids)})$") for name, ids in found.items() if ids)

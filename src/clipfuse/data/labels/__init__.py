@@ -1,0 +1,1 @@
+"""Labels of a data set: maps of classes, boxes and captions."""
