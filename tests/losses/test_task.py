@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -5,16 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from clipfuse.bilevel import Alternate, GaussNewton, Joint, ValuePenalty
 from clipfuse.bilevel.problem import Solver
+from clipfuse.cli.config import conf_dir
 from clipfuse.errors import UserError
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.losses.task import TaskLoss
 from clipfuse.losses.weighted_sum import BilevelWeightedSum, weighted_sum
+from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.segmenter import Segmenter, weights_of
+from clipfuse.runs.train import train
 from clipfuse.testing.loss_contract import LossContract, example_inputs, part_of
 from clipfuse.training.stepping import LossProblem
 from clipfuse.types import IGNORED, LossInputs
@@ -423,3 +428,50 @@ def test_each_solver_lowers_both_losses(name: str) -> None:
     ]
     assert rows[-1]["f"] < 0.7 * rows[0]["f"]
     assert rows[-1]["F"] < 0.9 * rows[0]["F"]
+
+
+def _snapshot(run_dir: str) -> Any:
+    """Copy the run folder in the third update, as a power cut would leave it."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    def keep(trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 3:
+            shutil.copytree(run_dir, f"{run_dir}-cut", ignore=shutil.ignore_patterns("status.json"))
+
+    return LambdaCallback(on_train_batch_end=keep)
+
+
+def test_a_resumed_training_is_bit_equal_and_its_network_can_be_frozen(
+    tiny_config: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Of rendered scenes, in bf16, with the state of y and z; no label is needed to fuse."""
+
+    def config(*overrides: str) -> DictConfig:
+        small = ["steps=4", "validate_every=1", "test=false", "trainer.precision=bf16-mixed"]
+        small += ["loss=task", "loss.warmup=1", "loss.network.width=4"]
+        found = tiny_config(*small, *overrides)
+        found.data = OmegaConf.load(conf_dir() / "data/synthetic.yaml")
+        found.data.update({"train": 4, "val": 1, "test": 1, "size": 64})
+        return found
+
+    solver = ["solver=value_penalty", "solver.every=2"]
+    cut = f"+callbacks.cut={{_target_: {__name__}._snapshot, run_dir: {tmp_path / 'run'}}}"
+    train(config(*solver, cut))
+    (tmp_path / "run").rename(tmp_path / "straight")
+    (tmp_path / "run-cut").rename(tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    assert read_checkpoint(last)["global_step"] == 2
+    train(config(*solver, f"checkpoint={last}"))
+    straight, resumed = (
+        read_checkpoint(tmp_path / name / "checkpoints/last.ckpt") for name in ("straight", "run")
+    )
+    assert straight["global_step"] == resumed["global_step"] == 4
+    for key, value in straight["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][key]), key
+    start, end = (Segmenter(16, 4), straight["state_dict"])
+    moved = {name: end[f"loss.network.{name}"] for name in start.state_dict()}
+    assert not torch.equal(moved["head.weight"], start.head.weight)
+    frozen = tmp_path / "frozen"
+    train(config("loss.frozen=true", f"loss.weights={last}", f"run_dir={frozen}", "validate_every=4"))
+    kept = read_checkpoint(frozen / "checkpoints/last.ckpt")["state_dict"]
+    assert all(torch.equal(kept[f"loss.network.{name}"], value) for name, value in moved.items())

@@ -3,7 +3,7 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.modes import evaluating
 from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.ops.segmenter import load_weights
@@ -49,9 +50,9 @@ class TaskLoss(BilevelLoss):
     F = fidelity + w l(x, y; judged samples),   f = l(x, y; the other samples)
 
     l is the cross-entropy of the task network y on the fused colour image: fused luma with the chroma of the
-    visible image. It is a mean over samples, those of all ranks, of the weighted mean over the labelled pixels
-    of each; a pixel of a class that has n pixels in its image weighs n^-balance. Pixels and images without
-    labels count nowhere; with none of them l is 0.
+    visible image. It is a mean over samples, those of all ranks, of the weighted mean over the labelled
+    pixels of each; a pixel of a class that has n pixels in its image weighs n^-balance. Pixels and images
+    without labels count nowhere; where there are no others l is 0.
 
     The task network is
 
@@ -76,7 +77,7 @@ class TaskLoss(BilevelLoss):
     Args:
         fidelity: another loss.
         network: the task network, (N, 3, H, W) -> logits (N, C, H, W) or a mapping with these as "out"; it is
-            always in evaluation mode.
+            used in evaluation mode.
         weight: w, 0 or more.
         frozen: whether the task network stays as it is in `weights`.
         weights: a file for `clipfuse.ops.segmenter.load_weights`; None: the network as it was made.
@@ -119,7 +120,7 @@ class TaskLoss(BilevelLoss):
                 f"{_LOSS} loss: {type(network).__name__} has batch norm, whose running statistics the lower "
                 "level cannot learn; take group norm, or frozen=true"
             )
-        self.fidelity, self.network = fidelity, network.eval()
+        self.fidelity, self.network = fidelity, network
         self.weight, self.frozen, self.weights = weight, frozen, weights
         self.held_out, self.balance, self.warmup = held_out, balance, warmup
         with named_errors(f"{_LOSS} loss"):
@@ -128,12 +129,6 @@ class TaskLoss(BilevelLoss):
                 load_weights(network, weights)
         network.requires_grad_(not frozen)
         self._names = tuple(name for name, _ in network.named_parameters())
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of the loss; the task network stays in evaluation mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
 
     def setup(self, sample: LossInputs) -> None:
         """Refuse data with more classes than the network has, beside data without any."""
@@ -256,7 +251,8 @@ class TaskLoss(BilevelLoss):
 
     def _logits(self, images: Tensor, lower: Sequence[Tensor]) -> Tensor:
         values = dict(zip(self._names, lower, strict=True)) if lower else {}
-        return _logits_in(functional_call(self.network, values, (images,)))
+        with evaluating(self.network):
+            return _logits_in(functional_call(self.network, values, (images,)))
 
 
 def _logits_in(output: Any) -> Tensor:
@@ -266,7 +262,7 @@ def _logits_in(output: Any) -> Tensor:
 
 def _classes_of(network: nn.Module) -> int:
     """Return the number of classes of a network, from the logits of a small image."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(network):
         logits = _logits_in(network(torch.zeros(1, 3, 32, 32)))
     if logits.shape[0] != 1 or logits.shape[2:] != (32, 32):
         raise ValueError(
