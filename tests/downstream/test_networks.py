@@ -52,7 +52,7 @@ def test_an_encoder_from_a_file_of_a_classifier(tmp_path: Path) -> None:
     assert encoder_key("none") == "none"
     with pytest.raises(
         UserError,
-        match=r"encoder\.pth: holds the weights of another encoder than that of fpn_resnet10: 'conv1\.weight'",
+        match=r"encoder\.pth holds the weights of another encoder than that of fpn_resnet10: 'conv1\.weight'",
     ):
         segmentation_network(NAME, str(path), 3, 3, seed=0)
 
