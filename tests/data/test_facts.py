@@ -190,3 +190,20 @@ def test_swapped_bands_and_other_scenes_are_other_data(tmp_path: Path) -> None:
     before = plain.fingerprint()
     Image.new("L", (8, 8), 1).save(root / "vi/p5.png")  # which the split does not name
     assert plain.fingerprint() == before
+
+
+def test_colours_are_kept_and_a_damaged_entry_is_found_anew(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "map.png"
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[1], pixels[2] = (64, 0, 128), (255, 255, 255)
+    Image.fromarray(pixels).save(path)
+    os.utime(path, (1e9, 1e9))
+    expected = [frozenset({0, 64 << 16 | 128, 0xFFFFFF})]
+    assert facts.image_colors([path]) == expected
+    with sqlite3.connect(cache) as stored:
+        assert stored.execute("SELECT length(value) FROM facts WHERE kind = 'colors'").fetchall() == [(12,)]
+        stored.execute("UPDATE facts SET value = x'0000000000' WHERE kind = 'colors'")
+    assert facts.image_colors([path]) == expected
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert len(facts.image_colors([tmp_path / "noise.png"])[0]) == facts.MOST_COLORS

@@ -9,7 +9,7 @@ from PIL import Image
 from clipfuse.cli.config import conf_dir
 from clipfuse.data.folder import PairedFolder
 from clipfuse.data.mixed import MixedPairs
-from clipfuse.data.scenes import given_scenes
+from clipfuse.data.scenes import beside_training, given_scenes
 from clipfuse.data.splits import hash_split
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.errors import UserError
@@ -151,3 +151,15 @@ def test_the_option_reaches_the_folder(folder: str) -> None:
         words += ["data.sources.roadscene.split=hash", "data.sources.roadscene.scenes='^([a-z])_'"]
         config = compose("train", words)
     assert build(config.data, "data").scenes()["roadscene-b_2"] == "roadscene-b"
+
+
+def test_test_images_beside_training_images_of_their_scene() -> None:
+    """Every fourth frame lies between training frames; a block has such neighbours at its borders alone."""
+    frames = [f"{number:05d}" for number in range(1, 41)]
+    scenes = dict.fromkeys(frames, "drive")
+    fourth = {"test": frames[3::4], "train": [name for name in frames if name not in frames[3::4]], "val": ()}
+    blocks = {"train": frames[:15], "test": frames[15:30], "val": frames[30:]}
+    assert beside_training(fourth, scenes) == 10
+    assert beside_training(blocks, scenes) == 1
+    assert beside_training(fourth, {}) == 0
+    assert beside_training({"train": ["9"], "test": ["10"], "val": ()}, {"9": "a", "10": "a"}) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfuse.data.splits import hash_split, read_split, split_fingerprint
+from clipfuse.data.splits import find_lists, hash_split, read_split, split_fingerprint
 
 REPOSITORY = Path(__file__).parents[2]
 NAMES = [f"scene{i}" for i in range(30)]
@@ -117,3 +117,31 @@ def test_shipped_roadscene_states_its_fingerprint_and_keeps_scenes_apart():
     for (prefix, number, name), (next_prefix, next_number, next_name) in pairwise(frames):
         if prefix == next_prefix and next_number - number <= 60:
             assert part_of[name] == part_of[next_name]
+
+
+# Lists
+
+
+def test_parts_come_from_lists_of_names(tmp_path):
+    lists = {"train.txt": "a\nimages/b.png\n\n", "val.txt": "c.JPG\n", "pred.txt": "some name (1)\n"}
+    (tmp_path / "meta").mkdir()
+    for name, text in lists.items():
+        (tmp_path / "meta" / name).write_text(text.replace("JPG", "jpg"))
+    (tmp_path / "meta/other.txt").write_text("x\n")
+    expected = {"train": ("a", "b"), "val": ("c",), "test": ("some name (1)",)}
+    assert find_lists("lists", tmp_path) == expected
+    assert find_lists(str(tmp_path / "meta"), tmp_path / "elsewhere") == expected
+    assert find_lists("auto", tmp_path) is None
+    assert find_lists("roadscene", tmp_path) is None
+
+
+def test_lists_that_are_missing_or_name_a_pair_twice(tmp_path, user_error):
+    found = user_error(find_lists, "lists", tmp_path)
+    assert (
+        f"neither {tmp_path} nor {tmp_path / 'meta'} holds a list of names; expected some of train.txt"
+        in found
+    )
+    (tmp_path / "train.txt").write_text("a\nb\n")
+    (tmp_path / "test.txt").write_text("b\n")
+    found = user_error(find_lists, "lists", tmp_path)
+    assert found.endswith(f"'b' is listed twice, before in {tmp_path / 'test.txt'}; keep one line")

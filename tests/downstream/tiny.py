@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 
 from clipfuse.data.pairs import Pair
@@ -99,14 +100,14 @@ class TinyTask(Task):
         return {"confusion": torch.bincount(pairs, minlength=4).reshape(2, 2).tolist(), "map": found}
 
     def scores(self, labels: LabelSet, judgements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        total = sum(torch.tensor(each["confusion"]) for each in judgements)
+        total = sum(torch.tensor(each["confusion"], dtype=torch.float64) for each in judgements)
         assert isinstance(total, Tensor)
         iou = (total.diag() / (total.sum(0) + total.sum(1) - total.diag())).nan_to_num(0)
         classes = {f"IoU/{name}": 100 * float(value) for name, value in zip(labels.names, iou, strict=True)}
         return {"mIoU": 100 * float(iou.mean()), "none": float("nan"), **classes}
 
     def draw(self, labels: LabelSet, example: Example, judgement: Any) -> Tensor:
-        found = example.classes if judgement is None else judgement["map"]
+        found: Any = example.classes if judgement is None else judgement["map"]
         return torch.where(found == 1, 255, example.image[:3]).to(torch.uint8)
 
 
@@ -121,6 +122,37 @@ def material(task: Task | None = None, channels: str = "color", shift: int = 0) 
         data.fingerprint(),
         channels,
     )
+
+
+class Recorder(Logger):
+    """Keeps what a run logs, as loggers with images get it."""
+
+    name, version = "recorder", None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: dict[str, Any] = {}
+        RECORDERS.append(self)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.logged |= metrics
+
+    def log_images(self, key: str, images: Any, samples_seen: int) -> None: ...
+
+    def log_rows(self, key: str, columns: Any, rows: Any, samples_seen: int) -> None:
+        self.logged[key] = (columns, rows)
+
+    def log_best(self, scores: Any, checkpoints: Any, samples_seen: int) -> None: ...
+
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        self.logged |= values
+
+    def finish(self, failed: bool) -> str | None: ...
+
+
+RECORDERS: list[Recorder] = []
 
 
 def write_options(folder: Path) -> None:

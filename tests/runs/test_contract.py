@@ -44,6 +44,7 @@ HARMLESS = (
     *("seed", "loss.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
     *("clip_identity.model", "clip_identity.pretrained", "clip_identity.preprocess.size"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb"),
+    *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
     *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
     *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
@@ -65,6 +66,7 @@ RESUMABLE = (
         "logger.*",
     ),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb", "callbacks.*", "versions.*"),
+    *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
     *("downstream.*", "downstream_seeds"),
@@ -73,7 +75,10 @@ NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],
     "loss/weighted_sum": ["+loss.parts={promptfusion:1,ldfusion:0.1}"],
     "backbone/custom": ["backbone._target_=my_net.MyNet", "+backbone.width=8"],
-    **{f"data/{name}": ["data.root=x"] for name in ("folder", "llvip", "m3fd", "msrs", "tno", "roadscene")},
+    **{
+        f"data/{name}": ["data.root=x"]
+        for name in ("fmb", "folder", "llvip", "m3fd", "mfnet", "msrs", "tno", "roadscene")
+    },
     "data/mixed": ["data.sources.roadscene.root=x"],
     "experiment/best": ["data.sources.roadscene.root=x"],
 }
@@ -98,7 +103,9 @@ def composed(options: list[str], loss: Any) -> dict[str, Any]:
         del config["hydra"]
     join_parts(config)
     metrics = SimpleNamespace(test=SimpleNamespace(protocol="strict-1"))
-    return run_record(config, SyntheticPairs(train=1, val=1, test=1, size=64), metrics, loss)
+    source = SyntheticPairs(train=1, val=1, test=1, size=64)
+    source.labels_fingerprint = lambda: "1a"  # type: ignore[attr-defined]
+    return run_record(config, source, metrics, loss)
 
 
 IDENTITY = {"model": "micro", "pretrained": None, "weights_sha256": "92", "preprocess": {"size": [112, 112]}}
@@ -110,7 +117,8 @@ def records() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(conf_dir()), version_base="1.3"):
         patch.setattr("clipfuse.runs.record.git_commit", lambda: "c0ffee")
-        asks = SimpleNamespace(modules=lambda: [SimpleNamespace(clip=SimpleNamespace(identity=IDENTITY))])
+        clips = [SimpleNamespace(clip=SimpleNamespace(identity=IDENTITY))]
+        asks = SimpleNamespace(modules=lambda: clips, required=lambda: {"classes": "task"})
         for index, options in enumerate(choices()):
             record = composed(options, asks if index else None)
             for key in leaves(record):

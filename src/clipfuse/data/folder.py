@@ -106,7 +106,7 @@ class PairedFolder:
         if fourth is not None:
             if infrared or visible or pairs or range is not None:
                 raise UserError(
-                    "data.fourth finds and reads pairs alone; leave out infrared, visible, pairs, range"
+                    "data.fourth finds and reads pairs alone; leave out infrared, visible, pairs and range"
                 )
             found = find_fourth(folder, str(fourth))
         elif pairs is None:

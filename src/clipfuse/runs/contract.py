@@ -88,7 +88,8 @@ RULES = (
     Rule(
         "data.labels data.*.labels data.captions data.*.captions",
         HARMLESS,
-        "only losses that see labels use them",
+        "labels_sha256 records the labels that a loss sees",
+        resume=True,
     ),
     Rule("labels_sha256", "data", "losses that see labels must see the same ones", shared=True),
     Rule("data", "data", "other images are another task"),

@@ -30,6 +30,7 @@ def test_everything_that_can_be_described() -> None:
         palette=palette,
         background=0,
         groups={"day": "D$", "night": "N$"},
+        objects=["person"],
         ignore=[255, 255, 255],
     )
     assert found.labels == LabelSet(
@@ -37,6 +38,7 @@ def test_everything_that_can_be_described() -> None:
         0,
         ((0, 0, 0), (64, 0, 128), (64, 64, 0)),
         (("day", "D$"), ("night", "N$")),
+        ("person",),
     )
     assert found.ignore == (255, 255, 255)
     assert parsed(kind="yolo").boxes
@@ -75,6 +77,11 @@ def test_names_come_from_a_file_of_one_name_per_line(tmp_path: Path) -> None:
         ({"ignore": "255"}, "data.labels.ignore is '255'"),
         ({"ignore": 256}, "data.labels.ignore is 256"),
         ({"kind": "voc", "ignore": 255}, "data.labels.ignore is 255"),
+        ({"objects": "car"}, "data.labels.objects is 'car'; expected null or a list of names"),
+        (
+            {"objects": ["cars"]},
+            "objects names 'cars'; expected some of none, car, person. Did you mean 'car'?",
+        ),
         ({"groups": ["N$"]}, "data.labels.groups is ['N$']; expected a mapping"),
         ({"groups": {"car": "N$"}}, "has a group 'car'; expected a word that is no name of a class"),
         ({"groups": {"a/b": "N$"}}, "has a group 'a/b'"),

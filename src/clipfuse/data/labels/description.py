@@ -16,7 +16,7 @@ KINDS = {
     "voc": "boxes in XML of PASCAL VOC",
     "yolo": "boxes in text of YOLO",
 }
-_KEYS = ("folder", "kind", "classes", "palette", "background", "groups", "ignore")
+_KEYS = ("folder", "kind", "classes", "palette", "background", "groups", "objects", "ignore")
 _MOST_BYTES = 2**16
 _VALUES = (*range(256), 65535)
 Color = tuple[int, int, int]
@@ -50,7 +50,8 @@ def parse_labels(given: object, root: Path, where: str = "data.labels") -> Descr
     `folder`, `kind` and `classes` are needed. `classes` is a list of names in the order of their numbers, or
     a text file of one name per line (`*.txt`, a path or relative to `root`). The others may be left out:
     `palette`, RGB of each class, which `color` needs; `background`, the class that is no object; `groups`,
-    regular expressions over sample ids by the names of what is also scored apart; `ignore`.
+    regular expressions over sample ids by the names of what is also scored apart; `objects`, names of the
+    classes whose things are counted and boxed; `ignore`.
 
     Args:
         given: the setting.
@@ -100,7 +101,9 @@ def parse_labels(given: object, root: Path, where: str = "data.labels") -> Descr
             ignore,
             "null; a number from 0 to 255 for kind=index; an RGB colour for maps in colours",
         )
-    labels = LabelSet(names, background, palette, _groups(given.get("groups"), names, f"{where}.groups"))
+    groups = _groups(given.get("groups"), names, f"{where}.groups")
+    objects = _objects(given.get("objects"), names, f"{where}.objects")
+    labels = LabelSet(names, background, palette, groups, objects)
     return Description(folder.strip(), kind, labels, ignore)
 
 
@@ -151,3 +154,16 @@ def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, st
                 "sample ids, such as 'N$'"
             ) from None
     return tuple(given.items())
+
+
+def _objects(given: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise _wrong(where, given, "null or a list of names of classes")
+    for name in given:
+        if name not in names:
+            raise UserError(
+                f"{where} names {name!r}; expected some of {', '.join(names)}.{did_you_mean(str(name), names)}"
+            )
+    return tuple(given)
