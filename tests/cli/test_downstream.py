@@ -13,6 +13,7 @@ from clipfuse.downstream.sources import ALWAYS
 from clipfuse.images import write_png
 
 sys.path.append(str(Path(__file__).parents[2]))
+from tests.downstream.recorder import RECORDERS
 from tests.downstream.tiny import TinyPairs, TinyTask, write_options
 
 Command = Callable[..., tuple[int, str, str]]
@@ -172,7 +173,16 @@ def trained_here(clipfuse: Command, *words: str) -> str:
 
 
 def test_a_training_is_judged_at_its_end(here: Path, clipfuse: Command) -> None:
-    output = trained_here(clipfuse, "run_dir=runs/a", "downstream_seeds=[0]")
+    mine = "+logger.mine._target_=tests.downstream.recorder.Recorder"
+    output = trained_here(clipfuse, "run_dir=runs/a", "downstream_seeds=[0]", mine)
+    logged = RECORDERS.pop().logged
+    columns, rows = logged["downstream/segmentation/overlays"]
+    assert columns == ["image", "truth", *ALWAYS, "fused"]
+    assert [row[0] for row in rows] == ["5D", "6N", "7D"]
+    assert {image.size for row in rows for image in row[1:]} == {(32, 32)}
+    stored = json.loads((here / "runs/a/downstream/segmentation/metrics.json").read_text())["results"]
+    assert logged["downstream/segmentation/mIoU"] == stored[0]["scores"]["mIoU"]
+    assert {f"downstream/segmentation/mIoU/{name}" for name in ALWAYS} <= set(logged)
     assert "fused " in output.split("\nsource")[1]
     curves = (here / "runs/a/metrics.csv").read_text()
     assert "downstream/segmentation/mIoU" in curves

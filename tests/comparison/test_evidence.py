@@ -89,7 +89,7 @@ def test_overlaps_are_those_of_plain_matrices() -> None:
 
 
 def test_precision_worked_out_by_hand() -> None:
-    # Two objects; hit, miss, hit by falling score. Recall 1/2 at precision 1, 1 at 2/3: 51 and 50 of 101 recalls.
+    # Two objects; hit, miss, hit by falling score: precision 1 at 51 of 101 recalls, 2/3 at 50.
     hits = np.array([[True, False, True]])
     assert average_precision(hits, 2)[0] == pytest.approx((51 + 50 * 2 / 3) / 101, abs=1e-12)
     assert average_precision(np.zeros((10, 0), dtype=bool), 3).tolist() == [0] * 10

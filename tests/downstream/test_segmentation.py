@@ -83,7 +83,7 @@ def test_the_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
         for value in each.classes.flatten().tolist():  # type: ignore[union-attr]
             if value != 255:
                 share[value] += 1 / (6 * 62 * 64)
-    weights = [1 / math.log(1.02 + each) for each in share]
+    weights = [1 / math.log(1.1 + each) for each in share]
     assert network.class_weights.tolist() == pytest.approx(weights, rel=1e-6)
     images = torch.stack([each.image for each in TRAIN[:2]]).float() / 255
     with torch.no_grad():

@@ -99,14 +99,14 @@ class TinyTask(Task):
         return {"confusion": torch.bincount(pairs, minlength=4).reshape(2, 2).tolist(), "map": found}
 
     def scores(self, labels: LabelSet, judgements: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        total = sum(torch.tensor(each["confusion"]) for each in judgements)
+        total = sum(torch.tensor(each["confusion"], dtype=torch.float64) for each in judgements)
         assert isinstance(total, Tensor)
         iou = (total.diag() / (total.sum(0) + total.sum(1) - total.diag())).nan_to_num(0)
         classes = {f"IoU/{name}": 100 * float(value) for name, value in zip(labels.names, iou, strict=True)}
         return {"mIoU": 100 * float(iou.mean()), "none": float("nan"), **classes}
 
     def draw(self, labels: LabelSet, example: Example, judgement: Any) -> Tensor:
-        found = example.classes if judgement is None else judgement["map"]
+        found: Any = example.classes if judgement is None else judgement["map"]
         return torch.where(found == 1, 255, example.image[:3]).to(torch.uint8)
 
 

@@ -38,6 +38,7 @@ LOSSES = {
         "loss.fidelity.decomposition_weight=0",
         "solver=alternate",
     ],
+    "task": ["loss=task", "loss.warmup=4", "loss.network.width=4", "solver=value_penalty", "solver.every=3"],
     "joint": ["loss=promptfusion", "loss.warmup=8", "loss.fidelity.decomposition_weight=0", "solver=joint"],
 }
 
@@ -143,6 +144,10 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(
             config.backbone = OmegaConf.load(conf_dir() / "backbone/contourlet.yaml")
             config.backbone.update({"dim": 4, "heads": 2, "stride": 2, "dense": False, "smooth": True})
             config.backbone.update({"encoder_blocks": 1, "decoder_blocks": 1, "unet_width": 2})
+    if name == "task":  # it needs labels
+        for config in (alone, both):
+            config.data = OmegaConf.load(conf_dir() / "data/synthetic.yaml")
+            config.data.update({"train": 8, "val": 2, "test": 2, "size": 64})
     train(alone)
     train_on(ranks, both)
     assert_same_run(tmp_path / "both", tmp_path / "alone")

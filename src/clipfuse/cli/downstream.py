@@ -53,7 +53,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return the words for Hydra: those that name sources, and --fused, become overrides."""
-    words, fused, sources, kept = list(arguments), [], [], []
+    words = list(arguments)
+    fused: list[str] = []
+    sources: list[str] = []
+    kept: list[str] = []
     while words:
         word = words.pop(0)
         option, joined, value = word.partition("=")
@@ -64,7 +67,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
         else:
             kept.append(word)
     options, rest = split_options(kept)
-    overrides = []
+    overrides: list[str] = []
     for word in rest:
         setting = "=" in word and _OVERRIDE.fullmatch(word) and not Path(word).exists()
         (overrides if setting or (word.startswith("~") and not Path(word).exists()) else sources).append(word)
@@ -126,7 +129,8 @@ def _downstream(config: "DictConfig") -> None:
         config.overwrite,
         note=print,
     )
-    for warning in material.warnings():
+    notes: dict[str, str | None] = getattr(data, "scene_notes", dict)()
+    if warning := notes.get("warning"):
         print(f"warning: {warning}", file=sys.stderr)
     with stop_on_sigterm(), _progress(evaluation, sources):
         results = evaluation.run(sources)

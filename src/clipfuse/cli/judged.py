@@ -49,7 +49,8 @@ class Given:
                 if run.status != "finished" and single:
                     raise UserError(f"{word}: this run is {run.status}; finish it, or leave it out")
             if not finished:
-                raise UserError(f"{word}: none of its {len(found)} runs has finished; wait for one")
+                why = found[0].reason or found[0].status
+                raise UserError(f"{word}: none of its {len(found)} runs has finished ({why}); wait for one")
             self.left_out += [f"{run.path} ({run.status})" for run in found if run not in finished]
             if not self.runs:
                 self.home = path.parent if single else path

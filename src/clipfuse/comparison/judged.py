@@ -152,8 +152,11 @@ def _labels(file: Folder, node: Mapping[str, Any]) -> LabelSet:
 
 def _judged(folder: Folder, file: Folder, task: str, labels: LabelSet, result: Mapping[str, Any]) -> Judged:
     images: Mapping[str, Mapping[str, Any]] = result["images"]
-    for image in images:
-        check_name(image)
+    try:
+        for image in images:
+            check_name(image)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     evidence: Evidence
     boxes: dict[str, tuple[Array, Array]] = {}
     if task == "segmentation":

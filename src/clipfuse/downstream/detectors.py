@@ -58,7 +58,8 @@ def detector(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "network"))
-        return Detector(NETWORKS[name](name, encoder, len(classes) + 1, channels, size), classes)
+        network = NETWORKS[name](name, encoder, len(classes) + 1, channels, size)
+    return Detector(network, classes).to(memory_format=torch.channels_last)
 
 
 def _ssdlite(name: str, encoder: str, outputs: int, channels: int, size: int) -> nn.Module:

@@ -22,13 +22,11 @@ def labels_of(data: object) -> LabelSet:
     Raises:
         UserError: it has none.
     """
-    name = getattr(data, "name", "data")
     found: LabelSet | None = getattr(data, "labels", lambda: None)()
     if found is None:
-        raise UserError(
-            f"the data set '{name}' has no labels, which a task network learns from; describe them by "
-            "data.labels (docs/data.md), as conf/data/msrs.yaml does"
-        )
+        why = getattr(data, "no_labels", lambda kind: "describe them by data.labels")("classes")
+        name = getattr(data, "name", "data")
+        raise UserError(f"the data set '{name}' has no labels, which a task network learns from: {why}")
     return found
 
 
@@ -98,17 +96,6 @@ class Material:
         task.check(labels, self.blank(self.train), self.blank(self.test))
         digest = examples_sha256(self.blank([*self.train, *self.test]))
         self._sha256 = json_sha256({"pairs": fingerprint, "labels": digest, "input": channels})
-
-    def warnings(self) -> list[str]:
-        """Return what a reader of the scores should be aware of."""
-        seen = {self._labelled[name].scene for name in self.train}
-        shared = [name for name in self.test if self._labelled[name].scene in seen]
-        if not shared:
-            return []
-        return [
-            f"{len(shared)} of {len(self.test)} test images show a scene that training images show as well, "
-            "so scores are those of places that are known; data.split can cut between scenes"
-        ]
 
     def blank(self, names: Sequence[str]) -> list[Example]:
         """Return the examples of pairs with black images."""

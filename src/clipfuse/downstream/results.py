@@ -90,7 +90,7 @@ class _Form(BaseModel):
     results: list[_Result]
 
 
-def results_file(folder: Path, task: str) -> Any:
+def results_file(folder: Path, task: str) -> Path:
     """Return the file of a task's results below a run folder or the folder of another source."""
     return folder / "downstream" / task / "metrics.json"
 
@@ -204,7 +204,7 @@ def record_of(judgement: Judgement) -> dict[str, Any]:
 
 def predicted_file(folder: Path, task: str, protocol: str, seed: int, image: str) -> Path:
     """Return the file of the map of classes that was found on an image: an index PNG."""
-    return results_file(folder, task).parent / "predicted" / f"{protocol}-{seed}" / f"{image}.png"  # type: ignore[no-any-return]
+    return results_file(folder, task).parent / "predicted" / f"{protocol}-{seed}" / f"{image}.png"
 
 
 def write_predicted(path: Path, found: Tensor) -> None:

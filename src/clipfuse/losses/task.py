@@ -3,7 +3,7 @@
 import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.modes import evaluating
+from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.ops.segmenter import load_weights
 from clipfuse.types import IGNORED, LossInputs, LossOutput
@@ -28,8 +30,8 @@ class _State:
         images: fused colour images, (N, 3, H, W); with graph once the network is guided.
         classes: (N, H, W) int64, 0 where there is no label.
         weights: weight of each pixel, (N, H, W); they add up to 1 in each image, to 0 in one without labels.
-        judged: the samples whose images F judges, and the share of all samples that are such.
-        learnt: the same of those that the task network learns from.
+        judged: the samples whose images F judges.
+        learnt: those that the task network learns from.
         guided: whether the warm-up is over.
     """
 
@@ -37,8 +39,8 @@ class _State:
     images: Tensor
     classes: Tensor
     weights: Tensor
-    judged: tuple[list[int], float]
-    learnt: tuple[list[int], float]
+    judged: Sequence[int]
+    learnt: Sequence[int]
     guided: bool
 
 
@@ -48,9 +50,9 @@ class TaskLoss(BilevelLoss):
     F = fidelity + w l(x, y; judged samples),   f = l(x, y; the other samples)
 
     l is the cross-entropy of the task network y on the fused colour image: fused luma with the chroma of the
-    visible image. It is a mean over samples of the weighted mean over the labelled pixels of each; a pixel of
-    a class that has n pixels in its image weighs n^-balance. Pixels without a label count nowhere, an image
-    without labels counts as 0.
+    visible image. It is a mean over samples, those of all ranks, of the weighted mean over the labelled
+    pixels of each; a pixel of a class that has n pixels in its image weighs n^-balance. Pixels and images
+    without labels count nowhere; where there are no others l is 0.
 
     The task network is
 
@@ -75,7 +77,7 @@ class TaskLoss(BilevelLoss):
     Args:
         fidelity: another loss.
         network: the task network, (N, 3, H, W) -> logits (N, C, H, W) or a mapping with these as "out"; it is
-            always in evaluation mode.
+            used in evaluation mode.
         weight: w, 0 or more.
         frozen: whether the task network stays as it is in `weights`.
         weights: a file for `clipfuse.ops.segmenter.load_weights`; None: the network as it was made.
@@ -118,7 +120,7 @@ class TaskLoss(BilevelLoss):
                 f"{_LOSS} loss: {type(network).__name__} has batch norm, whose running statistics the lower "
                 "level cannot learn; take group norm, or frozen=true"
             )
-        self.fidelity, self.network = fidelity, network.eval()
+        self.fidelity, self.network = fidelity, network
         self.weight, self.frozen, self.weights = weight, frozen, weights
         self.held_out, self.balance, self.warmup = held_out, balance, warmup
         with named_errors(f"{_LOSS} loss"):
@@ -127,12 +129,6 @@ class TaskLoss(BilevelLoss):
                 load_weights(network, weights)
         network.requires_grad_(not frozen)
         self._names = tuple(name for name, _ in network.named_parameters())
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of the loss; the task network stays in evaluation mode."""
-        super().train(mode)
-        self.network.eval()
-        return self
 
     def setup(self, sample: LossInputs) -> None:
         """Refuse data with more classes than the network has, beside data without any."""
@@ -169,11 +165,11 @@ class TaskLoss(BilevelLoss):
         images = luma_chroma_to_rgb(inputs.fused if guided else inputs.fused.detach(), inputs.chroma)
         classes = inputs.classes.masked_fill(inputs.classes == IGNORED, 0)
         weights = self._pixel_weights(inputs.classes, classes).to(images.dtype)
-        judged = learnt = list(range(len(classes))), 1.0
+        judged = learnt = list(range(len(classes)))
         if self.training and not self.frozen and self.held_out:
             draws = [derived_seed(inputs.seed, "held out", each) / 2**32 for each in inputs.sample_ids]
-            judged = [index for index, draw in enumerate(draws) if draw < self.held_out], self.held_out
-            learnt = [index for index in range(len(draws)) if index not in judged[0]], 1 - self.held_out
+            judged = [index for index, draw in enumerate(draws) if draw < self.held_out]
+            learnt = [index for index, draw in enumerate(draws) if draw >= self.held_out]
         return _State(self.fidelity(inputs), images, classes, weights, judged, learnt, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
@@ -239,20 +235,24 @@ class TaskLoss(BilevelLoss):
         return weights / weights.sum((1, 2), keepdim=True).clamp_min(1e-12)
 
     def _task_loss(
-        self, state: _State, part: tuple[list[int], float], lower: Sequence[Tensor]
+        self, state: _State, rows: Sequence[int], lower: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the mean over the part's expected number of samples, which sums over ranks, and logits."""
-        rows, share = part
-        if not rows:  # no such sample in this batch; every rank still has a gradient, which is 0
-            return 0 * torch.stack([value.sum() for value in (state.images, *lower)]).sum(), None
-        chosen = torch.tensor(rows, device=state.images.device)
-        logits = self._logits(state.images[chosen], lower)
-        right = logits.log_softmax(1).gather(1, state.classes[chosen].unsqueeze(1)).squeeze(1)
-        return -(state.weights[chosen] * right).sum() / (share * len(state.images)), logits
+        """Return the mean over those of the samples that have labels, of all ranks; and logits, if any."""
+        logits = None
+        if rows:
+            chosen = torch.tensor(rows, device=state.images.device)
+            logits, weights = self._logits(state.images[chosen], lower), state.weights[chosen]
+            right = logits.log_softmax(1).gather(1, state.classes[chosen].unsqueeze(1)).squeeze(1)
+            values, number = -(weights * right).sum((1, 2)), (weights.sum((1, 2)) > 0).sum()
+        else:  # no such sample in this batch; a gradient, which is 0, it has nevertheless
+            values = 0 * torch.stack([value.sum() for value in (state.images, *lower)]).sum(0, keepdim=True)
+            number = torch.zeros((), device=values.device)
+        return mean_over_ranks(values, number, self.training), logits
 
     def _logits(self, images: Tensor, lower: Sequence[Tensor]) -> Tensor:
         values = dict(zip(self._names, lower, strict=True)) if lower else {}
-        return _logits_in(functional_call(self.network, values, (images,)))
+        with evaluating(self.network):
+            return _logits_in(functional_call(self.network, values, (images,)))
 
 
 def _logits_in(output: Any) -> Tensor:
@@ -262,7 +262,7 @@ def _logits_in(output: Any) -> Tensor:
 
 def _classes_of(network: nn.Module) -> int:
     """Return the number of classes of a network, from the logits of a small image."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(network):
         logits = _logits_in(network(torch.zeros(1, 3, 32, 32)))
     if logits.shape[0] != 1 or logits.shape[2:] != (32, 32):
         raise ValueError(

@@ -66,7 +66,7 @@ class Judging:
         out = folder.resolve().parent / OTHERS
         own = run_source(folder, "fused", device, True, self.trust)
         sources = [*(plain_source(name, out) for name in ALWAYS), own]
-        scenes = getattr(self.source, "scenes", dict)()
+        scenes: dict[str, str] = getattr(self.source, "scenes", dict)()
         parts, fingerprint = self.source.parts(), self.source.fingerprint()
         material = Material(self.task, self.labels, data.whole, parts, scenes, fingerprint)
         evaluation = Evaluation(material, RETRAINED, self.seeds, _owned, device, note=print)
@@ -99,18 +99,24 @@ class Judging:
             if isinstance(logger, SummaryLogger):
                 logger.log_summary(others)
         if loggers := media_loggers(trainer):
-            names = material.test[:_SHOWN]
-            columns, rows = ["image", "truth"], [[name] for name in names]
-            for source in sources:
-                examples = material.examples(source, names)
-                found = shown_judgements(source.folder, self.task.name, results[source.name][0])
-                columns.append(source.name)
-                for row, example in zip(rows, examples, strict=True):
-                    if len(row) == 1:
-                        row.append(to_picture(self.task.draw(self.labels, example, None) / 255))
-                    row.append(to_picture(self.task.draw(self.labels, example, found[example.name]) / 255))
+            columns, rows = self._overlays(material, sources, results)
             for media in loggers:
                 media.log_rows(f"{prefix}/overlays", columns, rows, seen)
+
+    def _overlays(
+        self, material: Material, sources: list[Source], results: dict[str, list[Result]]
+    ) -> tuple[list[str], list[list[Any]]]:
+        """Return a table of test images: the truth on the first source, and what was found on each."""
+        names = material.test[:_SHOWN]
+        columns = ["image", "truth"]
+        rows: list[list[Any]] = [[name] for name in names]
+        for source in sources:
+            found = shown_judgements(source.folder, self.task.name, results[source.name][0])
+            columns.append(source.name)
+            for row, example in zip(rows, material.examples(source, names), strict=True):
+                for judgement in (*([None] if len(row) == 1 else []), found[example.name]):
+                    row.append(to_picture(self.task.draw(self.labels, example, judgement) / 255))
+        return columns, rows
 
 
 def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Judging | None:

@@ -30,6 +30,7 @@ def test_everything_that_can_be_described() -> None:
         palette=palette,
         background=0,
         groups={"day": "D$", "night": "N$"},
+        objects=["person"],
         ignore=[255, 255, 255],
     )
     assert found.labels == LabelSet(
@@ -37,10 +38,10 @@ def test_everything_that_can_be_described() -> None:
         0,
         ((0, 0, 0), (64, 0, 128), (64, 64, 0)),
         (("day", "D$"), ("night", "N$")),
+        ("person",),
     )
     assert found.ignore == (255, 255, 255)
     assert parsed(kind="yolo").boxes
-    assert parsed(objects=["person"]).labels.countable == (2,)
     assert parsed(ignore=255).ignore == 255
 
 
@@ -76,11 +77,11 @@ def test_names_come_from_a_file_of_one_name_per_line(tmp_path: Path) -> None:
         ({"ignore": "255"}, "data.labels.ignore is '255'"),
         ({"ignore": 256}, "data.labels.ignore is 256"),
         ({"kind": "voc", "ignore": 255}, "data.labels.ignore is 255"),
+        ({"objects": "car"}, "data.labels.objects is 'car'; expected null or a list of names"),
         (
-            {"background": 0, "objects": ["none"]},
-            "data.labels.objects is ['none']; expected null or some of car",
+            {"objects": ["cars"]},
+            "objects names 'cars'; expected some of none, car, person. Did you mean 'car'?",
         ),
-        ({"objects": "car"}, "data.labels.objects is 'car'; expected null or some of car, none, person"),
         ({"groups": ["N$"]}, "data.labels.groups is ['N$']; expected a mapping"),
         ({"groups": {"car": "N$"}}, "has a group 'car'; expected a word that is no name of a class"),
         ({"groups": {"a/b": "N$"}}, "has a group 'a/b'"),

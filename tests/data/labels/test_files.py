@@ -239,7 +239,8 @@ def test_the_fingerprint_of_labels_follows_what_they_mean(msrs: Path) -> None:
 
     first = found()
     assert first == found("data.labels.groups=null")  # which change no training
-    assert len({first, found("data.labels.ignore=0"), found("data.labels.classes=[a,b,c,d,e,f,g,h,i]")}) == 3
+    renamed = found("data.labels.classes=[a,b,c,d,e,f,g,h,i]", "data.labels.objects=null")
+    assert len({first, found("data.labels.ignore=0"), renamed}) == 3
     classes(msrs / "train/Segmentation_labels/00001D.png", 77, 9)
     assert first != found()
 

@@ -16,7 +16,7 @@ KINDS = {
     "voc": "boxes in XML of PASCAL VOC",
     "yolo": "boxes in text of YOLO",
 }
-_KEYS = ("folder", "kind", "classes", "palette", "background", "objects", "groups", "ignore")
+_KEYS = ("folder", "kind", "classes", "palette", "background", "groups", "objects", "ignore")
 _MOST_BYTES = 2**16
 _VALUES = (*range(256), 65535)
 Color = tuple[int, int, int]
@@ -49,9 +49,9 @@ def parse_labels(given: object, root: Path, where: str = "data.labels") -> Descr
 
     `folder`, `kind` and `classes` are needed. `classes` is a list of names in the order of their numbers, or
     a text file of one name per line (`*.txt`, a path or relative to `root`). The others may be left out:
-    `palette`, RGB of each class, which `color` needs; `background`, the class that is no object; `objects`,
-    the classes whose things can be counted; `groups`, regular expressions over sample ids by the names of
-    what is also scored apart; `ignore`.
+    `palette`, RGB of each class, which `color` needs; `background`, the class that is no object; `groups`,
+    regular expressions over sample ids by the names of what is also scored apart; `objects`, names of the
+    classes whose things are counted and boxed; `ignore`.
 
     Args:
         given: the setting.
@@ -102,12 +102,8 @@ def parse_labels(given: object, root: Path, where: str = "data.labels") -> Descr
             "null; a number from 0 to 255 for kind=index; an RGB colour for maps in colours",
         )
     groups = _groups(given.get("groups"), names, f"{where}.groups")
-    objects = given.get("objects")
-    objects = [] if objects is None else objects
-    counted = {*names} - {names[background] if background is not None else None}
-    if not isinstance(objects, Sequence) or isinstance(objects, str) or not {*map(str, objects)} <= counted:
-        raise _wrong(f"{where}.objects", objects, f"null or some of {', '.join(sorted(counted))}")
-    labels = LabelSet(names, background, palette, groups, tuple(objects))
+    objects = _objects(given.get("objects"), names, f"{where}.objects")
+    labels = LabelSet(names, background, palette, groups, objects)
     return Description(folder.strip(), kind, labels, ignore)
 
 
@@ -139,7 +135,7 @@ def _palette(given: Any, count: int, where: str) -> tuple[Color, ...]:
             raise _wrong(where, color, "RGB as three whole numbers from 0 to 255, such as [64, 0, 128]")
     if colors and len(colors) != count:
         raise UserError(f"{where} has {len(colors)} colours for {count} classes; expected one for each")
-    return tuple((color[0], color[1], color[2]) for color in colors if color is not None)
+    return tuple((red, green, blue) for red, green, blue in colors)
 
 
 def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, str], ...]:
@@ -158,3 +154,17 @@ def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, st
                 "sample ids, such as 'N$'"
             ) from None
     return tuple(given.items())
+
+
+def _objects(given: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise _wrong(where, given, "null or a list of names of classes")
+    for name in given:
+        if name not in names:
+            raise UserError(
+                f"{where} names {name!r}; expected some of {', '.join(names)}."
+                f"{did_you_mean(str(name), names)}"
+            )
+    return tuple(given)
