@@ -170,7 +170,8 @@ class PairedFolder:
         self, held: Collection[str], pool: Collection[str], val: float, test: float, source: str
     ) -> str:
         cut = [part for part, share in (("val", val), ("test", test)) if share > 0]
-        by_folder = "train" in {pair.part for pair in self._pairs.values()}
+        folders = {pair.part for pair in self._pairs.values()}
+        by_folder = "train" in folders and not folders - {"train"}  # split=hash cuts all of several
         if not cut or not pool:
             return f"parts by their {source}" if held else ""
         if by_folder and not held:
