@@ -71,7 +71,7 @@ class Detection(Task):
         size: int = 320,
         updates: int = 600,
         batch_size: int = 4,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 4e-3,
         weight_decay: float = 0.01,
         crop: Sequence[int] | None = None,
         scale: Sequence[float] = (1.0, 1.5),
