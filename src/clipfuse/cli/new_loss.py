@@ -24,7 +24,8 @@ class $cls(FusionLoss):
     """weight x mean|F - max(I, V)| + contrast_weight x mean|s(F) - max(s(I), s(V))|.
 
     F, I, V are the fused, infrared and visible luma in [0, 1], s the standard deviation of each image.
-    Replace it by your own idea; `clipfuse.types.LossInputs` lists what a loss receives.
+    Replace it by your own idea; `clipfuse.types.LossInputs` lists what a loss receives. One that needs labels
+    names them, as in needs = frozenset({"classes"}).
 
     Args:
         weight: weight of the first term, 0 or more.
