@@ -66,10 +66,10 @@ def predictors(metrics: Mapping[str, Scores], machine: Scores, runs: Sequence[in
         machine: the score of the task.
         runs: number of runs of each loss; further rows have one.
     """
-    tables = [machine, *metrics.values()]
-    rows = [
-        row for row in range(len(machine.by_scene)) if all(each.by_scene[row] is not None for each in tables)
-    ]
+    rows = [row for row, values in enumerate(machine.by_scene) if values is not None]
+    metrics = {
+        name: each for name, each in metrics.items() if all(each.by_scene[row] is not None for row in rows)
+    }
     generator = np.random.default_rng(0)
     scenes = statistics.draw_counts(len(machine.present), generator, RESAMPLES)
     draws = {row: statistics.draw_counts(count, generator, RESAMPLES) for row, count in enumerate(runs)}

@@ -13,7 +13,8 @@ from clipfuse.downstream.sources import ALWAYS
 from clipfuse.images import write_png
 
 sys.path.append(str(Path(__file__).parents[2]))
-from tests.downstream.tiny import RECORDERS, TinyPairs, TinyTask, write_options
+from tests.downstream.recorder import RECORDERS
+from tests.downstream.tiny import TinyPairs, TinyTask, write_options
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -172,7 +173,7 @@ def trained_here(clipfuse: Command, *words: str) -> str:
 
 
 def test_a_training_is_judged_at_its_end(here: Path, clipfuse: Command) -> None:
-    mine = "+logger.mine._target_=tests.downstream.tiny.Recorder"
+    mine = "+logger.mine._target_=tests.downstream.recorder.Recorder"
     output = trained_here(clipfuse, "run_dir=runs/a", "downstream_seeds=[0]", mine)
     logged = RECORDERS.pop().logged
     columns, rows = logged["downstream/segmentation/overlays"]

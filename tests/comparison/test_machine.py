@@ -3,9 +3,11 @@
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clipfuse.comparison.assemble import Comparison, assemble, gather
@@ -89,6 +91,26 @@ def test_gaps_in_a_sentence_each(root: Path) -> None:
     below, above = rows["both"] - rows["ldfusion"], rows["ldfusion"] - rows["visible"]
     assert loss.startswith(f"{best}{below:.2f} below both bands fed to the task network (95 % interval -")
     assert gained.startswith(f"{best}{above:.2f} above visible, the better single band (95 % interval +")
+
+
+def test_no_gap_has_an_interval_from_one_task_seed(root: Path, judge: Factory) -> None:
+    for folder in (*root.glob("[lp]*/*"), *root.glob("downstream-sources/*")):
+        judge(folder, 0.9 if folder.name == "both" else 0.7, seeds=(0,))
+    (sentence,) = [each for each in compared(root).sentences if "both bands" in each]
+    end = "both bands fed to the task network, with no interval: this takes two fusion seeds and two task seeds."
+    assert sentence.endswith(end)
+
+
+def test_task_seeds_that_favour_a_loss_are_stated(root: Path) -> None:
+    (seen,) = compared(root).numbers.seen
+    known = seen.crossed["mIoU"]
+    first, *others = known.values
+    assert first is not None
+    moved = replace(known, values=[first + np.array([30.0, -30.0])[:, None], *others])
+    *gaps, sentence = replace(seen, crossed={**seen.crossed, "mIoU": moved}).sentences()
+    assert len(gaps) == 2
+    assert sentence.startswith("task seeds favour some losses in mIoU, segmentation by retrained-1 (p 0.0")
+    assert sentence.endswith("): its intervals are too narrow, which more task seeds mend.")
 
 
 def test_day_and_night_and_absent_classes(root: Path) -> None:

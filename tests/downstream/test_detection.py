@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from clipfuse.downstream.objects import components
 from clipfuse.downstream.protocols import retrained, scored
 from clipfuse.errors import UserError
 from clipfuse.types import IGNORED, Boxes, LabelSet
+
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.downstream.tiny import material
 
 LABELS = LabelSet(
     ("nothing", "person", "road", "car"),
@@ -174,7 +178,7 @@ def test_an_encoder_comes_from_a_file(network: str, tmp_path: Path) -> None:
     first = whole.features[0][0].weight
     assert any(torch.equal(value, first) for value in built.values() if value.shape == first.shape)
     assert given.settings()["encoder"] != task().settings()["encoder"]
-    with pytest.raises(UserError, match=r"small\.pt holds the weights of another encoder"):
+    with pytest.raises(UserError, match=r"small\.pt: not the encoder of"):
         task(network=network, encoder=str(tmp_path / "small.pt")).build(LABELS, 3, seed=0)
 
 
@@ -233,3 +237,13 @@ def test_a_drawing_shows_found_boxes_and_dashed_objects() -> None:
     assert (drawn[:, 5:9, 50:60] == 100).all()  # of too low a score
     assert not torch.equal(task().draw(LABELS, blank, None), blank.image[:3])
     assert (blank.image == 100).all()
+
+
+def test_a_data_set_of_maps_gives_boxes_where_they_are_requested() -> None:
+    with pytest.raises(UserError, match=r"8 of 8 pairs have no boxes.*downstream\.boxes=components"):
+        material(task())
+    of_maps = task(boxes="components")
+    made = material(of_maps)
+    for each in made.blank(made.test):  # one person of 8 by 10 pixels
+        (box,) = of_maps.objects(made.labels, each).xyxy.tolist()
+        assert (box[2] - box[0], box[3] - box[1]) == (8, 10)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 
 from clipfuse.data.pairs import Pair
@@ -122,37 +121,6 @@ def material(task: Task | None = None, channels: str = "color", shift: int = 0) 
         data.fingerprint(),
         channels,
     )
-
-
-class Recorder(Logger):
-    """Keeps what a run logs, as loggers with images get it."""
-
-    name, version = "recorder", None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logged: dict[str, Any] = {}
-        RECORDERS.append(self)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.logged |= metrics
-
-    def log_images(self, key: str, images: Any, samples_seen: int) -> None: ...
-
-    def log_rows(self, key: str, columns: Any, rows: Any, samples_seen: int) -> None:
-        self.logged[key] = (columns, rows)
-
-    def log_best(self, scores: Any, checkpoints: Any, samples_seen: int) -> None: ...
-
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        self.logged |= values
-
-    def finish(self, failed: bool) -> str | None: ...
-
-
-RECORDERS: list[Recorder] = []
 
 
 def write_options(folder: Path) -> None:

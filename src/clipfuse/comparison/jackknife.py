@@ -18,8 +18,8 @@ does to one run alone, divided by the number of task seeds, is thereby part of t
 where it belongs: with new trainings it would be drawn anew. What it does to all runs alike (the same start,
 the same batches) cancels in every difference, because all runs have the same task seeds; it is in no interval
 of a score by itself, which holds for these task seeds. What it does to all runs of one loss alike, and to no
-other, can be told from the loss by more task seeds alone: an F-test looks for it (`Crossed.favoured`), the
-verdict names it, and the spread over task seeds is shown.
+other, only more task seeds separate from the loss: an F-test looks for it (`Crossed.favoured`), the verdict
+names it, and the spread over task seeds is shown.
 """
 
 from collections.abc import Mapping, Sequence

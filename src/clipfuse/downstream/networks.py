@@ -209,7 +209,7 @@ def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -
         for key, name in names.items()
         if not name.startswith(heads)
     }
-    _copy(backbone, given, f"{place}: not the encoder of {name}")
+    _copy(backbone, given, place, f"encoder than that of {name}")
 
 
 def load_trained(network: Normalized, name: str, classes: Sequence[str], path: str) -> None:
@@ -240,7 +240,7 @@ def load_trained(network: Normalized, name: str, classes: Sequence[str], path: s
             f"the task network of {path} finds {len(given[last])} classes; the labels have {len(classes)}: "
             f"{', '.join(classes)}; take a network for these classes"
         )
-    _copy(network.network, given, f"{path}: not the network {name}")
+    _copy(network.network, given, path, f"network than {name}")
 
 
 def weights_of(network: Normalized, name: str, classes: Sequence[str]) -> dict[str, Any]:
@@ -249,15 +249,17 @@ def weights_of(network: Normalized, name: str, classes: Sequence[str]) -> dict[s
     return {"network": name, "classes": list(classes), "state_dict": state}
 
 
-def _copy(module: nn.Module, given: Mapping[str, Any], where: str) -> None:
+def _copy(module: nn.Module, given: Mapping[str, Any], where: str, what: str) -> None:
     wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in given.items() if isinstance(value, Tensor)}
     for key in [*wanted, *found]:
         here, there = wanted.get(key, "no such weight"), found.get(key, "absent")
         if here != there:
-            raise UserError(f"{where}: '{key}' is {there} there; expected {here}")
+            raise UserError(
+                f"{where} holds the weights of another {what}: '{key}' is {there} there; expected {here}"
+            )
     if not all(bool(given[key].isfinite().all()) for key in wanted):
-        raise UserError(f"{where}: it holds weights that are not finite")
+        raise UserError(f"{where} holds weights that are not finite; take another file")
     module.load_state_dict({key: given[key] for key in wanted})
 
 

@@ -1,5 +1,6 @@
 """Labels of published layouts: found beside the images, checked before the work, read with the pairs."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -326,3 +327,15 @@ def test_real_labels_as_published_and_at_half_resolution(roadscene: Path) -> Non
     assert 0.85 < read[0] / read.sum() < 0.97
     assert read[9:].sum() == 0
     assert source.scene_notes()["warning"] is None  # blocks of frames
+
+
+def test_each_row_of_the_documented_table_has_its_tests() -> None:
+    folder = Path(__file__).parent
+    text = (folder.parents[2] / "docs/data.md").read_text().partition("| what is read | tests |")[2]
+    rows = [line for line in text.partition("\n\n")[0].splitlines() if line.startswith("| ")]
+    known = "".join(file.read_text() for file in folder.glob("test_*.py"))
+    assert len(rows) == 8
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, row
+        assert not [name for name in names if f"def {name}(" not in known], row

@@ -164,6 +164,7 @@ def _objects(given: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
     for name in given:
         if name not in names:
             raise UserError(
-                f"{where} names {name!r}; expected some of {', '.join(names)}.{did_you_mean(str(name), names)}"
+                f"{where} names {name!r}; expected some of {', '.join(names)}."
+                f"{did_you_mean(str(name), names)}"
             )
     return tuple(given)
