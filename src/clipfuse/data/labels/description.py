@@ -135,7 +135,7 @@ def _palette(given: Any, count: int, where: str) -> tuple[Color, ...]:
             raise _wrong(where, color, "RGB as three whole numbers from 0 to 255, such as [64, 0, 128]")
     if colors and len(colors) != count:
         raise UserError(f"{where} has {len(colors)} colours for {count} classes; expected one for each")
-    return tuple((red, green, blue) for red, green, blue in colors)
+    return tuple((color[0], color[1], color[2]) for color in colors if color is not None)
 
 
 def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, str], ...]:
