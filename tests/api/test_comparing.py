@@ -61,7 +61,7 @@ def test_the_page_names_the_call_that_made_it(root: Path, tmp_path: Path) -> Non
     [
         ({"baseline": "pixle"}, "baseline pixle: no such loss. Did you mean 'pixel'?"),
         ({"metrics": ["SSMI"]}, "Did you mean 'SSIM'?"),
-        ({"verdict": "best"}, "verdict best: expected one of balanced, classic"),
+        ({"verdict": "best"}, "verdict best: expected one of balanced, balanced+machine, classic"),
         ({"mix": ["seeds"]}, "mix seeds: expected some of"),
         ({"own": ["nothing.here"]}, "own metric 'nothing.here' cannot be imported"),
     ],

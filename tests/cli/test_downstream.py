@@ -47,7 +47,7 @@ def test_a_sweep_is_judged_with_all_other_sources_and_kept(
     assert code == 0, errors
     assert "16 trainings of 12 updates" in output
     assert "sweep/1 (failed)" in output
-    assert "5 training and 3 test images, input color, task seeds 0, 1" in output
+    assert "5 training and 3 test images; input color, task seeds 0, 1" in output
     rows = [line.split("  ")[0] for line in output.split("\nsource")[1].split("\n\n")[0].splitlines()[2:]]
     fused = ["theirs", "sweep/0 (tiny, seed 0)", "0-last"]
     assert rows == [*ALWAYS, *fused]
@@ -78,7 +78,7 @@ def test_frozen_and_luma_are_chosen_by_settings(here: Path, clipfuse: Command) -
     )
     assert code == 0, errors
     assert "1 trainings of 12 updates" in output
-    assert "segmentation, frozen-1: 5 training and 3 test images, input luma, task seed 3" in output
+    assert "segmentation, frozen-1: 5 training and 3 test images; input luma, task seed 3" in output
     assert {path.name for path in (here / "kept").iterdir()} == {*ALWAYS[:-1], "theirs"}
 
 

@@ -1,6 +1,7 @@
 """Downstream results in `clipfuse compare`: columns, rows, families, gaps, and what does not compare."""
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +57,7 @@ def test_columns_and_plain_rows(root: Path) -> None:
     assert list(rows) == ["ldfusion", "pixel", *PLAIN]
     runs = {run.label: run for run in found.material.tested}
     scores = [
-        [each.evidence.scores([[1] * 6])["mIoU"][0] for each in runs[f"pixel/{seed}"].judged]
+        [each.evidence.scores(np.ones((1, 6)))["mIoU"][0] for each in runs[f"pixel/{seed}"].judged]
         for seed in range(3)
     ]
     cell = rows["pixel"].cells["mIoU"]
@@ -97,8 +98,7 @@ def test_no_gap_has_an_interval_from_one_task_seed(root: Path, judge: Factory) -
     for folder in (*root.glob("[lp]*/*"), *root.glob("downstream-sources/*")):
         judge(folder, 0.9 if folder.name == "both" else 0.7, seeds=(0,))
     (sentence,) = [each for each in compared(root).sentences if "both bands" in each]
-    end = "both bands fed to the task network, with no interval: this takes two fusion seeds and two task seeds."
-    assert sentence.endswith(end)
+    assert sentence.endswith(", with no interval: this takes two fusion seeds and two task seeds.")
 
 
 def test_task_seeds_that_favour_a_loss_are_stated(root: Path) -> None:
@@ -249,6 +249,11 @@ def test_the_command_reads_folders_and_zips_alike(clipfuse: Command, root: Path,
     assert outputs[0].read_text() == outputs[1].read_text()
     rows = list(csv.DictReader(outputs[0].open()))
     assert {row["method"] for row in rows if row["metric"] == "mIoU"} >= {"both", "infrared", "ldfusion"}
+    code, out, _ = clipfuse("compare", str(root), "--plan", "mIoU=2")
+    assert code == 0
+    assert re.search(
+        r"^mIoU: a difference of 2 (needs \d+ seeds of each loss|is not found)", out, flags=re.MULTILINE
+    )
     code, out, _ = clipfuse("compare", str(root), "--no-trivial")
     assert code == 0
     assert "| both" not in out

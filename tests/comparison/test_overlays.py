@@ -93,7 +93,7 @@ def test_a_bad_map_is_named(root: Path) -> None:
     place = "downstream/segmentation/predicted/retrained-1-0/test-000001.png"
     found = compared(root)
     folder = found.numbers.seen[0].first[0].folder
-    Image.new("L", (24, 24), 77).save(folder / place)
+    Image.new("L", (24, 24), 77).save(str(folder / place))
     drawn = overlays(found.numbers.seen[0], found.material.variants, None, None)
     assert f"1 cannot be drawn, the first: {folder / place}: is no map of 4 classes" in drawn.note
 

@@ -23,7 +23,7 @@ from clipfuse.downstream.results import (
 from clipfuse.types import LabelSet
 
 LABELS = LabelSet(("sky", "car"), None, ((0, 0, 0), (9, 8, 7)), (("night", "N$"),))
-IMAGES = {"1N": {"scene": "a", "judgement": {"confusion": [[3, 1], [0, 2]]}}}
+IMAGES: dict[str, dict[str, Any]] = {"1N": {"scene": "a", "judgement": {"confusion": [[3, 1], [0, 2]]}}}
 RESULT = Result(
     "retrained-1", 0, "k", {"updates": 2}, "t", "s", 1.5, {"mIoU": 50.0, "none": nan}, IMAGES, "o"
 )

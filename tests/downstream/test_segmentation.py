@@ -73,6 +73,23 @@ def test_frozen_judges_and_a_file_belongs_to_it_alone(tmp_path: Any) -> None:
         retrained(task, LABELS, TRAIN, TEST, 0)
 
 
+def test_frozen_writes_the_network_that_it_trains(tmp_path: Any) -> None:
+    """Taken from the file, it finds the same; so does the frozen network of the task loss."""
+    from clipfuse.ops.segmenter import load_weights
+
+    task = tiny(updates=2, save=str(tmp_path / "judge.pt"))
+    found = frozen(task, LABELS, {"a": TRAIN}, {"b": TEST}, 3)
+    path = tmp_path / "judge-3.pt"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    again = frozen(tiny(weights=str(path)), LABELS, {"a": TRAIN}, {"b": TEST}, 0)
+    network = task.build(LABELS, 3, 0).eval()
+    load_weights(network, path)
+    for name, example in zip(found["b"], TEST, strict=True):
+        assert torch.equal(again["b"][name]["map"], found["b"][name]["map"])
+        with torch.no_grad():
+            assert torch.equal(task.judge(network, LABELS, example)["map"], found["b"][name]["map"])
+
+
 def test_the_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
     """A second implementation, pixel by pixel in float64; 1e-5 is the rounding of float32."""
     task = tiny()

@@ -114,10 +114,10 @@ def test_a_file_of_a_downstream_training_fits_its_network(tmp_path: Path) -> Non
     from clipfuse.downstream.networks import segmentation_network, weights_of
 
     def network(seed: int) -> nn.Module:
-        return segmentation_network("lraspp_mobilenet_v3_small", "none", 2, 3, seed).eval()
+        return segmentation_network("fpn_mobilenet_v3_small", "none", 2, 3, seed).eval()
 
     kept, path, images = network(1), tmp_path / "network.pt", torch.rand(1, 3, 32, 32)
-    torch.save(weights_of(kept, "lraspp_mobilenet_v3_small", ["road", "car"]), path)  # type: ignore[arg-type]
+    torch.save(weights_of(kept, "fpn_mobilenet_v3_small", ["road", "car"]), path)  # type: ignore[arg-type]
     other = network(2)
     assert not torch.equal(other(images), kept(images))
     load_weights(other, path)

@@ -41,7 +41,7 @@ HARMLESS = (
         "test",
         "validate_every",
     ),
-    *("seed", "loss.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
+    *("seed", "loss.seed", "loss.network.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
     *("clip_identity.model", "clip_identity.pretrained", "clip_identity.preprocess.size"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb"),
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),

@@ -169,3 +169,23 @@ def test_folders_that_are_claimed_at_once_differ(tmp_path: Path) -> None:
     with claimed(tmp_path / "unused") as folder:
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_who_waits_gets_the_folder_when_it_is_given_back(tmp_path: Path) -> None:
+    from threading import Event, Thread
+
+    held, events = Event(), []
+
+    def hold() -> None:
+        with owned(tmp_path / "source"):
+            held.set()
+            time.sleep(0.8)  # longer than who does not wait would try
+            events.append("given back")
+
+    holder = Thread(target=hold)
+    holder.start()
+    held.wait()
+    with owned(tmp_path / "source", kind="source", wait=True):
+        events.append("owned")
+    holder.join()
+    assert events == ["given back", "owned"]

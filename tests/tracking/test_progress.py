@@ -49,3 +49,30 @@ def test_other_ranks_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_error_before_the_first_bar_ends_no_line() -> None:
     RunProgress().on_exception(trainer(), Any, RuntimeError())  # type: ignore[arg-type]
+
+
+def test_parts_of_a_unit_add_up_to_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipfuse.tracking import progress
+
+    class Bar:
+        n = 0
+
+        def __init__(self, **options: Any) -> None: ...
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def update(self, amount: int) -> None:
+            assert isinstance(amount, int)
+            self.n += amount
+            seen.append(self.n)
+
+    seen: list[int] = []
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    with progress.amount_bar("judging", " updates", 3) as advance:
+        for _ in range(10):
+            advance(0.3)
+        advance(5.0)
+    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3]

@@ -57,7 +57,9 @@ def main(arguments: Sequence[str]) -> None:
     )
     variants, protocol = material.variants, material.protocol
     if options.plan is not None:
-        print(*plan(variants, protocol, material.metrics, material.baseline, _wanted(options.plan)), sep="\n")
+        seen = material.seen, material.machine
+        wanted = _wanted(options.plan)
+        print(*plan(variants, protocol, material.metrics, material.baseline, wanted, *seen), sep="\n")
         return
     for path in outputs.values():
         check_output(path, options.overwrite)

@@ -93,10 +93,10 @@ def _downstream(config: "DictConfig") -> None:
     from clipfuse.downstream.sources import ALWAYS, plain_source
     from clipfuse.downstream.table import result_table
     from clipfuse.runs.build import build
-    from clipfuse.runs.downstream import OTHERS
+    from clipfuse.runs.downstream import OTHERS, build_task
 
     given = Given(config.sources)
-    task = build(config.downstream, "downstream")
+    task = build_task(config)
     data = given.data() if config.get("data") is None else build(config.data, "data")
     labels = labels_of(data)
     device = _device(config.device)

@@ -22,7 +22,7 @@ FOLDER = "downstream"  # in a run folder, and in that of another source
 PLAIN = ("infrared", "visible", "average", "maximum", "both")
 SOURCES = "downstream-sources"  # in a sweep: folders of the sources that no run has made
 _REMEDY = "compute it again by clipfuse downstream, or move it away"
-_MOST_BYTES = 2**27
+_MOST_BYTES = 2**26
 _EQUAL = 1e-9  # of a score that was recorded to the one that its judgements give; both are float64
 _MOST_CLASSES = 256
 

@@ -5,6 +5,7 @@ from math import inf, isfinite
 
 from clipfuse.comparison import statistics
 from clipfuse.comparison.compute import pairs
+from clipfuse.comparison.machine import Seen
 from clipfuse.comparison.scores import collect, shared_images
 from clipfuse.comparison.statistics import LEVEL, Array, Spread
 from clipfuse.comparison.variants import Variant
@@ -20,6 +21,8 @@ def plan(
     metrics: Sequence[str],
     reference: str,
     wanted: Mapping[str, float],
+    seen: Sequence[Seen] = (),
+    machine: Sequence[str] = (),
 ) -> list[str]:
     """Return lines with the number of seeds that find a difference clearly with a probability of 80 %.
 
@@ -32,6 +35,8 @@ def plan(
         metrics: the metrics that the study will test.
         reference: name of the reference loss, or "all".
         wanted: metric -> difference to be found; empty: a table of what 3 to 100 seeds find.
+        seen: what machines see, of the same losses.
+        machine: columns of it that the study will test.
 
     Raises:
         UserError: a loss has a single seed, there is one loss, or a metric is not among `metrics`.
@@ -41,7 +46,10 @@ def plan(
         raise UserError(
             f"--plan: '{few[0]}' has one seed, which shows no variation of seeds; train two or more"
         )
-    tested = pairs([variant.name for variant in variants], reference)
+    losses = [variant.name for variant in variants]
+    tested = pairs(losses, reference)
+    downstream = {name: each for part in seen for name, each in part.scores(losses, ()).items()}
+    metrics = [*metrics, *machine]
     if not tested:
         raise UserError("--plan: there is one loss; a plan needs two that will be compared")
     for name in wanted:
@@ -51,8 +59,8 @@ def plan(
     level = LEVEL / (len(metrics) * len(tested))
     found: dict[str, tuple[Array, list[tuple[Spread, Spread]]]] = {}
     for name in metrics:
-        scores = collect(variants, protocol, name, images, member)
-        spreads = dict(zip([variant.name for variant in variants], scores.spreads, strict=True))
+        scores = downstream.get(name) or collect(variants, protocol, name, images, member)
+        spreads = dict(zip(losses, scores.spreads, strict=True))
         both = [(spreads[one], spreads[other]) for one, other in tested]
         found[name] = scores.shares, [(a, b) for a, b in both if a is not None and b is not None]
     lines = [

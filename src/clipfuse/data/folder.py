@@ -158,7 +158,8 @@ class PairedFolder:
         if self._labels:
             self._labels.check(one)
         self._captions = read_captions(captions, used, folder) if captions is not None else {}
-        known = {f"other in {each}".lower() for each in (masks, described.folder if self._labels else None)}
+        read = described.folder if described and self._labels else None
+        known = {f"other in {each}".lower() for each in (masks, read)}
         left_out = {kind: n for kind, n in found.left_out.items() if kind.lower() not in known}
         self._found = replace(found, left_out=left_out).summary()
         self._found += f"; {len(masks_of)} masks of targets" if masks_of else ""
@@ -169,7 +170,8 @@ class PairedFolder:
         self, held: Collection[str], pool: Collection[str], val: float, test: float, source: str
     ) -> str:
         cut = [part for part, share in (("val", val), ("test", test)) if share > 0]
-        by_folder = "train" in {pair.part for pair in self._pairs.values()}
+        folders = {pair.part for pair in self._pairs.values()}
+        by_folder = "train" in folders and not folders - {"train"}  # split=hash cuts all of several
         if not cut or not pool:
             return f"parts by their {source}" if held else ""
         if by_folder and not held:

@@ -144,6 +144,10 @@ class Task(ABC):
         """
         return None
 
+    def keep(self, network: nn.Module, labels: LabelSet, seed: int) -> None:
+        """Write the network that frozen-1 has trained to the file that the settings name, if they do."""
+        return
+
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
         """Return the scalar to minimise.

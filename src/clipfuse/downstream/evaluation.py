@@ -115,10 +115,11 @@ class Evaluation:
         material, seeds = self.material, f"seed {self.seeds[0]}"
         if len(self.seeds) > 1:
             seeds = f"seeds {', '.join(map(str, self.seeds))} (mean ± standard deviation over them)"
+        known = material.in_known_scenes()
+        where = f", {known} of them in scenes of training images" if known else ""
         return (
             f"{self.task.name}, {self.protocol}: {len(material.train)} training and {len(material.test)} "
-            f"test images, input {material.channels}, task {seeds}; clipfuse compare gives "
-            "intervals"
+            f"test images{where}; input {material.channels}, task {seeds}; clipfuse compare gives intervals"
         )
 
     def run(self, sources: Sequence[Source]) -> dict[str, list[Result]]:

@@ -97,6 +97,11 @@ class Material:
         digest = examples_sha256(self.blank([*self.train, *self.test]))
         self._sha256 = json_sha256({"pairs": fingerprint, "labels": digest, "input": channels})
 
+    def in_known_scenes(self) -> int:
+        """Return how many test images show a scene that training images show as well."""
+        known = {self._labelled[name].scene for name in self.train}
+        return sum(self._labelled[name].scene in known for name in self.test)
+
     def blank(self, names: Sequence[str]) -> list[Example]:
         """Return the examples of pairs with black images."""
         return [self._labelled[name] for name in names]

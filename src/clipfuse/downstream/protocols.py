@@ -105,6 +105,7 @@ def frozen(
             task.check(labels, mix, test)
         network = task.build(labels, channels, seed).to(device)
         learn(task, network, mix, seed, steps.at)
+        task.keep(network, labels, seed)
     else:
         steps = _Steps(progress, tests)
         network = network.to(device).eval()

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,17 @@ from torchvision.utils import draw_segmentation_masks
 
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfnet_iou, pooled
-from clipfuse.downstream.networks import NETWORKS, encoder_key, file_key, load_trained, segmentation_network
+from clipfuse.downstream.networks import (
+    NETWORKS,
+    Normalized,
+    encoder_key,
+    file_key,
+    load_trained,
+    segmentation_network,
+    weights_of,
+)
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.files import write_atomically
 from clipfuse.types import IGNORED, LabelSet
 
 CLASS_WEIGHTS = ("log", "equal")
@@ -46,6 +56,8 @@ class Segmentation(Task):
             that rare classes count; milder than ENet's 1.02 (Paszke et al. 2016); equal: 1.
         weights: frozen-1 takes the trained network of this file (`clipfuse.downstream.networks.weights_of`,
             or the state dict of torchvision's network) and trains none.
+        save: frozen-1 writes each network that it trains beside this name: judge.pt becomes judge-0.pt for
+            seed 0. `loss=task` can take it as its frozen network.
 
     Raises:
         UserError: a value out of range; names it.
@@ -66,6 +78,7 @@ class Segmentation(Task):
         scale: Sequence[float] = (1.0, 1.5),
         class_weights: str = "log",
         weights: str | None = None,
+        save: str | None = None,
     ) -> None:
         for key, value, known in (
             ("network", network, tuple(NETWORKS)),
@@ -77,7 +90,7 @@ class Segmentation(Task):
                     f"{did_you_mean(str(value), known)}"
                 )
         self.network, self.encoder, self.class_weights = network, str(encoder), class_weights
-        self.weights = weights
+        self.weights, self.save = weights, save
         self.set_schedule(updates, batch_size, learning_rate, weight_decay, crop, scale)
 
     def settings(self) -> dict[str, Any]:
@@ -96,6 +109,14 @@ class Segmentation(Task):
         network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
         load_trained(network, self.network, labels.names, self.weights)
         return network
+
+    def keep(self, network: nn.Module, labels: LabelSet, seed: int) -> None:
+        """Write the network of a seed to `save`, whose name gets the seed: judge.pt becomes judge-0.pt."""
+        if self.save is not None:
+            path = Path(self.save)
+            content: Any = weights_of(cast(Normalized, network), self.network, labels.names)
+            with write_atomically(path.with_name(f"{path.stem}-{seed}{path.suffix}"), "wb") as file:
+                torch.save(content, file)
 
     def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
         """Require maps of classes of the images' size, of known classes, and two classes in each part.

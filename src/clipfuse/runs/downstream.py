@@ -119,6 +119,18 @@ class Judging:
         return columns, rows
 
 
+def build_task(config: DictConfig) -> Task:
+    """Return the task that `config.downstream` describes.
+
+    Raises:
+        UserError: its arguments are refused, or it is none.
+    """
+    task = build(config.downstream, "downstream")
+    if not isinstance(task, Task):
+        raise UserError(f"downstream._target_ is {config.downstream._target_}; expected a subclass of Task")
+    return task
+
+
 def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Judging | None:
     """Return what `downstream=X` of a training is to do at its end; None where nothing was chosen.
 
@@ -127,9 +139,7 @@ def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Ju
     """
     if config.get("downstream") is None:
         return None
-    task = build(config.downstream, "downstream")
-    if not isinstance(task, Task):
-        raise UserError(f"downstream._target_ is {config.downstream._target_}; expected a subclass of Task")
+    task = build_task(config)
     labels = labels_of(source)
     if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError(

@@ -48,8 +48,13 @@ def owned(folder: Path, leads: bool = True, kind: str = "run", wait: bool = Fals
     lock = None
     try:
         try:
-            _make(folder, exist_ok=True)
-            lock = _acquired(folder, -1 if wait else _WAIT)
+            while lock is None:
+                _make(folder, exist_ok=True)
+                try:
+                    lock = _acquired(folder, -1 if wait else _WAIT)
+                except FileNotFoundError:  # its owner has put nothing into it, and has taken it away
+                    if not wait:
+                        raise
         except Timeout:
             raise UserError(
                 f"the {kind} folder {folder} is in use by {_described(folder)}; wait for it or stop it, or "

@@ -72,7 +72,7 @@ def msrs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_msrs(msrs: Path) -> None:
+def test_msrs(msrs: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = opened(msrs, *MSRS)
     labels = source.labels()
     assert labels is not None
@@ -89,6 +89,16 @@ def test_msrs(msrs: Path) -> None:
         assert torch.equal(found, classes(msrs / part / "Segmentation_labels" / f"{name}.png", seed, 9))
     assert "8 maps of 9 classes" in source.summary()
     assert "left out" not in source.summary()
+    assert not caplog.records
+    for part, folder in (("train", 2), ("test", 3)):  # two more drives, so that whole scenes can be cut
+        pairs(msrs, f"{part}/{{band}}/{{name}}.png", (f"00{folder}01D",), ("ir", "vi"))
+        classes(msrs / part / "Segmentation_labels" / f"00{folder}01D.png", 0, 9)
+    apart = opened(msrs, "data=msrs", "data.split=hash")
+    scenes = [{name[:3] for name in names} for names in apart.parts().values()]
+    assert sorted(each for part in scenes for each in part) == ["000", "002", "003"]
+    assert apart.scene_notes()["warning"] is None
+    assert "val and test cut from all pairs by a hash" in apart.summary()
+    assert not caplog.records
     warning = source.scene_notes()["warning"]
     assert warning.startswith("2 of 2 test images of 'msrs' are neighbours of training images in one scene")
     assert "data.split=hash cuts between whole scenes" in warning
@@ -239,7 +249,8 @@ def test_the_fingerprint_of_labels_follows_what_they_mean(msrs: Path) -> None:
 
     first = found()
     assert first == found("data.labels.groups=null")  # which change no training
-    assert len({first, found("data.labels.ignore=0"), found("data.labels.classes=[a,b,c,d,e,f,g,h,i]")}) == 3
+    renamed = found("data.labels.classes=[a,b,c,d,e,f,g,h,i]", "data.labels.objects=null")
+    assert len({first, found("data.labels.ignore=0"), renamed}) == 3
     classes(msrs / "train/Segmentation_labels/00001D.png", 77, 9)
     assert first != found()
 
