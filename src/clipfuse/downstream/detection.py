@@ -194,7 +194,7 @@ class Detection(Task):
     def draw(self, labels: LabelSet, example: Example, judgement: Judgement | None) -> Tensor:
         """Return the image with found objects in solid and true ones in dashed lines, (3, H, W) uint8.
 
-        Found objects of a score below 0.3 are left out.
+        Found objects of a score below 0.25 are left out.
         """
         image = example.image[:3].cpu()
         if judgement is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipfuse.types import Boxes, LabelSet
 
-SHOWN = 0.3
+SHOWN = 0.25
 """The least score of a found object that is drawn."""
 
 _DASH, _GAP = 4, 3
