@@ -160,7 +160,7 @@ def test_settings() -> None:
         ({"scale": (2, 1)}, r"downstream.scale is \(2, 1\); expected two numbers"),
     ):
         with pytest.raises(UserError, match=match):
-            Segmentation(**wrong)  # type: ignore[arg-type]
+            Segmentation(**wrong)
 
 
 def test_drawings_show_classes_and_leave_the_background() -> None:
