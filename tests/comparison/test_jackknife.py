@@ -45,6 +45,14 @@ def test_a_mean_over_scenes_has_the_interval_of_students_t() -> None:
     assert cell.std is None
 
 
+def test_an_interval_wider_than_all_scores_is_none() -> None:
+    """Two scenes give one degree of freedom: a difference of 40 an interval of 508."""
+    (found,) = cross([[[{"score": left_out(np.array([30.0, 70.0]))}]]], 1).values()
+    cell = found.cell(0)
+    assert cell is not None
+    assert (cell.mean, cell.low, cell.high) == (pytest.approx(50), -inf, inf)
+
+
 def one(*rows: np.ndarray, losses: int = 2) -> Crossed:
     """Cross rows of values, (runs, task seeds, scenes) each."""
     left = [[[{"score": each} for each in run] for run in left_out(row)] for row in rows]

@@ -35,6 +35,8 @@ from clipfuse.comparison.judged import Judged
 from clipfuse.comparison.statistics import Array, Estimate, Spread
 from clipfuse.comparison.table import Cell
 
+_WIDEST = 200.0  # of an interval of scores in 0..100: with hardly a degree of freedom it holds everything
+
 
 def leave_out(judged: Judged, scenes: Sequence[str]) -> dict[str, Array]:
     """Return each score over all images and without each scene, (1 + scenes,)."""
@@ -99,6 +101,8 @@ class Crossed:
         low, high = -inf, inf
         if self.scenes > 1:  # of one scene nothing is known of others
             low, high = statistics.crossed_mean(spread, self.shares).interval()
+            if high - low > _WIDEST:
+                low, high = -inf, inf
         return Cell(spread.mean, std, low, high)
 
     def by_seed(self, row: int) -> list[float]:
