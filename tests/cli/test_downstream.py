@@ -182,6 +182,11 @@ def test_a_training_is_judged_at_its_end(here: Path, clipfuse: Command) -> None:
     assert {image.size for row in rows for image in row[1:]} == {(32, 32)}
     stored = json.loads((here / "runs/a/downstream/segmentation/metrics.json").read_text())["results"]
     assert logged["downstream/segmentation/mIoU"] == stored[0]["scores"]["mIoU"]
+    columns, rows = logged["downstream/segmentation/curves"]
+    assert columns == ["source", "task seed", "done", "loss"]
+    assert [row[3] for row in rows if row[0] == "fused"] == stored[0]["curve"]
+    assert {row[0] for row in rows} == {*ALWAYS, "fused"}
+    assert rows[-1][2] == 1
     assert {f"downstream/segmentation/mIoU/{name}" for name in ALWAYS} <= set(logged)
     assert "fused " in output.split("\nsource")[1]
     curves = (here / "runs/a/metrics.csv").read_text()

@@ -22,6 +22,13 @@ def learnt(seed: int, **settings: int) -> tuple[nn.Module, list[tuple[int, int]]
     return network, seen
 
 
+def test_the_loss_of_each_update_is_returned_and_falls() -> None:
+    task = TinyTask(updates=30)
+    losses = learn(task, task.build(LABELS, 3, 0), examples(), 0)
+    assert len(losses) == 30
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
 def weights(network: nn.Module) -> torch.Tensor:
     return torch.cat([each.flatten() for each in network.parameters()])
 

@@ -11,7 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from math import ceil
+from statistics import fmean
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -38,6 +40,7 @@ from clipfuse.downstream.sources import BOTH, Source
 from clipfuse.errors import UserError
 from clipfuse.types import LabelSet
 
+POINTS = 50  # of a curve of losses
 PROTOCOLS = (protocols.RETRAINED, protocols.FROZEN)
 
 
@@ -216,10 +219,10 @@ class Evaluation:
             self.progress(self.task.updates)
 
     def _write_all(self, sources: Mapping[str, Source], seed: int, digests: Any, found: Any) -> None:
-        judgements, seconds = found
+        judgements, seconds, curve = found
         for name, each in judgements.items():
             with self.own(sources[name]):
-                self._write(sources[name], seed, digests[name], each, seconds)
+                self._write(sources[name], seed, digests[name], each, seconds, curve)
 
     def _updates(self) -> Callable[[int, int], None]:
         """Return a function of (steps done, all steps) that reports a training's part of its updates."""
@@ -254,6 +257,7 @@ class Evaluation:
         digests: tuple[str, str],
         judgements: Mapping[str, Judgement],
         seconds: float,
+        curve: Sequence[float],
     ) -> None:
         labels = self.material.labels
         for name, judgement in judgements.items():
@@ -273,6 +277,7 @@ class Evaluation:
             scores=protocols.scored(self.task, labels, recorded),
             images={name: {"scene": scenes[name], "judgement": each} for name, each in recorded.items()},
             origin=self.material.origin(source),
+            curve=tuple(curve),
         )
         self._add(source, result)
 
@@ -280,7 +285,7 @@ class Evaluation:
         add_result(source.folder, self.task.name, self.material.labels, result, self.overwrite)
 
 
-Found = tuple[dict[str, dict[str, Any]], float]
+Found = tuple[dict[str, dict[str, Any]], float, list[float]]
 
 
 def _retrain(
@@ -292,10 +297,10 @@ def _retrain(
     device: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Found:
-    """Return the judgement of each test image, with maps of the first ones alone, and the seconds it took."""
-    start = monotonic()
-    judgements = protocols.retrained(task, labels, train, test, seed, progress, device)
-    return _slim(judgements), monotonic() - start
+    """Return the judgement of each test image, with maps of the first ones alone, seconds, and the curve."""
+    start, losses = monotonic(), list[float]()
+    judgements = protocols.retrained(task, labels, train, test, seed, progress, device, losses)
+    return _slim(judgements), monotonic() - start, _curve(losses)
 
 
 def _freeze(
@@ -306,10 +311,17 @@ def _freeze(
     seed: int,
     device: str,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, dict[str, dict[str, Any]]], float]:
-    start = monotonic()
-    judgements = protocols.frozen(task, labels, train_of, test_of, seed, progress, device)
-    return {name: _slim(each) for name, each in judgements.items()}, monotonic() - start
+) -> tuple[dict[str, dict[str, dict[str, Any]]], float, list[float]]:
+    start, losses = monotonic(), list[float]()
+    judgements = protocols.frozen(task, labels, train_of, test_of, seed, progress, device, losses)
+    return {name: _slim(each) for name, each in judgements.items()}, monotonic() - start, _curve(losses)
+
+
+def _curve(losses: Sequence[float]) -> list[float]:
+    """Return the mean loss of each of at most `POINTS` equal parts of a training."""
+    count = min(POINTS, len(losses))
+    edges = [round(part * len(losses) / count) for part in range(count + 1)] if count else []
+    return [fmean(losses[low:high]) for low, high in pairwise(edges)]
 
 
 def _slim(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ _WARM_UP = 0.05
 
 def learn(
     task: Task, network: nn.Module, examples: Sequence[Example], seed: int, progress: Progress | None = None
-) -> None:
+) -> list[float]:
     """Train the network in place, on the device where it is, and leave it in evaluation mode.
 
     Args:
@@ -34,6 +34,9 @@ def learn(
         examples: of one number of channels; their sizes may differ.
         seed: of the task; decides all draws.
         progress: called after each update with the updates done and their number.
+
+    Returns:
+        The loss of each update.
 
     Raises:
         UserError: the loss is no finite number any more.
@@ -45,6 +48,7 @@ def learn(
         network.parameters(), lr=task.learning_rate, weight_decay=task.weight_decay, foreach=True
     )
     network.train()
+    losses = []
     with own_randomness():
         for update, chosen in enumerate(order(len(examples), task.batch_size, task.updates, seed)):
             moved = [
@@ -56,9 +60,10 @@ def learn(
             for group in optimizer.param_groups:
                 group["lr"] = task.learning_rate * factor(update, task.updates)
             loss = task.loss(network, images.contiguous(memory_format=torch.channels_last), moved)
-            if not bool(loss.isfinite()):
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
                 raise UserError(
-                    f"the loss of {task.name} is {float(loss.detach())} after {update} updates; lower "
+                    f"the loss of {task.name} is {losses[-1]} after {update} updates; lower "
                     f"downstream.learning_rate (now {task.learning_rate:g})"
                 )
             optimizer.zero_grad(set_to_none=True)
@@ -67,6 +72,7 @@ def learn(
             if progress is not None:
                 progress(update + 1, task.updates)
     network.eval()
+    return losses
 
 
 def order(count: int, batch_size: int, updates: int, seed: int) -> Iterator[list[int]]:

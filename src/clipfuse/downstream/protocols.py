@@ -38,6 +38,7 @@ def retrained(
     seed: int,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
+    losses: list[float] | None = None,
 ) -> dict[str, Judgement]:
     """Train a network on one source and judge the source's test images with it, by retrained-1.
 
@@ -49,6 +50,7 @@ def retrained(
         seed: of the task, not of the fusion.
         progress: called with steps done and all steps: updates, then test images.
         device: where the network is.
+        losses: takes the loss of each update, if it is given.
 
     Returns:
         The judgement of each test image by name.
@@ -62,7 +64,9 @@ def retrained(
     task.check(labels, train, test)
     network = task.build(labels, channels, seed).to(device)
     steps = _Steps(progress, task.updates + len(test))
-    learn(task, network, train, seed, steps.at)
+    of_updates = learn(task, network, train, seed, steps.at)
+    if losses is not None:
+        losses += of_updates
     return _judged(task, labels, network, test, steps)
 
 
@@ -74,6 +78,7 @@ def frozen(
     seed: int,
     progress: Progress | None = None,
     device: str | torch.device = "cpu",
+    losses: list[float] | None = None,
 ) -> dict[str, dict[str, Judgement]]:
     """Judge the test images of all sources with one network that saw none of them, by frozen-1.
 
@@ -85,6 +90,7 @@ def frozen(
         seed: of the task.
         progress: called with steps done and all steps.
         device: where the network is.
+        losses: takes the loss of each update, if it is given.
 
     Returns:
         By source, the judgement of each test image by name.
@@ -104,7 +110,9 @@ def frozen(
         for test in test_of.values():
             task.check(labels, mix, test)
         network = task.build(labels, channels, seed).to(device)
-        learn(task, network, mix, seed, steps.at)
+        of_updates = learn(task, network, mix, seed, steps.at)
+        if losses is not None:
+            losses += of_updates
         task.keep(network, labels, seed)
     else:
         steps = _Steps(progress, tests)

@@ -5,7 +5,7 @@ images or an interval over scenes needs no further training. Own design: papers 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite, nan
 from pathlib import Path
@@ -40,6 +40,7 @@ class Result:
         scores: by name, 0..100; NaN where one is not defined.
         images: by sample id {"scene": its scene, "judgement": see `clipfuse.downstream.base.Judgement`}.
         origin: SHA-256 of what the images are made of: where it is the same, they need not be made again.
+        curve: mean loss of each equal part of the training; empty of a network from a file.
     """
 
     protocol: str
@@ -52,6 +53,7 @@ class Result:
     scores: Mapping[str, float]
     images: Mapping[str, Mapping[str, Any]]
     origin: str = ""
+    curve: Sequence[float] = ()
 
     @property
     def place(self) -> tuple[str, int, str]:
@@ -82,6 +84,7 @@ class _Result(BaseModel):
     scores: dict[str, float | None]
     images: dict[str, _Image]
     origin: str = ""
+    curve: list[float] = []
 
 
 class _Form(BaseModel):
@@ -134,7 +137,7 @@ def read_results(folder: Any, task: str) -> tuple[LabelSet, list[Result]] | None
     for each in content["results"]:
         scores = {name: nan if value is None else float(value) for name, value in each["scores"].items()}
         fields = {name: each[name] for name in _Result.model_fields if name in each}
-        results.append(Result(**{**fields, "scores": scores}))
+        results.append(Result(**{**fields, "scores": scores, "curve": tuple(fields.get("curve", ()))}))
     return labels, results
 
 

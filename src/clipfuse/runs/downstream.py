@@ -100,8 +100,15 @@ class Judging:
                 logger.log_summary(others)
         if loggers := media_loggers(trainer):
             columns, rows = self._overlays(material, sources, results)
+            curves = [
+                [name, result.seed, (part + 1) / len(result.curve), loss]
+                for name, found in results.items()
+                for result in found
+                for part, loss in enumerate(result.curve)
+            ]
             for media in loggers:
                 media.log_rows(f"{prefix}/overlays", columns, rows, seen)
+                media.log_rows(f"{prefix}/curves", ["source", "task seed", "done", "loss"], curves, seen)
 
     def _overlays(
         self, material: Material, sources: list[Source], results: dict[str, list[Result]]
