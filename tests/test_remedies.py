@@ -35,7 +35,7 @@ def settings() -> set[str]:
             if isinstance(part, str) and "@" in part:
                 name, _, key = part.partition("@")
                 visit(yaml.safe_load(path.with_name(f"{name}.yaml").read_text()), f"{path.parent.name}.{key}")
-    for name in ("train", "evaluate"):
+    for name in ("train", "evaluate", "downstream"):
         known |= set(yaml.safe_load((conf_dir() / f"{name}.yaml").read_text()))
     return known | {"hydra", "data.sources", "loss.weight"}  # the last one in an example of one's own loss
 
@@ -78,6 +78,7 @@ def unknown(text: str) -> list[str]:
     for found in re.finditer(r"(?<![\w.=/\-'\"])([a-z_]+)=(\w+)", text):
         key, value = found.groups()
         is_option = value == "X" or (conf_dir() / key / f"{value}.yaml").is_file()
+        is_option |= (key, value) == ("downstream", "null")  # the one group that may be left empty
         if not (is_option if key in GROUPS else key in KNOWN | ARGUMENTS | OTHERS):
             wrong.append(found[0])
     return wrong
