@@ -27,6 +27,27 @@ def report(sweeps: Callable[[Path], Callable[..., Path]], tmp_path_factory: pyte
 
 
 @pytest.fixture(scope="module")
+def machine_report(
+    sweeps: Callable[[Path], Callable[..., Path]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A report of two losses with downstream results."""
+    from tests.comparison.conftest import write as judge
+
+    from clipfuse.cli.__main__ import main
+
+    folder = tmp_path_factory.mktemp("machine")
+    write = sweeps(folder / "sweep")
+    for loss in ("pixel", "ldfusion"):
+        for seed in (0, 1):
+            root = write(loss, seed=seed, folder=f"{loss}/{seed}", pictures=48)
+            judge(root / loss / str(seed), maps=48)
+    for name in ("infrared", "both"):
+        judge(root / "downstream-sources" / name, maps=48)
+    assert main(["compare", str(root), "--html", str(folder / "report.html")]) == 0
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -204,3 +225,32 @@ def test_without_scripts_the_numbers_are_there(browser: Any, report: Path) -> No
     assert order(opened) == ["clip_ratio", "ldfusion", "pixel"]
     assert opened.locator("svg[role=img]").first.is_visible()
     assert opened.get_by_text("The images need JavaScript").is_visible()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_what_a_machine_sees_has_a_slider_of_its_own(
+    browser: Any, machine_report: Path, tmp_path: Path, width: int
+) -> None:
+    complaints: list[str] = []
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(machine_report.as_uri())
+    part = opened.locator("#seen0")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert part.locator("tbody").first.locator("th").all_inner_texts() == [
+        *("pixel", "ldfusion"),
+        *("infrared", "both"),
+    ]
+    under, over = part.locator("[data-part=under]"), part.locator(".over")
+    assert under.evaluate("image => image.naturalWidth") == 48
+    before = under.get_attribute("src")
+    part.locator("[data-part=left]").select_option("both")
+    assert under.get_attribute("src") != before
+    part.locator("[data-part=cut]").fill("80")
+    assert over.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 0px 0px 80%)"
+    assert opened.locator("#cut").input_value() == "50"  # that of the fused images has not moved
+    part.locator("[data-part=image]").select_option("test-000001")
+    assert "test-000001" in str(under.get_attribute("alt"))
+    opened.screenshot(path=str(tmp_path / f"{width}.png"), full_page=True)
+    assert complaints == []
