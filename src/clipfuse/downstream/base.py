@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, did_you_mean
 from clipfuse.types import Boxes, LabelSet
 
 Judgement = Mapping[str, Any]
@@ -104,6 +104,19 @@ class Task(ABC):
                 raise UserError(f"downstream.{key} is {value}; expected {expected}")
         self.updates, self.batch_size, self.learning_rate = updates, batch_size, learning_rate
         self.weight_decay, self.crop, self.scale = weight_decay, size, tuple(scale)
+
+    @staticmethod
+    def check_choice(key: str, value: str, known: Sequence[str]) -> None:
+        """Require one of the known words for a setting.
+
+        Raises:
+            UserError: it is another; names the setting, and the nearest word.
+        """
+        if value not in known:
+            words = " or ".join(known) if len(known) < 3 else f"one of {', '.join(known)}"
+            raise UserError(
+                f"downstream.{key} is '{value}'; expected {words}{did_you_mean(str(value), known)}"
+            )
 
     def schedule(self) -> dict[str, Any]:
         """Return these settings in plain types."""

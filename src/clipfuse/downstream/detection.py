@@ -24,7 +24,7 @@ from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detec
 from clipfuse.downstream.networks import encoder_key
 from clipfuse.downstream.objects import components, draw_boxes
 from clipfuse.downstream.precision import MOST_FOUND, average_precision, require_scorer
-from clipfuse.errors import UserError, did_you_mean
+from clipfuse.errors import UserError
 from clipfuse.types import Boxes, LabelSet
 
 _NEEDS = {"labels": "boxes", "components": "classes"}
@@ -76,12 +76,8 @@ class Detection(Task):
         crop: Sequence[int] | None = None,
         scale: Sequence[float] = (1.0, 1.5),
     ) -> None:
-        for key, value, known in (("network", network, tuple(NETWORKS)), ("boxes", boxes, tuple(_NEEDS))):
-            if value not in known:
-                raise UserError(
-                    f"downstream.{key} is '{value}'; expected {' or '.join(known)}"
-                    f"{did_you_mean(str(value), known)}"
-                )
+        self.check_choice("network", network, tuple(NETWORKS))
+        self.check_choice("boxes", boxes, tuple(_NEEDS))
         for key, number, least in (("smallest", smallest, 1), ("size", size, 64)):
             if number < least:
                 raise UserError(f"downstream.{key} is {number}; expected {least} or more")

@@ -21,7 +21,7 @@ from clipfuse.downstream.networks import (
     segmentation_network,
     weights_of,
 )
-from clipfuse.errors import UserError, did_you_mean
+from clipfuse.errors import UserError
 from clipfuse.files import write_atomically
 from clipfuse.types import IGNORED, LabelSet
 
@@ -80,15 +80,8 @@ class Segmentation(Task):
         weights: str | None = None,
         save: str | None = None,
     ) -> None:
-        for key, value, known in (
-            ("network", network, tuple(NETWORKS)),
-            ("class_weights", class_weights, CLASS_WEIGHTS),
-        ):
-            if value not in known:
-                raise UserError(
-                    f"downstream.{key} is '{value}'; expected one of {', '.join(known)}"
-                    f"{did_you_mean(str(value), known)}"
-                )
+        self.check_choice("network", network, tuple(NETWORKS))
+        self.check_choice("class_weights", class_weights, CLASS_WEIGHTS)
         self.network, self.encoder, self.class_weights = network, str(encoder), class_weights
         self.weights, self.save = weights, save
         self.set_schedule(updates, batch_size, learning_rate, weight_decay, crop, scale)

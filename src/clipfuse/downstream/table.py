@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import isfinite, nan
 from statistics import fmean, stdev
 
+from clipfuse.downstream.confusion import mean
 from clipfuse.downstream.results import Result
 from clipfuse.downstream.sources import BOTH
 
@@ -61,7 +62,7 @@ def result_table(results: Results, labels: Mapping[str, str] | None = None) -> s
 
 def better_band(results: Results, score: str) -> str:
     """Return the band with the higher mean score; the first where neither has one."""
-    means = {band: _mean([each.scores.get(score, nan) for each in results.get(band, ())]) for band in BANDS}
+    means = {band: mean([each.scores.get(score, nan) for each in results.get(band, ())]) for band in BANDS}
     return max(BANDS, key=lambda band: means[band] if isfinite(means[band]) else -1.0)
 
 
@@ -74,12 +75,7 @@ def differences(results: Sequence[Result], others: Sequence[Result], score: str)
 def mean_scores(results: Sequence[Result]) -> dict[str, float]:
     """Return the mean of each score over the seeds where it is defined; NaN where it is nowhere."""
     names = dict.fromkeys(name for each in results for name in each.scores)
-    return {name: _mean([each.scores.get(name, nan) for each in results]) for name in names}
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if isfinite(value)]
-    return fmean(defined) if defined else nan
+    return {name: mean([each.scores.get(name, nan) for each in results]) for name in names}
 
 
 def _cell(values: Sequence[float], sign: str = "", spread: bool = True) -> str:

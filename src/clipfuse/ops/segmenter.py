@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from clipfuse.ops.stored import read_weights
+
 KIND = "segmenter-1"  # the architecture below, in the files of its weights
 
 
@@ -100,13 +102,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         ValueError: the file cannot be read, or is one of other classes or of another architecture.
     """
     path = Path(path)
-    if not path.is_file():  # torch would wait for a pipe
-        raise ValueError(f"no file of the network's weights at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise ValueError(f"{path} cannot be read as weights of a network") from error
-    content = content if isinstance(content, dict) else {}
+    content = read_weights(path, "the network")
     state, names = content.get("state_dict", content), content.get("classes")
     if "clipfuse" in content:
         state, names = _from_checkpoint(content, path)

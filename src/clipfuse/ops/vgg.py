@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipfuse.ops.stored import read_weights
+
 # The activation after the convolution of that name: the index of its ReLU in torchvision's `features`.
 LAYERS = {"conv1_1": 1, "conv2_1": 6, "conv3_1": 11, "conv4_1": 20, "conv4_2": 22}
 
@@ -29,7 +31,7 @@ class FrozenVgg:
         from torchvision.models.vgg import cfgs, make_layers
 
         self.layers = make_layers(cfgs["E"][:13], batch_norm=False).requires_grad_(False).eval()
-        state = _download() if weights is None else _read(Path(weights))
+        state = _download() if weights is None else read_weights(Path(weights), "vgg19")
         wanted = {f"features.{name}": name for name in self.layers.state_dict()}
         try:
             self.layers.load_state_dict({name: state[key] for key, name in wanted.items()})
@@ -72,13 +74,3 @@ def _download() -> Mapping[str, Tensor]:
         raise ValueError(
             f"the weights of vgg19 cannot be downloaded ({error}); put {weights.url} into {folder}"
         ) from error
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():  # torch would wait for a pipe
-        raise ValueError(f"no file of vgg19's weights at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file
-        raise ValueError(f"{path} cannot be read as weights of vgg19") from error
-    return state if isinstance(state, dict) else {}
