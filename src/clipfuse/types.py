@@ -7,7 +7,7 @@ A misspelt field of a record fails at once, a misspelt key of a dictionary only 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -122,10 +122,31 @@ class FusionOutput:
     Attributes:
         fused: fused luma, (N, 1, H, W), float in [0, 1].
         features: intermediate maps by name, for the losses that need them; may be empty.
+        chroma: Cb and Cr of the fused image, (N, 2, H, W), float in [0, 1], of a network that learns them;
+            None: the fused image keeps the chroma of the visible image.
     """
 
     fused: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    chroma: Tensor | None = None
+
+
+class NetworkPass(Protocol):
+    """A further pass of the network that is being trained, for a loss that looks at it more than once."""
+
+    def __call__(
+        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+    ) -> FusionOutput:
+        """Return the network's output for other luma, both (N, 1, H, W), float in [0, 1].
+
+        Args:
+            infrared: luma.
+            visible: luma.
+            parameters: values to use in place of the network's own, by the names of `parameters`.
+        """
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the network's parameters that learn, by name."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,11 @@ class LossInputs:
         classes: class of each pixel, (N, H, W) int64, `IGNORED` where it has none, or None.
         boxes: N records of the objects, or None.
         captions: N texts about the images, or None.
+        fused_chroma: Cb and Cr of the fused image, (N, 2, H, W), float in [0, 1], with gradient where the
+            network learns them; None becomes `chroma`.
+        total_steps: number of optimiser updates of the whole training; None where it is not known.
+        network: a further pass of the network that is being trained; None outside of a training.
+        teacher: the same of the moving average of its weights, without gradient; None without a teacher.
 
     Raises:
         ValueError: fused, infrared and visible are not of one shape (N, 1, H, W), or sample_ids are not N.
@@ -166,6 +192,10 @@ class LossInputs:
     classes: Tensor | None = None
     boxes: tuple[Boxes, ...] | None = None
     captions: tuple[str, ...] | None = None
+    fused_chroma: Tensor = None  # type: ignore[assignment]  # a Tensor once it is made
+    total_steps: int | None = None
+    network: NetworkPass | None = None
+    teacher: NetworkPass | None = None
 
     def __post_init__(self) -> None:
         given = vars(self)  # the dictionary of a frozen record's fields, through which it can set its own
@@ -176,6 +206,8 @@ class LossInputs:
         count, _, height, width = shapes["fused"]
         if given["chroma"] is None:
             given["chroma"] = self.visible.new_full((count, 2, height, width), 0.5)
+        if given["fused_chroma"] is None:
+            given["fused_chroma"] = given["chroma"]
         if not self.sample_ids:
             given["sample_ids"] = tuple(map(str, range(count)))
         if len(self.sample_ids) != count:
@@ -191,7 +223,10 @@ class LossOutput:
     Attributes:
         total: the scalar to minimise, with gradient.
         terms: detached scalars by name for the log, unweighted.
+        images: detached images by name that are logged during the training, (1 or 3, H, W), float in [0, 1];
+            usually of the first pair, and none.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
+    images: Mapping[str, Tensor] = field(default_factory=dict)
