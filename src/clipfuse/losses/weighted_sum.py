@@ -73,7 +73,8 @@ class WeightedSum(FusionLoss):
         for name, total in totals.items():
             terms |= {f"{name}/{term}": value for term, value in outputs[name].terms.items()}
             terms[f"{name}/weighted_total"] = total.detach()
-        return LossOutput(torch.stack(list(totals.values())).sum(), terms)
+        images = {f"{name}/{key}": image for name in totals for key, image in outputs[name].images.items()}
+        return LossOutput(torch.stack(list(totals.values())).sum(), terms, images)
 
 
 class BilevelWeightedSum(WeightedSum, BilevelLoss):
