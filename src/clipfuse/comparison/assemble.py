@@ -283,6 +283,8 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
             "or train it again"
         )
     notes = []
+    if any("LPIPS" in each.scores for each in runs) and not found.channels:
+        found = found.with_lpips(None)
     if version < found.version:
         changed = [metric for metric in found.metrics if found.since.get(metric, 1) > version]
         kept = tuple(metric for metric in found.metrics if metric not in changed)
