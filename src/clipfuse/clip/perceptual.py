@@ -42,7 +42,7 @@ class MaximumFeatures:
             raise ValueError(
                 f"{clip} gives no features of its image tower; set perceptual=vgg19 or perceptual_weight=0"
             )
-        self.layers = tuple(layers) if layers is not None else _usual(known, network)
+        self.layers = tuple(layers) if layers is not None else usual_layers(known, network)
         if len(self.layers) != 3 or not set(self.layers) <= set(known):
             raise ValueError(
                 f"perceptual_layers are {', '.join(self.layers)}; expected three of {', '.join(known)}"
@@ -98,7 +98,8 @@ def maximum_feature_loss(
     return torch.stack(terms).sum()
 
 
-def _usual(known: tuple[str, ...], network: str) -> tuple[str, ...]:
+def usual_layers(known: tuple[str, ...], network: str) -> tuple[str, ...]:
+    """Return three of a network's layers: those of LDFusion, or at a quarter, a half and three quarters."""
     if network != "clip":
         return ("conv2_1", "conv3_1", "conv4_2")
     if known[0] == "stem":
