@@ -25,6 +25,7 @@ from clipfuse.ops.modes import evaluating
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
+from clipfuse.training.passes import FurtherPass
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
@@ -119,6 +120,7 @@ class FusionModule(ScoringModule):
             bands = seeded_noise(bands, noise, self.seed, self.global_step, batch.sample_ids)
             infrared, visible = bands.split(1, dim=1)
         output = self(infrared, visible)
+        steps = self.trainer.max_steps
         return LossInputs(
             fused=output.fused.to(batch.visible.dtype),
             infrared=batch.infrared,
@@ -133,6 +135,8 @@ class FusionModule(ScoringModule):
             classes=batch.classes,
             boxes=batch.boxes,
             captions=batch.captions,
+            total_steps=steps if steps > 0 else None,
+            network=FurtherPass(self.backbone, self.device.type),
         )
 
     def _full_precision(self) -> torch.autocast:
