@@ -77,7 +77,8 @@ class LearnedLoss(BilevelLoss):
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             self.proposal, self.judge = _small_network(2, width), _small_network(1, width)
-        nn.init.zeros_(self.proposal[-1].weight)
+        for value in self.proposal[-1].parameters():
+            nn.init.zeros_(value)
         if judge == "task":
             if task is None:
                 raise ValueError(f"{_LOSS} loss: judge=task needs a task network; set {self.place}.task")
