@@ -53,7 +53,9 @@ class Smooth(nn.Module):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            self.layers = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 1, 3, padding=1))
+            self.layers = nn.Sequential(
+                nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.Conv2d(3, 1, 3, padding=1)
+            )
 
     def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         return FusionOutput(self.layers(torch.cat([infrared, visible], 1)).sigmoid())
@@ -125,7 +127,9 @@ def test_equals_a_plain_second_implementation(judge: str) -> None:
     torch.testing.assert_close(found.terms["weight_infrared"], weights.softmax(1)[:, 0].mean().detach())
     if judge == "reconstruction":
         planes = loss.judge(inputs.fused).sigmoid()
-        judged = (planes[:, :1] - inputs.infrared).abs().mean() + (planes[:, 1:] - inputs.visible).abs().mean()
+        judged = (planes[:, :1] - inputs.infrared).abs().mean() + (
+            planes[:, 1:] - inputs.visible
+        ).abs().mean()
     else:
         logits = loss.judge(luma_chroma_to_rgb(inputs.fused, inputs.chroma))
         each = [
@@ -216,7 +220,9 @@ def test_first_order_agrees_on_the_network_it_trains() -> None:
         torch.manual_seed(0)
         for value in network.parameters():
             nn.init.normal_(value, std=0.3)
-        solver = Unrolled(lambda values, kept=found[first]: Recorder(values, kept), rate=0.1, first_order=first)
+        solver = Unrolled(
+            lambda values, kept=found[first]: Recorder(values, kept), rate=0.1, first_order=first
+        )
         still = torch.optim.SGD(network.parameters(), lr=0.0)
         solver.step(LossProblem(make(), batch(network)), still, backward=Tensor.backward)
     exact, difference = (torch.cat([each.flatten() for each in found[first]]) for first in (False, True))
@@ -308,9 +314,11 @@ def test_a_training_resumes_bit_for_bit_and_logs_both_levels(
     for part in ("proposal.0.weight", "proposal.6.weight", "judge.head.weight"):
         assert not torch.equal(straight["state_dict"][f"loss.{part}"], start[part]), part
     with (tmp_path / "straight/metrics.csv").open(newline="") as file:
-        row = list(csv.DictReader(file))[0]
+        row = next(csv.DictReader(file))
     names = {name for name, value in row.items() if value}
-    assert {f"train/loss/learned_loss/{term}" for term in ("intensity", "gradient", "weight_infrared")} <= names
+    assert {
+        f"train/loss/learned_loss/{term}" for term in ("intensity", "gradient", "weight_infrared")
+    } <= names
     assert {"train/lower/learned_loss/task", "train/solver/F", "train/solver/f"} <= names
 
 

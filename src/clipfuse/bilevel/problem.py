@@ -47,8 +47,8 @@ class UpperOptimizer(Protocol):
     """The part of `torch.optim.Optimizer` that a solver uses on x.
 
     One that accumulates gradients over micro-batches also has an integer `micro_batch`, which is 0 in the
-    first of each update; solvers then move the lower level once per update. Its learning rate is its attribute
-    `learning_rate` or, as in torch, that of its first group.
+    first of each update; solvers then move the lower level once per update. Its learning rate is its
+    attribute `learning_rate` or, as in torch, that of its first group.
     """
 
     def zero_grad(self) -> None:

@@ -17,21 +17,22 @@ _NUDGE = 0.01
 class Unrolled(Alternate):
     """y takes a step down f(x'(y), y), where x'(y) is x after `steps` steps down F(., y); then x descends F.
 
-    min_y f(x*(y), y) subject to x*(y) in argmin_x F(x, y): x, the network, is here the lower level, and y, the
-    parameters of a loss, the upper one. x*(y) is replaced by x'(y), plain gradient steps of a given rate from
-    the current x, through which the gradient of f is exact: f_y + x'_y^T f_x, with x'_y = -rate F_xy for one
-    step. Source: the meta-learning of ReFusion (Bai et al., IJCV 2024) and TDFusion (Bai et al., CVPR 2025),
-    after MAML (Finn et al., ICML 2017), with one step. As released, x' serves y alone: x itself then moves
-    with its own optimiser. Own design: both kinds of step alternate in every update, not by epochs, and y
-    includes what judges x', such as a task network, which the release trains in a step of its own.
+    min_y f(x*(y), y) subject to x*(y) in argmin_x F(x, y): x, the network, is here the lower level, and y,
+    the parameters of a loss, the upper one. x*(y) is replaced by x'(y), plain gradient steps of a given
+    rate from the current x, through which the gradient of f is exact: f_y + x'_y^T f_x, with x'_y = -rate
+    F_xy for one step. Source: the meta-learning of ReFusion (Bai et al., IJCV 2024) and TDFusion (Bai et
+    al., CVPR 2025), after MAML (Finn et al., ICML 2017), with one step. As released, x' serves y alone: x
+    itself then moves with its own optimiser. Own design: both kinds of step alternate in every update, not
+    by epochs, and y includes what judges x', such as a task network, which the release trains in a step of
+    its own.
 
-    As a step of x is small, f_x' is close to f_x, and x'_y falls with the rate; an optimiser of y that divides
-    by the size of the gradient, such as Adam, makes the step of y independent of the rate, as the releases do
-    by another division.
+    As a step of x is small, f_x' is close to f_x, and x'_y falls with the rate; an optimiser of y that
+    divides by the size of the gradient, such as Adam, makes the step of y independent of the rate, as the
+    releases do by another division.
 
-    With `held_out` the steps of x see every other sample of a batch, beginning with the first, and f the rest
-    of it, as in MAML; a batch of one sample serves both. Under `torch.distributed` the steps of x are those on
-    the samples of all ranks, and their means are part of the graph.
+    With `held_out` the steps of x see every other sample of a batch, beginning with the first, and f the
+    rest of it, as in MAML; a batch of one sample serves both. Under `torch.distributed` the steps of x are
+    those on the samples of all ranks, and their means are part of the graph.
 
     Logged: F, f, both at the x and y of the update.
 
@@ -62,9 +63,13 @@ class Unrolled(Alternate):
         if rate is not None:
             require_weights(rate=rate)
             if rate == 0:
-                raise ValueError("rate is 0; expected a learning rate above 0, or null for that of the network")
+                raise ValueError(
+                    "rate is 0; expected a learning rate above 0, or null for that of the network"
+                )
         if first_order and steps > 1:
-            raise ValueError(f"first_order differentiates one step of the network, and steps is {steps}; take 1")
+            raise ValueError(
+                f"first_order differentiates one step of the network, and steps is {steps}; take 1"
+            )
         self.rate, self.held_out, self.first_order = rate, held_out, first_order
         self._rate = 0.0
 
@@ -77,7 +82,9 @@ class Unrolled(Alternate):
             ValueError: the problem has no lower level, or cannot be evaluated at other values of x.
         """
         if not hasattr(problem, "at"):
-            raise ValueError(f"Unrolled needs a MovableProblem; {type(problem).__name__} has no function 'at'")
+            raise ValueError(
+                f"Unrolled needs a MovableProblem; {type(problem).__name__} has no function 'at'"
+            )
         self._rate = learning_rate(upper_optimizer) if self.rate is None else self.rate
         return super().step(problem, upper_optimizer, backward=backward)
 
@@ -123,7 +130,10 @@ class Unrolled(Alternate):
                 return total
             sides = [
                 problem.at(
-                    [(value + sign * nudge * each).detach() for value, each in zip(start, direction, strict=True)],
+                    [
+                        (value + sign * nudge * each).detach()
+                        for value, each in zip(start, direction, strict=True)
+                    ],
                     learnt,
                 ).upper_loss(y)
                 for sign in (1, -1)

@@ -27,19 +27,20 @@ class LearnedLoss(BilevelLoss):
 
     (w_I, w_V) = softmax of the loss network on both sources, (N, 2, H, W); S_x and S_y of the source whose
     Sobel field is the stronger one at the pixel. The fusion network descends F. The loss network learns, by
-    `solver=unrolled`, to propose weights under which a step down F lowers f: of the reconstructions I', V' that
-    a third network makes of the fused image alone, or of the classes that a segmenter finds in it. What judges
-    learns beside, from the same f. Another solver gives the loss network no objective, or F itself.
+    `solver=unrolled`, to propose weights under which a step down F lowers f: of the reconstructions I', V'
+    that a third network makes of the fused image alone, or of the classes that a segmenter finds in it.
+    What judges learns beside, from the same f. Another solver gives the loss network no objective, or F
+    itself.
 
-    Source: TDFusion (Bai et al., CVPR 2025; HaowenBai/TDFusion at 7cdb02a) for F, its weights of 1 and the task
-    as a judge; ReFusion (Bai et al., IJCV 2024) for reconstruction as a judge, which needs no labels and whose
-    training code is not released: its distance is our own choice. Different from TDFusion: loss network and
-    judge of a few convolutions with 5,000 to 8,000 weights in place of Restormer blocks and SegFormer; the judge
-    learns from the images of the step ahead, by the optimiser of the loss network, where the release takes
-    steps of its own; steps on crops as they come, while the release resizes whole images for the task and doubles
-    each batch with the bands swapped; Adam, where the release divides the hypergradient by its largest
-    element. Cross-entropy is a mean over images of their labelled pixels, where the release takes all pixels
-    of a batch together.
+    Source: TDFusion (Bai et al., CVPR 2025; HaowenBai/TDFusion at 7cdb02a) for F, its weights of 1 and the
+    task as a judge; ReFusion (Bai et al., IJCV 2024) for reconstruction as a judge, which needs no labels
+    and whose training code is not released: its distance is our own choice. Different from TDFusion: loss
+    network and judge of a few convolutions with 5,000 to 8,000 weights in place of Restormer blocks and
+    SegFormer; the judge learns from the images of the step ahead, by the optimiser of the loss network,
+    where the release takes steps of its own; steps on crops as they come, while the release resizes whole
+    images for the task and doubles each batch with the bands swapped; Adam, where the release divides the
+    hypergradient by its largest element. Cross-entropy is a mean over images of their labelled pixels,
+    where the release takes all pixels of a batch together.
 
     Args:
         judge: `reconstruction`, or `task`, which needs maps of classes.
@@ -70,7 +71,9 @@ class LearnedLoss(BilevelLoss):
         require_terms(_LOSS, self.weights)
         require(_LOSS, 1, width=width)
         if judge not in get_args(Judge):
-            raise ValueError(f"{_LOSS} loss: judge is {judge!r}; expected one of {', '.join(get_args(Judge))}")
+            raise ValueError(
+                f"{_LOSS} loss: judge is {judge!r}; expected one of {', '.join(get_args(Judge))}"
+            )
         self.judged_by: Judge = judge
         if not intensity_weight:
             raise ValueError(f"{_LOSS} loss: intensity_weight is 0, and with it the weights of the sources")
@@ -113,15 +116,16 @@ class LearnedLoss(BilevelLoss):
         fused, infrared, visible = state.fused, state.infrared, state.visible
         weights = self._weights(state, lower)
         terms: dict[str, Tensor] = {}
-        terms["intensity"] = sum_of_squares = (
-            (weights[:, :1] * (infrared - fused)).square().mean()
-            + (weights[:, 1:] * (visible - fused)).square().mean()
-        )
+        terms["intensity"] = sum_of_squares = (weights[:, :1] * (infrared - fused)).square().mean() + (
+            weights[:, 1:] * (visible - fused)
+        ).square().mean()
         total = self.weights["intensity"] * sum_of_squares
         if self.weights["gradient"]:
             fields = [sobel_fields(each) for each in (fused, infrared, visible)]
             stronger = torch.where(fields[1].abs() >= fields[2].abs(), fields[1], fields[2])
-            terms["gradient"] = 2 * (fields[0] - stronger).abs().mean()  # of two fields, the sum of whose means
+            terms["gradient"] = (
+                2 * (fields[0] - stronger).abs().mean()
+            )  # of two fields, the sum of whose means
             total = total + self.weights["gradient"] * terms["gradient"]
         terms["weight_infrared"] = weights[:, 0].mean()
         if not self.training and (self.judged_by != "task" or state.classes is not None):
@@ -178,7 +182,7 @@ class LearnedLoss(BilevelLoss):
 
 
 def _small_network(channels: int, width: int) -> nn.Sequential:
-    """Return a network to two planes of logits that sees 15 x 15 pixels; smooth, so that it has a curvature."""
+    """Return a smooth network from planes to two planes of logits, which sees 15 x 15 pixels."""
     layers: list[nn.Module] = []
     for dilation in (1, 2, 3):
         layers += [nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation), nn.GELU()]

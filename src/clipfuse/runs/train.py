@@ -218,8 +218,8 @@ def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
         name = plugin_name(f"{module}.{type(solver).__name__}")
         if loss.solvers is not None and module.startswith("clipfuse.") and name not in loss.solvers:
             raise UserError(
-                f"solver={name} cannot train the loss '{loss.name}': its own parameters would learn nothing, or "
-                f"the wrong thing; take solver={' or solver='.join(sorted(loss.solvers))}"
+                f"solver={name} cannot train the loss '{loss.name}': its own parameters would learn "
+                f"nothing, or the wrong thing; take solver={' or solver='.join(sorted(loss.solvers))}"
             )
         if isinstance(solver, Joint) and not solver.lower_weight:
             raise UserError(

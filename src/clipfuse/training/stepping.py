@@ -131,8 +131,8 @@ class LossProblem:
     def _network(self) -> NetworkPass:
         if self.inputs.network is None:
             raise UserError(
-                f"the solver looks ahead of the network, and the inputs of the loss '{self.loss.name}' have no "
-                "inputs.network, which a training gives"
+                f"the solver looks ahead of the network, and the inputs of the loss '{self.loss.name}' have "
+                "no inputs.network, which a training gives"
             )
         return self.inputs.network
 
