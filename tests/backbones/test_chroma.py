@@ -91,7 +91,7 @@ def test_features_meet_the_pixels_they_lie_under() -> None:
     change = (head(chroma, *others, features) - head(chroma, *others, 0 * features)).abs().amax((0, 1))
     rows, columns = change.gt(1e-6).any(1).nonzero(), change.gt(1e-6).any(0).nonzero()
     assert change[20:24, 8:12].min() > 1e-4
-    # Bilinear enlargement reaches 2 pixels to each side and half a pixel of rounding, three 3x3 layers 2 more.
+    # Bilinear enlargement reaches 2.5 pixels to each side, two 3x3 layers 2 more.
     assert rows.min() >= 20 - 5
     assert rows.max() <= 23 + 5
     assert columns.min() >= 8 - 5

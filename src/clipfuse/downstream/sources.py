@@ -1,8 +1,9 @@
 """The sources of images that a task network sees: single bands, trivial fusions, networks, folders.
 
 Every source gives an 8-bit image of a pair. A fused one is the colour image that `clipfuse fuse` writes:
-fused luma with the chroma of the visible image, or the one that the network learned. `infrared` is gray. `both` has four channels, red, green,
-blue and infrared: what a task network can do with all that the two bands show.
+fused luma with the chroma of the visible image, or the one that the network learned. `infrared` is gray.
+`both` has four channels, red, green, blue and infrared: what a task network can do with all that the two
+bands show.
 """
 
 from collections.abc import Callable, Mapping

@@ -50,9 +50,9 @@ class TaskLoss(BilevelLoss):
     F = fidelity + w l(x, y; judged samples),   f = l(x, y; the other samples)
 
     l is the cross-entropy of the task network y on the fused colour image: fused luma with the chroma of the
-    visible image, or the one that the fusion network learns. It is a mean over samples, those of all ranks, of the weighted mean over the labelled
-    pixels of each; a pixel of a class that has n pixels in its image weighs n^-balance. Pixels and images
-    without labels count nowhere; where there are no others l is 0.
+    visible image, or the one that the fusion network learns. It is a mean over samples, those of all ranks,
+    of the weighted mean over the labelled pixels of each; a pixel of a class that has n pixels in its image
+    weighs n^-balance. Pixels and images without labels count nowhere; where there are no others l is 0.
 
     The task network is
 

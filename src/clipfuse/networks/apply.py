@@ -56,8 +56,8 @@ def apply_in_color(
         what: is fused, for messages.
 
     Returns:
-        The fused luma, and the chroma in [0, 1] of the shape, type and device of `chroma`: that of the network
-        if it learns it, else `chroma` itself.
+        The fused luma, and the chroma in [0, 1] of the shape, type and device of `chroma`: that of the
+        network if it learns it, else `chroma` itself.
 
     Raises:
         UserError: as `apply_network`, for the chroma too.

@@ -47,7 +47,7 @@ class LearnedChroma:
         if self._passes and not self._seen:
             self._seen = True
             log.warning(
-                "the network learns the chroma, but the loss '%s' has not looked at inputs.fused_chroma in %d "
-                "batches: fused images keep the chroma of the visible image; backbone.chroma=false is cheaper",
+                "the network learns the chroma, but the loss '%s' has not looked at inputs.fused_chroma in "
+                "%d batches: fused images keep that of the visible images; backbone.chroma=false is cheaper",
                 *(loss, self._passes),
             )
