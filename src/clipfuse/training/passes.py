@@ -85,7 +85,11 @@ class FurtherPass(NetworkPass):
         return {name: value for name, value in self._backbone.named_parameters() if value.requires_grad}
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         """Return the network's output for other luma, its `fused` in the type of `visible`.
 
@@ -94,6 +98,7 @@ class FurtherPass(NetworkPass):
             visible: the same.
             parameters: values to use in place of the network's own, by the names of `parameters`; those that
                 are left out stay. Gradients reach them, to any order.
+            chroma: of the visible images, (N, 2, H, W), for a network that learns it; others do not get it.
 
         Raises:
             ValueError: the planes are not of one shape, or a parameter has an unknown name or another shape.
@@ -103,10 +108,12 @@ class FurtherPass(NetworkPass):
         if parameters is not None:
             self._check(parameters)
             values |= parameters
+        colored = chroma is not None and getattr(self._backbone, "learns_chroma", False)
+        images = (infrared, visible, chroma) if colored else (infrared, visible)
         learns = self._weights is None
         mode: AbstractContextManager[object] = nullcontext() if learns else evaluating(self._backbone)
         with mode, torch.set_grad_enabled(torch.is_grad_enabled() and learns), self._precision():
-            output = functional_call(self._backbone, values, (infrared, visible))
+            output = functional_call(self._backbone, values, images)
         output = check_output(output, infrared, type(self._backbone).__name__)
         return replace(output, fused=output.fused.to(visible.dtype))
 

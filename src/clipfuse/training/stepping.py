@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor, distributed
+from torch.nn.utils import get_total_norm
 
-from clipfuse.bilevel import UpperOptimizer
 from clipfuse.bilevel.descent import many_ranks
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, check_loss_output
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.loss_errors import named_failures
-from clipfuse.training.parameter_groups import Group
-from clipfuse.types import LossInputs, LossOutput
+from clipfuse.types import LossInputs, LossOutput, NetworkPass
 
 
 def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
@@ -113,6 +110,35 @@ class LossProblem:
             output = check_loss_output(self.loss, self.loss.lower_loss(self.state, lower))
         self._unread.append(Evaluation("lower loss", output))
         return output.total
+
+    def upper_parameters(self) -> list[Tensor]:
+        """Return the parameters of the network that learn."""
+        return list(self._network().parameters().values())
+
+    def at(self, upper: Sequence[Tensor], samples: slice) -> "LossProblem":
+        """Return the problem on some of the samples, or on all if these are none, at other network values.
+
+        It takes a further pass of the network; its evaluations are checked with those of this problem.
+        """
+        network = self._network()
+        inputs = self.inputs.part(samples if self.inputs.sample_ids[samples] else slice(None))
+        values = dict(zip(network.parameters(), upper, strict=True))
+        output = network(inputs.infrared, inputs.visible, values, inputs.chroma)
+        chroma = inputs.chroma if output.chroma is None else output.chroma
+        moved = LossProblem(
+            self.loss,
+            replace(inputs, fused=output.fused, features=output.features, fused_chroma=chroma),
+        )
+        moved._unread = self._unread
+        return moved
+
+    def _network(self) -> NetworkPass:
+        if self.inputs.network is None:
+            raise UserError(
+                f"the solver looks ahead of the network, and the inputs of the loss '{self.loss.name}' have "
+                "no inputs.network, which a training gives"
+            )
+        return self.inputs.network
 
     def check_finite(self, gradients: Sequence[Tensor]) -> Tensor:
         """Require that all losses since the last check, and their gradient, are finite.
@@ -208,7 +234,8 @@ class LossProblem:
             return ""  # other ranks would have to take part
         fused = self.inputs.fused.detach().requires_grad_()
         features = {name: each.detach() for name, each in self.inputs.features.items()}
-        inputs = replace(self.inputs, fused=fused, features=features)
+        chroma = self.inputs.fused_chroma.detach()
+        inputs = replace(self.inputs, fused=fused, features=features, fused_chroma=chroma)
         line = operation = ""
         with torch.enable_grad(), torch.random.fork_rng(), warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
@@ -238,89 +265,3 @@ def _mark(evaluations: Sequence[Evaluation]) -> int:
     """Return a number for the names of all terms, which single precision holds exactly."""
     names = "\n".join(f"{each.level}:{sorted(each.output.terms)}" for each in evaluations)
     return zlib.crc32(names.encode()) >> 8
-
-
-class AccumulatingOptimizer:
-    """The optimiser that a solver gets: it accumulates, checks, clips, steps and schedules.
-
-    Args:
-        optimizer: the optimiser of the network.
-        scheduler: stepped once per update.
-        groups: the parameters whose gradient is checked and clipped; those with a bound of their own are
-            clipped apart from the others.
-        accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest allowed L2 norm of the gradient; None does not clip.
-
-    Attributes:
-        micro_batch: micro-batches since the last update; a training is stopped and saved only at 0.
-        gradient_norms: norms before clipping at the last update, by the names of groups with a bound of
-            their own, and of all others under an empty name; without clipping none.
-    """
-
-    def __init__(
-        self,
-        optimizer: UpperOptimizer,
-        scheduler: LRScheduler,
-        groups: Sequence[Group],
-        accumulate: int,
-        gradient_clip: float | None,
-    ) -> None:
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.parameters = [each for group in groups for each in group.parameters]
-        self.accumulate = accumulate
-        self.micro_batch = 0
-        self._clipped: list[tuple[str, list[nn.Parameter], float]] = []
-        apart = [group for group in groups if group.own.gradient_clip is not None]
-        rest = [each for group in groups if group not in apart for each in group.parameters]
-        if gradient_clip is not None:
-            self._clipped.append(("", rest, gradient_clip))
-        for group in apart:
-            self._clipped.append((group.name, list(group.parameters), group.own.gradient_clip or math.inf))
-        self._left_out = False
-        self._norm: Tensor | None = None
-        self.gradient_norms: dict[str, Tensor] = {}
-
-    def zero_grad(self) -> None:
-        """Clear the gradients, unless micro-batches are being accumulated."""
-        if self.micro_batch == 0:
-            self.optimizer.zero_grad()
-
-    @property
-    def updates_next(self) -> bool:
-        """Whether the next `step` is an update of the network."""
-        return self.micro_batch == self.accumulate - 1
-
-    def check(self, problem: LossProblem) -> None:
-        """Require finite losses and a finite gradient before `step`; raises as `LossProblem.check_finite`."""
-        gradients = [each.grad for each in self.parameters if each.grad is not None]
-        self._norm = problem.check_finite(gradients)
-
-    def step(self) -> None:
-        """Count a micro-batch; after the last one clip, update the network and its learning rate."""
-        self.micro_batch = (self.micro_batch + 1) % self.accumulate
-        if self.micro_batch:
-            return
-        if self._left_out:
-            self.optimizer.zero_grad()  # an optimiser changes neither weights nor moments without gradient
-            self._left_out = False
-        else:
-            self._clip()
-        self.optimizer.step()
-        self.scheduler.step()
-
-    def _clip(self) -> None:
-        for name, parameters, bound in self._clipped:
-            norm = self._norm
-            if len(parameters) < len(self.parameters):  # else it has been computed
-                norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
-            assert norm is not None
-            self.gradient_norms[name] = norm
-            if bound < math.inf:
-                clip_grads_with_norm_(parameters, bound, norm)
-
-    def leave_out(self) -> None:
-        """Count a micro-batch of an update that is skipped: only the learning rate changes."""
-        self._left_out = True
-        self.optimizer.zero_grad()  # else the next micro-batch would add to what is not finite
-        self.step()
