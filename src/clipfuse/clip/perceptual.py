@@ -12,17 +12,19 @@ from clipfuse.ops.vgg import LAYERS, FrozenVgg
 
 
 class MaximumFeatures:
-    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over three layers of a frozen network.
+    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over layers of a frozen network.
 
-    The rule of LDFusion's release (arXiv 2402.16267) for VGG19. Features of CLIP, for which there is no
-    release, are divided by the root mean square of the target, so that one weight suits any CLIP.
+    The rule of the releases of LDFusion (arXiv 2402.16267), over three layers of VGG19, and of AutoFuse, over
+    two. Features of CLIP, for which there is no release, are divided by the root mean square of the target,
+    so that one weight suits any CLIP.
 
     Args:
         clip: the frozen CLIP; its image tower is used if `network` is `clip`.
         network: `vgg19` (features after the activation) or `clip`.
-        layers: three names; None: conv2_1, conv3_1, conv4_2 of vgg19, layer1 to layer3 of a ResNet, at a
-            quarter, a half and three quarters of a ViT.
-        weights: v_l, three, 0 or more.
+        layers: as many names as weights; None: the last ones of conv2_1, conv3_1, conv4_2 of vgg19, of layer1
+            to layer3 of a ResNet, or of those at a quarter, a half and three quarters of a ViT.
+        weights: v_l, two or three, 0 or more.
+        count: how many layers the loss has, two or three.
         vgg_weights: a file of torchvision's vgg19; None downloads.
 
     Raises:
@@ -36,19 +38,21 @@ class MaximumFeatures:
         layers: Sequence[str] | None,
         weights: Sequence[float],
         vgg_weights: str | None = None,
+        count: int = 3,
     ) -> None:
         known = clip.feature_layers if network == "clip" else tuple(LAYERS)
         if not known:
             raise ValueError(
                 f"{clip} gives no features of its image tower; set perceptual=vgg19 or perceptual_weight=0"
             )
-        self.layers = tuple(layers) if layers is not None else _usual(known, network)
-        if len(self.layers) != 3 or not set(self.layers) <= set(known):
+        self.layers = tuple(layers) if layers is not None else _usual(known, network)[-count:]
+        number = {2: "two", 3: "three"}[count]
+        if len(self.layers) != count or not set(self.layers) <= set(known):
             raise ValueError(
-                f"perceptual_layers are {', '.join(self.layers)}; expected three of {', '.join(known)}"
+                f"perceptual_layers are {', '.join(self.layers)}; expected {number} of {', '.join(known)}"
             )
-        if len(weights) != 3 or not min(weights) >= 0:
-            raise ValueError(f"layer_weights are {list(weights)}; expected three, 0 or more")
+        if len(weights) != count or not min(weights) >= 0:
+            raise ValueError(f"layer_weights are {list(weights)}; expected {number}, 0 or more")
         self.weights = tuple(weights)
         self.vgg = FrozenVgg(vgg_weights) if network == "vgg19" else None
 

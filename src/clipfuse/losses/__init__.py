@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from clipfuse.lazy import attach
 
 if TYPE_CHECKING:
+    from clipfuse.losses.autofuse import AutoFuseLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
+    "AutoFuseLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
@@ -27,6 +29,7 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "autofuse": ("AutoFuseLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
