@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
     from clipfuse.losses.task import TaskLoss
+    from clipfuse.losses.text_weights import TextWeightsLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PixelLoss",
     "PromptFusionLoss",
     "TaskLoss",
+    "TextWeightsLoss",
     "WeightedSum",
 ]
 __getattr__, __dir__ = attach(
@@ -33,6 +35,7 @@ __getattr__, __dir__ = attach(
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
         "task": ("TaskLoss",),
+        "text_weights": ("TextWeightsLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
     },
 )
