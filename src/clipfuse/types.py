@@ -6,7 +6,7 @@ A misspelt field of a record fails at once, a misspelt key of a dictionary only 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -220,6 +220,14 @@ class LossInputs:
             raise ValueError(
                 f"LossInputs got {len(self.sample_ids)} sample ids for {count} images; expected one for each"
             )
+
+    def part(self, samples: slice) -> "LossInputs":
+        """Return some of the samples: their planes, features, names and labels."""
+        parts: dict[str, Any] = {
+            name: value[samples] for name, value in vars(self).items() if isinstance(value, Tensor | tuple)
+        }
+        features = {name: value[samples] for name, value in self.features.items()}
+        return replace(self, **parts, features=features)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
+    from clipfuse.losses.lpips import LpipsLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.region_contrast import RegionContrastLoss
     from clipfuse.losses.task import TaskLoss
     from clipfuse.losses.text_weights import TextWeightsLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
@@ -20,8 +22,10 @@ __all__ = [
     "ClipRatioLoss",
     "FusionLoss",
     "LDFusionLoss",
+    "LpipsLoss",
     "PixelLoss",
     "PromptFusionLoss",
+    "RegionContrastLoss",
     "TaskLoss",
     "TextWeightsLoss",
     "WeightedSum",
@@ -32,8 +36,10 @@ __getattr__, __dir__ = attach(
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
+        "lpips": ("LpipsLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
+        "region_contrast": ("RegionContrastLoss",),
         "task": ("TaskLoss",),
         "text_weights": ("TextWeightsLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),

@@ -26,6 +26,7 @@ from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.learned_chroma import LearnedChroma
+from clipfuse.training.passes import FurtherPass
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
@@ -122,6 +123,7 @@ class FusionModule(ScoringModule):
             infrared, visible = bands.split(1, dim=1)
         output = self(infrared, visible, batch.chroma)
         fused, chroma = self._learned_chroma(output, batch)
+        steps = self.trainer.max_steps
         return LossInputs(
             fused=fused,
             infrared=batch.infrared,
@@ -137,6 +139,8 @@ class FusionModule(ScoringModule):
             boxes=batch.boxes,
             captions=batch.captions,
             fused_chroma=chroma,  # type: ignore[arg-type]  # None: that of the visible images
+            total_steps=steps if steps > 0 else None,
+            network=FurtherPass(self.backbone, self.device.type),
         )
 
     def _full_precision(self) -> torch.autocast:
