@@ -5,20 +5,24 @@ from typing import TYPE_CHECKING
 from clipfuse.lazy import attach
 
 if TYPE_CHECKING:
+    from clipfuse.losses.adversarial import AdversarialLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
+    from clipfuse.losses.learned_loss import LearnedLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
     from clipfuse.losses.task import TaskLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
+    "AdversarialLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
     "FusionLoss",
     "LDFusionLoss",
+    "LearnedLoss",
     "PixelLoss",
     "PromptFusionLoss",
     "TaskLoss",
@@ -27,9 +31,11 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "adversarial": ("AdversarialLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
+        "learned_loss": ("LearnedLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
         "task": ("TaskLoss",),
