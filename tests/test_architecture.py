@@ -16,7 +16,7 @@ ALLOWED = {
     "version": set(),
     "types": set(),
     "files": {"errors", "files"},
-    "ops": {"types", "ops"},
+    "ops": {"types", "files", "ops"},
     "decoding": {"errors", "decoding"},
     "images": {"errors", "files", "ops", "decoding"},
     "bilevel": {"bilevel"},
@@ -27,7 +27,7 @@ ALLOWED = {
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "downstream": {"lazy", "errors", "types", "files", "ops", "images", "networks", "downstream"},
-    "networks": {"errors", "version", "types", "files", "lazy", "networks"},
+    "networks": {"errors", "version", "types", "files", "lazy", "ops", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
     "tracking": {
         *("errors", "types", "files", "ops", "metrics", "losses.base", "networks", "training", "tracking"),

@@ -135,7 +135,11 @@ class NetworkPass(Protocol):
     """A further pass of the network that is being trained, for a loss that looks at it more than once."""
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         """Return the network's output for other luma, both (N, 1, H, W), float in [0, 1].
 
@@ -143,6 +147,8 @@ class NetworkPass(Protocol):
             infrared: luma.
             visible: luma.
             parameters: values to use in place of the network's own, by the names of `parameters`.
+            chroma: Cb and Cr of the visible images, (N, 2, H, W); without it a network that learns the
+                chroma returns none.
         """
 
     def parameters(self) -> dict[str, Tensor]:

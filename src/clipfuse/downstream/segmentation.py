@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,13 @@ from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfnet_iou, pooled
 from clipfuse.downstream.networks import (
     NETWORKS,
-    Normalized,
     encoder_key,
     file_key,
     load_trained,
     segmentation_network,
-    weights_of,
+    write_trained,
 )
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
 from clipfuse.types import IGNORED, LabelSet
 
 CLASS_WEIGHTS = ("log", "equal")
@@ -100,16 +97,14 @@ class Segmentation(Task):
         if self.weights is None:
             return None
         network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
-        load_trained(network, self.network, labels.names, self.weights)
+        last = list(network.network.state_dict())[-1]
+        load_trained(network, self.network, labels.names, self.weights, last, len(labels))
         return network
 
     def keep(self, network: nn.Module, labels: LabelSet, seed: int) -> None:
         """Write the network of a seed to `save`, whose name gets the seed: judge.pt becomes judge-0.pt."""
         if self.save is not None:
-            path = Path(self.save)
-            content: Any = weights_of(cast(Normalized, network), self.network, labels.names)
-            with write_atomically(path.with_name(f"{path.stem}-{seed}{path.suffix}"), "wb") as file:
-                torch.save(content, file)
+            write_trained(self.save, seed, network, self.network, labels.names)
 
     def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
         """Require maps of classes of the images' size, of known classes, and two classes in each part.

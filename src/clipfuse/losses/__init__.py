@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
     from clipfuse.losses.learned_loss import LearnedLoss
+    from clipfuse.losses.lpips import LpipsLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.region_contrast import RegionContrastLoss
     from clipfuse.losses.task import TaskLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
@@ -23,8 +25,10 @@ __all__ = [
     "FusionLoss",
     "LDFusionLoss",
     "LearnedLoss",
+    "LpipsLoss",
     "PixelLoss",
     "PromptFusionLoss",
+    "RegionContrastLoss",
     "TaskLoss",
     "WeightedSum",
 ]
@@ -36,8 +40,10 @@ __getattr__, __dir__ = attach(
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
         "learned_loss": ("LearnedLoss",),
+        "lpips": ("LpipsLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
+        "region_contrast": ("RegionContrastLoss",),
         "task": ("TaskLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
     },

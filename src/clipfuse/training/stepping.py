@@ -207,7 +207,8 @@ class LossProblem:
             return ""  # other ranks would have to take part
         fused = self.inputs.fused.detach().requires_grad_()
         features = {name: each.detach() for name, each in self.inputs.features.items()}
-        inputs = replace(self.inputs, fused=fused, features=features)
+        chroma = self.inputs.fused_chroma.detach()
+        inputs = replace(self.inputs, fused=fused, features=features, fused_chroma=chroma)
         line = operation = ""
         with torch.enable_grad(), torch.random.fork_rng(), warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
