@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def noise() -> Tensor:
 
 def test_measures_equal_plain_loops(noise: Tensor) -> None:
     """float64 sums in another order."""
-    exact = {"rtol": 1e-10, "atol": 1e-12}
+    exact: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
     for image, *found in zip(
         noise[:, 0].tolist(),
         *(getattr(ops, name)(noise).tolist() for name in ("mean_level", "rms_contrast", "blur_effect")),

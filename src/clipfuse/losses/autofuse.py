@@ -133,15 +133,15 @@ class AutoFuseLoss(FusionLoss):
         patch_source: source embedding of a patch: the `whole` source image, as released, or the same `patch`
             of it.
         clip_batch: patches per pass of CLIP, 1 or more; changes memory, not the result.
-        perceptual: network of f_l: `vgg19` (after the activation), `clip`, or `auto`, which is clip for the
-            micro CLIP and vgg19, as released, for others.
+        perceptual: network of f_l: `vgg19` or `vgg16` (after the activation), `clip`, or `auto`, which is
+            clip for the micro CLIP and vgg19, as released, for others.
         perceptual_layers: two layers of `MaximumFeatures`; None: conv3_1 and conv4_2 of vgg19.
         layer_weights: v_l, one per layer.
-        vgg_weights: file of VGG19's weights, as in `MaximumFeatures`.
+        vgg_weights: file of the VGG's weights, as in `MaximumFeatures`.
 
     Raises:
         ValueError: an argument out of range, an empty or over-long text, a CLIP without the layers, or
-            weights of VGG19 that cannot be loaded.
+            weights of the VGG that cannot be loaded.
         UserError: the table of texts cannot be read.
     """
 
@@ -162,7 +162,7 @@ class AutoFuseLoss(FusionLoss):
         patch_mean: Literal["all", "kept"] = "all",
         patch_source: Literal["whole", "patch"] = "whole",
         clip_batch: int = 32,
-        perceptual: Literal["auto", "clip", "vgg19"] = "auto",
+        perceptual: Literal["auto", "clip", "vgg16", "vgg19"] = "auto",
         perceptual_layers: Sequence[str] | None = None,
         layer_weights: Sequence[float] = (0.5, 0.5),
         vgg_weights: str | None = None,
@@ -228,7 +228,9 @@ class AutoFuseLoss(FusionLoss):
                     self.known, sample.sample_ids, f"{self.place}.degradations={self.degradations}"
                 )
         if self.features is not None and self.features.vgg is not None and min(height, width) < 8:
-            raise ValueError(f"{_NAME}: vgg19 needs crops of 8 px or more, got {height}x{width}")
+            raise ValueError(
+                f"{_NAME}: {self.features.vgg.network} needs crops of 8 px or more, got {height}x{width}"
+            )
 
     def notices(self, steps: int) -> list[str]:
         """Name what was set for terms of weight 0."""

@@ -119,11 +119,11 @@ class LDFusionLoss(FusionLoss):
         patch_source: source embedding of a patch: the `whole` source image, as released, or the same `patch`
             of it.
         clip_batch: patches per pass of CLIP, 1 or more; changes memory, not the result.
-        perceptual: network of f_l: `vgg19` (after the activation), `clip`, or `auto`, which is clip for the
-            micro CLIP and vgg19, as released, for others.
+        perceptual: network of f_l: `vgg19` or `vgg16` (after the activation), `clip`, or `auto`, which is
+            clip for the micro CLIP and vgg19, as released, for others.
         perceptual_layers: layers of `MaximumFeatures`.
         layer_weights: v_l, one per layer.
-        vgg_weights: file of VGG19's weights, as in `MaximumFeatures`.
+        vgg_weights: file of the VGG's weights, as in `MaximumFeatures`.
 
     Raises:
         ValueError: an argument out of range, an empty or over-long text, a CLIP without the layers, or
@@ -150,7 +150,7 @@ class LDFusionLoss(FusionLoss):
         patch_mean: Literal["all", "kept"] = "all",
         patch_source: Literal["whole", "patch"] = "whole",
         clip_batch: int = 32,
-        perceptual: Literal["auto", "clip", "vgg19"] = "auto",
+        perceptual: Literal["auto", "clip", "vgg16", "vgg19"] = "auto",
         perceptual_layers: Sequence[str] | None = None,
         layer_weights: Sequence[float] | None = None,
         vgg_weights: str | None = None,
@@ -191,7 +191,9 @@ class LDFusionLoss(FusionLoss):
             with named_errors(_NAME):
                 check_sizes((height, width), self.release.patch_side[0], self.place)
         if self.features is not None and self.features.vgg is not None and min(height, width) < 8:
-            raise ValueError(f"{_NAME}: vgg19 needs crops of 8 px or more, got {height}x{width}")
+            raise ValueError(
+                f"{_NAME}: {self.features.vgg.network} needs crops of 8 px or more, got {height}x{width}"
+            )
 
     def notices(self, steps: int) -> list[str]:
         """Name what was set for terms of weight 0, and for rules of patches that are not in use."""

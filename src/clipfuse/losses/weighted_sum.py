@@ -90,6 +90,7 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
     def __init__(self, parts: Mapping[str, float], of: Mapping[str, FusionLoss], bilevel: str) -> None:
         super().__init__(parts, of)
         self.bilevel = bilevel
+        self.solvers = self._lower.solvers
 
     @property
     def _lower(self) -> BilevelLoss:

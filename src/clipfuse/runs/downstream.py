@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from clipfuse.downstream.base import Task
 from clipfuse.downstream.evaluation import Evaluation
 from clipfuse.downstream.material import Material, labels_of
-from clipfuse.downstream.protocols import RETRAINED
+from clipfuse.downstream.protocols import RETRAINED, check_files
 from clipfuse.downstream.results import Result, shown_judgements
 from clipfuse.downstream.sources import ALWAYS, Source, plain_source, run_source
 from clipfuse.downstream.table import mean_scores, result_table
@@ -147,7 +147,8 @@ def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Ju
     if config.get("downstream") is None:
         return None
     task = build_task(config)
-    labels = labels_of(source)
+    labels = labels_of(source, task.needs)
+    check_files(task, labels, RETRAINED)
     if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError(
             "downstream needs the checkpoint that callbacks.last writes, by which the training images are "
