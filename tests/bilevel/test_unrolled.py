@@ -171,7 +171,7 @@ def test_a_difference_nears_the_exact_hypergradient() -> None:
 
 def test_the_rate_is_the_networks_unless_it_is_given() -> None:
     problem, found = Quadratic(2), []
-    solver = Unrolled(lambda values: Recorder(values, found))
+    solver = Unrolled(lambda values: Recorder(values, found), every=1)
     optimizer = torch.optim.SGD(problem.upper_parameters(), lr=0.05)
     for rate in (0.05, 0.02):
         optimizer.param_groups[0]["lr"] = rate
@@ -187,7 +187,7 @@ def test_y_and_x_reach_the_solution_of_the_nested_problem() -> None:
     best = torch.linalg.solve(
         problem.B.T @ problem.B + torch.eye(3).double(), problem.B.T @ problem.p + problem.q
     )
-    solver = Unrolled(partial(torch.optim.SGD, lr=0.2), steps=30, rate=0.3)
+    solver = Unrolled(partial(torch.optim.SGD, lr=0.2), steps=30, rate=0.3, every=1)
     optimizer = torch.optim.SGD([problem.x], lr=0.3)
     for _ in range(150):
         log = solver.step(problem, optimizer, backward=Tensor.backward)

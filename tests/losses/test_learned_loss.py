@@ -201,7 +201,7 @@ def test_the_hypergradient_equals_finite_differences(judge: str, steps: int) -> 
 def test_loss_network_and_judge_move_and_the_judge_learns() -> None:
     """The judge learns beside the loss network, while the network itself stays."""
     loss, network = make("task"), Smooth().double()
-    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5)
+    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5, every=1)
     still = torch.optim.SGD(network.parameters(), lr=0.0)
     before = [value.detach().clone() for value in loss.lower_parameters()]
     rows = [
@@ -296,7 +296,7 @@ def test_a_training_resumes_bit_for_bit_and_logs_both_levels(
     tiny_config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     """With a task as judge, two micro-batches and a clipped gradient; the loss learns in every update."""
-    more = ["loss.judge=task", "accumulate=2", "solver.steps=2", "gradient_clip=0.1"]
+    more = ["loss.judge=task", "solver.every=1", "accumulate=2", "solver.steps=2", "gradient_clip=0.1"]
     cut = f"+callbacks.cut={{_target_: {__name__}._snapshot, run_dir: {tmp_path / 'run'}}}"
     train(config_of(tiny_config, *more, cut))
     (tmp_path / "run").rename(tmp_path / "straight")

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from clipfuse.lazy import attach
 
 if TYPE_CHECKING:
+    from clipfuse.losses.adversarial import AdversarialLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
+    from clipfuse.losses.learned_loss import LearnedLoss
     from clipfuse.losses.lpips import LpipsLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
+    "AdversarialLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
     "FusionLoss",
     "LDFusionLoss",
+    "LearnedLoss",
     "LpipsLoss",
     "PixelLoss",
     "PromptFusionLoss",
@@ -33,9 +37,11 @@ __all__ = [
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "adversarial": ("AdversarialLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
+        "learned_loss": ("LearnedLoss",),
         "lpips": ("LpipsLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
