@@ -1,7 +1,7 @@
 """The reverse nesting: y learns from what x becomes under it, through a few steps of x."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,9 +12,10 @@ from clipfuse.bilevel.nested import require_weights
 from clipfuse.bilevel.problem import BACKWARD, Backward, BilevelProblem, MovableProblem, UpperOptimizer
 
 _NUDGE = 0.01
-
-
-_ONCE = "network or loss cannot be differentiated twice, as solver=unrolled does ({}); take solver.first_order=true"
+_ONCE = (
+    "network or loss cannot be differentiated twice, as solver=unrolled does ({}); take "
+    "solver.first_order=true"
+)
 
 
 class OnceDifferentiableError(ValueError):
@@ -169,7 +170,7 @@ def require_graph(slopes: Sequence[Tensor]) -> bool:
         OnceDifferentiableError: their graph has such a node.
     """
     nodes = [slope.grad_fn for slope in slopes]
-    seen = {None}
+    seen: set[Any] = set()
     while nodes:
         node = nodes.pop()
         if node in seen or node is None:
