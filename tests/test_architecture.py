@@ -47,7 +47,10 @@ ALLOWED = {
         "runs.folder",
         "comparison",
     },
-    "testing": {"lazy", "errors", "types", "losses.base", "runs.build", "testing"},
+    "testing": {
+        *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
+        *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
+    },
     "hydra_plugins": {
         *("errors", "files", "runs.composed", "runs.folder", "runs.objective", "runs.overrides"),
         "runs.owner",
@@ -65,8 +68,8 @@ ALLOWED = {
 # Package of others -> where it may be imported at all.
 PLACES = {
     "lightning": ("training/", "tracking/", "runs/", "data/datamodule.py"),
-    "hydra": ("cli/", "runs/build.py"),
-    "omegaconf": ("cli/", "api/training.py", "runs/"),
+    "hydra": ("cli/", "runs/build.py", "testing/composing.py"),
+    "omegaconf": ("cli/", "api/training.py", "runs/", "testing/composing.py"),
     "wandb": ("tracking/wandb_", "comparison/wandb_report.py"),
     "wandb_workspaces": ("comparison/wandb_report.py",),
     "open_clip": ("clip/",),

@@ -1,5 +1,6 @@
 """A tiny random CLIP in the files of a micro one, so that no test needs weights."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,18 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def loss_node(micro_folders: dict[str, Path]) -> Callable[..., dict[str, Any]]:
     """Compose `loss=NAME` of `conf/`, with further overrides and the tiny CLIP."""
 
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}  # each takes a tenth of a second or more
+
     def compose_node(name: str, *overrides: str) -> dict[str, Any]:
+        if (name, *overrides) in composed:
+            return copy.deepcopy(composed[name, *overrides])
         words = [f"loss={name}", f"+clip.pretrained={micro_folders['vit']}", *overrides]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", words)
         node = OmegaConf.to_container(config.loss, resolve=True)
         assert isinstance(node, dict)
-        return {str(key): value for key, value in node.items()}
+        composed[name, *overrides] = {str(key): value for key, value in node.items()}
+        return copy.deepcopy(composed[name, *overrides])
 
     return compose_node
 

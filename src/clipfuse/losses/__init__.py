@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clipfuse.losses.promptfusion import PromptFusionLoss
     from clipfuse.losses.region_contrast import RegionContrastLoss
     from clipfuse.losses.task import TaskLoss
+    from clipfuse.losses.text_weights import TextWeightsLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PromptFusionLoss",
     "RegionContrastLoss",
     "TaskLoss",
+    "TextWeightsLoss",
     "WeightedSum",
 ]
 __getattr__, __dir__ = attach(
@@ -45,6 +47,7 @@ __getattr__, __dir__ = attach(
         "promptfusion": ("PromptFusionLoss",),
         "region_contrast": ("RegionContrastLoss",),
         "task": ("TaskLoss",),
+        "text_weights": ("TextWeightsLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
     },
 )
