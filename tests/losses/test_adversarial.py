@@ -129,7 +129,9 @@ def test_discriminators_separate_and_the_network_closes_the_gap() -> None:
         state = loss.prepare(replace(inputs, fused=torch.sigmoid(free)))
         found = loss.lower_loss(state, loss.lower_parameters()).terms
         edges, level = state.fused["detail"].mean(), torch.sigmoid(free)[inputs.target_mask].mean()
-        return {name: float(each.detach()) for name, each in {**found, "edges": edges, "level": level}.items()}
+        return {
+            name: float(each.detach()) for name, each in {**found, "edges": edges, "level": level}.items()
+        }
 
     first, apart = go(0.0, 1), go(0.0, 30)
     played = go(0.05, 30)
