@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from clipfuse.bilevel import Joint, Solver
+from clipfuse.bilevel import Joint, OnceDifferentiableError, Solver
 from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.ops.noise import seeded_noise
@@ -126,7 +126,7 @@ class FusionModule(ScoringModule):
         output = self(infrared, visible, batch.chroma)
         fused, chroma = self._learned_chroma(output, batch)
         steps, device = self.trainer.max_steps, self.device.type
-        teacher = self.teacher and FurtherPass(self.backbone, device, self.teacher.weights)
+        taught = None if self.teacher is None else self.teacher.weights
         return LossInputs(
             fused=fused,
             infrared=batch.infrared,
@@ -144,7 +144,7 @@ class FusionModule(ScoringModule):
             fused_chroma=chroma,  # type: ignore[arg-type]  # None: that of the visible images
             total_steps=steps if steps > 0 else None,
             network=FurtherPass(self.backbone, device),
-            teacher=teacher,
+            teacher=None if taught is None else FurtherPass(self.backbone, device, taught),
         )
 
     def _full_precision(self) -> torch.autocast:
@@ -168,7 +168,6 @@ class FusionModule(ScoringModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
         check_range(self.backbone, inputs.fused)
-        check_range(self.backbone, inputs.fused_chroma)
         with named_failures(self.loss, inputs, "before the first update"), self._full_precision():
             try:
                 self.loss.check_labels(inputs)
@@ -206,6 +205,8 @@ class FusionModule(ScoringModule):
             except NonFiniteLossError as error:
                 self._skip(batch_idx, batch, error)
                 return
+            except OnceDifferentiableError as error:
+                raise UserError(f"the loss '{self.loss.name}': {error}") from error
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
         self.loss_images = found.output.images

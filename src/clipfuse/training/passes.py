@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipfuse.errors import UserError, did_you_mean
+from clipfuse.networks.apply import passed_planes
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.modes import evaluating
 from clipfuse.training.scoring import check_output
@@ -91,14 +92,15 @@ class FurtherPass(NetworkPass):
         parameters: Mapping[str, Tensor] | None = None,
         chroma: Tensor | None = None,
     ) -> FusionOutput:
-        """Return the network's output for other luma, its `fused` in the type of `visible`.
+        """Return the network's output for other luma, its `fused` and `chroma` in the type of `visible`.
 
         Args:
             infrared: (N, 1, H, W), float in [0, 1].
             visible: the same.
             parameters: values to use in place of the network's own, by the names of `parameters`; those that
                 are left out stay. Gradients reach them, to any order.
-            chroma: of the visible images, (N, 2, H, W), for a network that learns it; others do not get it.
+            chroma: Cb and Cr of the visible images, (N, 2, H, W); with it a network that learns the chroma
+                returns that of the fused images.
 
         Raises:
             ValueError: the planes are not of one shape, or a parameter has an unknown name or another shape.
@@ -108,14 +110,14 @@ class FurtherPass(NetworkPass):
         if parameters is not None:
             self._check(parameters)
             values |= parameters
-        colored = chroma is not None and getattr(self._backbone, "learns_chroma", False)
-        images = (infrared, visible, chroma) if colored else (infrared, visible)
         learns = self._weights is None
         mode: AbstractContextManager[object] = nullcontext() if learns else evaluating(self._backbone)
         with mode, torch.set_grad_enabled(torch.is_grad_enabled() and learns), self._precision():
-            output = functional_call(self._backbone, values, images)
+            planes = passed_planes(self._backbone, infrared, visible, chroma)
+            output = functional_call(self._backbone, values, planes)
         output = check_output(output, infrared, type(self._backbone).__name__)
-        return replace(output, fused=output.fused.to(visible.dtype))
+        learned = None if output.chroma is None else output.chroma.to(visible.dtype)
+        return replace(output, fused=output.fused.to(visible.dtype), chroma=learned)
 
     def _precision(self) -> torch.autocast:
         # Without a cache: a copy that was cast without gradient would be found by the next pass with one.
