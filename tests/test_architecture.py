@@ -49,7 +49,7 @@ ALLOWED = {
     },
     "testing": {
         *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
-        "training.passes",
+        *("training.passes", "training.accumulation", "training.parameter_groups"),
         *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
     },
     "hydra_plugins": {

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfuse.training.passes import FurtherPass
+from clipfuse.training.passes import FurtherPass, Teacher
 from clipfuse.types import IGNORED, Boxes, FusionOutput, LossInputs, NetworkPass
 
-ABSENT = ("target_mask", "reference", "classes", "boxes", "captions", "total_steps", "network", "teacher")
-"""The fields of `LossInputs` that a training may leave at None."""
+ABSENT = ("target_mask", "reference", "classes", "boxes", "captions", "teacher")
+"""The fields of `LossInputs` that a training may leave at None; a teacher only without `teacher_decay`."""
 
 
 class SmallNetwork(nn.Module):
@@ -39,13 +39,18 @@ def pass_of(network: nn.Module) -> NetworkPass:
     return FurtherPass(network, "cpu")
 
 
+def teacher_of(network: nn.Module) -> NetworkPass:
+    """Return `LossInputs.teacher` as a training gives it before its first update."""
+    return FurtherPass(network, "cpu", Teacher(network, 0.5).weights)
+
+
 def example_inputs(
     count: int = 4, side: int = 48, features: Mapping[str, Tensor] | None = None
 ) -> LossInputs:
     """Return smooth noise with a warm square in the infrared band, its mask and an ideal fused image.
 
-    Its labels: the square is an object of class 1 on class 0, below a row without a label. `network` is a
-    `SmallNetwork` that did not make the fused images.
+    Its labels: the square is an object of class 1 on class 0, below a row without a label. `network` and
+    `teacher` are two `SmallNetwork` that did not make the fused images.
     """
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(3, count, 1, side + 4, side + 4, generator=generator)
@@ -69,6 +74,7 @@ def example_inputs(
         captions=tuple(f"a warm square, image {index}" for index in range(count)),
         total_steps=1000,
         network=pass_of(SmallNetwork()),
+        teacher=teacher_of(SmallNetwork(seed=1)),
     )
 
 
@@ -118,7 +124,7 @@ def sized(inputs: LossInputs, height: int, width: int) -> LossInputs:
 def converted(inputs: LossInputs, kind: torch.dtype, *names: str) -> LossInputs:
     """Return the batch with its floating-point fields, or those named, in another type; `fused` is a leaf.
 
-    Where all are converted, `network` becomes a `SmallNetwork` of that type.
+    Where all are converted, `network` and `teacher` become a `SmallNetwork` each of that type.
     """
     parts: dict[str, Any] = {
         name: value.detach().to(kind)
@@ -127,6 +133,7 @@ def converted(inputs: LossInputs, kind: torch.dtype, *names: str) -> LossInputs:
     }
     if not names and inputs.network is not None:
         parts["network"] = pass_of(SmallNetwork().to(kind))
+        parts["teacher"] = teacher_of(SmallNetwork(seed=1).to(kind))
     if not names or "features" in names:
         parts["features"] = {name: value.detach().to(kind) for name, value in inputs.features.items()}
     parts["fused"] = parts.get("fused", inputs.fused.detach().clone()).requires_grad_()

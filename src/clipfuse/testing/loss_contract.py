@@ -215,7 +215,8 @@ class LossContract:
         """Without masks, labels and the like a loss works, or refuses the data before the first update."""
         loss = build_loss(node)
         kept = loss.required()
-        absent = {name: None for name in ABSENT if name not in kept}
+        taught = loss.required_teacher() is not None
+        absent = {name: None for name in ABSENT if name not in kept and not (taught and name == "teacher")}
         bare = replace(inputs, **absent)
         try:
             loss.check_labels(part_of(bare, [0]))
