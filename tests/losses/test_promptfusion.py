@@ -536,6 +536,25 @@ def test_resumed_in_either_stage_it_is_bit_equal(
     assert rows(folder / "straight") == rows(folder / "run")
 
 
+def test_the_experiment_clip_lit_is_its_scheme_and_trains(
+    compose_run: Config, micro_folders: dict[str, Path], pairs_folder: Path, tmp_path: Path
+) -> None:
+    words = ("experiment=clip_lit", "loss.fidelity.decomposition_weight=0", "loss.warmup=2", "steps=4")
+    words += (f"+clip.pretrained={micro_folders['vit']}", "solver.every=2", "validate_every=4", "test=false")
+    config = compose_run(tmp_path / "run", pairs_folder, words, "train")
+    assert {name: config.loss[name] for name in CLIP_LIT} == CLIP_LIT
+    assert config.solver._target_ == "clipfuse.bilevel.Alternate"
+    assert (config.loss.pictures_every, config.loss.length) == (2, 16)
+    train(config)
+    logged = [row for row in rows(tmp_path / "run") if row["train/loss/promptfusion/prompt_drift"]]
+    drift = [float(row["train/loss/promptfusion/prompt_drift"]) for row in logged]
+    assert len(drift) == 4
+    assert 0 < drift[0] == drift[1] < drift[2] == drift[3]  # the prompts move in updates 0 and 2
+    cross_entropy, ranking = (float(logged[k]["train/solver/f"]) for k in (1, 3))
+    assert 0.2 < cross_entropy < 1.5
+    assert 0 < ranking < 2.2  # at most the sum of the margins
+
+
 def test_averaged_weights_leave_the_prompts_alone(with_micro: Config, tmp_path: Path) -> None:
     """With both rates at nearly 0 averaging changes nothing: not the indices of tokens, either."""
     still = ("optimizer.lr=1e-12", "solver.optimizer.lr=1e-12", "steps=3", "validate_every=3", "test=false")
