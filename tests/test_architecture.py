@@ -49,6 +49,7 @@ ALLOWED = {
     },
     "testing": {
         *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
+        "training.passes",
         *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
     },
     "hydra_plugins": {
