@@ -55,10 +55,13 @@ class FusionLoss(nn.Module, ABC):
         place: its key in the configuration, for messages; the loss that holds it as a part sets another.
         needs: the labels it cannot work without, some of "classes", "boxes" and "captions", the fields of
             `LossInputs`; data without them are refused before the training. A fused image never needs them.
+        reads: the labels that it uses where the data have them, and can do without; like those of `needs`
+            they become part of the run's record.
     """
 
     place: str = "loss"
     needs: ClassVar[frozenset[str]] = frozenset()
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self,
