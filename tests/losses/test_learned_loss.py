@@ -322,6 +322,18 @@ def test_a_training_resumes_bit_for_bit_and_logs_both_levels(
     assert {"train/lower/learned_loss/task", "train/solver/F", "train/solver/f"} <= names
 
 
+def test_what_cannot_be_differentiated_twice_is_one_line(
+    tiny_config: Callable[..., DictConfig], user_error: Any
+) -> None:
+    """CLIP's attention on the CPU; differences in place of derivatives do without."""
+    words = ["loss=promptfusion", "loss.warmup=0", "loss.fidelity.decomposition_weight=0", "solver=unrolled"]
+    words += ["steps=2", "validate_every=2", "test=false", "overwrite=true"]
+    line = user_error(train, tiny_config(*words))
+    assert line.startswith("the loss 'promptfusion': network or loss cannot be differentiated twice")
+    assert line.endswith("take solver.first_order=true")
+    train(tiny_config(*words, "solver.first_order=true"))
+
+
 def test_another_solver_is_refused(tiny_config: Callable[..., DictConfig], user_error: Any) -> None:
     for solver in ("joint", "alternate"):
         line = user_error(train, tiny_config("loss=learned_loss", f"solver={solver}"))
