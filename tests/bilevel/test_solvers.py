@@ -21,8 +21,8 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
-    "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1),
-    "first_order": partial(Unrolled, ADAM, rate=0.1, first_order=True),
+    "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1, every=1),
+    "first_order": partial(Unrolled, ADAM, rate=0.1, every=1, first_order=True),
 }
 
 

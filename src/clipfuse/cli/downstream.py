@@ -98,7 +98,7 @@ def _downstream(config: "DictConfig") -> None:
     given = Given(config.sources)
     task = build_task(config)
     data = given.data() if config.get("data") is None else build(config.data, "data")
-    labels = labels_of(data)
+    labels = labels_of(data, task.needs)
     device = _device(config.device)
     out = Path(config.out).expanduser() if config.out else given.home / OTHERS
     sources = [plain_source(name, out) for name in ALWAYS]

@@ -147,7 +147,7 @@ def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Ju
     if config.get("downstream") is None:
         return None
     task = build_task(config)
-    labels = labels_of(source)
+    labels = labels_of(source, task.needs)
     check_files(task, labels, RETRAINED)
     if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError(

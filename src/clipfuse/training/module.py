@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from clipfuse.bilevel import Joint, Solver
+from clipfuse.bilevel import Joint, OnceDifferentiableError, Solver
 from clipfuse.errors import UserError, did_you_mean, reason
 from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.ops.modes import evaluating
@@ -160,7 +160,6 @@ class FusionModule(ScoringModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
         self._check_range(inputs.fused)
-        self._check_range(inputs.fused_chroma)
         try:
             with self._full_precision():
                 self.loss.check_labels(inputs)
@@ -222,6 +221,8 @@ class FusionModule(ScoringModule):
             except NonFiniteLossError as error:
                 self._skip(batch_idx, batch, error)
                 return
+            except OnceDifferentiableError as error:
+                raise UserError(f"the loss '{self.loss.name}': {error}") from error
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
         lower = problem.lower.terms if problem.lower is not None else ()
