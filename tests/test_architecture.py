@@ -49,6 +49,7 @@ ALLOWED = {
     },
     "testing": {
         *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
+        "training.passes",
         *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
     },
     "hydra_plugins": {
@@ -113,6 +114,7 @@ TESTED_ELSEWHERE = {
     "cli/judged.py": "tests/cli/test_downstream.py",
     "cli/new_loss.py": "tests/cli/test_own.py",
     "cli/sources.py": "tests/cli/test_compare.py",
+    "clip/patches.py": "tests/losses/test_ldfusion.py, tests/losses/test_autofuse.py",
     "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
     "clip/support.py": "tests/clip/test_encoder.py",
     "clip/tokens.py": "tests/clip/test_encoder.py, tests/clip/test_prompts.py",

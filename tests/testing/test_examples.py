@@ -1,6 +1,6 @@
 import torch
 
-from clipfuse.testing.examples import SmallNetwork, SmallPass, converted, example_inputs, part_of, sized
+from clipfuse.testing.examples import SmallNetwork, converted, example_inputs, part_of, pass_of, sized
 
 
 def test_parts_are_taken_in_order() -> None:
@@ -44,7 +44,7 @@ def test_the_small_network_is_the_same_at_each_call_and_takes_other_weights() ->
     state = torch.random.get_rng_state()
     inputs, network = example_inputs(), SmallNetwork()
     assert torch.equal(torch.random.get_rng_state(), state)
-    given = SmallPass(network)
+    given = pass_of(network)
     first = given(inputs.infrared, inputs.visible).fused
     assert torch.equal(first, network(inputs.infrared, inputs.visible).fused)
     zeros = {name: torch.zeros_like(value) for name, value in given.parameters().items()}

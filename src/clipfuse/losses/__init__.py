@@ -6,6 +6,7 @@ from clipfuse.lazy import attach
 
 if TYPE_CHECKING:
     from clipfuse.losses.adversarial import AdversarialLoss
+    from clipfuse.losses.autofuse import AutoFuseLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdversarialLoss",
+    "AutoFuseLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
@@ -38,6 +40,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "adversarial": ("AdversarialLoss",),
+        "autofuse": ("AutoFuseLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),

@@ -14,8 +14,8 @@ def loss_node(source: str | Path, *overrides: str) -> dict[str, Any]:
     `clipfuse train`, and the keys are held against the constructor.
 
     Args:
-        source: path of a file in a folder `loss`, such as conf/loss/my_loss.yaml; or the name of a loss, such as
-            "pixel" or that of an installed package.
+        source: path of a file in a folder `loss`, such as conf/loss/my_loss.yaml; or the name of a loss,
+            such as "pixel" or that of an installed package.
         *overrides: further words of the command line, such as "loss.weight=2" or "clip=vit_b32_openai".
 
     Returns:

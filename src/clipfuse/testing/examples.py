@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from clipfuse.training.passes import FurtherPass
 from clipfuse.types import IGNORED, Boxes, FusionOutput, LossInputs, NetworkPass
 
 ABSENT = ("target_mask", "reference", "classes", "boxes", "captions", "total_steps", "network", "teacher")
@@ -34,28 +34,9 @@ class SmallNetwork(nn.Module):
         return FusionOutput(torch.sigmoid(self.last(hidden)))
 
 
-class SmallPass(NetworkPass):
-    """A further pass of a network, as `LossInputs.network` gives it in a training.
-
-    Args:
-        network: the network.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
-    ) -> FusionOutput:
-        """Return the network's output for other luma."""
-        kind = next(self.network.parameters()).dtype
-        bands = (infrared.to(kind), visible.to(kind))
-        output: FusionOutput = functional_call(self.network, dict(parameters or {}), bands)
-        return replace(output, fused=output.fused.to(visible.dtype))
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Return the parameters that learn, by name."""
-        return dict(self.network.named_parameters())
+def pass_of(network: nn.Module) -> NetworkPass:
+    """Return `LossInputs.network` as a training gives it; the network returns a `FusionOutput`."""
+    return FurtherPass(network, "cpu")
 
 
 def example_inputs(
@@ -87,7 +68,7 @@ def example_inputs(
         boxes=tuple(Boxes(edges.clone(), torch.ones(1, dtype=torch.int64)) for _ in range(count)),
         captions=tuple(f"a warm square, image {index}" for index in range(count)),
         total_steps=1000,
-        network=SmallPass(SmallNetwork()),
+        network=pass_of(SmallNetwork()),
     )
 
 
@@ -135,12 +116,17 @@ def sized(inputs: LossInputs, height: int, width: int) -> LossInputs:
 
 
 def converted(inputs: LossInputs, kind: torch.dtype, *names: str) -> LossInputs:
-    """Return the batch with its floating-point fields, or those named, in another type; `fused` is a leaf."""
+    """Return the batch with its floating-point fields, or those named, in another type; `fused` is a leaf.
+
+    Where all are converted, `network` becomes a `SmallNetwork` of that type.
+    """
     parts: dict[str, Any] = {
         name: value.detach().to(kind)
         for name, value in vars(inputs).items()
         if isinstance(value, Tensor) and value.is_floating_point() and (not names or name in names)
     }
+    if not names and inputs.network is not None:
+        parts["network"] = pass_of(SmallNetwork().to(kind))
     if not names or "features" in names:
         parts["features"] = {name: value.detach().to(kind) for name, value in inputs.features.items()}
     parts["fused"] = parts.get("fused", inputs.fused.detach().clone()).requires_grad_()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from clipfuse.bilevel import Alternate, Joint, Solver
+from clipfuse.bilevel import Alternate, Joint, Solver, Unrolled
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.modes import evaluating
-from clipfuse.testing.examples import SmallNetwork, SmallPass
+from clipfuse.testing.examples import SmallNetwork, pass_of
 from clipfuse.training.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
@@ -62,10 +62,12 @@ def unlike(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[st
 
 
 def default_solver(loss: FusionLoss) -> Solver:
-    """Return `Joint` for a loss of one level, and `Alternate`, which steps every second update, for two."""
+    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss wants it, `Unrolled`."""
     if not lower_parameters(loss):
         return Joint()
-    return Alternate(partial(torch.optim.Adam, lr=3e-3), steps=2, every=2)
+    kinds = getattr(loss, "solvers", None)
+    kind = Unrolled if kinds is not None and "alternate" not in kinds else Alternate
+    return kind(partial(torch.optim.Adam, lr=3e-3), steps=1, every=2)
 
 
 class ShortTraining:
@@ -94,7 +96,7 @@ class ShortTraining:
     def batch(self, inputs: LossInputs | None = None) -> LossInputs:
         """Return the batch with the images that the network now fuses."""
         inputs = self.inputs if inputs is None else inputs
-        network = SmallPass(self.network)
+        network = pass_of(self.network)
         fused = network(inputs.infrared, inputs.visible).fused
         return replace(inputs, fused=fused, step=self.updates, total_steps=4, network=network)
 

@@ -160,7 +160,6 @@ class FusionModule(ScoringModule):
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
         self._check_range(inputs.fused)
-        self._check_range(inputs.fused_chroma)
         try:
             with self._full_precision():
                 self.loss.check_labels(inputs)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from clipfuse.errors import did_you_mean
+from clipfuse.networks.apply import passed_planes
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.modes import evaluating
 from clipfuse.training.scoring import check_output
@@ -43,15 +44,21 @@ class FurtherPass(NetworkPass):
         return {name: value for name, value in self._backbone.named_parameters() if value.requires_grad}
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
-        """Return the network's output for other luma, its `fused` in the type of `visible`.
+        """Return the network's output for other luma, its `fused` and `chroma` in the type of `visible`.
 
         Args:
             infrared: (N, 1, H, W), float in [0, 1].
             visible: the same.
             parameters: values to use in place of the network's own, by the names of `parameters`; those that
                 are left out stay. Gradients reach them, to any order.
+            chroma: Cb and Cr of the visible images, (N, 2, H, W); with it a network that learns the chroma
+                returns that of the fused images.
 
         Raises:
             ValueError: the planes are not of one shape, or a parameter has an unknown name or another shape.
@@ -64,9 +71,11 @@ class FurtherPass(NetworkPass):
         learns = self._weights is None
         mode: AbstractContextManager[object] = nullcontext() if learns else evaluating(self._backbone)
         with mode, torch.set_grad_enabled(torch.is_grad_enabled() and learns), self._precision():
-            output = functional_call(self._backbone, values, (infrared, visible))
+            planes = passed_planes(self._backbone, infrared, visible, chroma)
+            output = functional_call(self._backbone, values, planes)
         output = check_output(output, infrared, type(self._backbone).__name__)
-        return replace(output, fused=output.fused.to(visible.dtype))
+        learned = None if output.chroma is None else output.chroma.to(visible.dtype)
+        return replace(output, fused=output.fused.to(visible.dtype), chroma=learned)
 
     def _precision(self) -> torch.autocast:
         # Without a cache: a copy that was cast without gradient would be found by the next pass with one.
