@@ -50,9 +50,8 @@ def labelled(side: int = 24, classes: int = 3, count: int = 4) -> LossInputs:
     inputs = example_inputs(count, side)
     planes = {name: getattr(inputs, name).detach().double() for name in ("fused", "infrared", "visible")}
     chroma = 0.5 + 0.2 * torch.rand(count, 2, side, side, generator=generator).double()
-    return replace(
-        inputs, **{**planes, "fused": planes["fused"].requires_grad_()}, chroma=chroma, classes=maps
-    )
+    planes |= {"fused": planes["fused"].requires_grad_(), "chroma": chroma, "fused_chroma": chroma}
+    return replace(inputs, **planes, classes=maps)
 
 
 class TestLearned(LossContract):

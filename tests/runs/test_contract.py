@@ -47,7 +47,8 @@ HARMLESS = (
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
     *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
-    *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
+    *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "metrics.lpips_weights"),
+    "versions.git_commit",
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
     *("downstream.*", "downstream_seeds"),
 )
@@ -69,7 +70,7 @@ RESUMABLE = (
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
-    *("downstream.*", "downstream_seeds"),
+    *("downstream.*", "downstream_seeds", "metrics.lpips_weights"),
 )
 NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],
@@ -95,6 +96,12 @@ def choices() -> list[list[str]]:
     return [[option for option in each if option] for each in zip_longest(*groups.values())] + alone
 
 
+class WithLpips(str):
+    """Stands for a protocol that has LPIPS."""
+
+    lpips = SimpleNamespace(features=SimpleNamespace(sha256="5f"))
+
+
 def composed(options: list[str], loss: Any) -> dict[str, Any]:
     words = [word for each in options for word in (each.replace("/", "="), *NEEDED.get(each, []))]
     config = compose("train", [*words, "run_dir=runs/x"], return_hydra_config=True)
@@ -102,7 +109,7 @@ def composed(options: list[str], loss: Any) -> dict[str, Any]:
     with open_dict(config):
         del config["hydra"]
     join_parts(config)
-    metrics = SimpleNamespace(test=SimpleNamespace(protocol="strict-1"))
+    metrics = SimpleNamespace(test=SimpleNamespace(protocol=WithLpips("strict-1")))
     source = SyntheticPairs(train=1, val=1, test=1, size=64)
     source.labels_fingerprint = lambda: "1a"  # type: ignore[attr-defined]
     return run_record(config, source, metrics, loss)

@@ -229,7 +229,12 @@ class BilevelLoss(FusionLoss):
 
     `upper_loss` and `lower_loss` are pure in `lower`: a solver evaluates them at values that are not
     the current parameters.
+
+    Attributes:
+        solvers: names of the solvers that can train it, such as "alternate"; None: all.
     """
+
+    solvers: frozenset[str] | None = None
 
     @abstractmethod
     def lower_parameters(self) -> Sequence[Tensor]:

@@ -64,7 +64,7 @@ class PromptFusionLoss(BilevelLoss):
     CoOp (IJCV 2022) for prompts as context vectors. The formulation is our own design: neither the paper's
     abstract nor its release, which never optimises its prompts, defines images, losses, or which level is
     upper. Prompts are the lower level since its solution is then cheap (two text passes instead of a second
-    network) and the value function needs many of them; the reverse nesting is not built.
+    network) and the value function needs many of them; `solver=unrolled` is the reverse nesting.
 
     Good images are made by rule from the batch (`detail_maximum`), bad ones drawn from the kinds that a pair
     names in `against` (`bad_pictures`), by (seed, step, sample id). They are embedded without graph and kept

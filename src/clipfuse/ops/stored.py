@@ -9,13 +9,19 @@ import torch
 from safetensors.torch import load
 
 from clipfuse.files import open_regular
+from clipfuse.ops.pickles import read_arrays
 
 SUFFIX = ".safetensors"
 _ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's files before version 1.6: a pickled number
 
 
 def read_weights(path: Path, of: str) -> Mapping[str, Any]:
-    """Return the mapping in a file of `torch.save` or safetensors; empty where it holds another kind.
+    """Return the mapping in a file, by readers that run no code of it; empty where it holds another kind.
+
+    What kind of file it is follows from its first bytes, not from its name: safetensors, a pickle of nested
+    dictionaries of numpy arrays (`clipfuse.ops.pickles`), else a file of `torch.save`.
 
     Args:
         path: the file; torch's format before version 1.6, which has no checksums, is read as well, since
@@ -28,9 +34,14 @@ def read_weights(path: Path, of: str) -> Mapping[str, Any]:
     if not path.is_file():  # torch would wait for a pipe
         raise ValueError(f"no file of {of}'s weights at {path}")
     try:
-        if path.suffix == SUFFIX:
+        with open_regular(path) as file:
+            first = file.read(len(_LEGACY))
+        content: Any
+        if first[8:9] == b"{" and int.from_bytes(first[:8], "little") < path.stat().st_size:
             with open_regular(path) as file:
-                content: Any = load(file.read())
+                content = load(file.read())
+        elif first.startswith(_PICKLE) and first != _LEGACY:
+            content = read_arrays(path)
         else:
             content = read_archive(path, old=True)
     except Exception as error:  # a crafted file can raise anything in its parser

@@ -143,6 +143,8 @@ RULES = (
     Rule("protocol", "protocol", "numbers of two conventions do not compare"),
     Rule("metrics.protocol", HARMLESS, "protocol names it with its version"),
     Rule("metrics.validation metrics.test", HARMLESS, "only metrics that all runs have are compared"),
+    Rule("metrics.lpips_weights", HARMLESS, "a place; lpips_sha256 identifies its content", resume=True),
+    Rule("lpips_sha256", "protocol", "LPIPS of two networks does not compare", shared=True),
     Rule("metrics.own", HARMLESS, "own metrics are compared by name; their code is in no record"),
     Rule("metrics", "protocol", "other code scores otherwise"),
     Rule(

@@ -26,7 +26,7 @@ def notices(
         callbacks: of the run.
     """
     steps, every = int(config["steps"]), int(config["validate_every"])
-    found = loss.notices(steps)
+    found = loss.notices(steps) + _chroma(config.get("backbone") or {}, loss)
     if every > steps:
         found.append(
             f"validate_every={every} lies beyond the {steps} updates of this run, which is validated once"
@@ -54,6 +54,18 @@ def notices(
                 f"validations; lower it or validate_every"
             )
     return found
+
+
+def _chroma(backbone: Mapping[str, Any], loss: FusionLoss) -> list[str]:
+    if backbone.get("chroma") is not False:  # a network of the user's own may learn it without such a key
+        return []
+    weights = {part: getattr(part, "chroma_weight", 0) for part in loss.modules()}
+    return [
+        f"{part.place}.chroma_weight={weight} has no effect: the network keeps the chroma of the visible "
+        "image; backbone.chroma=true lets it learn"
+        for part, weight in weights.items()
+        if isinstance(part, FusionLoss) and weight
+    ]
 
 
 def _schedule(scheduler: Mapping[str, Any], steps: int) -> list[str]:

@@ -26,10 +26,11 @@ def run_record(
     Args:
         config: the run's whole configuration.
         source: the data set, a `PairSource`.
-        metrics: the run's metrics; the protocol of the test is recorded.
+        metrics: the run's metrics; the protocol of the test is recorded, and the network of LPIPS.
         loss: its CLIP is recorded, if it has one; and a fingerprint of the labels, if it sees them.
     """
     sees = loss is not None and bool(loss.required()) and hasattr(source, "labels_fingerprint")
+    lpips = getattr(metrics.test.protocol, "lpips", None)
     versions: dict[str, str | None] = {
         name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
     }
@@ -42,6 +43,7 @@ def run_record(
         "scenes": _scenes(source),
         "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),
+        **({"lpips_sha256": lpips.features.sha256} if lpips is not None else {}),
         "clip_identity": _clip_identity(loss),
         "versions": {"clipfuse": __version__} | versions | {"git_commit": git_commit()},
         "threads": torch.get_num_threads(),

@@ -18,13 +18,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from clipfuse.bilevel import Joint, Solver
+from clipfuse.bilevel import Joint, OnceDifferentiableError, Solver
 from clipfuse.errors import UserError, did_you_mean, reason
 from clipfuse.losses.base import FusionLoss, LossArtifacts
 from clipfuse.ops.modes import evaluating
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.interrupts import stopped_early
+from clipfuse.training.learned_chroma import LearnedChroma
+from clipfuse.training.passes import FurtherPass
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
@@ -106,6 +108,7 @@ class FusionModule(ScoringModule):
         self._random_state: dict[str, Any] | None = None
         self._micro_batches: list[dict[str, float]] = []
         self._odd_terms: set[str] = set()
+        self._learned_chroma = LearnedChroma()
         self._optimizer = optimizer
         self._scheduler = scheduler
         self.val_metrics = validation_metrics.clone(prefix="val/metric/")
@@ -118,9 +121,11 @@ class FusionModule(ScoringModule):
             bands = torch.cat([infrared, visible], dim=1)
             bands = seeded_noise(bands, noise, self.seed, self.global_step, batch.sample_ids)
             infrared, visible = bands.split(1, dim=1)
-        output = self(infrared, visible)
+        output = self(infrared, visible, batch.chroma)
+        fused, chroma = self._learned_chroma(output, batch)
+        steps = self.trainer.max_steps
         return LossInputs(
-            fused=output.fused.to(batch.visible.dtype),
+            fused=fused,
             infrared=batch.infrared,
             visible=batch.visible,
             chroma=batch.chroma,
@@ -133,6 +138,9 @@ class FusionModule(ScoringModule):
             classes=batch.classes,
             boxes=batch.boxes,
             captions=batch.captions,
+            fused_chroma=chroma,  # type: ignore[arg-type]  # None: that of the visible images
+            total_steps=steps if steps > 0 else None,
+            network=FurtherPass(self.backbone, self.device.type),
         )
 
     def _full_precision(self) -> torch.autocast:
@@ -213,6 +221,8 @@ class FusionModule(ScoringModule):
             except NonFiniteLossError as error:
                 self._skip(batch_idx, batch, error)
                 return
+            except OnceDifferentiableError as error:
+                raise UserError(f"the loss '{self.loss.name}': {error}") from error
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
         lower = problem.lower.terms if problem.lower is not None else ()
@@ -280,17 +290,17 @@ class FusionModule(ScoringModule):
         self._stepper.check(problem)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Score one batch with the metrics and with the loss itself; callbacks get the fused luma."""
+        """Score one batch with the metrics and with the loss itself; callbacks get fused luma and chroma."""
         inputs = self.loss_inputs(batch)
         with self._full_precision():
             output = self.loss(inputs)
         with naming(batch.sample_ids):
-            images = scored_images(self.val_metrics, inputs.fused, batch)
+            images = scored_images(self.val_metrics, inputs.fused, batch, inputs.fused_chroma)
             self.val_metrics.update(**images, target_mask=batch.target_mask)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)
-        return {"fused": inputs.fused}
+        return {"fused": inputs.fused, "chroma": inputs.fused_chroma}
 
     def artifacts(self, batch: FusionBatch) -> LossArtifacts | None:
         """Return the texts and images of the loss for a validation batch, which is one pair."""
@@ -301,6 +311,7 @@ class FusionModule(ScoringModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means under the same x-axis as the training curves."""
+        self._learned_chroma.report(self.loss.name)
         self.log_means(self.val_metrics, "val")
         # Not by self.log: the images of one rank may have terms that those of another rank lack.
         parts = gather_objects(dict(self._val_losses))

@@ -18,7 +18,7 @@ from clipfuse.bilevel.descent import many_ranks
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, check_loss_output
 from clipfuse.ops.ranks import gather_objects
-from clipfuse.types import LossInputs, LossOutput
+from clipfuse.types import LossInputs, LossOutput, NetworkPass
 
 
 def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
@@ -107,6 +107,35 @@ class LossProblem:
         self._unread.append(Evaluation("lower loss", output))
         return output.total
 
+    def upper_parameters(self) -> list[Tensor]:
+        """Return the parameters of the network that learn."""
+        return list(self._network().parameters().values())
+
+    def at(self, upper: Sequence[Tensor], samples: slice) -> "LossProblem":
+        """Return the problem on some of the samples, or on all if these are none, at other network values.
+
+        It takes a further pass of the network; its evaluations are checked with those of this problem.
+        """
+        network = self._network()
+        inputs = self.inputs.part(samples if self.inputs.sample_ids[samples] else slice(None))
+        values = dict(zip(network.parameters(), upper, strict=True))
+        output = network(inputs.infrared, inputs.visible, values)
+        chroma = inputs.chroma if output.chroma is None else output.chroma
+        moved = LossProblem(
+            self.loss,
+            replace(inputs, fused=output.fused, features=output.features, fused_chroma=chroma),
+        )
+        moved._unread = self._unread
+        return moved
+
+    def _network(self) -> NetworkPass:
+        if self.inputs.network is None:
+            raise UserError(
+                f"the solver looks ahead of the network, and the inputs of the loss '{self.loss.name}' have "
+                "no inputs.network, which a training gives"
+            )
+        return self.inputs.network
+
     def check_finite(self, gradients: Sequence[Tensor]) -> Tensor:
         """Require that all losses since the last check, and their gradient, are finite.
 
@@ -178,7 +207,8 @@ class LossProblem:
             return ""  # other ranks would have to take part
         fused = self.inputs.fused.detach().requires_grad_()
         features = {name: each.detach() for name, each in self.inputs.features.items()}
-        inputs = replace(self.inputs, fused=fused, features=features)
+        chroma = self.inputs.fused_chroma.detach()
+        inputs = replace(self.inputs, fused=fused, features=features, fused_chroma=chroma)
         line = operation = ""
         with torch.enable_grad(), torch.random.fork_rng(), warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
@@ -241,6 +271,11 @@ class AccumulatingOptimizer:
         """Clear the gradients, unless micro-batches are being accumulated."""
         if self.micro_batch == 0:
             self.optimizer.zero_grad()
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next update."""
+        return float(self.scheduler.get_last_lr()[0])
 
     @property
     def updates_next(self) -> bool:
