@@ -40,6 +40,7 @@ LOSSES = {
         "solver=alternate",
     ],
     "task": ["loss=task", "loss.warmup=4", "loss.network.width=4", "solver=value_penalty", "solver.every=3"],
+    "adversarial": ["loss=adversarial", "loss.width=4", "solver.every=2"],
     "unrolled": ["loss=learned_loss", "loss.width=4", "solver.steps=2", "solver.every=2"],
     "joint": ["loss=promptfusion", "loss.warmup=8", "loss.fidelity.decomposition_weight=0", "solver=joint"],
 }

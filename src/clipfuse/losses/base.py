@@ -73,11 +73,14 @@ class FusionLoss(nn.Module, ABC):
             `LossInputs`; data without them are refused before the training. A fused image never needs them.
         teacher_decay: where it is a number in [0, 1), the training keeps a moving average of the network's
             weights with this decay, and gives it as `inputs.teacher`.
+        reads: the labels that it uses where the data have them, and can do without; like those of `needs`
+            they become part of the run's record.
     """
 
     place: str = "loss"
     needs: ClassVar[frozenset[str]] = frozenset()
     teacher_decay: float | None = None
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self,

@@ -31,7 +31,8 @@ def run_record(
         loss: its CLIP is recorded, if it has one; and a fingerprint of the labels, if it sees them.
     """
     groups = {} if loss is None else shown(loss)
-    sees = loss is not None and bool(loss.required()) and hasattr(source, "labels_fingerprint")
+    read = loss is not None and any(getattr(part, "reads", None) for part in loss.modules())
+    sees = (read or (loss is not None and bool(loss.required()))) and hasattr(source, "labels_fingerprint")
     lpips = getattr(metrics.test.protocol, "lpips", None)
     versions: dict[str, str | None] = {
         name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
