@@ -114,6 +114,8 @@ TESTED_ELSEWHERE = {
     "cli/judged.py": "tests/cli/test_downstream.py",
     "cli/new_loss.py": "tests/cli/test_own.py",
     "cli/sources.py": "tests/cli/test_compare.py",
+    "cli/starters.py": "tests/cli/test_own.py",
+    "cli/starters_bilevel.py": "tests/cli/test_own.py",
     "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
     "clip/support.py": "tests/clip/test_encoder.py",
     "clip/tokens.py": "tests/clip/test_encoder.py, tests/clip/test_prompts.py",

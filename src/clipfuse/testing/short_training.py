@@ -29,7 +29,16 @@ def build_loss(node: Node) -> FusionLoss:
     torch.manual_seed(0)
     loss = build(node, "loss")
     assert isinstance(loss, FusionLoss), f"{type(loss).__name__} is no FusionLoss"
+    _clips[:] = clips_of(loss) or _clips
     return loss
+
+
+_clips: list[Any] = []  # those of the last loss that had one: a CLIP in use is not loaded again
+
+
+def clips_of(loss: FusionLoss) -> list[Any]:
+    """Return the CLIPs that a loss and its parts keep as `clip`."""
+    return [clip for part in loss.modules() if (clip := getattr(part, "clip", None)) is not None]
 
 
 @contextmanager
@@ -62,7 +71,7 @@ def unlike(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[st
 
 
 def default_solver(loss: FusionLoss) -> Solver:
-    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss wants it, `Unrolled`."""
+    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss needs it, `Unrolled`."""
     if not lower_parameters(loss):
         return Joint()
     kinds = getattr(loss, "solvers", None)
@@ -76,13 +85,14 @@ class ShortTraining:
     Args:
         loss: the plugin, after its `setup`.
         inputs: the batch; its `fused` is replaced by what the network gives.
-        solver: takes the steps.
+        solver: takes the steps; None: that of `default_solver`.
 
     Attributes:
         updates: number of updates so far.
     """
 
-    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver) -> None:
+    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver | None = None) -> None:
+        solver = default_solver(loss) if solver is None else solver
         if not isinstance(solver, Joint):
             for value in lower_parameters(loss):
                 value.requires_grad_(False)  # the solver moves them
