@@ -57,6 +57,7 @@ def measure(loss: str, clip: str, folder: str) -> dict[str, float]:
     overrides = ["clip=micro"]
     if clip != "micro":
         overrides = ["clip=vit_b32_openai", f"clip.pretrained={folder}/vit.pt"]
+    if clip != "micro" or loss == "lpips":
         overrides += [word.format(folder=folder) for word in VGG.get(loss, ())]
     spent = []
     for steps in UPDATES[clip]:

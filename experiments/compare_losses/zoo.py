@@ -25,13 +25,20 @@ LOSSES = {
     **study.LOSSES,
     "clip_ratio": ["loss=clip_ratio"],
     "promptfusion_alternate": ["loss=promptfusion", "solver=alternate", "loss.warmup={warmup}"],
+    "region_contrast": ["loss=region_contrast"],
+    "text_weights": ["loss=text_weights"],
+    "learned_loss": ["loss=learned_loss"],
+    "learned_loss_task": ["loss=learned_loss", "loss.judge=task"],
+    "adversarial": ["loss=adversarial", "solver.every=1", "solver.steps=1"],
+    "lpips": ["loss=weighted_sum", "+loss.parts={pixel:1,lpips:1}"],
 }
 """Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
 VGG = {
     "ldfusion": ["loss.vgg_weights={folder}/vgg19.pt"],
     "weighted_sum": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "lpips": ["+loss.of.lpips.weights={folder}/vgg16.pt"],
 }
-"""Of each loss that reads a VGG beside OpenAI's CLIP the overrides that name its file."""
+"""Of each loss that reads a VGG the overrides that name its file; with micro only `lpips` does."""
 # Of day and of night the test scene with the most pixels of persons, of cars and of bikes.
 SCENES = ("00449D", "00187D", "00402D", "01177N", "01197N", "01179N")
 PER_ROW = 10  # images beside each other
@@ -70,13 +77,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="of the run folders")
     parser.add_argument("--save", action="store_true", help="keep the numbers in results/msrs.zip")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
+    parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
     options = parser.parse_args()
+    losses = {loss: LOSSES[loss] for loss in options.loss}
+    if "lpips" in losses:
+        if options.vgg:
+            losses["lpips"] = [*LOSSES["lpips"], *(word.format(folder=options.vgg) for word in VGG["lpips"])]
+        else:
+            del losses["lpips"]
     if options.panel:
         draw(options.msrs, trained(options.out, options.loss), 150).save(options.panel, quality=85)
         return
     out = options.out / "msrs"
     data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
-    study.train(out, "msrs", data, tiny=False, losses={loss: LOSSES[loss] for loss in options.loss})
+    study.train(out, "msrs", data, tiny=False, losses=losses)
     study.judge(out, tiny=False)
     if options.save:
         study.save(out, HERE / "results")

@@ -21,8 +21,8 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
-    "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1),
-    "first_order": partial(Unrolled, ADAM, rate=0.1, first_order=True),
+    "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1, every=1),
+    "first_order": partial(Unrolled, ADAM, rate=0.1, every=1, first_order=True),
 }
 
 
@@ -161,12 +161,15 @@ def test_ranks_hold_the_same_bits_and_do_what_one_would(name: str, ranks: Ranks)
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_lower_level_moves_once_per_accumulated_update(name: str) -> None:
-    from clipfuse.training.stepping import AccumulatingOptimizer  # not on the ranks
+    from clipfuse.losses.base import ParameterGroup  # not on the ranks
+    from clipfuse.training.accumulation import AccumulatingOptimizer
+    from clipfuse.training.parameter_groups import Group
 
     run = _Run(SOLVERS[name]())
     sgd = torch.optim.SGD(run.network.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(sgd, factor=1)
-    optimizer = AccumulatingOptimizer(sgd, schedule, run.network.parameters(), 3, None)
+    all_of_it = Group("", list(run.network.parameters()), ParameterGroup())
+    optimizer = AccumulatingOptimizer(sgd, schedule, [all_of_it], 3, None)
     for update in range(2):
         states, logs = [run.state()], []
         for part in range(3):

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from clipfuse.bilevel import Unrolled
+from clipfuse.bilevel import OnceDifferentiableError, Unrolled
 
 Slopes = list[Tensor]
 
@@ -171,7 +172,7 @@ def test_a_difference_nears_the_exact_hypergradient() -> None:
 
 def test_the_rate_is_the_networks_unless_it_is_given() -> None:
     problem, found = Quadratic(2), []
-    solver = Unrolled(lambda values: Recorder(values, found))
+    solver = Unrolled(lambda values: Recorder(values, found), every=1)
     optimizer = torch.optim.SGD(problem.upper_parameters(), lr=0.05)
     for rate in (0.05, 0.02):
         optimizer.param_groups[0]["lr"] = rate
@@ -187,7 +188,7 @@ def test_y_and_x_reach_the_solution_of_the_nested_problem() -> None:
     best = torch.linalg.solve(
         problem.B.T @ problem.B + torch.eye(3).double(), problem.B.T @ problem.p + problem.q
     )
-    solver = Unrolled(partial(torch.optim.SGD, lr=0.2), steps=30, rate=0.3)
+    solver = Unrolled(partial(torch.optim.SGD, lr=0.2), steps=30, rate=0.3, every=1)
     optimizer = torch.optim.SGD([problem.x], lr=0.3)
     for _ in range(150):
         log = solver.step(problem, optimizer, backward=Tensor.backward)
@@ -212,6 +213,39 @@ def test_y_and_x_reach_the_solution_of_the_nested_problem() -> None:
 def test_refuses_by_name(make: Callable[[Any], Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         make(torch.optim.Adam)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return 2 * value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        return 2 * upstream
+
+
+def test_what_has_one_derivative_takes_differences() -> None:
+    class Rough(Quadratic):
+        def at(self, upper: Sequence[Tensor], samples: slice) -> "Rough":
+            moved = Rough.__new__(Rough)
+            moved.__dict__ = {**self.__dict__, "x": upper[0]}
+            return moved
+
+        def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
+            far: Tensor = _Once.apply(self.x - self.B @ lower[0])
+            return far @ self.A @ far / 2
+
+    with pytest.raises(
+        OnceDifferentiableError, match=r"\(.*once_differentiable\); take solver.first_order=true"
+    ):
+        hypergradient(Rough(0), rate=0.1)
+    problem = Rough(0)
+    (found,) = hypergradient(problem, rate=0.1, first_order=True)
+    torch.testing.assert_close(
+        found, problem.hypergradient(1, 0.4), rtol=1e-10, atol=1e-10
+    )  # F is 4 times as large
 
 
 def test_needs_a_problem_that_moves() -> None:

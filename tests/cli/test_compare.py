@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from clipfuse.cli.sources import score_trivial
-from clipfuse.comparison.assemble import _with_lpips
 from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.scores import with_lpips
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.metrics.protocols import STRICT
 from clipfuse.ops.lpips import load_lpips
@@ -219,7 +219,7 @@ def test_trivial_fusions_get_lpips_by_the_file_of_a_run_if_it_is_the_same(
     for sha, options in ((known, {"LPIPS": {"weights": str(path)}}), ("60", {})):
         root = sweep("pixel", options={"lpips_sha256": sha, "metrics.lpips_weights": str(path)})
         (run,) = [run for run in find_runs([root]) if run.config["lpips_sha256"] == sha]
-        protocol = _with_lpips(STRICT, [run])
+        protocol = with_lpips(STRICT, [run])
         assert (protocol.metrics[-1], protocol.options) == ("LPIPS", options)
     assert score_trivial([run], protocol, ["LPIPS"], sources=lambda image: None) == {}  # type: ignore
 

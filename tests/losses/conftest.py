@@ -11,8 +11,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
+from clipfuse.clip.descriptions import WORDS
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.micro_files import build_micro, save_micro
+from clipfuse.losses.autofuse import GENERAL
 from clipfuse.losses.ldfusion import RELEASES
 
 TOWERS: Mapping[str, Mapping[str, Any]] = {
@@ -35,6 +37,7 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts += [text for pair in prompts for text in (pair.positive, pair.negative)]
     ratio = OmegaConf.load(conf_dir() / "loss/clip_ratio.yaml")
     texts += [ratio.positive, ratio.negative]
+    texts += [*GENERAL[True], *(word for pair in WORDS.values() for word in pair)]
     folders = {}
     for name, tower in TOWERS.items():
         text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

@@ -36,7 +36,11 @@ class Pass:
         self.network = network
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         output = functional_call(self.network, dict(parameters or {}), (infrared, visible))
         assert isinstance(output, FusionOutput)
@@ -201,7 +205,7 @@ def test_the_hypergradient_equals_finite_differences(judge: str, steps: int) -> 
 def test_loss_network_and_judge_move_and_the_judge_learns() -> None:
     """The judge learns beside the loss network, while the network itself stays."""
     loss, network = make("task"), Smooth().double()
-    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5)
+    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5, every=1)
     still = torch.optim.SGD(network.parameters(), lr=0.0)
     before = [value.detach().clone() for value in loss.lower_parameters()]
     rows = [
@@ -296,7 +300,7 @@ def test_a_training_resumes_bit_for_bit_and_logs_both_levels(
     tiny_config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     """With a task as judge, two micro-batches and a clipped gradient; the loss learns in every update."""
-    more = ["loss.judge=task", "accumulate=2", "solver.steps=2", "gradient_clip=0.1"]
+    more = ["loss.judge=task", "solver.every=1", "accumulate=2", "solver.steps=2", "gradient_clip=0.1"]
     cut = f"+callbacks.cut={{_target_: {__name__}._snapshot, run_dir: {tmp_path / 'run'}}}"
     train(config_of(tiny_config, *more, cut))
     (tmp_path / "run").rename(tmp_path / "straight")
@@ -320,6 +324,18 @@ def test_a_training_resumes_bit_for_bit_and_logs_both_levels(
         f"train/loss/learned_loss/{term}" for term in ("intensity", "gradient", "weight_infrared")
     } <= names
     assert {"train/lower/learned_loss/task", "train/solver/F", "train/solver/f"} <= names
+
+
+def test_what_cannot_be_differentiated_twice_is_one_line(
+    tiny_config: Callable[..., DictConfig], user_error: Any
+) -> None:
+    """CLIP's attention on the CPU; differences in place of derivatives do without."""
+    words = ["loss=promptfusion", "loss.warmup=0", "loss.fidelity.decomposition_weight=0", "solver=unrolled"]
+    words += ["steps=2", "validate_every=2", "test=false", "overwrite=true"]
+    line = user_error(train, tiny_config(*words))
+    assert line.startswith("the loss 'promptfusion': network or loss cannot be differentiated twice")
+    assert line.endswith("take solver.first_order=true")
+    train(tiny_config(*words, "solver.first_order=true"))
 
 
 def test_another_solver_is_refused(tiny_config: Callable[..., DictConfig], user_error: Any) -> None:

@@ -171,6 +171,62 @@ class TestBilevelContract(LossContract):
         return {**TARGET, "parts": {"pixel": 1.0, "promptfusion": 0.5}, "of": nodes}
 
 
+class TestUncertaintyContract(LossContract):
+    @pytest.fixture
+    def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
+        nodes = part_nodes(micro_folders["vit"], "pixel", "clip_ratio")
+        return {**TARGET, "parts": {"pixel": 1.0, "clip_ratio": 0.5}, "of": nodes, "balance": "uncertainty"}
+
+
+class TestGradnormContract(LossContract):
+    @pytest.fixture
+    def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
+        nodes = part_nodes(micro_folders["vit"], "pixel", "promptfusion")
+        nodes["promptfusion"]["warmup"] = 0
+        nodes["promptfusion"]["fidelity"]["decomposition_weight"] = 0.0
+        return {**TARGET, "parts": {"pixel": 1.0, "promptfusion": 0.5}, "of": nodes, "balance": "gradnorm"}
+
+
+def test_weights_that_learn_are_logged_and_add_up() -> None:
+    inputs = example_inputs()
+    parts: dict[str, FusionLoss] = {"near": Target(0.5), "far": Target(9.0)}
+    still = weighted_sum({"near": 1.0, "far": 2.0}, parts)
+    assert not still.state_dict()
+    for balance in ("uncertainty", "gradnorm"):
+        joined = weighted_sum({"near": 1.0, "far": 2.0}, parts, balance=balance).train()  # type: ignore[arg-type]
+        output = joined(inputs)
+        weights = [float(output.terms[f"weight/{name}"]) for name in parts]
+        by_hand = sum(
+            w * float(part(inputs).total.detach()) for w, part in zip(weights, parts.values(), strict=True)
+        )
+        assert float(output.total.detach()) == pytest.approx(by_hand, rel=1e-5)
+        if balance == "uncertainty":
+            assert float(output.terms["regularization"]) == 0
+            assert torch.equal(output.total, still(inputs).total)  # s begins at 0
+            output.total.backward()
+            values = [
+                weight * float(part(inputs).total.detach())
+                for weight, part in zip((1, 2), parts.values(), strict=True)
+            ]
+            slopes = next(joined.parameters()).grad
+            torch.testing.assert_close(slopes, 1 - torch.tensor(values))
+        else:
+            assert sum(weights) == pytest.approx(3.0)
+            assert weights[0] > weights[1]  # the far one has the greater gradient
+
+
+def test_balances_that_cannot_be_meant_and_idle_settings() -> None:
+    parts: dict[str, FusionLoss] = {"a": Target(0.5)}
+    for options in ({"balance": "equal"}, {"memory": 1.0}, {"alpha": -1.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} (is )?{next(iter(options.values()))!r}"):
+            weighted_sum({"a": 1.0}, parts, **options)  # type: ignore[arg-type]
+    assert weighted_sum({"a": 1.0}, parts).notices(9) == []
+    (idle,) = weighted_sum({"a": 1.0}, parts, alpha=0.5).notices(9)
+    assert idle == "loss.alpha=0.5 has no effect: balance is not gradnorm"
+    (alone,) = weighted_sum({"a": 1.0}, parts, balance="gradnorm").notices(9)
+    assert "one part alone" in alone
+
+
 Clipfuse = Callable[..., tuple[int, str, str]]
 TINY = ["trainer=cpu", "steps=4", "validate_every=2", "data.train=8", "data.val=2", "data.test=2"]
 TINY += ["backbone=conv_tiny", "loader.batch_size=2", "loader.crop_size=32", "test=false"]
@@ -235,3 +291,13 @@ def test_mistakes_are_named(
     assert code == 2
     assert message in errors.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_the_parts_are_kept_under_their_names() -> None:
+    class Shows(FusionLoss):
+        def forward(self, inputs: LossInputs) -> LossOutput:
+            return LossOutput(inputs.fused.mean(), {}, {"fused": inputs.fused[0].detach()})
+
+    plane = torch.rand(2, 1, 8, 8)
+    output = WeightedSum({"a": 1.0, "b": 2.0}, {"a": Shows(), "b": Shows()})(plane, plane, plane)
+    assert list(output.images) == ["a/fused", "b/fused"]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from clipfuse.metrics import FusionMetrics, RunMetrics, Scorer, lpips
 from clipfuse.metrics.protocols import PROTOCOLS, STRICT
+from clipfuse.metrics.verdict import VERDICTS
 from clipfuse.ops.lpips import Lpips
 from clipfuse.ops.vgg import _layers
 
@@ -70,3 +71,8 @@ def test_errors_name_what_to_give(weights: str, tmp_path: Path) -> None:
         PROTOCOLS["vifb"].with_lpips(weights)
     with pytest.raises(ValueError, match="no file of vgg16 or alexnet's weights"):
         RunMetrics(lpips_weights=str(tmp_path / "none.pth"))
+
+
+def test_no_verdict_changes_by_it() -> None:
+    for verdict in VERDICTS.values():
+        assert verdict.families([*STRICT.metrics, "LPIPS"]) == verdict.families(STRICT.metrics)

@@ -5,7 +5,7 @@ from clipfuse.bilevel.descent import LowerOptimizer
 from clipfuse.bilevel.gauss_newton import GaussNewton
 from clipfuse.bilevel.joint import Joint
 from clipfuse.bilevel.problem import Backward, BilevelProblem, MovableProblem, Solver, UpperOptimizer
-from clipfuse.bilevel.unrolled import Unrolled
+from clipfuse.bilevel.unrolled import OnceDifferentiableError, Unrolled
 from clipfuse.bilevel.value_penalty import ValuePenalty
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Joint",
     "LowerOptimizer",
     "MovableProblem",
+    "OnceDifferentiableError",
     "Solver",
     "Unrolled",
     "UpperOptimizer",

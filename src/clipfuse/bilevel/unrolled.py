@@ -1,7 +1,7 @@
 """The reverse nesting: y learns from what x becomes under it, through a few steps of x."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,14 @@ from clipfuse.bilevel.nested import require_weights
 from clipfuse.bilevel.problem import BACKWARD, Backward, BilevelProblem, MovableProblem, UpperOptimizer
 
 _NUDGE = 0.01
+_ONCE = (
+    "network or loss cannot be differentiated twice, as solver=unrolled does ({}); take "
+    "solver.first_order=true"
+)
+
+
+class OnceDifferentiableError(ValueError):
+    """A network or loss has no second derivative, which exact steps need; the message names the operation."""
 
 
 class Unrolled(Alternate):
@@ -40,7 +48,7 @@ class Unrolled(Alternate):
         optimizer: makes the optimiser of y, as in `Descent`.
         steps: steps of x that y looks ahead, 1 or more. Each keeps a graph of the network.
         rate: their learning rate, above 0; None: that of the optimiser of x at the time.
-        every: updates of x per step of y, 1 or more.
+        every: updates of x per step of y, 1 or more; TDFusion takes 200 steps of y per pass of some 1,000.
         held_out: whether f is that of other samples than the steps of x.
         first_order: whether F_xy is multiplied by a central difference of F_y, as in DARTS (Liu et al., ICLR
             2019), which needs no second derivatives and less memory; for `steps=1`.
@@ -55,7 +63,7 @@ class Unrolled(Alternate):
         *,
         steps: int = 1,
         rate: float | None = None,
-        every: int = 1,
+        every: int = 5,
         held_out: bool = True,
         first_order: bool = False,
     ) -> None:
@@ -71,7 +79,7 @@ class Unrolled(Alternate):
                 f"first_order differentiates one step of the network, and steps is {steps}; take 1"
             )
         self.rate, self.held_out, self.first_order = rate, held_out, first_order
-        self._rate = 0.0
+        self._rate, self._twice = 0.0, False
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
@@ -90,7 +98,13 @@ class Unrolled(Alternate):
 
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
         ahead = self._difference if self.first_order else self._exact
-        self._descend(problem, lower, ahead(cast(MovableProblem, problem)), 1)
+        try:
+            self._descend(problem, lower, ahead(cast(MovableProblem, problem)), 1)
+        except RuntimeError as error:
+            text = f"{error}".splitlines()[0]
+            if self.first_order or "derivative" not in text or "not implemented" not in text:
+                raise
+            raise OnceDifferentiableError(_ONCE.format(text)) from error
 
     def _parts(self) -> tuple[slice, slice]:
         return (slice(0, None, 2), slice(1, None, 2)) if self.held_out else (slice(None), slice(None))
@@ -103,6 +117,8 @@ class Unrolled(Alternate):
             x = start
             for _ in range(self.steps):
                 slopes = gradients(problem.at(x, learnt).upper_loss(y), x, again=True)
+                if not self._twice:
+                    self._twice = require_graph(slopes)
                 means = mean_in_graph(slopes)
                 x = [value - self._rate * slope for value, slope in zip(x, means, strict=True)]
             return problem.at(x, judged).lower_loss(y)
@@ -141,6 +157,29 @@ class Unrolled(Alternate):
             return total - self._rate * (sides[0] - sides[1]) / (2 * nudge)
 
         return objective
+
+
+def require_graph(slopes: Sequence[Tensor]) -> bool:
+    """Return True if gradients can be differentiated again.
+
+    What torch marks as `once_differentiable` ends their graph at a node that raises when a gradient comes
+    by; one that is taken with respect to what lies behind it never comes by, and lacks this part in
+    silence.
+
+    Raises:
+        OnceDifferentiableError: their graph has such a node.
+    """
+    nodes = [slope.grad_fn for slope in slopes]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node in seen or node is None:
+            continue
+        seen.add(node)
+        if node.name().endswith("Error"):
+            raise OnceDifferentiableError(_ONCE.format("a function is marked once_differentiable"))
+        nodes += [each for each, _ in node.next_functions]
+    return True
 
 
 def learning_rate(optimizer: UpperOptimizer) -> float:

@@ -12,18 +12,20 @@ from clipfuse.ops.vgg import FrozenFeatures, layers_of
 
 
 class MaximumFeatures:
-    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over three layers of a frozen network.
+    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over layers of a frozen network.
 
-    The rule of LDFusion's release (arXiv 2402.16267) for a VGG. Features of CLIP, for which there is no
-    release, are divided by the root mean square of the target, so that one weight suits any CLIP.
+    The rule of the releases of LDFusion (arXiv 2402.16267), over three layers of a VGG, and of AutoFuse, over
+    two. Features of CLIP, for which there is no release, are divided by the root mean square of the target,
+    so that one weight suits any CLIP.
 
     Args:
         clip: the frozen CLIP; its image tower is used if `network` is `clip`.
         network: `vgg19`, `vgg16` (features after the activation) or `clip`.
-        layers: three names; None: conv2_1, conv3_1, conv4_2 of a VGG, layer1 to layer3 of a ResNet, at a
-            quarter, a half and three quarters of a ViT.
-        weights: v_l, three, 0 or more.
+        layers: `count` names; None: the last of conv2_1, conv3_1, conv4_2 of a VGG, of layer1 to layer3 of a
+            ResNet, or of those at a quarter, a half and three quarters of a ViT.
+        weights: v_l, one per layer, 0 or more.
         vgg_weights: a file of the VGG's weights, as in `FrozenFeatures`; None downloads.
+        count: number of layers, two or three.
 
     Raises:
         ValueError: wrong weights or layers, a CLIP without features, no weights of the VGG.
@@ -36,19 +38,21 @@ class MaximumFeatures:
         layers: Sequence[str] | None,
         weights: Sequence[float],
         vgg_weights: str | None = None,
+        count: int = 3,
     ) -> None:
         known = clip.feature_layers if network == "clip" else tuple(layers_of(network))
         if not known:
             raise ValueError(
                 f"{clip} gives no features of its image tower; set perceptual=vgg19 or perceptual_weight=0"
             )
-        self.layers = tuple(layers) if layers is not None else usual_layers(known, network)
-        if len(self.layers) != 3 or not set(self.layers) <= set(known):
+        self.layers = tuple(layers) if layers is not None else usual_layers(known, network)[-count:]
+        number = {2: "two", 3: "three"}[count]
+        if len(self.layers) != count or not set(self.layers) <= set(known):
             raise ValueError(
-                f"perceptual_layers are {', '.join(self.layers)}; expected three of {', '.join(known)}"
+                f"perceptual_layers are {', '.join(self.layers)}; expected {number} of {', '.join(known)}"
             )
-        if len(weights) != 3 or not min(weights) >= 0:
-            raise ValueError(f"layer_weights are {list(weights)}; expected three, 0 or more")
+        if len(weights) != count or not min(weights) >= 0:
+            raise ValueError(f"layer_weights are {list(weights)}; expected {number}, 0 or more")
         self.weights = tuple(weights)
         self.vgg: FrozenFeatures | None = None
         if network != "clip":

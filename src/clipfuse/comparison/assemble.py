@@ -14,6 +14,7 @@ from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_record
 from clipfuse.comparison.judged import Judged
 from clipfuse.comparison.machine import Seen, gather_seen
 from clipfuse.comparison.overlays import Truth
+from clipfuse.comparison.scores import with_lpips
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group, printable
 from clipfuse.comparison.verdict import verdict
@@ -23,7 +24,6 @@ from clipfuse.metrics import PROTOCOLS
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VERDICTS, VerdictSet
-from clipfuse.ops.lpips import load_lpips
 from clipfuse.runs.contract import KINDS
 
 Format = Literal["html", "markdown", "csv", "latex"]
@@ -285,7 +285,7 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
         )
     notes = []
     if any("LPIPS" in each.scores for each in runs) and not found.channels:
-        found = _with_lpips(found, runs)
+        found = with_lpips(found, runs)
     if version < found.version:
         changed = [metric for metric in found.metrics if found.since.get(metric, 1) > version]
         kept = tuple(metric for metric in found.metrics if metric not in changed)
@@ -301,20 +301,6 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
         return found.with_own(own), notes
     except ValueError as error:
         raise UserError(f"own: {error}") from None
-
-
-def _with_lpips(protocol: Protocol, runs: Sequence[Run]) -> Protocol:
-    """Return the protocol with LPIPS, by the file of a run if it is here and has not changed."""
-    for run in runs:
-        settings = run.config.get("metrics")
-        path = settings.get("lpips_weights") if isinstance(settings, Mapping) else None
-        if isinstance(path, str):
-            try:
-                if load_lpips(path).features.sha256 == run.config.get("lpips_sha256"):
-                    return protocol.with_lpips(path)
-            except (OSError, ValueError):
-                continue
-    return protocol.with_lpips(None)
 
 
 def _shared(runs: Sequence[Run], protocol: Protocol) -> list[str]:

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detector, trained_detector
 from clipfuse.downstream.networks import encoder_key, file_key, write_trained
-from clipfuse.downstream.objects import components, draw_boxes
+from clipfuse.downstream.objects import components
 from clipfuse.downstream.precision import MOST_FOUND, average_precision, require_scorer
 from clipfuse.errors import UserError
+from clipfuse.ops.drawing import draw_boxes
 from clipfuse.types import Boxes, LabelSet
 
 _NEEDS = {"labels": "boxes", "components": "classes"}
@@ -215,7 +216,7 @@ class Detection(Task):
         if judgement is None:
             truth = self.objects(labels, example)
             rows = zip(truth.xyxy.tolist(), truth.classes.tolist(), strict=True)
-            return draw_boxes(image, labels, [[*box, kind] for box, kind in rows], [])
+            return draw_boxes(image, labels, [[*box, kind] for box, kind in rows])
         return draw_boxes(image, labels, judgement["objects"], judgement["found"])
 
 

@@ -16,15 +16,19 @@ INPUTS = ("color", "luma")
 Bar = Callable[[Iterable[str], str], Iterable[str]]
 
 
-def labels_of(data: object) -> LabelSet:
+def labels_of(data: object, kind: str = "classes") -> LabelSet:
     """Return what the labels of a data set mean.
+
+    Args:
+        data: the data set.
+        kind: "classes" or "boxes", which a task needs.
 
     Raises:
         UserError: it has none.
     """
     found: LabelSet | None = getattr(data, "labels", lambda: None)()
     if found is None:
-        why = getattr(data, "no_labels", lambda kind: "describe them by data.labels")("classes")
+        why = getattr(data, "no_labels", lambda kind: "describe them by data.labels")(kind)
         name = getattr(data, "name", "data")
         raise UserError(f"the data set '{name}' has no labels, which a task network learns from: {why}")
     return found

@@ -79,7 +79,8 @@ class LearnedLoss(BilevelLoss):
             raise ValueError(f"{_LOSS} loss: intensity_weight is 0, and with it the weights of the sources")
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            self.proposal, self.judge = _small_network(2, width), _small_network(1, width)
+            self.proposal = _small_network(2, width)
+            self.judge: nn.Module = _small_network(1, width)
         for value in self.proposal[-1].parameters():
             nn.init.zeros_(value)
         if judge == "task":

@@ -1,6 +1,5 @@
 """The loss of a task on the fused image: a network should find there the class of each pixel."""
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,11 +11,12 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.drawing import class_colors
 from clipfuse.ops.modes import evaluating
 from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.ops.segmenter import load_weights
-from clipfuse.types import IGNORED, LossInputs, LossOutput
+from clipfuse.types import IGNORED, LabelSet, LossInputs, LossOutput
 
 _LOSS = "task"
 
@@ -283,5 +283,5 @@ def _overlaps(found: Tensor, classes: Tensor, known: Tensor, count: int) -> Tens
 
 def _colors(count: int) -> Tensor:
     """Return RGB of each class, black for the first, then hues; the last row, gray, is for no label."""
-    hues = [colorsys.hsv_to_rgb(index / max(count - 1, 1), 0.8, 1.0) for index in range(count - 1)]
-    return torch.tensor([(0.0, 0.0, 0.0), *hues, (0.5, 0.5, 0.5)])
+    colors = class_colors(LabelSet(tuple(map(str, range(count))), 0))
+    return torch.tensor([*colors, (127.5, 127.5, 127.5)]) / 255

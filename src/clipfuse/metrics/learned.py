@@ -25,7 +25,8 @@ def lpips(fused: Tensor, infrared: Tensor, visible: Tensor, *, weights: str | No
             the two is meant. Numbers of different weights must not be compared.
 
     Returns:
-        (N,), 0 or more; lower is better. Least, though not 0, for an image between both sources.
+        (N,), 0 or more; lower is better. Not 0 where the sources differ; a copy of one of them has half of
+        their distance, less than most images between them.
     """
     if weights is None:
         raise ValueError(NO_WEIGHTS)

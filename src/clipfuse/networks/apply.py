@@ -12,15 +12,17 @@ from clipfuse.types import FusionOutput
 ROUNDING = 1e-5  # what metrics allow, too: single precision
 
 
-def pass_network(network: nn.Module, infrared: Tensor, visible: Tensor, chroma: Tensor | None = None) -> Any:
-    """Return what a network makes of two planes, and of the chroma if it takes it.
+def passed_planes(
+    network: nn.Module, infrared: Tensor, visible: Tensor, chroma: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return the inputs of a network: two planes, and the chroma if it is given and the network takes it.
 
     A network that learns the chroma of the fused image has a true attribute `learns_chroma`, takes the chroma
     of the visible image as a third input, and returns a `FusionOutput` with chroma.
     """
-    if chroma is not None and getattr(network, "learns_chroma", False):
-        return network(infrared, visible, chroma)
-    return network(infrared, visible)
+    if chroma is None or not getattr(network, "learns_chroma", False):
+        return infrared, visible
+    return infrared, visible, chroma
 
 
 def apply_network(network: nn.Module, infrared: Tensor, visible: Tensor, what: str = "the pair") -> Tensor:
@@ -62,7 +64,7 @@ def apply_in_color(
     Raises:
         UserError: as `apply_network`, for the chroma too.
     """
-    output = _apply(network, what, infrared, visible, chroma)
+    output = _apply(network, what, *passed_planes(network, infrared, visible, chroma))
     if not isinstance(output, FusionOutput) or output.chroma is None:
         return _checked(output.fused if isinstance(output, FusionOutput) else output, infrared, what), chroma
     return _checked(output.fused, infrared, what), _checked(output.chroma, chroma, what)
@@ -77,7 +79,7 @@ def _apply(network: nn.Module, what: str, *planes: Tensor) -> Any:
     network.eval()
     try:
         with torch.no_grad():
-            return pass_network(network, *(plane.to(like) for plane in planes))
+            return network(*(plane.to(like) for plane in planes))
     except (RuntimeError, ValueError) as error:  # too large for this machine, say
         reason = f"{error}\n".splitlines()[0]
         raise UserError(f"{what} cannot be fused: {reason}") from error

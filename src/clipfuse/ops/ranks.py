@@ -44,6 +44,14 @@ def own_part(joined: Tensor, dim: int) -> Tensor:
     return joined.chunk(distributed.get_world_size(), dim)[distributed.get_rank()]
 
 
+def sum_over_ranks(mine: Tensor) -> Tensor:
+    """Return the sum of the tensors of all ranks, which must have one shape, without gradient."""
+    total = mine.detach().clone()
+    if _together():
+        distributed.all_reduce(total)
+    return total
+
+
 def mean_over_ranks(values: Tensor, number: Tensor, together: bool) -> Tensor:
     """Return the sum of `values` of all ranks over the sum of `number`; 0 where that is 0.
 

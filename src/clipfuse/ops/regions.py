@@ -55,5 +55,5 @@ def region_means(values: Tensor, regions: Tensor) -> Tensor:
         values: (N, h, w) float, a map over the whole image, of any size.
         regions: (N, K, H, W) bool; a value counts as much as the region covers of its place.
     """
-    weights = F.adaptive_avg_pool2d(regions.to(values.dtype), values.shape[-2:])
+    weights = F.adaptive_avg_pool2d(regions.to(values.dtype), (values.shape[-2], values.shape[-1]))
     return (weights * values.unsqueeze(1)).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1e-12)

@@ -215,7 +215,7 @@ class LossContract:
     def test_fields_that_the_data_lack_may_be_none(self, node: Node, inputs: LossInputs) -> None:
         """Without masks, labels and the like a loss works, or refuses the data before the first update."""
         loss = build_loss(node)
-        kept = loss.required()
+        kept = {*loss.required(), *(["teacher"] if loss.required_teacher() is not None else [])}
         absent = {name: None for name in ABSENT if name not in kept}
         bare = replace(inputs, **absent)
         try:

@@ -9,14 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from clipfuse.bilevel import Alternate, Joint, Solver, Unrolled
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.modes import evaluating
 from clipfuse.testing.examples import SmallNetwork, pass_of
-from clipfuse.training.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
+from clipfuse.training.accumulation import AccumulatingOptimizer
+from clipfuse.training.parameter_groups import grouped, optimizer_of
+from clipfuse.training.passes import Teacher
+from clipfuse.training.stepping import LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
 Node = Mapping[str, Any]
@@ -98,17 +101,21 @@ class ShortTraining:
                 value.requires_grad_(False)  # the solver moves them
         self.loss, self.solver, self.inputs, self.updates = loss, solver, inputs, 0
         self.network = SmallNetwork()
-        learnt = [*self.network.parameters(), *(each for each in loss.parameters() if each.requires_grad)]
-        optimizer = torch.optim.Adam(learnt, lr=1e-3)
+        decay = loss.required_teacher()
+        self.teacher = None if decay is None else Teacher(self.network, decay)
+        groups = grouped(nn.ModuleList([self.network, loss]), loss)
+        optimizer = optimizer_of(partial(torch.optim.Adam, lr=1e-3), groups)
         constant = LambdaLR(optimizer, lambda step: 1.0)
-        self.stepper = AccumulatingOptimizer(optimizer, constant, learnt, 1, 1.0)
+        self.stepper = AccumulatingOptimizer(optimizer, constant, groups, 1, 1.0)
 
     def batch(self, inputs: LossInputs | None = None) -> LossInputs:
         """Return the batch with the images that the network now fuses."""
         inputs = self.inputs if inputs is None else inputs
         network = pass_of(self.network)
         fused = network(inputs.infrared, inputs.visible).fused
-        return replace(inputs, fused=fused, step=self.updates, total_steps=4, network=network)
+        teacher = None if self.teacher is None else pass_of(self.network, self.teacher.weights)
+        more = {"step": self.updates, "total_steps": 4, "network": network, "teacher": teacher}
+        return replace(inputs, fused=fused, **more)
 
     def update(self) -> float:
         """Take one step of network and loss, and return the loss."""
@@ -120,6 +127,8 @@ class ShortTraining:
 
         self.solver.step(problem, self.stepper, backward=backward)
         self.updates += 1
+        if self.teacher is not None:
+            self.teacher.follow(self.updates)
         return problem.upper.total
 
     def validate(self, inputs: LossInputs) -> Tensor:
@@ -138,6 +147,7 @@ class ShortTraining:
                 "loss": self.loss.state_dict(),
                 "optimizer": self.stepper.optimizer.state_dict(),  # type: ignore[attr-defined]
                 "solver": self.solver.state_dict(),
+                "teacher": None if self.teacher is None else self.teacher.weights,
                 "updates": self.updates,
             },
             file,
@@ -151,4 +161,6 @@ class ShortTraining:
         self.loss.load_state_dict(state["loss"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])  # type: ignore[attr-defined]
         self.solver.load_state_dict(copy.deepcopy(state["solver"]))
+        if self.teacher is not None:
+            self.teacher.load(state["teacher"])
         self.updates = state["updates"]

@@ -4,6 +4,8 @@ import logging
 
 from torch import Tensor
 
+from clipfuse.errors import UserError
+from clipfuse.networks.apply import ROUNDING
 from clipfuse.types import FusionBatch, FusionOutput
 
 log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ class LearnedChroma:
     def __init__(self) -> None:
         self._passes = 0
         self._seen = False
+        self._checked = False
 
     def __call__(self, output: FusionOutput, batch: FusionBatch) -> tuple[Tensor, Tensor | None]:
         """Return `fused` and `fused_chroma` for `LossInputs`, in the types of the batch.
@@ -26,11 +29,16 @@ class LearnedChroma:
         Args:
             output: of the network.
             batch: that it has fused.
+
+        Raises:
+            UserError: the first chroma is not in [0, 1].
         """
         fused = output.fused.to(batch.visible.dtype)
         if output.chroma is None:
             return fused, None
         chroma = output.chroma.to(batch.chroma.dtype)
+        if not self._checked:
+            self._check(chroma)
         if not chroma.requires_grad:
             return fused, chroma
         given = chroma.view_as(chroma)  # whose gradient is that of the loss alone
@@ -38,6 +46,15 @@ class LearnedChroma:
         if not self._seen:
             given.register_hook(self._see)
         return fused + 0 * chroma.sum(dim=(1, 2, 3), keepdim=True), given
+
+    def _check(self, chroma: Tensor) -> None:
+        self._checked = True
+        low, high = (float(value) for value in chroma.detach().aminmax())
+        if not -ROUNDING <= low <= high <= 1 + ROUNDING:
+            raise UserError(
+                f"the network gives a chroma from {low:g} to {high:g} before the first update; expected Cb "
+                "and Cr in [0, 1], gray at 0.5"
+            )
 
     def _see(self, gradient: Tensor) -> None:
         self._seen = True

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from clipfuse.errors import UserError
-from clipfuse.networks.apply import ROUNDING, pass_network
+from clipfuse.networks.apply import ROUNDING, passed_planes
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.types import FusionBatch, FusionOutput
 
@@ -86,7 +86,7 @@ class ScoringModule(L.LightningModule):
 
     def forward(self, infrared: Tensor, visible: Tensor, chroma: Tensor | None = None) -> FusionOutput:
         """Fuse (N, 1, H, W) luma planes in [0, 1] of any size; the chroma is for a network that learns it."""
-        output = pass_network(self.backbone, infrared, visible, chroma)
+        output = self.backbone(*passed_planes(self.backbone, infrared, visible, chroma))
         return check_output(output, infrared, type(self.backbone).__name__)
 
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
