@@ -151,6 +151,7 @@ TESTED_ELSEWHERE = {
     "networks/checkpoints.py": "tests/cli/test_strangers.py",
     "networks/onnx.py": "tests/networks/test_export.py",
     "runs/downstream.py": "tests/cli/test_downstream.py",
+    "runs/downstream_log.py": "tests/cli/test_downstream.py",
     "testing/ranks.py": "tests/testing/test_loss_contract.py",
     "version.py": "one line: tests/cli/test_main.py, tests/test_documents.py",
 }

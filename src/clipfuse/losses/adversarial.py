@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from kornia.filters import spatial_gradient
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -199,9 +198,19 @@ class AdversarialLoss(BilevelLoss):
 
 
 def gradient_length(image: Tensor) -> Tensor:
-    """Return sqrt(x^2 + y^2 + 1e-6) of half central differences, (N, 1, H, W), as TarDAL releases it."""
-    fields = spatial_gradient(image, "diff", 1)[:, 0]
-    return (fields.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    """Return sqrt(x^2 + y^2 + 1e-6) of half central differences, as TarDAL releases it.
+
+    Args:
+        image: (N, 1, H, W); its borders are repeated.
+
+    Returns:
+        (N, 1, H, W).
+    """
+    # Not by torch's padding, whose gradient is not deterministic on CUDA.
+    wide = torch.cat([image[..., :1], image, image[..., -1:]], 3)
+    high = torch.cat([image[..., :1, :], image, image[..., -1:, :]], 2)
+    across, down = (wide[..., 2:] - wide[..., :-2]) / 2, (high[..., 2:, :] - high[..., :-2, :]) / 2
+    return (across.square() + down.square() + 1e-6).sqrt()
 
 
 def saliency(image: Tensor) -> Tensor:
