@@ -36,7 +36,11 @@ class Pass:
         self.network = network
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         output = functional_call(self.network, dict(parameters or {}), (infrared, visible))
         assert isinstance(output, FusionOutput)

@@ -119,7 +119,7 @@ class LossProblem:
         network = self._network()
         inputs = self.inputs.part(samples if self.inputs.sample_ids[samples] else slice(None))
         values = dict(zip(network.parameters(), upper, strict=True))
-        output = network(inputs.infrared, inputs.visible, values)
+        output = network(inputs.infrared, inputs.visible, values, inputs.chroma)
         chroma = inputs.chroma if output.chroma is None else output.chroma
         moved = LossProblem(
             self.loss,
