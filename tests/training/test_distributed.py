@@ -20,7 +20,7 @@ from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.train import train
 from clipfuse.testing.ranks import Ranks
-from clipfuse.training.stepping import AccumulatingOptimizer
+from clipfuse.training.accumulation import AccumulatingOptimizer
 
 Config = Callable[..., DictConfig]
 

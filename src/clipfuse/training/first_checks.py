@@ -1,0 +1,100 @@
+"""What a training refuses before its first update, from one training crop."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clipfuse.bilevel import GaussNewton, Solver
+from clipfuse.errors import UserError, did_you_mean
+from clipfuse.losses.base import BilevelLoss, FusionLoss
+from clipfuse.ops.modes import evaluating
+from clipfuse.training.stepping import LossProblem
+from clipfuse.types import LossInputs
+
+RANGE_ERROR = 0.01  # by which a network in bf16 may leave [0, 1]
+
+
+def check_range(backbone: nn.Module, fused: Tensor) -> None:
+    """Require fused images in [0, 1], but for rounding.
+
+    Raises:
+        UserError: names the network and its range.
+    """
+    low, high = (float(value) for value in fused.aminmax())
+    if not -RANGE_ERROR <= low <= high <= 1 + RANGE_ERROR:
+        raise UserError(
+            f"the backbone {type(backbone).__name__} gives values from {low:g} to {high:g} before the first "
+            "update; expected [0, 1]: let it end in a sigmoid"
+        )
+
+
+def check_monitors(loss: FusionLoss, inputs: LossInputs, monitors: Sequence[Any], objective: str) -> None:
+    """Refuse to watch a term which the loss does not have.
+
+    Args:
+        loss: the loss.
+        inputs: a training crop.
+        monitors: what callbacks watch; what is no text is passed over.
+        objective: the score of the run.
+
+    Raises:
+        UserError: names the term that is watched, and those of the loss.
+    """
+    own = f"val/loss/{loss.name}/"
+    objective = objective.replace("train/", "val/", 1)
+    watched = [each for each in (*monitors, objective) if isinstance(each, str) and each.startswith(own)]
+    if not watched:
+        return
+    with evaluating(loss), torch.random.fork_rng(), torch.no_grad():
+        known = [own + term for term in loss(inputs).terms]
+    for name in watched:
+        if name not in known:
+            near = did_you_mean(name, known)
+            who = "the objective is" if name == objective else "a callback watches"
+            raise UserError(
+                f"{who} {name}, which is no term of the loss.{near} Its terms: {', '.join(known)}"
+            )
+
+
+def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) -> None:
+    """Refuse `GaussNewton` where the lower loss never looks at the network: it would be `Alternate`.
+
+    Both the first and the last update are tried, as a first stage may hide the network from the lower loss.
+    The state of the loss stays as it is.
+
+    Args:
+        loss: the loss.
+        inputs: a training crop.
+        solver: of the training.
+
+    Raises:
+        UserError: the lower loss has no gradient in the network in either update.
+    """
+    if type(solver) is not GaussNewton or not solver.eta or not isinstance(loss, BilevelLoss):
+        return
+    kept = {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in loss.state_dict().items()
+    }
+    inputs = replace(
+        inputs,
+        fused=inputs.fused.detach().requires_grad_(),
+        features={name: value.detach().requires_grad_() for name, value in inputs.features.items()},
+        fused_chroma=inputs.fused_chroma.detach().requires_grad_(),
+    )
+    looks = False
+    with torch.random.fork_rng(), torch.enable_grad():
+        for step in dict.fromkeys((0, (inputs.total_steps or 1) - 1)):
+            problem = LossProblem(loss, replace(inputs, step=step))
+            lower = [value.detach() for value in problem.lower_parameters()]
+            looks = looks or problem.lower_loss(lower).requires_grad
+    loss.load_state_dict(kept)
+    if not looks:
+        raise UserError(
+            f"the lower loss '{loss.name}' does not look at the network, neither in the first update nor in "
+            "the last: the correction of solver=gauss_newton is 0, and this would be the training of "
+            "solver=alternate; take that, or let lower_loss depend on inputs.fused"
+        )
