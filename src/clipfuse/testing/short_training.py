@@ -66,7 +66,7 @@ def unlike(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[st
 
 
 def default_solver(loss: FusionLoss) -> Solver:
-    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss wants it, `Unrolled`."""
+    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss needs it, `Unrolled`."""
     if not lower_parameters(loss):
         return Joint()
     kinds = getattr(loss, "solvers", None)
