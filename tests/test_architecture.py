@@ -57,7 +57,7 @@ ALLOWED = {
     },
     "testing": {
         *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
-        "training.passes",
+        *("training.accumulation", "training.parameter_groups", "training.passes"),
         *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
     },
     "hydra_plugins": {

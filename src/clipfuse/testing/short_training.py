@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from clipfuse.bilevel import Alternate, Joint, Solver, Unrolled
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import FusionLoss, ParameterGroup
 from clipfuse.ops.modes import evaluating
 from clipfuse.testing.examples import SmallNetwork, pass_of
-from clipfuse.training.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
+from clipfuse.training.accumulation import AccumulatingOptimizer
+from clipfuse.training.parameter_groups import Group
+from clipfuse.training.stepping import LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
 Node = Mapping[str, Any]
@@ -91,7 +93,9 @@ class ShortTraining:
         learnt = [*self.network.parameters(), *(each for each in loss.parameters() if each.requires_grad)]
         optimizer = torch.optim.Adam(learnt, lr=1e-3)
         constant = LambdaLR(optimizer, lambda step: 1.0)
-        self.stepper = AccumulatingOptimizer(optimizer, constant, learnt, 1, 1.0)
+        self.stepper = AccumulatingOptimizer(
+            optimizer, constant, [Group("", learnt, ParameterGroup())], 1, 1.0
+        )
 
     def batch(self, inputs: LossInputs | None = None) -> LossInputs:
         """Return the batch with the images that the network now fuses."""
