@@ -56,8 +56,7 @@ ALLOWED = {
         "comparison",
     },
     "testing": {
-        *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training.stepping"),
-        *("training.passes", "training.accumulation", "training.parameter_groups"),
+        *("lazy", "errors", "types", "ops", "bilevel", "losses.base", "training"),
         *("runs.build", "runs.overrides", "runs.train", "cli", "testing"),
     },
     "hydra_plugins": {
@@ -122,6 +121,8 @@ TESTED_ELSEWHERE = {
     "cli/judged.py": "tests/cli/test_downstream.py",
     "cli/new_loss.py": "tests/cli/test_own.py",
     "cli/sources.py": "tests/cli/test_compare.py",
+    "cli/starters.py": "tests/cli/test_own.py",
+    "cli/starters_bilevel.py": "tests/cli/test_own.py",
     "clip/patches.py": "tests/losses/test_ldfusion.py, tests/losses/test_autofuse.py",
     "clip/perceptual.py": "the loss that asks it: tests/losses/test_ldfusion.py",
     "clip/support.py": "tests/clip/test_encoder.py",

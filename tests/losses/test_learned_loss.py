@@ -233,6 +233,14 @@ def test_first_order_agrees_on_the_network_it_trains() -> None:
     assert float((exact - difference).norm() / exact.norm()) < 0.02  # of a network with corners
 
 
+def test_a_step_ahead_needs_the_network() -> None:
+    network = Smooth().double()
+    problem = LossProblem(make(), replace(batch(network), network=None))
+    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5)
+    with pytest.raises(UserError, match=r"the loss 'learned_loss' have no inputs.network, which a training"):
+        solver.step(problem, torch.optim.SGD(network.parameters(), lr=0.0), backward=Tensor.backward)
+
+
 def test_the_weights_are_shown_and_begin_at_one_half() -> None:
     loss, inputs = LearnedLoss(width=4).eval(), example_inputs()
     output = loss(inputs)

@@ -114,7 +114,7 @@ def test_the_first_stage_has_neither_guidance_nor_ranking(micro_clip: FrozenClip
         assert ("ranking" in f.terms) is guided
 
 
-CLIP_LIT = {
+CLIP_LIT: dict[str, Any] = {
     "guidance": "probability",
     "refinement": "ranking",
     "margin": 0.1,
@@ -128,7 +128,9 @@ CLIP_LIT = {
 class Earlier:
     """What an earlier network makes of a batch."""
 
-    def __call__(self, infrared: Tensor, visible: Tensor, parameters: Any = None) -> FusionOutput:
+    def __call__(
+        self, infrared: Tensor, visible: Tensor, parameters: Any = None, chroma: Any = None
+    ) -> FusionOutput:
         return FusionOutput(0.7 * infrared + 0.3 * visible)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -164,7 +166,7 @@ def test_clip_lit_equals_its_written_out_form(micro_clip: FrozenClip) -> None:
     state = loss.prepare(inputs)
     upper, f = loss.upper_loss(state, lower), loss.lower_loss(state, lower)
     expected = PixelLoss()(inputs).total + 0.7 * torch.stack(guidance).mean()
-    exact = {"rtol": 1e-5, "atol": 1e-5}  # float32, embeddings normalised in two ways
+    exact: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # float32, embeddings normalised in two ways
     torch.testing.assert_close(upper.total, expected, **exact)
     torch.testing.assert_close(f.total, 2 * torch.stack(ranking).mean(), **exact)  # type: ignore[arg-type]
     assert "cross_entropy" in f.terms  # for the log
@@ -539,7 +541,8 @@ def test_resumed_in_either_stage_it_is_bit_equal(
 def test_the_experiment_clip_lit_is_its_scheme_and_trains(
     compose_run: Config, micro_folders: dict[str, Path], pairs_folder: Path, tmp_path: Path
 ) -> None:
-    words = ("experiment=clip_lit", "loss.fidelity.decomposition_weight=0", "loss.warmup=2", "steps=4")
+    words: tuple[str, ...] = ("experiment=clip_lit", "loss.fidelity.decomposition_weight=0")
+    words += ("loss.warmup=2", "steps=4")
     words += (f"+clip.pretrained={micro_folders['vit']}", "solver.every=2", "validate_every=4", "test=false")
     config = compose_run(tmp_path / "run", pairs_folder, words, "train")
     assert {name: config.loss[name] for name in CLIP_LIT} == CLIP_LIT

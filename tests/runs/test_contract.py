@@ -244,7 +244,7 @@ def test_each_decision_is_one_and_has_its_reason(records: Mapping[str, dict[str,
     used = {
         decide(key) for key in [*records, "trainer.num_nodes", "trainer.enable_progress_bar", "loader.other"]
     }
-    used |= {decide(key) for key in ("callbacks.mine.path", "tuning.rule")}
+    used |= {decide(key) for key in ("callbacks.mine.path", "tuning.rule", "loss_files.weights")}
     assert [rule.keys for rule in RULES if rule not in used] == []
     assert {decide(key).compare for key in records} - {"row", "harmless"} == set(KINDS) - {"unknown"}
 

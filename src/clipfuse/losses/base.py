@@ -266,6 +266,10 @@ class BilevelLoss(FusionLoss):
     `upper_loss` and `lower_loss` are pure in `lower`: a solver evaluates them at values that are not
     the current parameters.
 
+    The fusion network descends F; a solver decides by what its own parameters learn: by f on the images
+    that the network fuses now, or, with `solver=unrolled`, by f on those that it would fuse after a step
+    down F.
+
     Attributes:
         solvers: names of the solvers that can train it, such as "alternate"; None: all.
     """

@@ -18,7 +18,7 @@ from clipfuse.ops.modes import evaluating
 from clipfuse.testing.examples import SmallNetwork, pass_of
 from clipfuse.training.accumulation import AccumulatingOptimizer
 from clipfuse.training.parameter_groups import grouped, optimizer_of
-from clipfuse.training.passes import FurtherPass, Teacher
+from clipfuse.training.passes import Teacher
 from clipfuse.training.stepping import LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
@@ -32,7 +32,16 @@ def build_loss(node: Node) -> FusionLoss:
     torch.manual_seed(0)
     loss = build(node, "loss")
     assert isinstance(loss, FusionLoss), f"{type(loss).__name__} is no FusionLoss"
+    _clips[:] = clips_of(loss) or _clips
     return loss
+
+
+_clips: list[Any] = []  # those of the last loss that had one: a CLIP in use is not loaded again
+
+
+def clips_of(loss: FusionLoss) -> list[Any]:
+    """Return the CLIPs that a loss and its parts keep as `clip`."""
+    return [clip for part in loss.modules() if (clip := getattr(part, "clip", None)) is not None]
 
 
 @contextmanager
@@ -40,10 +49,9 @@ def as_a_training_does(what: str) -> Iterator[None]:
     """Inside, an error of the loss becomes a failed check that explains what a training does."""
     try:
         yield
-    except Exception as raised:
-        if isinstance(raised, AssertionError):
+    except Exception as error:
+        if isinstance(error, AssertionError):
             raise
-        error = raised.__cause__ or raised  # a training names the loss before it
         raise AssertionError(
             f"a training {what}; there the loss raised {type(error).__name__}: {error}"
         ) from error
@@ -80,13 +88,14 @@ class ShortTraining:
     Args:
         loss: the plugin, after its `setup`.
         inputs: the batch; its `fused` is replaced by what the network gives.
-        solver: takes the steps.
+        solver: takes the steps; None: that of `default_solver`.
 
     Attributes:
         updates: number of updates so far.
     """
 
-    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver) -> None:
+    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver | None = None) -> None:
+        solver = default_solver(loss) if solver is None else solver
         if not isinstance(solver, Joint):
             for value in lower_parameters(loss):
                 value.requires_grad_(False)  # the solver moves them
@@ -104,9 +113,9 @@ class ShortTraining:
         inputs = self.inputs if inputs is None else inputs
         network = pass_of(self.network)
         fused = network(inputs.infrared, inputs.visible).fused
-        taught = self.teacher and FurtherPass(self.network, "cpu", self.teacher.weights)
-        given: dict[str, Any] = {"total_steps": 4, "network": network, "teacher": taught}
-        return replace(inputs, fused=fused, step=self.updates, **given)
+        teacher = None if self.teacher is None else pass_of(self.network, self.teacher.weights)
+        more = {"step": self.updates, "total_steps": 4, "network": network, "teacher": teacher}
+        return replace(inputs, fused=fused, **more)
 
     def update(self) -> float:
         """Take one step of network and loss, and return the loss."""
@@ -138,8 +147,8 @@ class ShortTraining:
                 "loss": self.loss.state_dict(),
                 "optimizer": self.stepper.optimizer.state_dict(),  # type: ignore[attr-defined]
                 "solver": self.solver.state_dict(),
+                "teacher": None if self.teacher is None else self.teacher.weights,
                 "updates": self.updates,
-                "teacher": self.teacher and self.teacher.weights,
             },
             file,
         )
@@ -152,6 +161,6 @@ class ShortTraining:
         self.loss.load_state_dict(state["loss"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])  # type: ignore[attr-defined]
         self.solver.load_state_dict(copy.deepcopy(state["solver"]))
-        self.updates = state["updates"]
         if self.teacher is not None:
             self.teacher.load(state["teacher"])
+        self.updates = state["updates"]
