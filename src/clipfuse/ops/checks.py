@@ -1,6 +1,7 @@
 """Checks of tensors at the borders of the library."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -50,7 +51,9 @@ def output_fault(output: object) -> str:
     """Return what is wrong with what a loss returned, and what was expected; an empty text if nothing is."""
     if not isinstance(output, LossOutput):
         return f"{type(output).__name__}; expected clipfuse.types.LossOutput(total, terms)"
-    total, terms, images = output.total, output.terms, output.images
+    total: Any = output.total
+    terms: Any = output.terms
+    images: Any = output.images
     if not isinstance(total, Tensor) or total.shape != () or not total.is_floating_point():
         return (
             f"its total as {_kind(total)}; expected a floating-point scalar, such as the mean() of a tensor"

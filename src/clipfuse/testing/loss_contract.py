@@ -216,7 +216,7 @@ class LossContract:
         """Without masks, labels and the like a loss works, or refuses the data before the first update."""
         loss = build_loss(node)
         kept = {*loss.required(), *(["teacher"] if loss.required_teacher() is not None else [])}
-        absent = {name: None for name in ABSENT if name not in kept}
+        absent: dict[str, Any] = {name: None for name in ABSENT if name not in kept}
         bare = replace(inputs, **absent)
         try:
             loss.check_labels(part_of(bare, [0]))
