@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from clipfuse.comparison.assemble import Comparison, assemble, gather
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.machine import find_plain
 from clipfuse.comparison.overlays import TRUTH, _boxes, _painted, _plain, overlays
+from clipfuse.comparison.plots import draw_seen
 from clipfuse.comparison.variants import select
 from clipfuse.types import LabelSet
 
@@ -114,3 +116,26 @@ def test_the_page_has_a_part_for_it_where_there_are_results(root: Path) -> None:
     without = compared(root).text("html")
     assert "machine" not in without
     assert "data-part" not in without
+
+
+def test_each_class_is_drawn_with_the_intervals_of_the_table(root: Path) -> None:
+    found = compared(root)
+    segmentation, detection = found.numbers.seen
+    drawn = draw_seen(segmentation, ["ldfusion", "pixel"], 0)
+    titles = [each.label.partition(":")[0] for each in drawn]
+    groups = [name for name in segmentation.overall if name.startswith("mIoU/")]
+    present = [name for name in segmentation.by_class if any(segmentation.cell(name, k) for k in range(4))]
+    assert titles == [*groups, *present]
+    assert "IoU/bus" not in titles  # no image has it
+    cell = segmentation.cell(present[0], 0)
+    assert cell is not None
+    assert f"{segmentation.rows[0]} {cell.mean:.4g};" in drawn[len(groups)].label
+    figure = Figure()
+    drawn[len(groups)].draw(figure)
+    lines = {tuple(line.get_xdata()) for line in figure.axes[0].get_lines()}
+    assert (cell.low, cell.high) in lines
+    assert all(each.label.startswith("AP/") or "mAP/" in each.label for each in draw_seen(detection, [], 1))
+    text = found.text("html")
+    assert text.count('aria-label="IoU/') == len(present)
+    names = re.findall(r'id="(seen\d-\d+)-', text)
+    assert {name for name in names if name.startswith("seen0")} == {each.name for each in drawn}

@@ -46,4 +46,4 @@ def test_no_box_is_too_odd_to_be_drawn(odd: list[float]) -> None:
     image = torch.zeros(3, 20, 20, dtype=torch.uint8)
     drawn = draw_boxes(image, LABELS, [[*odd, 1]], [[*odd, 0.9, 2]], [False])
     assert drawn.shape == image.shape
-    assert bool(drawn.any()) == all(map(math.isfinite, odd))
+    assert bool(drawn.any()) == (max(map(abs, odd)) < 100)

@@ -85,6 +85,7 @@ def report(
         parts=list(zip(table.seen, overlays, strict=True))
         if overlays
         else [(each, None) for each in table.seen],
+        seen_drawings=[plots.draw_seen(seen, losses, place) for place, seen in enumerate(table.seen)],
         ends=formats.ends,
         seen_colors=lambda seen: [*zip(seen.labels.names, class_colors(seen.labels), strict=True)],
         album_rows=lambda drawn: list(dict.fromkeys(n for shown in drawn.uris.values() for n in shown)),
