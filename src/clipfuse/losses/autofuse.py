@@ -139,8 +139,8 @@ class AutoFuseLoss(FusionLoss):
         perceptual_layers: two layers of `MaximumFeatures`; None: conv3_1 and conv4_2 of vgg19.
         layer_weights: v_l, one per layer.
         vgg_weights: file of the VGG's weights, as in `MaximumFeatures`.
-        view: what CLIP sees of whole images in training: the `whole`, as released, under which networks were
-            seen to darken a border, or a `random` view (`random_views`), the same of fused image and sources.
+        view: what CLIP sees of whole images in training: the `whole`, as released, or a `random` view
+            (`random_views`), the same of fused image and sources, as a network may learn a dark border.
 
     Raises:
         ValueError: an argument out of range, an empty or over-long text, a CLIP without the layers, or
