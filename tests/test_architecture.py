@@ -31,7 +31,8 @@ ALLOWED = {
         "backbones.chroma",
     },
     "clip": {"lazy", "errors", "files", "types", "ops", "clip"},
-    "losses": {"lazy", "errors", "types", "ops", "clip", "losses.base"},
+    "losses": {"lazy", "errors", "types", "ops", "clip", "rewards", "losses.base"},
+    "rewards": {"errors", "files", "types", "ops", "rewards"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
     "downstream": {"lazy", "errors", "types", "files", "ops", "images", "networks", "downstream"},
@@ -70,7 +71,7 @@ ALLOWED = {
     },
     "cli": {
         *("errors", "version", "types", "files", "decoding", "images", "ops", "clip", "metrics", "data"),
-        *("networks", "downstream", "training", "tracking", "runs", "comparison", "cli"),
+        *("rewards", "networks", "downstream", "training", "tracking", "runs", "comparison", "cli"),
     },
 }
 # Package of others -> where it may be imported at all.

@@ -35,6 +35,7 @@ from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
 from clipfuse.losses.base import FusionLoss
+from clipfuse.rewards.scorer import BUNDLED
 from clipfuse.runs.folder import LOG, STATUS
 from clipfuse.runs.overrides import quoted
 from clipfuse.runs.session import COMMAND
@@ -123,6 +124,7 @@ def furniture(
                 shutil.copy(path, root / folder)
     for name in ("theirs", "u2fusion"):
         shutil.copytree(root / "results/mine", root / f"results/{name}")
+    shutil.copy(BUNDLED, root / "scorer.safetensors")
     (root / "TABLE.csv").write_text("method,EN,SD\nU2Fusion,6.87,9.12\n")
     write = sweeps(root / "SWEEP")
     for seed in (0, 1):
@@ -271,6 +273,16 @@ def command(place: Place, words: Sequence[str]) -> None:
         assert tuple(rest[1:]) in list_pretrained()
     elif name == "downstream":
         judged(rest)
+    elif name == "train-reward" and "--help" not in rest:
+        pairs = [
+            f"{band}/{path.name}" for path in sorted(Path("DIR/ir").iterdir())[:2] for band in ("ir", "vi")
+        ]
+        lines = [
+            f"DIR/{ir},DIR/{vi},DIR/{ir},DIR/{vi},first"
+            for ir, vi in zip(pairs[::2], pairs[1::2], strict=True)
+        ]
+        Path(rest[0]).write_text("\n".join(["infrared,visible,first,second,preferred", *lines]))
+        place.run(name, *rest, "--updates", "1", "--overwrite")
     elif name == "compare":
         from clipfuse.comparison import wandb_report
 

@@ -1,5 +1,6 @@
 """What is refused before the first update; the check of `GaussNewton` is in test_own_losses.py."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,13 @@ def test_what_never_looks_is_refused_for_the_solver_that_needs_it(user_error: An
     assert line.endswith("solver=alternate; take that, or let lower_loss depend on inputs.fused")
     for solver in (Alternate(torch.optim.Adam), GaussNewton(torch.optim.Adam, eta=0.0), Joint()):
         check_hypergradient(blind, _sample(), solver)
+
+
+def test_a_first_stage_that_outlasts_the_training_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    late = _Lower(lambda inputs: inputs.fused if inputs.step >= 10 else inputs.visible)
+    with caplog.at_level(logging.WARNING):
+        check_hypergradient(late, _sample(), GAUSS_NEWTON)
+    assert "looks at the network only after the 10 updates of this run" in caplog.text
 
 
 def _sample() -> LossInputs:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, ParameterGroup
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.train import train
-from clipfuse.testing.loss_contract import LossContract
+from clipfuse.testing.loss_contract import LossContract, example_inputs
+from clipfuse.training.parameter_groups import grouped
 from clipfuse.types import LossInputs, LossOutput
 
 Config = Callable[..., DictConfig]
@@ -312,3 +314,19 @@ def test_the_terms_of_the_lower_level_are_logged(solver: str, tiny_config: Confi
         assert "has a lower level, which solver=joint moves together with the network" in notes.read_text()
     else:
         assert not notes.exists()
+
+
+def test_the_examples_of_the_document_work() -> None:
+    text = (Path(__file__).parents[2] / "docs/write_a_loss.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    found = [block for block in blocks if re.search(r"class \w+\((Fusion|Bilevel)Loss\)", block)]
+    assert len(found) >= 4
+    for block in found:
+        names: dict[str, Any] = {"__name__": "example"}
+        exec(block, names)
+        (kind,) = (each for each in names.values() if getattr(each, "__module__", "") == "example")
+        loss, inputs = kind(), example_inputs(2, 23)
+        output = loss(inputs)
+        assert output.total.isfinite()
+        assert torch.autograd.grad(output.total, inputs.fused)[0].abs().max() > 0
+        assert [group.name for group in grouped(loss, loss)] == ["", *loss.parameter_groups()]

@@ -1,5 +1,6 @@
 """What a training refuses before its first update, from one training crop."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,9 @@ from clipfuse.ops.modes import evaluating
 from clipfuse.training.stepping import LossProblem
 from clipfuse.types import LossInputs
 
+log = logging.getLogger(__name__)
+
+_LATE = 10**9  # an update after any first stage
 RANGE_ERROR = 0.01  # by which a network in bf16 may leave [0, 1]
 
 
@@ -62,8 +66,8 @@ def check_monitors(loss: FusionLoss, inputs: LossInputs, monitors: Sequence[Any]
 def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) -> None:
     """Refuse `GaussNewton` where the lower loss never looks at the network: it would be `Alternate`.
 
-    Both the first and the last update are tried, as a first stage may hide the network from the lower loss.
-    The state of the loss stays as it is.
+    The first update is tried, the last, and one long after any first stage, which may hide the network from
+    the lower loss; a first stage that outlasts the training is a warning. The loss keeps its state.
 
     Args:
         loss: the loss.
@@ -71,7 +75,7 @@ def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) ->
         solver: of the training.
 
     Raises:
-        UserError: the lower loss has no gradient in the network in either update.
+        UserError: the lower loss has no gradient in the network in any of them.
     """
     if type(solver) is not GaussNewton or not solver.eta or not isinstance(loss, BilevelLoss):
         return
@@ -85,16 +89,23 @@ def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) ->
         features={name: value.detach().requires_grad_() for name, value in inputs.features.items()},
         fused_chroma=inputs.fused_chroma.detach().requires_grad_(),
     )
-    looks = False
+    last = (inputs.total_steps or 1) - 1
+    looks = []
     with torch.random.fork_rng(), torch.enable_grad():
-        for step in dict.fromkeys((0, (inputs.total_steps or 1) - 1)):
+        for step in (0, last, _LATE):
             problem = LossProblem(loss, replace(inputs, step=step))
             lower = [value.detach() for value in problem.lower_parameters()]
-            looks = looks or problem.lower_loss(lower).requires_grad
+            looks.append(problem.lower_loss(lower).requires_grad)
     loss.load_state_dict(kept)
-    if not looks:
+    if not any(looks[:2]) and looks[2]:
+        log.warning(
+            "the lower loss '%s' looks at the network only after the %d updates of this run: "
+            "solver=gauss_newton is solver=alternate here; lower the warm-up of the loss, or raise steps",
+            *(loss.name, last + 1),
+        )
+    elif not any(looks):
         raise UserError(
-            f"the lower loss '{loss.name}' does not look at the network, neither in the first update nor in "
-            "the last: the correction of solver=gauss_newton is 0, and this would be the training of "
+            f"the lower loss '{loss.name}' does not look at the network, in the first update, the last or "
+            "later: the correction of solver=gauss_newton is 0, and this would be the training of "
             "solver=alternate; take that, or let lower_loss depend on inputs.fused"
         )
