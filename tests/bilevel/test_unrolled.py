@@ -248,6 +248,37 @@ def test_what_has_one_derivative_takes_differences() -> None:
     )  # F is 4 times as large
 
 
+def test_a_gradient_that_only_looks_constant_is_refused_from_two_steps_on() -> None:
+    """The loss is linear in the result of a function whose slope torch takes for a constant."""
+
+    class Cubes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor) -> Tensor:
+            ctx.save_for_backward(value)
+            return value**3
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, upstream: Tensor) -> Tensor:
+            (value,) = ctx.saved_tensors
+            return 3 * value**2 * upstream
+
+    class Rough(Quadratic):
+        def at(self, upper: Sequence[Tensor], samples: slice) -> "Rough":
+            moved = Rough.__new__(Rough)
+            moved.__dict__ = {**self.__dict__, "x": upper[0]}
+            return moved
+
+        def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
+            cubes: Tensor = Cubes.apply(self.x)
+            return super().upper_loss(lower) + cubes.sum()
+
+    with pytest.raises(OnceDifferentiableError, match="once_differentiable"):
+        hypergradient(Rough(0), rate=0.01, steps=2)
+    exact, difference = (hypergradient(Rough(0), rate=0.01, first_order=first)[0] for first in (False, True))
+    torch.testing.assert_close(exact, difference, rtol=1e-6, atol=1e-8)  # of one step, it has no part
+
+
 def test_needs_a_problem_that_moves() -> None:
     class Still(Quadratic):
         at = property()  # type: ignore[assignment]

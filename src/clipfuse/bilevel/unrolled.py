@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from clipfuse.bilevel.alternate import Alternate
 from clipfuse.bilevel.descent import LowerOptimizer, Objective, gradients, mean_in_graph, mean_over_ranks
@@ -12,6 +13,7 @@ from clipfuse.bilevel.nested import require_weights
 from clipfuse.bilevel.problem import BACKWARD, Backward, BilevelProblem, MovableProblem, UpperOptimizer
 
 _NUDGE = 0.01
+_MARKED = once_differentiable(lambda ctx: None).__code__
 _ONCE = (
     "network or loss cannot be differentiated twice, as solver=unrolled does ({}); take "
     "solver.first_order=true"
@@ -116,9 +118,10 @@ class Unrolled(Alternate):
         def objective(y: Sequence[Tensor]) -> Tensor:
             x = start
             for _ in range(self.steps):
-                slopes = gradients(problem.at(x, learnt).upper_loss(y), x, again=True)
+                loss = problem.at(x, learnt).upper_loss(y)
+                slopes = gradients(loss, x, again=True)
                 if not self._twice:
-                    self._twice = require_graph(slopes)
+                    self._twice = require_graph(loss, slopes, self.steps)
                 means = mean_in_graph(slopes)
                 x = [value - self._rate * slope for value, slope in zip(x, means, strict=True)]
             return problem.at(x, judged).lower_loss(y)
@@ -159,24 +162,27 @@ class Unrolled(Alternate):
         return objective
 
 
-def require_graph(slopes: Sequence[Tensor]) -> bool:
-    """Return True if gradients can be differentiated again.
+def require_graph(loss: Tensor, slopes: Sequence[Tensor], steps: int) -> bool:
+    """Return True if the gradients of a loss can be differentiated again.
 
-    What torch marks as `once_differentiable` ends their graph at a node that raises when a gradient comes
-    by; one that is taken with respect to what lies behind it never comes by, and lacks this part in
-    silence.
+    What torch marks as `once_differentiable` is silent otherwise. It ends the graph of its gradient at a
+    node that raises when a gradient comes by, which none does that is taken with respect to what lies
+    behind it; and where the loss is linear in its result, its gradient counts as constant. The latter
+    matters from the second step on.
 
     Raises:
-        OnceDifferentiableError: their graph has such a node.
+        OnceDifferentiableError: the loss has such a function.
     """
-    nodes = [slope.grad_fn for slope in slopes]
+    nodes = [slope.grad_fn for slope in slopes] + ([loss.grad_fn] if steps > 1 else [])
     seen: set[Any] = set()
     while nodes:
         node = nodes.pop()
         if node in seen or node is None:
             continue
         seen.add(node)
-        if node.name().endswith("Error"):
+        backward = getattr(getattr(node, "_forward_cls", None), "backward", None)
+        marked = getattr(backward, "__code__", None) is _MARKED and steps > 1
+        if marked or node.name().endswith("Error"):
             raise OnceDifferentiableError(_ONCE.format("a function is marked once_differentiable"))
         nodes += [each for each, _ in node.next_functions]
     return True
