@@ -24,7 +24,7 @@ from PIL import Image
 
 from clipfuse.cli.config import conf_dir
 from clipfuse.errors import UserError
-from clipfuse.testing.ranks import Ranks
+from clipfuse.testing.ranks import Ranks, shared_ranks
 
 # A shell has its background jobs ignore Ctrl-C, nohup the end of the terminal; tests send both to themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -160,11 +160,10 @@ def limited_memory() -> Callable[[int], AbstractContextManager[None]]:
     return limit_memory
 
 
-@pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
+@pytest.fixture
+def ranks() -> Ranks:
     """Two gloo processes; started once, as importing torch takes them ten seconds."""
-    with Ranks(2, timeout_s=600) as two:  # beside other processes importing takes long
-        yield two
+    return shared_ranks()
 
 
 # Run folders as a training would leave them, written in no time: `sweep`.

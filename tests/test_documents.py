@@ -34,11 +34,14 @@ from clipfuse.cli.downstream import DownstreamSettings, as_overrides
 from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
+from clipfuse.losses.base import FusionLoss
 from clipfuse.rewards.scorer import BUNDLED
 from clipfuse.runs.folder import LOG, STATUS
 from clipfuse.runs.overrides import quoted
 from clipfuse.runs.session import COMMAND
 from clipfuse.runs.train import TrainSettings
+from clipfuse.testing import LossContract, example_inputs
+from clipfuse.testing.short_training import default_solver
 from hydra_plugins.clipfuse_launcher._jobs import Job
 from hydra_plugins.clipfuse_launcher._sweep import RECORD
 
@@ -437,10 +440,30 @@ PYTHON = [
 ]
 
 
+def is_own_loss(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, FusionLoss) and kind.__module__ == "example"
+
+
+def hold_to_contract(kind: Callable[[], FusionLoss]) -> None:
+    """Try what a training does with a loss of a document, but for two ranks, which cannot import it."""
+    contract = LossContract()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfuse.testing.loss_contract.build_loss", lambda node: kind())
+        given = {"node": {}, "inputs": example_inputs(count=2), "solver": default_solver, "kind": "white"}
+        for name in (each for each in dir(contract) if each.startswith("test_") and "two_ranks" not in each):
+            function = getattr(contract, name)
+            wanted = function.__func__.__code__.co_varnames[: function.__func__.__code__.co_argcount]
+            torch.manual_seed(0)
+            values = {**given, "loss": kind()}
+            function(**{each: value for each, value in values.items() if each in wanted})
+
+
 @pytest.mark.parametrize("block", PYTHON)
 def test_python(place: Place, block: str) -> None:
-    names = {"images": torch.rand(1, 1, 40, 56)}
+    names = {"images": torch.rand(1, 1, 40, 56), "__name__": "example"}
     exec(block, names)
+    for kind in [each for each in names.values() if is_own_loss(each)]:
+        hold_to_contract(kind)
     if "images_again" in names:
         torch.testing.assert_close(names["images_again"], names["images"])
 

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.common import KEPT, make_parser, run_sweeps, save_zip
@@ -37,11 +37,12 @@ RESULTS = HERE / "results"
 LOSSES = {
     "pixel": ["loss=pixel"],
     "ldfusion": ["loss=ldfusion"],
-    "promptfusion": ["loss=promptfusion", "solver=value_penalty"],
-    "promptfusion_fixed": ["loss=promptfusion", "loss.prompts=fixed"],
+    "promptfusion": ["loss=promptfusion", "solver=value_penalty", "loss.warmup={warmup}"],
+    "promptfusion_fixed": ["loss=promptfusion", "loss.prompts=fixed", "loss.warmup={warmup}"],
     "weighted_sum": ["loss=weighted_sum", "+loss.parts={pixel:1,ldfusion:0.1}"],
-    "task": ["loss=task"],
+    "task": ["loss=task", "loss.warmup={warmup}"],
 }
+"""Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
 SEEDS, STEPS = "0,1,2,3,4", 300
 # What each set is, and the words of each loss.
 SETS = {
@@ -54,28 +55,28 @@ TINY = {
 }
 
 
-def words(name: str, loss: str, steps: int) -> list[str]:
-    """Return the overrides of one training of a loss on a set."""
-    bilevel = loss in ("promptfusion", "promptfusion_fixed", "task")
-    warmup = [f"loss.warmup={steps // 5}"] if bilevel else []
-    return [*SETTINGS, *LOSSES[loss], *warmup, f"steps={steps}"]
+def words(loss: Sequence[str], steps: int) -> list[str]:
+    """Return the overrides of one training, given those of its loss."""
+    return [*SETTINGS, *(word.replace("{warmup}", f"{steps // 5}") for word in loss), f"steps={steps}"]
 
 
-def train(out: Path, name: str, data: Sequence[str], tiny: bool) -> None:
+def train(
+    out: Path, name: str, data: Sequence[str], tiny: bool, losses: Mapping[str, Sequence[str]] = LOSSES
+) -> None:
     """Choose a learning rate for each loss, then train five seeds at it; two trainings at a time."""
     steps, seeds = (4, "0,1") if tiny else (STEPS, SEEDS)
     shared = [*data, "clip=micro", *(TINY[name] if tiny else [])]
     trial = [*shared, f"optimizer.lr={','.join(map(str, RATES))}", f"seed={TRIAL_SEED}", "test=false"]
     trial += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
     trial += ["objective=val/metric/SSIM"]
-    run_sweeps({out / "trials" / loss: [*words(name, loss, steps), *trial] for loss in LOSSES})
-    chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in LOSSES}
+    run_sweeps({out / "trials" / loss: [*words(losses[loss], steps), *trial] for loss in losses})
+    chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in losses}
     print(f"{out}: learning rates {chosen}", flush=True)
     tuning = ",".join(f"{key}:{json.dumps(value)}" for key, value in TUNING.items())
     final = [*shared, f"tuning={{{tuning}}}", f"seed={seeds}", f"validate_every={steps}"]
     run_sweeps(
         {
-            out / "samples" / loss: [*words(name, loss, steps), *final, f"optimizer.lr={rate}"]
+            out / "samples" / loss: [*words(losses[loss], steps), *final, f"optimizer.lr={rate}"]
             for loss, rate in chosen.items()
         }
     )

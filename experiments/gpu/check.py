@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from experiments.common import format_table, make_parser
-from experiments.gpu import agreement, computing, training
+from experiments.gpu import agreement, computing, seeing, training
 from experiments.gpu.case import MEASURED, NOT_OK, Case, Machine, Part
 
 from clipfuse.errors import UserError
@@ -37,8 +37,18 @@ from clipfuse.version import __version__
 
 # What may take longest, or hang, comes last.
 PARTS: dict[str, Part] = {
-    name: (computing.PARTS | agreement.PARTS | training.PARTS)[name]
-    for name in ("contourlet", "fuse", "losses", "updates", "resume", "export", "training", "compile")
+    name: (computing.PARTS | agreement.PARTS | seeing.PARTS | training.PARTS)[name]
+    for name in (
+        "contourlet",
+        "fuse",
+        "losses",
+        "seeing",
+        "updates",
+        "resume",
+        "export",
+        "training",
+        "compile",
+    )
 }
 LIMIT = 440  # seconds of all parts; starting and a row that was begun in time come to it
 GRACE = 20  # seconds for which a row may go on after the time of its part

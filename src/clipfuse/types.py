@@ -6,7 +6,7 @@ A misspelt field of a record fails at once, a misspelt key of a dictionary only 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -135,7 +135,11 @@ class NetworkPass(Protocol):
     """A further pass of the network that is being trained, for a loss that looks at it more than once."""
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         """Return the network's output for other luma, both (N, 1, H, W), float in [0, 1].
 
@@ -143,6 +147,8 @@ class NetworkPass(Protocol):
             infrared: luma.
             visible: luma.
             parameters: values to use in place of the network's own, by the names of `parameters`.
+            chroma: Cb and Cr of the visible images, (N, 2, H, W); without it a network that learns the
+                chroma returns none.
         """
 
     def parameters(self) -> dict[str, Tensor]:
@@ -214,6 +220,14 @@ class LossInputs:
             raise ValueError(
                 f"LossInputs got {len(self.sample_ids)} sample ids for {count} images; expected one for each"
             )
+
+    def part(self, samples: slice) -> "LossInputs":
+        """Return some of the samples: their planes, features, names and labels."""
+        parts: dict[str, Any] = {
+            name: value[samples] for name, value in vars(self).items() if isinstance(value, Tensor | tuple)
+        }
+        features = {name: value[samples] for name, value in self.features.items()}
+        return replace(self, **parts, features=features)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipfuse import score
 from clipfuse.api.scoring import ScoreTable
 from clipfuse.errors import UserError
+from clipfuse.ops.vgg import _layers
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -86,3 +88,14 @@ def test_unknown_names_are_explained(options: dict[str, str], message: str) -> N
     with pytest.raises(UserError) as error:
         score(image, image, image, **options)  # type: ignore[arg-type]
     assert message in str(error.value)
+
+
+def test_lpips_by_a_file_of_weights(tmp_path: Path) -> None:
+    state = {f"features.{name}": value for name, value in _layers("alexnet").state_dict().items()}
+    torch.save(state, tmp_path / "alexnet.pth")
+    images = [np.random.default_rng(seed).integers(0, 256, (40, 44), dtype=np.uint8) for seed in range(3)]
+    found = score(*images, metrics="EN,LPIPS", lpips_weights=tmp_path / "alexnet.pth")
+    assert isinstance(found, dict)
+    assert found["LPIPS"] > 0
+    with pytest.raises(UserError, match=r"'LPIPS' needs a file .* lpips_weights=FILE in Python"):
+        score(*images, metrics="LPIPS")

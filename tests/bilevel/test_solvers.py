@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.func import functional_call
 
-from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, ValuePenalty
+from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, Unrolled, ValuePenalty
 from clipfuse.testing.ranks import Ranks
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -20,14 +21,17 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
+    "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1, every=1),
+    "first_order": partial(Unrolled, ADAM, rate=0.1, every=1, first_order=True),
 }
 
 
 class _Batch:
     """A network as x, two tensors as y, and means over samples, so that ranks can share them out."""
 
-    def __init__(self, network: nn.Module, y: Sequence[Tensor], samples: Tensor) -> None:
+    def __init__(self, network: Callable[..., Any], y: Sequence[Tensor], samples: Tensor) -> None:
         self.y, self.samples = y, samples
+        self.network = getattr(network, "module", network)
         self.seen = network(samples)
 
     def lower_parameters(self) -> Sequence[Tensor]:
@@ -36,6 +40,14 @@ class _Batch:
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
         fit = (self.seen - self.samples[:, :2]).square().mean()
         return fit + (self.seen * lower[0]).sum(1).tanh().mean() + (lower[1] - 1).square().sum()
+
+    def upper_parameters(self) -> Sequence[Tensor]:
+        return list(self.network.parameters())
+
+    def at(self, upper: Sequence[Tensor], part: slice) -> "_Batch":
+        names = [name for name, _ in self.network.named_parameters()]
+        values = dict(zip(names, upper, strict=True))
+        return _Batch(lambda x: functional_call(self.network, values, x), self.y, self.samples[part])
 
     def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
         wave = torch.sin(self.seen + lower[0]).mean()
@@ -149,12 +161,15 @@ def test_ranks_hold_the_same_bits_and_do_what_one_would(name: str, ranks: Ranks)
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_lower_level_moves_once_per_accumulated_update(name: str) -> None:
-    from clipfuse.training.stepping import AccumulatingOptimizer  # not on the ranks
+    from clipfuse.losses.base import ParameterGroup  # not on the ranks
+    from clipfuse.training.accumulation import AccumulatingOptimizer
+    from clipfuse.training.parameter_groups import Group
 
     run = _Run(SOLVERS[name]())
     sgd = torch.optim.SGD(run.network.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(sgd, factor=1)
-    optimizer = AccumulatingOptimizer(sgd, schedule, run.network.parameters(), 3, None)
+    all_of_it = Group("", list(run.network.parameters()), ParameterGroup())
+    optimizer = AccumulatingOptimizer(sgd, schedule, [all_of_it], 3, None)
     for update in range(2):
         states, logs = [run.state()], []
         for part in range(3):

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from clipfuse.cli.sources import score_trivial
+from clipfuse.comparison.collect import find_runs
+from clipfuse.comparison.scores import with_lpips
 from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.metrics.protocols import STRICT
+from clipfuse.ops.lpips import load_lpips
+from clipfuse.ops.vgg import _layers
 
 Command = Callable[..., tuple[int, str, str]]
 Factory = Callable[..., Path]
@@ -186,6 +193,35 @@ def test_runs_of_an_older_protocol_lose_what_has_changed(clipfuse: Command, swee
     code, _, error = clipfuse("compare", str(root), "--metrics", "local-detail")
     assert code == 2
     assert "local-detail" in error
+
+
+def test_lpips_is_compared_where_all_runs_have_it_by_one_network(clipfuse: Command, sweep: Factory) -> None:
+    scores = {"SSIM": [0.5] * 6, "LPIPS": [0.3] * 6}
+    options = {"lpips_sha256": "5f", "metrics.lpips_weights": "not_here.pth"}
+    sweep(scores=scores, options=options)
+    root = sweep("ldfusion", scores={**scores, "LPIPS": [0.2] * 6}, options=options)
+    code, out, error = clipfuse("compare", str(root), "--metrics", "SSIM,LPIPS")
+    assert code == 0, error
+    assert "LPIPS ↓" in out
+    sweep("clip_ratio", scores=scores, options=options | {"lpips_sha256": "60"})
+    code, _, error = clipfuse("compare", str(root))
+    assert code == 2
+    assert "has lpips_sha256=5f" in error
+    assert "differ in protocol" in error
+
+
+def test_trivial_fusions_get_lpips_by_the_file_of_a_run_if_it_is_the_same(
+    sweep: Factory, tmp_path: Path
+) -> None:
+    state = {f"features.{name}": value for name, value in _layers("alexnet").state_dict().items()}
+    torch.save(state, path := tmp_path / "alexnet.pth")
+    known = load_lpips(str(path)).features.sha256
+    for sha, options in ((known, {"LPIPS": {"weights": str(path)}}), ("60", {})):
+        root = sweep("pixel", options={"lpips_sha256": sha, "metrics.lpips_weights": str(path)})
+        (run,) = [run for run in find_runs([root]) if run.config["lpips_sha256"] == sha]
+        protocol = with_lpips(STRICT, [run])
+        assert (protocol.metrics[-1], protocol.options) == ("LPIPS", options)
+    assert score_trivial([run], protocol, ["LPIPS"], sources=lambda image: None) == {}  # type: ignore
 
 
 def test_metrics_that_a_protocol_has_lost_are_named(clipfuse: Command, sweep: Factory) -> None:

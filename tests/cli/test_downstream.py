@@ -72,6 +72,38 @@ def test_a_sweep_is_judged_with_all_other_sources_and_kept(
     assert not (here / "sweep/0/downstream").exists()
 
 
+def test_results_are_logged_for_each_source(here: Path, clipfuse: Command) -> None:
+    """A run keeps its own W&B run, as after a resume; what is no run gets one in the group of the sweep."""
+    known = here / "sweep/0/wandb/offline-run-20200101_000000-abc/run-abc.wandb"
+    known.parent.mkdir(parents=True)
+    known.touch()
+    code, output, errors = clipfuse(
+        *("downstream", "sweep", *WORDS, "seeds=[0]", "logger=wandb", "logger.wandb.mode=offline"),
+        "+logger.mine._target_=tests.downstream.recorder.Recorder",
+    )
+    assert code == 0, errors
+    assert output.count("wandb sync ") == len(ALWAYS) + 1
+    assert f"wandb sync {here}/sweep/0/wandb\n" in output
+    ids = {path.stem for path in (here / "sweep/0/wandb").glob("offline-run-*/run-*.wandb")}
+    assert ids == {"run-abc"}
+    assert len(list((here / "sweep/0/wandb").glob("offline-run-*"))) == 2
+    beside = here / "sweep/downstream-sources"
+    assert all(len(list((beside / name / "wandb").glob("offline-run-*"))) == 1 for name in ALWAYS)
+    logged = [RECORDERS.pop().logged for _ in range(len(ALWAYS) + 1)][::-1]
+    stored = json.loads((beside / "infrared/downstream/segmentation/metrics.json").read_text())["results"]
+    assert logged[0]["downstream/segmentation/mIoU"] == stored[0]["scores"]["mIoU"]
+    columns, rows = logged[-1]["downstream/segmentation/overlays"]
+    assert columns == ["image", "truth", "sweep/0"]
+    assert [row[0] for row in rows] == ["5D", "6N", "7D"]
+    assert [row[0] for row in logged[0]["downstream/segmentation/curves"][1]] == ["infrared"] * 12
+    assert logged[0]["trainer/samples_seen"] == 0
+    assert logged[-1]["trainer/samples_seen"] > 0
+    from clipfuse.runs.folder import check_sweep_folder, prepare_folder
+
+    check_sweep_folder(here / "sweep")
+    prepare_folder(here / "sweep/0", True, {})  # no file in it is a stranger's
+
+
 def test_frozen_and_luma_are_chosen_by_settings(here: Path, clipfuse: Command) -> None:
     code, output, errors = clipfuse(
         "downstream", THEIRS, *WORDS, "protocol=frozen-1", "input=luma", "seeds=[3]", "out=kept"
@@ -121,6 +153,7 @@ def test_words_become_overrides() -> None:
         (["parallel=0"], "parallel is 0"),
         (["device=cuda:77"], "device=cuda:77 cannot be used here"),
         (["downstream.classes=3"], "unknown key"),
+        (["logger=wandb", "+logger.wandb.entiti=me"], "wandb.init has no argument 'entiti'"),
         (["-m"], "set parallel=N instead of -m"),
     ],
 )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipfuse.metrics.protocols import protocol_listing
+from clipfuse.ops.vgg import _layers
 
 Run = Callable[..., tuple[int, str, str]]
 CHEAP = "EN,SD,CC,SSIM"
@@ -328,3 +330,22 @@ def test_equals_what_evaluate_writes(
         for name, value in one.items():
             assert float(value) == pytest.approx(float(other[name]), rel=1e-12, nan_ok=True), name
     assert ("target-contrast" in written[0]) == (data == "synthetic")
+
+
+def test_lpips_needs_weights_and_takes_part_then(clipfuse: Run, folders: Path, tmp_path: Path) -> None:
+    words = ["score", "--fused", str(folders / "ours"), *sources(folders), "--no-trivial"]
+    code, _, error = clipfuse(*words, "--metrics", "LPIPS")
+    assert code == 2
+    assert "'LPIPS' needs a file with the weights of VGG16 or AlexNet" in error
+    assert "--lpips-weights FILE of score" in error
+    code, _, error = clipfuse(*words, "--lpips-weights", str(tmp_path / "none.pth"))
+    assert code == 2
+    assert "no file of vgg16 or alexnet's weights at" in error
+    state = {f"features.{name}": value for name, value in _layers("alexnet").state_dict().items()}
+    torch.save(state, tmp_path / "alexnet.pth")
+    code, out, error = clipfuse(
+        *words, "--metrics", "EN,LPIPS", "--lpips-weights", str(tmp_path / "alexnet.pth")
+    )
+    assert code == 0, error
+    assert "LPIPS ↓" in out
+    assert "LPIPS by alexnet, with other weights than the published ones" in out

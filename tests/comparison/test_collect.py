@@ -186,3 +186,15 @@ def test_a_run_whose_process_has_ended_is_not_running(sweep: Factory) -> None:
     assert (run.status, run.reason) == ("failed", "its process has ended")
     with owned(root / "0"):
         assert [run.status for run in find_runs([root])] == ["running"]
+
+
+def test_what_machines_found_can_be_left_unread(sweep: Factory, judge: Factory) -> None:
+    """A result that is spoiled is mended by the command that judges, which must not stop at it."""
+    root = sweep("pixel", seed=0, folder="pixel/0")
+    judge(root / "pixel/0")
+    (root / "pixel/0/downstream/segmentation/metrics.json").write_text("{")
+    (run,) = find_runs([root], judged=False)
+    assert run.status == "finished"
+    assert not run.judged
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        find_runs([root])

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from clipfuse.comparison.assemble import Comparison, assemble, gather
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.machine import find_plain
-from clipfuse.comparison.overlays import TRUTH, _boxes, _painted, _plain, colors_of, overlays
+from clipfuse.comparison.overlays import TRUTH, _boxes, _painted, _plain, overlays
+from clipfuse.comparison.plots import draw_seen
 from clipfuse.comparison.variants import select
 from clipfuse.types import LabelSet
 
@@ -46,11 +48,10 @@ def root(sweep: Factory, judge: Factory) -> Path:
 
 def test_colours_are_laid_over_all_but_the_background() -> None:
     base = Image.new("RGB", (3, 1), (100, 100, 100))
-    image = np.asarray(_painted(np.array([[0, 1, 255]]), LABELS, base))
+    image = np.asarray(_painted(torch.tensor([[0, 1, 255]]), LABELS, base))
     assert image.tolist() == [[[100, 100, 100], [160, 40, 40], [100, 100, 100]]]  # 0.4 x 100 + 0.6 x colour
-    alone = np.asarray(_painted(np.array([[2]]), LabelSet(LABELS.names, None, LABELS.palette), None))
+    alone = np.asarray(_painted(torch.tensor([[2]]), LabelSet(LABELS.names, None, LABELS.palette), None))
     assert alone.tolist() == [[[0, 60, 0]]]
-    assert len(set(colors_of(LabelSet(tuple("abcdef"))))) == 6
 
 
 def test_boxes_that_miss_are_thin() -> None:
@@ -58,11 +59,12 @@ def test_boxes_that_miss_are_thin() -> None:
     objects = np.array([[4.0, 4, 20, 20, 1]])
     hit, miss, weak = [5.0, 4, 20, 20, 0.9, 1], [24.0, 4, 38, 20, 0.8, 1], [4.0, 24, 20, 38, 0.1, 2]
     image = np.asarray(_boxes(base, LABELS, objects, np.array([hit, miss, weak])))
-    assert image[12, 5].tolist() == image[12, 6].tolist() == [200, 0, 0]
-    assert image[12, 24].tolist() == [200, 0, 0]
+    car = [204, 0, 0]  # its colour in the palette, brightened
+    assert image[12, 5].tolist() == image[12, 6].tolist() == car
+    assert image[12, 24].tolist() == car
     assert image[12, 25].tolist() == [0, 0, 0]
-    assert (image == 255).all(axis=-1).any()  # the object, dotted
-    assert not (image[..., 1] == 100).any()  # a bus of too small a score
+    assert image[12, 4].tolist() == car  # the object, dashed
+    assert not ((image[..., 1] > 0) & (image[..., 0] == 0)).any()  # a bus of too small a score
 
 
 def test_plain_sources_are_made_of_the_pair() -> None:
@@ -114,3 +116,26 @@ def test_the_page_has_a_part_for_it_where_there_are_results(root: Path) -> None:
     without = compared(root).text("html")
     assert "machine" not in without
     assert "data-part" not in without
+
+
+def test_each_class_is_drawn_with_the_intervals_of_the_table(root: Path) -> None:
+    found = compared(root)
+    segmentation, detection = found.numbers.seen
+    drawn = draw_seen(segmentation, ["ldfusion", "pixel"], 0)
+    titles = [each.label.partition(":")[0] for each in drawn]
+    groups = [name for name in segmentation.overall if name.startswith("mIoU/")]
+    present = [name for name in segmentation.by_class if any(segmentation.cell(name, k) for k in range(4))]
+    assert titles == [*groups, *present]
+    assert "IoU/bus" not in titles  # no image has it
+    cell = segmentation.cell(present[0], 0)
+    assert cell is not None
+    assert f"{segmentation.rows[0]} {cell.mean:.4g};" in drawn[len(groups)].label
+    figure = Figure()
+    drawn[len(groups)].draw(figure)
+    lines = {tuple(line.get_xdata()) for line in figure.axes[0].get_lines()}
+    assert (cell.low, cell.high) in lines
+    assert all(each.label.startswith("AP/") or "mAP/" in each.label for each in draw_seen(detection, [], 1))
+    text = found.text("html")
+    assert text.count('aria-label="IoU/') == len(present)
+    names = re.findall(r'id="(seen\d-\d+)-', text)
+    assert {name for name in names if name.startswith("seen0")} == {each.name for each in drawn}

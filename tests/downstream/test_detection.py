@@ -15,7 +15,7 @@ from clipfuse.downstream.base import Example
 from clipfuse.downstream.detection import Detection
 from clipfuse.downstream.learning import learn
 from clipfuse.downstream.objects import components
-from clipfuse.downstream.protocols import retrained, scored
+from clipfuse.downstream.protocols import frozen, retrained, scored
 from clipfuse.errors import UserError
 from clipfuse.types import IGNORED, Boxes, LabelSet
 
@@ -160,6 +160,54 @@ def test_four_channels_start_as_three_do() -> None:
         assert torch.equal(first[:, 3], first[:, :3].mean(dim=1))
     with torch.no_grad():
         assert {"boxes", "scores", "labels"} <= set(four([torch.rand(4, 64, 96)])[0])
+
+
+def test_frozen_writes_the_detector_that_it_trains_and_takes_one(tmp_path: Path) -> None:
+    """Taken from the file, it finds the same, whatever the tail of the encoder was."""
+    found = frozen(task(save=str(tmp_path / "judge.pt")), LABELS, {"a": TRAIN}, {"b": TEST}, 3)
+    path = tmp_path / "judge-3.pt"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    again = task(weights=str(path))
+    seen: list[tuple[int, int]] = []
+    assert frozen(again, LABELS, {"a": TRAIN}, {"b": TEST}, 0, lambda *at: seen.append(at)) == found
+    assert seen == [(1, 2), (2, 2)]  # nothing is trained
+    assert again.settings()["weights"].startswith("sha256:")
+    torch.save(mobilenet_v3_large(weights=None).state_dict(), tmp_path / "encoder.pt")
+    wide = task(encoder=str(tmp_path / "encoder.pt")).build(LABELS, 3, 0)  # as published weights need it
+    torch.save(wide.network.state_dict(), tmp_path / "wide.pt")
+    trained = task(weights=str(tmp_path / "wide.pt")).trained(LABELS, 3)
+    assert trained is not None
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), wide.parameters(), strict=True))
+
+
+def test_a_file_of_another_detector_is_named(tmp_path: Path) -> None:
+    names, bare = ("nothing", "person", "road"), tmp_path / "bare.pt"
+    one = LabelSet(names, objects=("person",))
+    frozen(task(save=str(tmp_path / "a.pt")), one, {"a": TRAIN}, {"b": TEST}, 0)
+    torch.save(torch.load(tmp_path / "a-0.pt")["state_dict"], bare)
+    cases = [
+        (
+            task(weights=str(tmp_path / "a-0.pt")),
+            r"a-0\.pt finds the classes person; the labels have person, c",
+        ),
+        (task(weights=str(bare)), r"bare\.pt finds 1 classes; the labels have 2: person, car"),
+        (
+            task(weights=str(tmp_path / "a-0.pt"), network="fasterrcnn_mobilenet_v3_large"),
+            r"a-0\.pt holds a trained ssdlite_mobilenet_v3_large; expected fasterrcnn_mobilenet_v3_large",
+        ),
+        (
+            task(weights=str(bare), network="fasterrcnn_mobilenet_v3_large"),
+            "holds the weights of another network than fasterrcnn_mobilenet_v3_large: '",
+        ),
+    ]
+    for each, message in cases:
+        with pytest.raises(UserError, match=message):
+            each.trained(LABELS, 3)
+    for each in (task(weights=str(bare)), task(save="x.pt")):
+        with pytest.raises(UserError, match=r"retrained-1 trains its networks itself.*is for frozen-1"):
+            retrained(each, LABELS, TRAIN, TEST, 0)
+    with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected an existing file"):
+        task(weights="gone").settings()
 
 
 def test_faster_rcnn_is_trained_and_judged_too() -> None:

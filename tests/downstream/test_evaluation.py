@@ -16,7 +16,7 @@ from clipfuse.downstream.results import Result, results_file
 from clipfuse.downstream.sources import ALWAYS, plain_source
 
 sys.path.append(str(Path(__file__).parents[2]))  # processes import the task by its name
-from tests.downstream.tiny import LABELS, TinyTask, material
+from tests.downstream.tiny import LABELS, TinyPairs, TinyTask, material
 
 
 def evaluation(given: Material, protocol: str = RETRAINED, **options: Any) -> Evaluation:
@@ -156,3 +156,34 @@ def test_bad_settings_are_refused_by_name(user_error: Any) -> None:
     for seeds in ([], [1, 1]):
         with pytest.raises(Exception, match="seeds is"):
             Evaluation(material(), RETRAINED, seeds, lambda source: nullcontext())
+
+
+def test_files_of_networks_belong_to_frozen(tmp_path: Path, user_error: Any) -> None:
+    task = TinyTask()
+    task.save = "judge.pt"
+    assert "downstream.save is for frozen-1" in user_error(evaluation, material(task))
+    task = TinyTask()
+    task.weights = "judge.pt"
+    lines: list[str] = []
+    given = evaluation(material(task), FROZEN, note=lines.append)
+    assert given.seeds == [0]  # each seed would find the same
+    assert lines == ["downstream.weights is one network: task seed 0 alone"]
+    sources = [plain_source("visible", tmp_path)]
+    assert given.trainings(given.missing(sources)) == 0
+
+
+def test_what_a_data_set_lacks_is_the_kind_that_the_task_needs(tmp_path: Path, user_error: Any) -> None:
+    from clipfuse.data.labels.description import Description
+    from clipfuse.data.labels.files import no_labels
+    from clipfuse.downstream.material import labels_of
+
+    class Unlabelled(TinyPairs):
+        def no_labels(self, kind: str) -> str:
+            return no_labels(kind, Description("Marks", "voc", LABELS), tmp_path)
+
+    message = user_error(labels_of, Unlabelled(labelled=False), "boxes")
+    assert (
+        f"the data set 'tiny' has no labels, which a task network learns from: in {tmp_path} no folder"
+        in message
+    )
+    assert "'Marks'" in message

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipfuse.downstream.base import Example
 from clipfuse.downstream.protocols import frozen, retrained, scored
-from clipfuse.downstream.segmentation import Segmentation, colors_of, shares
+from clipfuse.downstream.segmentation import Segmentation, shares
 from clipfuse.errors import UserError
 from clipfuse.types import LabelSet
 
@@ -180,10 +180,3 @@ def test_drawings_show_classes_and_leave_the_background() -> None:
     drawn = task.draw(LABELS, four, {"map": found})
     assert (drawn[2, :5] > one.image[2, :5]).all()
     assert torch.equal(drawn[:, 5:], one.image[:, 5:])
-
-
-def test_classes_without_a_palette_have_colours_of_their_own() -> None:
-    colors = colors_of(LabelSet(tuple(map(str, range(20)))))
-    assert len(set(colors)) == 20
-    assert all(0 <= value <= 255 for color in colors for value in color)
-    assert colors_of(LABELS) == list(LABELS.palette)

@@ -1,18 +1,22 @@
 """The study of losses: a rule that knows no loss, runs that say what they were, any CLIP by one word."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from experiments.common import compose_run
-from experiments.compare_losses import study
+from experiments.compare_losses import study, zoo
+from experiments.downstream import study as downstream
 
-from clipfuse.cli.config import check_config
+from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.train import GROUPS
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.fairness import check_mixing
 from clipfuse.errors import UserError
+from clipfuse.images import write_png
 from clipfuse.runs.train import TrainSettings
 
 RESULTS = Path(study.__file__).parent / "results"
@@ -34,6 +38,36 @@ def test_its_command_takes_any_clip(loss: str) -> None:
     check_config(config, TrainSettings, GROUPS)
     assert config.clip.model == "ViT-B-32-quickgelu"
     assert config.loader.crop_size == 64
+
+
+@pytest.mark.parametrize("loss", zoo.LOSSES)
+def test_each_of_the_zoo_composes(loss: str) -> None:
+    config = compose_run([*downstream.words(zoo.LOSSES[loss], 300), "data=msrs", "data.root=x", "run_dir=x"])
+    check_config(config, TrainSettings, GROUPS)
+    assert config.steps == 300
+    assert config.loss.get("warmup", 60) == 60
+
+
+def test_the_zoo_has_every_loss() -> None:
+    used = " ".join(word for words in zoo.LOSSES.values() for word in words)
+    losses = {path.stem for path in (conf_dir() / "loss").glob("*.yaml")} - {"custom"}
+    assert losses <= set(re.findall(r"\w+", used))
+
+
+def test_its_panel_shows_each_scene_under_each_trained_loss(tmp_path: Path) -> None:
+    level = torch.full((3, 60, 80), 0.2)
+    for band in ("ir", "vi"):
+        for scene in zoo.SCENES:
+            write_png(tmp_path / "data/test" / band / f"{scene}.png", level, overwrite=False)
+    assert not zoo.trained(tmp_path, ["pixel"])
+    folder = tmp_path / "msrs/samples/pixel/0/test"
+    for scene in zoo.SCENES:
+        write_png(folder / f"color/{scene}.png", level + 0.4, overwrite=False)
+    (folder / "metrics.json").write_text("{}")
+    panel = zoo.draw(tmp_path / "data", zoo.trained(tmp_path, ["pixel", "task"]), 60)
+    counts = {color: count for count, color in panel.getcolors(2**20)}
+    assert 0 <= counts[51, 51, 51] - 2 * 6 * 60 * 80 < 100  # some of the captions
+    assert 0 <= counts[153, 153, 153] - 6 * 60 * 80 < 100
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from experiments.gpu import agreement, check, computing, training
+from experiments.gpu import agreement, check, computing, seeing, training
 from experiments.gpu.case import Case, Machine, Part, relative, verdict
 from experiments.gpu.meter import ClipClock, covered, idle_share
 from torch.autograd import DeviceType
@@ -250,3 +250,21 @@ def test_a_resumed_training_is_compared(machine: Machine) -> None:
     first, second = {"a": torch.zeros(2)}, {"a": torch.tensor([0.0, 0.5])}
     assert agreement.largest(first, second) == 0.5
     assert agreement.largest(first, {}) == agreement.largest({"a": torch.zeros(3)}, first) == float("inf")
+
+
+def test_task_networks_and_their_loss_are_compared(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = [case.about["what"] for case in seeing.cases(machine)]
+    assert about == ["loss=task", "loss=task", "segmentation", "detection"]
+    assert seeing.compare_task_loss(machine, "64-true")["result"] == "ok"
+    assert seeing.compare_learning(machine, "segmentation")["result"] == "ok"
+    learn = seeing.learn
+    calls: list[int] = []
+
+    def spoiled(*arguments: Any) -> list[float]:
+        calls.append(1)
+        return [value * (1 + 1e-3 * (len(calls) == 2)) for value in learn(*arguments)]
+
+    monkeypatch.setattr(seeing, "learn", spoiled)
+    found = seeing.compare_learning(machine, "detection")
+    assert found["result"] == "not ok"
+    assert found["first_loss"] == pytest.approx(1e-3, rel=1e-3)

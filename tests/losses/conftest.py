@@ -1,5 +1,6 @@
 """A tiny random CLIP in the files of a micro one, so that no test needs weights."""
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from clipfuse.cli.config import conf_dir
+from clipfuse.clip.descriptions import WORDS
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.micro_files import build_micro, save_micro
+from clipfuse.losses.autofuse import GENERAL
 from clipfuse.losses.ldfusion import RELEASES
 
 TOWERS: Mapping[str, Mapping[str, Any]] = {
@@ -34,6 +37,7 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts += [text for pair in prompts for text in (pair.positive, pair.negative)]
     ratio = OmegaConf.load(conf_dir() / "loss/clip_ratio.yaml")
     texts += [ratio.positive, ratio.negative]
+    texts += [*GENERAL[True], *(word for pair in WORDS.values() for word in pair)]
     folders = {}
     for name, tower in TOWERS.items():
         text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -60,13 +64,18 @@ def micro_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def loss_node(micro_folders: dict[str, Path]) -> Callable[..., dict[str, Any]]:
     """Compose `loss=NAME` of `conf/`, with further overrides and the tiny CLIP."""
 
+    composed: dict[tuple[str, ...], dict[str, Any]] = {}  # each takes a tenth of a second or more
+
     def compose_node(name: str, *overrides: str) -> dict[str, Any]:
+        if (name, *overrides) in composed:
+            return copy.deepcopy(composed[name, *overrides])
         words = [f"loss={name}", f"+clip.pretrained={micro_folders['vit']}", *overrides]
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             config = compose("train", words)
         node = OmegaConf.to_container(config.loss, resolve=True)
         assert isinstance(node, dict)
-        return {str(key): value for key, value in node.items()}
+        composed[name, *overrides] = {str(key): value for key, value in node.items()}
+        return copy.deepcopy(composed[name, *overrides])
 
     return compose_node
 

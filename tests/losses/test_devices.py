@@ -9,6 +9,7 @@ from clipfuse.clip.encoder import FrozenClip
 from clipfuse.testing.loss_contract import build_loss, example_inputs
 
 OVERRIDES = {
+    "autofuse": ["loss.patch_side=[0.4,0.8]"],
     "clip_ratio": [],
     "ldfusion": [],
     "promptfusion": ["loss.fidelity.decomposition_weight=0"],

@@ -276,20 +276,23 @@ def test_features_of_a_resnet_tower(resnet_clip: FrozenClip) -> None:
     assert not torch.equal(gradient(other, loss_inputs()), gradient(loss, loss_inputs()))
 
 
-def test_vgg19_judges_features_where_asked(micro_clip: FrozenClip, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "letter", "last"), [("vgg19", "E", 22), ("vgg16", "D", 20)])
+def test_vgg_judges_features_where_asked(
+    network: str, letter: str, last: int, micro_clip: FrozenClip, tmp_path: Path
+) -> None:
     from torchvision.models.vgg import cfgs, make_layers
 
-    layers = make_layers(cfgs["E"][:13])
+    layers = make_layers(cfgs[letter][:13])
     path = tmp_path / "vgg.pth"
     torch.save({f"features.{name}": value for name, value in layers.state_dict().items()}, path)
-    loss = LDFusionLoss(micro_clip, perceptual="vgg19", vgg_weights=str(path), patch_weight=0.0)
+    loss = LDFusionLoss(micro_clip, perceptual=network, vgg_weights=str(path), patch_weight=0.0)  # type: ignore
     inputs = loss_inputs(2)
     sees = {}
     for key in ("fused", "visible", "infrared"):
         hidden, found = getattr(inputs, key).detach().repeat(1, 3, 1, 1), []
         for index, layer in enumerate(layers):
             hidden = layer(hidden)
-            found += [hidden.clone()] if index in (6, 11, 22) else []
+            found += [hidden.clone()] if index in (6, 11, last) else []
         sees[key] = found
     expected = sum(
         ((fused - visible.maximum(infrared)) ** 2).mean()
@@ -297,7 +300,7 @@ def test_vgg19_judges_features_where_asked(micro_clip: FrozenClip, tmp_path: Pat
     )
     torch.testing.assert_close(loss(inputs).terms["perceptual"], expected.detach())  # type: ignore[union-attr]
     assert gradient(loss, inputs).isfinite().all()
-    with pytest.raises(ValueError, match="vgg19 needs crops of 8 px or more, got 6x6"):
+    with pytest.raises(ValueError, match=f"{network} needs crops of 8 px or more, got 6x6"):
         loss.setup(loss_inputs(1, 6))
 
 

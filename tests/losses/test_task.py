@@ -13,6 +13,7 @@ from clipfuse.bilevel import Alternate, GaussNewton, Joint, ValuePenalty
 from clipfuse.bilevel.problem import Solver
 from clipfuse.cli.config import conf_dir
 from clipfuse.errors import UserError
+from clipfuse.files import file_sha256, read_yaml
 from clipfuse.losses.pixel import PixelLoss
 from clipfuse.losses.task import TaskLoss
 from clipfuse.losses.weighted_sum import BilevelWeightedSum, weighted_sum
@@ -50,9 +51,8 @@ def labelled(side: int = 24, classes: int = 3, count: int = 4) -> LossInputs:
     inputs = example_inputs(count, side)
     planes = {name: getattr(inputs, name).detach().double() for name in ("fused", "infrared", "visible")}
     chroma = 0.5 + 0.2 * torch.rand(count, 2, side, side, generator=generator).double()
-    return replace(
-        inputs, **{**planes, "fused": planes["fused"].requires_grad_()}, chroma=chroma, classes=maps
-    )
+    planes |= {"fused": planes["fused"].requires_grad_(), "chroma": chroma, "fused_chroma": chroma}
+    return replace(inputs, **planes, classes=maps)
 
 
 class TestLearned(LossContract):
@@ -475,3 +475,5 @@ def test_a_resumed_training_is_bit_equal_and_its_network_can_be_frozen(
     train(config("loss.frozen=true", f"loss.weights={last}", f"run_dir={frozen}", "validate_every=4"))
     kept = read_checkpoint(frozen / "checkpoints/last.ckpt")["state_dict"]
     assert all(torch.equal(kept[f"loss.network.{name}"], value) for name, value in moved.items())
+    recorded = read_yaml(frozen / "config.yaml")["loss_files"]
+    assert recorded == {"weights": file_sha256(last)}

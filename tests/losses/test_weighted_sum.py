@@ -1,5 +1,7 @@
+import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,7 @@ def test_refuses_what_cannot_be_meant(parts: dict[str, float], names: str, messa
         weighted_sum(parts, {name: Target(0.0) for name in names})
 
 
+@cache
 def part_nodes(clip: Path, *names: str) -> dict[str, Any]:
     """Return the configurations of losses, judged by a small CLIP."""
     nodes: dict[str, Any] = {}
@@ -155,14 +158,14 @@ TARGET = {"_target_": "clipfuse.losses.weighted_sum.weighted_sum"}
 class TestContract(LossContract):
     @pytest.fixture
     def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
-        nodes = part_nodes(micro_folders["vit"], "pixel", "clip_ratio")
+        nodes = copy.deepcopy(part_nodes(micro_folders["vit"], "pixel", "clip_ratio"))
         return {**TARGET, "parts": {"pixel": 1.0, "clip_ratio": 0.5}, "of": nodes}
 
 
 class TestBilevelContract(LossContract):
     @pytest.fixture
     def node(self, micro_folders: dict[str, Path]) -> dict[str, Any]:
-        nodes = part_nodes(micro_folders["vit"], "pixel", "promptfusion")
+        nodes = copy.deepcopy(part_nodes(micro_folders["vit"], "pixel", "promptfusion"))
         nodes["promptfusion"]["warmup"] = 0
         nodes["promptfusion"]["fidelity"]["decomposition_weight"] = 0.0
         return {**TARGET, "parts": {"pixel": 1.0, "promptfusion": 0.5}, "of": nodes}
@@ -288,3 +291,13 @@ def test_mistakes_are_named(
     assert code == 2
     assert message in errors.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_the_parts_are_kept_under_their_names() -> None:
+    class Shows(FusionLoss):
+        def forward(self, inputs: LossInputs) -> LossOutput:
+            return LossOutput(inputs.fused.mean(), {}, {"fused": inputs.fused[0].detach()})
+
+    plane = torch.rand(2, 1, 8, 8)
+    output = WeightedSum({"a": 1.0, "b": 2.0}, {"a": Shows(), "b": Shows()})(plane, plane, plane)
+    assert list(output.images) == ["a/fused", "b/fused"]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from clipfuse.errors import UserError
 from clipfuse.metrics import definition
 from clipfuse.networks import apply
-from clipfuse.networks.apply import apply_network
+from clipfuse.networks.apply import apply_in_color, apply_network
 from clipfuse.types import FusionOutput
 
 PLANES = torch.rand(2, 3, 1, 8, 9, generator=torch.Generator().manual_seed(0))
@@ -68,3 +68,41 @@ def test_what_is_no_fused_image_is_refused(result, message: str) -> None:
     with pytest.raises(UserError, match=message):
         apply_network(network, *PLANES, "a.png")
     assert network.training
+
+
+CHROMA = torch.rand(3, 2, 8, 9, generator=torch.Generator().manual_seed(1))
+
+
+class InColor(Mean):
+    """Moves the chroma, too, by a factor."""
+
+    learns_chroma = True
+    factor = 0.5
+
+    def forward(self, infrared: Tensor, visible: Tensor, chroma: Tensor | None = None) -> FusionOutput:
+        assert chroma is None or chroma.dtype == torch.float64
+        return FusionOutput(
+            super().forward(infrared, visible).fused, chroma=None if chroma is None else self.factor * chroma
+        )
+
+
+def test_the_chroma_is_that_of_the_network_or_the_given_one() -> None:
+    fused, chroma = apply_in_color(Mean(), *PLANES, CHROMA)
+    assert torch.equal(fused, apply_network(Mean(), *PLANES))
+    assert chroma is CHROMA
+    fused, chroma = apply_in_color(InColor(), *PLANES, CHROMA)
+    assert torch.equal(fused, apply_network(InColor(), *PLANES))
+    torch.testing.assert_close(chroma, CHROMA / 2)
+    assert (chroma.dtype, chroma.requires_grad) == (torch.float32, False)
+
+
+def test_a_chroma_out_of_range_is_refused() -> None:
+    network = InColor()
+    network.factor = 2.0
+    with pytest.raises(
+        UserError, match=r"a\.png cannot be fused: the network returns values from .* to 1\.9"
+    ):
+        apply_in_color(network, *PLANES, CHROMA, "a.png")
+    network.forward = lambda *planes: FusionOutput(planes[0], chroma=planes[2][..., 1:])
+    with pytest.raises(UserError, match=r"returns \(3, 2, 8, 8\), expected \(3, 2, 8, 9\)"):
+        apply_in_color(network, *PLANES, CHROMA, "a.png")

@@ -18,7 +18,7 @@ from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.errors import UserError
-from clipfuse.networks.apply import apply_network
+from clipfuse.networks.apply import apply_in_color, apply_network
 from clipfuse.networks.export import _difference, write_onnx
 from clipfuse.networks.onnx import OnnxNetwork, read_onnx
 from clipfuse.types import FusionOutput
@@ -121,6 +121,34 @@ def test_an_onnx_file_says_what_it_is_and_not_where_it_was_made(written: tuple[n
     assert "in [0, 1]" in model.doc_string
     assert {node.domain for node in model.graph.node} == {""}
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
+
+
+def test_a_network_that_learns_the_chroma_takes_it_and_returns_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = shaken(ConvTiny(width=4, depth=1, chroma=True))
+    path = tmp_path / "network.onnx"
+    assert write_onnx(path, network, "conv_tiny") < 1e-4
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ends = {one.name: one.shape for one in (*session.get_inputs(), *session.get_outputs())}
+    free = ["batch", "height", "width"]
+    assert ends == {
+        **{name: ["batch", 1, *free[1:]] for name in ("infrared", "visible", "fused")},
+        **{name: ["batch", 2, *free[1:]] for name in ("chroma", "fused_chroma")},
+    }
+    theirs = OnnxNetwork(path)
+    assert theirs.learns_chroma
+    for size in SIZES:
+        given = (
+            *planes(*size),
+            torch.rand(size[0], 2, *size[1:], generator=torch.Generator().manual_seed(1)),
+        )
+        with torch.no_grad():
+            expected = network(*given)
+        assert (expected.chroma - given[2]).abs().max() > 0.01  # it learns something
+        fused, chroma = apply_in_color(theirs, *given)
+        assert (fused - expected.fused).abs().max() < 1e-4
+        assert (chroma - expected.chroma).abs().max() < 1e-4
+        assert torch.equal(apply_network(theirs, *given[:2]), fused)  # luma alone needs no chroma
 
 
 def test_images_smaller_than_the_graph_takes_are_padded(written: tuple[nn.Module, Path]) -> None:

@@ -22,6 +22,7 @@ from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.variants import group
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.errors import UserError
+from clipfuse.losses.base import ParameterGroup
 from clipfuse.ops.settings import leaves
 from clipfuse.runs import resume
 from clipfuse.runs.contract import KINDS, RULES, decide, flatten, present_name, read_tuning
@@ -41,13 +42,23 @@ HARMLESS = (
         "test",
         "validate_every",
     ),
-    *("seed", "loss.seed", "loss.network.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
+    *(
+        "seed",
+        "loss.seed",
+        "loss.network.seed",
+        "loss.task.seed",
+        "loss.of.*.seed",
+        "clip.*",
+        "clip_identity",
+        "logger.*",
+    ),
     *("clip_identity.model", "clip_identity.pretrained", "clip_identity.preprocess.size"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb"),
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
-    *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
-    *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "versions.git_commit"),
+    *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.[!_]*"),
+    *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "metrics.lpips_weights"),
+    "versions.git_commit",
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
     *("downstream.*", "downstream_seeds"),
 )
@@ -69,7 +80,7 @@ RESUMABLE = (
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps"),
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
-    *("downstream.*", "downstream_seeds"),
+    *("downstream.*", "downstream_seeds", "metrics.lpips_weights"),
 )
 NEEDED = {  # words without which an option cannot be composed
     "loss/custom": ["loss._target_=my_loss.MyLoss", "+loss.weight=2"],
@@ -95,6 +106,12 @@ def choices() -> list[list[str]]:
     return [[option for option in each if option] for each in zip_longest(*groups.values())] + alone
 
 
+class WithLpips(str):
+    """Stands for a protocol that has LPIPS."""
+
+    lpips = SimpleNamespace(features=SimpleNamespace(sha256="5f"))
+
+
 def composed(options: list[str], loss: Any) -> dict[str, Any]:
     words = [word for each in options for word in (each.replace("/", "="), *NEEDED.get(each, []))]
     config = compose("train", [*words, "run_dir=runs/x"], return_hydra_config=True)
@@ -102,7 +119,7 @@ def composed(options: list[str], loss: Any) -> dict[str, Any]:
     with open_dict(config):
         del config["hydra"]
     join_parts(config)
-    metrics = SimpleNamespace(test=SimpleNamespace(protocol="strict-1"))
+    metrics = SimpleNamespace(test=SimpleNamespace(protocol=WithLpips("strict-1")))
     source = SyntheticPairs(train=1, val=1, test=1, size=64)
     source.labels_fingerprint = lambda: "1a"  # type: ignore[attr-defined]
     return run_record(config, source, metrics, loss)
@@ -118,7 +135,11 @@ def records() -> dict[str, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(conf_dir()), version_base="1.3"):
         patch.setattr("clipfuse.runs.record.git_commit", lambda: "c0ffee")
         clips = [SimpleNamespace(clip=SimpleNamespace(identity=IDENTITY))]
-        asks = SimpleNamespace(modules=lambda: clips, required=lambda: {"classes": "task"})
+        asks = SimpleNamespace(
+            modules=lambda: clips,
+            required=lambda: {"classes": "task"},
+            parameter_groups=lambda: {"head": ParameterGroup(lr=0.1)},
+        )
         for index, options in enumerate(choices()):
             record = composed(options, asks if index else None)
             for key in leaves(record):
@@ -186,7 +207,7 @@ def test_each_key_is_refused_or_named_or_listed_as_harmless(records: Mapping[str
         expected = "refused"
         if matches(key, HARMLESS):
             expected = "harmless"
-        elif key.startswith(("loss.", "solver.")):
+        elif key.startswith(("loss.", "solver.", "parameter_groups.")):
             expected = "named"
         if (found := outcome(record, key)) != expected:
             wrong[key] = f"expected to be {expected}: {found}"
@@ -223,7 +244,7 @@ def test_each_decision_is_one_and_has_its_reason(records: Mapping[str, dict[str,
     used = {
         decide(key) for key in [*records, "trainer.num_nodes", "trainer.enable_progress_bar", "loader.other"]
     }
-    used |= {decide(key) for key in ("callbacks.mine.path", "tuning.rule")}
+    used |= {decide(key) for key in ("callbacks.mine.path", "tuning.rule", "loss_files.weights")}
     assert [rule.keys for rule in RULES if rule not in used] == []
     assert {decide(key).compare for key in records} - {"row", "harmless"} == set(KINDS) - {"unknown"}
 

@@ -55,6 +55,15 @@ def test_nothing_is_named_where_all_has_its_effect(found: Callable[..., list[str
     assert found() == []
     assert found(*PROMPTS, "loss.warmup=2", "solver.every=2") == []
     assert found("loss=ldfusion", "scheduler=milestones", "scheduler.warmup=0.5") == []
+    assert found("loss=text_weights", "backbone.chroma=true") == []
+
+
+def test_a_weight_of_a_chroma_that_is_kept_is_named(found: Callable[..., list[str]]) -> None:
+    (line,) = found("loss=weighted_sum", "+loss.parts={text_weights: 1}")
+    assert line == (
+        "loss.of.text_weights.chroma_weight=12.0 has no effect: the network keeps the chroma of the visible "
+        "image; backbone.chroma=true lets it learn"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from clipfuse.files import file_sha256
 from clipfuse.runs import record
-from clipfuse.runs.record import git_commit
+from clipfuse.runs.record import git_commit, loss_files
 
 
 @pytest.fixture
@@ -68,3 +69,17 @@ def test_a_downloaded_tree_runs_no_program(elsewhere: Path, setting: str) -> Non
 def test_without_git_there_is_none(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(elsewhere))
     assert git_commit() is None
+
+
+def test_files_of_weights_are_known_by_their_content(tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    file.write_bytes(b"weights")
+    node = {
+        "weights": str(file),
+        "weight": 2.0,
+        "parts": {"one": {"vgg_weights": str(file), "clip": {"weights": str(file)}}},
+        "features_weights": str(tmp_path / "gone.pt"),
+    }
+    digest = file_sha256(file)
+    assert loss_files(node) == {"weights": digest, "parts.one.vgg_weights": digest}
+    assert loss_files(None) == {}

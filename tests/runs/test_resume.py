@@ -341,3 +341,11 @@ def test_the_checkpoint_of_a_resume_is_read_once(
     train(tiny_config("test=false", "auto_resume=true"))
     assert len(read) == 1
     assert len([path for path in written if path.endswith("last.ckpt")]) == 1
+
+
+def test_a_file_of_weights_may_not_change_on_the_way() -> None:
+    from clipfuse.runs.resume import _difference
+
+    one, other = ({"loss": {"weights": "a.pt"}, "loss_files": {"weights": each}} for each in "12")
+    assert _difference(one, other) == "loss_files.weights is '1', this run's is '2'"
+    assert not _difference({"loss": {"weights": "a.pt"}}, other)  # a run of an earlier version goes on

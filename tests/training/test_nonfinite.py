@@ -73,6 +73,7 @@ SOLVERS = {
     "alternate": ["solver=alternate", "solver.every=1"],
     "gauss_newton": ["solver=gauss_newton", "solver.every=1"],
     "value_penalty": ["solver=value_penalty", "solver.every=1"],
+    "unrolled": ["solver=unrolled", "solver.every=1"],
     "log": ["solver=value_penalty", "solver.every=1", "solver.penalty=log"],
     "accumulated": ["solver=value_penalty", "solver.every=1", "accumulate=2"],
     "bf16": ["solver=joint", "accumulate=2", "trainer.precision=bf16-mixed"],

@@ -14,7 +14,7 @@ from clipfuse.data.masks import parse_classes, read_target_mask
 from clipfuse.decoding.ranges import read_ranges
 from clipfuse.errors import UserError
 from clipfuse.images import check_ranges, gray, read_registered
-from clipfuse.networks.apply import apply_network
+from clipfuse.networks.apply import apply_in_color
 from clipfuse.networks.load import load_network
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb, rgb_to_luma_chroma
 from clipfuse.ops.depth import from_unit, to_unit
@@ -26,15 +26,16 @@ def fuse(
 ) -> Images:
     """Fuse registered infrared and visible images, as the command `clipfuse fuse` does.
 
-    The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601). Infrared
-    images in colour are reduced to their luma.
+    The luma is fused; a colour visible image gives a colour fused image, with its chroma (BT.601) or the one
+    that the network learned. Infrared images in colour are reduced to their luma.
 
     Args:
         infrared: one image or several; see `clipfuse.api.kinds.Images` for kinds, shapes and ranges.
         visible: the same kind, number and size; uint8, uint16 and floating point may differ.
         network: a module of infrared and visible luma, (N, 1, H, W) in [0, 1], that returns the fused luma or
             a `FusionOutput`; a file, as for `load_network`; or None: the bundled weights, loaded once. It is
-            run in eval mode, without gradient, on its own device.
+            run in eval mode, without gradient, on its own device. With a true attribute `learns_chroma` it
+            gets the chroma, (N, 2, H, W) in [0, 1], as a third input, and returns a `FusionOutput` with it.
         range: the values that are black and white in images of more than 8 bits: (lo, hi), "bits:14",
             "percentile" (of each image), or a mapping of these to `infrared` and `visible`; None: by the tags
             of the files and by the number types.
@@ -57,7 +58,7 @@ def fuse(
     results = []
     for warm, seen in zip(thermal.parts, color.parts, strict=True):
         luma, chroma = rgb_to_luma_chroma(to_unit(seen))
-        fused = apply_network(network, to_unit(gray(warm)).to(luma.device), luma)
+        fused, chroma = apply_in_color(network, to_unit(gray(warm)).to(luma.device), luma, chroma)
         join = eight_bit_rgb if seen.dtype == torch.uint8 else luma_chroma_to_rgb
         image = join(fused, chroma) if seen.shape[1] == 3 else fused
         results.append(from_unit(image.clamp(0, 1), seen.dtype))

@@ -12,7 +12,7 @@ from clipfuse.data.checks import read_mask
 from clipfuse.data.masks import parse_classes
 from clipfuse.decoding.ranges import read_ranges
 from clipfuse.errors import UserError
-from clipfuse.metrics.protocols import Protocol
+from clipfuse.metrics.protocols import Protocol, protocol_named
 from clipfuse.metrics.scoring import Scorer
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
@@ -56,6 +56,7 @@ def score(
     target_mask: Images | None = None,
     range: Any = None,
     mask_classes: Sequence[int] | None = None,
+    lpips_weights: str | Path | None = None,
 ) -> dict[str, float] | ScoreTable:
     """Score fused images of any method, as the command `clipfuse score` does.
 
@@ -72,6 +73,7 @@ def score(
             that need one are left out.
         range: of infrared and visible images, as for `fuse`; the fused ones have the full range.
         mask_classes: the classes of the maps that are targets.
+        lpips_weights: file of VGG16's or AlexNet's weights; the set "full" then has LPIPS, too.
 
     Returns:
         Of one image {metric: score}, NaN where the image is too small for the metric. Of a batch or a list a
@@ -79,7 +81,7 @@ def score(
 
     Raises:
         UserError: the images differ in kind, number or size, or are of another type, shape or range; an
-            unknown protocol or metric, or one that needs a mask.
+            unknown protocol or metric, or one that needs a mask; a file of weights that cannot be used.
     """
     ranges = read_ranges(range, "range")
     stacks = [take("fused", fused), take("infrared", infrared, ranges.infrared)]
@@ -92,6 +94,8 @@ def score(
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics)
     names = [name.strip() for name in names]
     try:
+        if lpips_weights is not None:
+            protocol = protocol_named(protocol).with_lpips(str(lpips_weights))
         scorer = Scorer(protocol, names)
         for name in names:
             if target_mask is None and name in scorer.names and scorer.protocol.definition(name).needs_mask:

@@ -77,6 +77,7 @@ class ContourletAutoencoder(FusionBackbone):
         checkpointing: recompute the blocks and the U-Net in backward: less memory, more time.
         faithful: the published network (of the repairs above only the last); `residual` has no effect. Its
             batch norm couples samples, so that ranks differ. Sides are still padded to multiples of 32.
+        chroma: also learn the chroma of the fused image (`ChromaHead`); not with `faithful`.
 
     Raises:
         ValueError: an argument is out of its range, or faithful is combined with what was not published.
@@ -84,6 +85,7 @@ class ContourletAutoencoder(FusionBackbone):
 
     # Four dyadic scales of features, whose sides may be half of the image's.
     size_multiple = 32
+    chroma_features = ("base_fused", "detail_fused")
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class ContourletAutoencoder(FusionBackbone):
         smooth: bool = False,
         detail_gain: float = 1.0,
         base_gain: float = 1.0,
+        chroma: bool = False,
     ) -> None:
         super().__init__()
         if dim < 2 or dim % 2 or heads < 1 or dim % heads:
@@ -122,10 +125,10 @@ class ContourletAutoencoder(FusionBackbone):
                 f"contourlet: detail_gain {detail_gain} and base_gain {base_gain} with residual '{residual}';"
                 " expected above 0, and other than 1 only with residual=energy"
             )
-        if faithful and (stride != 1 or checkpointing or smooth):
+        if faithful and (stride != 1 or checkpointing or smooth or chroma):
             raise ValueError(
-                "contourlet: faithful needs stride 1 and no smooth, as published, and no checkpointing, "
-                "which would update batch norm's statistics twice"
+                "contourlet: faithful needs stride 1 and no smooth or chroma, as published, and no "
+                "checkpointing, which would update batch norm's statistics twice"
             )
         self.stride, self.residual, self.gains = stride, residual, gains
         self.checkpointing, self.faithful, self.smooth = checkpointing, faithful, smooth
@@ -142,6 +145,8 @@ class ContourletAutoencoder(FusionBackbone):
         self.render = nn.Conv2d(dim // 2, stride**2, 3, padding=1, bias=False)
         if not faithful:
             nn.init.zeros_(self.render.weight)
+        if chroma:
+            self.learn_chroma(2 * dim, scale=stride)
 
     def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         """Fuse planes whose sides `size_multiple` divides.

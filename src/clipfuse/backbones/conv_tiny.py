@@ -19,6 +19,7 @@ class ConvTiny(FusionBackbone):
     Args:
         width: channels at half resolution, 1 or more.
         depth: residual blocks, 0 or more; dilations 1, 2, 4 repeat so that three blocks see 33 pixels.
+        chroma: also learn the chroma of the fused image (`ChromaHead`).
 
     Raises:
         ValueError: width or depth is too small.
@@ -26,7 +27,7 @@ class ConvTiny(FusionBackbone):
 
     size_multiple = 2
 
-    def __init__(self, width: int = 32, depth: int = 3) -> None:
+    def __init__(self, width: int = 32, depth: int = 3, chroma: bool = False) -> None:
         super().__init__()
         if width < 1 or depth < 0:
             raise ValueError(
@@ -37,6 +38,8 @@ class ConvTiny(FusionBackbone):
         self.project = nn.Conv2d(width, 4, 3, padding=1)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
+        if chroma:
+            self.learn_chroma(width, scale=2)
 
     def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         """Fuse planes of even sides; the feature `fused` is (N, width, H/2, W/2)."""

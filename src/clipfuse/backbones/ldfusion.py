@@ -28,9 +28,11 @@ class LDFusion(FusionBackbone):
         faithful: as in the release, without padding of sizes that 8 does not divide.
         encoder_weights: the authors' `Enc_final.pt`, or another state dict of their encoder.
         decoder_weights: the authors' `Dec_final.pt`; trained with the shift, so that it needs `faithful`.
+        chroma: also learn the chroma of the fused image (`ChromaHead`); not with `faithful`.
 
     Raises:
-        ValueError: a file is missing, broken, or holds other weights; decoder weights without `faithful`.
+        ValueError: a file is missing, broken, or holds other weights; decoder weights without `faithful`;
+            `chroma` with it.
     """
 
     def __init__(
@@ -38,8 +40,14 @@ class LDFusion(FusionBackbone):
         faithful: bool = False,
         encoder_weights: str | None = None,
         decoder_weights: str | None = None,
+        chroma: bool = False,
     ) -> None:
         super().__init__()
+        if faithful and chroma:
+            raise ValueError(
+                "ldfusion: the released network keeps the chroma; leave out backbone.faithful or "
+                "backbone.chroma"
+            )
         if decoder_weights is not None and not faithful:
             raise ValueError(
                 f"the decoder of {decoder_weights} has learned the release's misalignment; set "
@@ -55,6 +63,8 @@ class LDFusion(FusionBackbone):
             _load(self.encoder, Path(encoder_weights), "encoder", "Enc_final.pt")
         if decoder_weights is not None:
             _load(self.decoder, Path(decoder_weights), "decoder", "Dec_final.pt")
+        if chroma:
+            self.learn_chroma(256, scale=_MULTIPLE)
 
     def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
         """Fuse planes of any size.

@@ -4,7 +4,8 @@ from clipfuse.bilevel.alternate import Alternate
 from clipfuse.bilevel.descent import LowerOptimizer
 from clipfuse.bilevel.gauss_newton import GaussNewton
 from clipfuse.bilevel.joint import Joint
-from clipfuse.bilevel.problem import Backward, BilevelProblem, Solver, UpperOptimizer
+from clipfuse.bilevel.problem import Backward, BilevelProblem, MovableProblem, Solver, UpperOptimizer
+from clipfuse.bilevel.unrolled import OnceDifferentiableError, Unrolled
 from clipfuse.bilevel.value_penalty import ValuePenalty
 
 __all__ = [
@@ -14,7 +15,10 @@ __all__ = [
     "GaussNewton",
     "Joint",
     "LowerOptimizer",
+    "MovableProblem",
+    "OnceDifferentiableError",
     "Solver",
+    "Unrolled",
     "UpperOptimizer",
     "ValuePenalty",
 ]

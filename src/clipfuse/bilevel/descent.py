@@ -27,11 +27,42 @@ def mean_over_ranks(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def gradients(loss: Tensor, values: Sequence[Tensor]) -> list[Tensor]:
-    """Return d loss / d value for each value, zero where the loss ignores it; touches no `.grad`."""
+class _MeanOverRanks(torch.autograd.Function):
+    """`mean_over_ranks` of one tensor, whose own gradient is a mean over the ranks again."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor) -> Tensor:
+        return mean_over_ranks([flat])[0]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        return mean_over_ranks([upstream.contiguous()])[0]
+
+
+def mean_in_graph(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return what `mean_over_ranks` does, differentiable.
+
+    If each rank takes the gradient of its own share of a loss, the mean of these gradients over the ranks is
+    that of the whole loss. All ranks must take the gradient, at the same place.
+    """
+    if not many_ranks():
+        return list(tensors)
+    flat: Tensor = _MeanOverRanks.apply(torch.cat([tensor.flatten() for tensor in tensors]))
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def gradients(loss: Tensor, values: Sequence[Tensor], again: bool = False) -> list[Tensor]:
+    """Return d loss / d value for each value, zero where the loss ignores it; touches no `.grad`.
+
+    Args:
+        loss: a scalar.
+        values: tensors that require a gradient.
+        again: whether the result can be differentiated again.
+    """
     if not loss.requires_grad:
         return [torch.zeros_like(value) for value in values]
-    found = torch.autograd.grad(loss, values, allow_unused=True)
+    found = torch.autograd.grad(loss, values, allow_unused=True, create_graph=again)
     return [
         torch.zeros_like(value) if gradient is None else gradient
         for gradient, value in zip(found, values, strict=True)

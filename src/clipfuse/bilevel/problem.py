@@ -30,11 +30,25 @@ class BilevelProblem(Protocol):
         """Return the scalar f(x, lower), differentiable in x and in `lower`."""
 
 
+class MovableProblem(BilevelProblem, Protocol):
+    """A problem that can be evaluated at other values of x, as `Unrolled` needs."""
+
+    def upper_parameters(self) -> Sequence[Tensor]:
+        """Return the values of x, in a fixed order."""
+
+    def at(self, upper: Sequence[Tensor], samples: slice) -> BilevelProblem:
+        """Return the same problem on some of its samples at values of x, differentiable in them.
+
+        A part without any sample is the whole.
+        """
+
+
 class UpperOptimizer(Protocol):
     """The part of `torch.optim.Optimizer` that a solver uses on x.
 
     One that accumulates gradients over micro-batches also has an integer `micro_batch`, which is 0 in the
-    first of each update; solvers then move the lower level once per update.
+    first of each update; solvers then move the lower level once per update. Its learning rate is its
+    attribute `learning_rate` or, as in torch, that of its first group.
     """
 
     def zero_grad(self) -> None:

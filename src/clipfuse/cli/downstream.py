@@ -79,7 +79,10 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
 
 def _check(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config
+    from clipfuse.runs.downstream_log import unbound
 
+    if config.get("logger"):
+        unbound(config.logger)
     check_config(config, DownstreamSettings, ("downstream",))
 
 
@@ -94,17 +97,30 @@ def _downstream(config: "DictConfig") -> None:
     from clipfuse.downstream.table import result_table
     from clipfuse.runs.build import build
     from clipfuse.runs.downstream import OTHERS, build_task
+    from clipfuse.runs.downstream_log import log_source, source_loggers
 
     given = Given(config.sources)
     task = build_task(config)
     data = given.data() if config.get("data") is None else build(config.data, "data")
-    labels = labels_of(data)
+    labels = labels_of(data, task.needs)
     device = _device(config.device)
     out = Path(config.out).expanduser() if config.out else given.home / OTHERS
     sources = [plain_source(name, out) for name in ALWAYS]
     sources += fused_sources(config.fused, out, data)
     sources += given.sources(out, data, device, config.trust)
     check_unique(sources)
+    runs = {run.path: run for run in given.runs}
+    configs = {each.name: runs[each.folder].config if each.of_run else {} for each in sources}
+    options = {"downstream": task.name, "data": str(getattr(data, "name", "data"))}
+    group = (given.home if given.runs else out).resolve().name
+    loggers = (
+        {
+            each.name: source_loggers(config.logger, each, configs[each.name], options, group)
+            for each in sources
+        }
+        if config.get("logger")
+        else {}
+    )  # refused before the first training
     cache = PairCache(data, config.cache_mb)
     material = Material(
         task,
@@ -134,6 +150,13 @@ def _downstream(config: "DictConfig") -> None:
         print(f"warning: {warning}", file=sys.stderr)
     with stop_on_sigterm(), _progress(evaluation, sources):
         results = evaluation.run(sources)
+    for source in (each for each in evaluation.judged(sources) if loggers.get(each.name)):
+        seen = runs[source.folder].samples_seen or 0 if source.of_run else 0
+        with _owned(source):
+            found = results[source.name]
+            commands = log_source(loggers[source.name], material, source, found, configs[source.name], seen)
+        for command in commands:
+            print(command)
     print(result_table(results, {source.name: source.label for source in sources}))
     print(evaluation.summary())
     print(f"results: {task.name} of runs in their folders, of all other sources in {out}")

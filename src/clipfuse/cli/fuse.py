@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.data.overlap import Overlap
     from clipfuse.files import file_sha256
     from clipfuse.images import check_ranges, read_registered, write_png
-    from clipfuse.networks.apply import apply_network
+    from clipfuse.networks.apply import apply_in_color
     from clipfuse.networks.load import choose_checkpoint, load_network
     from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str]) -> None:
             thermal, color = map(to_unit, stored)
             luma, chroma = rgb_to_luma_chroma(color)
             what = f"{pairs[name][1]} with {network_file}"
-            fused = apply_network(network, thermal[None], luma[None], what)[0]
-            overlap.write(name, fused, chroma, len(color) == 3 and not options.luma)
+            fused, chroma = apply_in_color(network, thermal[None], luma[None], chroma[None], what)
+            overlap.write(name, fused[0], chroma[0], len(color) == 3 and not options.luma)
     earlier = len(pairs) - len(left)
     print(
         f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}"
@@ -94,7 +94,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
         "TIFF and WebP of any depth; the result is an 8-bit PNG with the fused luma and the hue of the "
-        "visible image.",
+        "visible image, or the one that the network has learned.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()

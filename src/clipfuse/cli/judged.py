@@ -43,7 +43,7 @@ class Given:
                     f"{' '.join(SUFFIXES)}, or {BUNDLED}"
                 )
             single = (path / STATUS).is_file()
-            found = find_runs([path])
+            found = find_runs([path], judged=False)  # a spoiled result is mended by judging anew
             finished = [run for run in found if run.status == "finished"]
             for run in found:
                 if run.status != "finished" and single:

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import check_output, write_json
     from clipfuse.images import check_ranges
 
-    metrics = _metrics(options.protocol or "strict", options.metrics, options.own, bool(options.masks))
+    chosen = options.protocol or "strict", options.metrics, options.own
+    metrics = _metrics(*chosen, bool(options.masks), options.lpips_weights)
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
     folders = Path(options.infrared), Path(options.visible)
@@ -120,6 +121,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="a metric of yours, under @clipfuse.metrics.metric; the current folder is on the path",
     )
     parser.add_argument(
+        "--lpips-weights", metavar="FILE", help="weights of VGG16 or AlexNet: LPIPS is computed, too"
+    )
+    parser.add_argument(
         "--explain",
         metavar="TABLE.csv",
         help="instead: find out by which protocol a table of published numbers was computed; a row per "
@@ -134,10 +138,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
-    if options.explain and others:
+    if options.explain and (others or options.lpips_weights):
         raise UserError(
-            "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, --out "
-            "and --json"
+            "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, "
+            "--lpips-weights, --out and --json"
         )
     return options
 
@@ -161,7 +165,9 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) -> "Scorer":
+def _metrics(
+    protocol: str, chosen: str, own: Sequence[str], has_masks: bool, lpips_weights: str | None
+) -> "Scorer":
     from clipfuse.metrics import DEFINITIONS, Scorer
     from clipfuse.metrics.protocols import protocol_named
 
@@ -169,10 +175,13 @@ def _metrics(protocol: str, chosen: str, own: Sequence[str], has_masks: bool) ->
     if own:
         look_in(os.getcwd(), own)
     try:
-        extended = protocol_named(protocol).with_own(own)
+        extended = protocol_named(protocol)
+        if lpips_weights:
+            extended = extended.with_lpips(lpips_weights)
+        extended = extended.with_own(own)
         metrics = Scorer(extended, [*names, *extended.own])
     except ValueError as error:
-        raise UserError(f"--protocol, --metrics or --own: {error}") from None
+        raise UserError(f"--protocol, --metrics, --own or --lpips-weights: {error}") from None
     for name in names:
         if name in DEFINITIONS and DEFINITIONS[name].needs_mask and not has_masks:
             raise UserError(f"--metrics {name} needs target masks; add --masks, or leave it out")

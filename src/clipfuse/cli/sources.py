@@ -103,12 +103,15 @@ def as_truth(sources: "Sources | None") -> "Truth | None":
 def score_trivial(
     runs: Sequence["Run"], protocol: "Protocol", names: Sequence[str], *, sources: "Sources"
 ) -> "TrivialScores":
-    """Score the trivial fusions of the test pairs."""
+    """Score the trivial fusions of the test pairs; not by LPIPS where its weights are not here."""
     from tqdm import tqdm
 
     from clipfuse.metrics import Scorer, trivial_fusions
     from clipfuse.ops.color import luma_chroma_to_rgb
 
+    names = [name for name in names if name != "LPIPS" or name in protocol.options]
+    if not names:
+        return {}
     metrics = Scorer(protocol, names)
     images = [image for image in runs[0].scenes if all(image in run.scenes for run in runs)]
     scores: dict[str, dict[str, dict[str, float]]] = {}

@@ -1,4 +1,4 @@
-"""A perceptual loss whose target is the larger feature of both sources, in a frozen CLIP or VGG19."""
+"""A perceptual loss whose target is the larger feature of both sources, in a frozen CLIP or VGG."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,53 +8,59 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.ops.vgg import LAYERS, FrozenVgg
+from clipfuse.ops.vgg import FrozenFeatures, layers_of
 
 
 class MaximumFeatures:
-    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over three layers of a frozen network.
+    """sum_l v_l MSE(f_l(fused), max(f_l(visible), f_l(infrared))) over layers of a frozen network.
 
-    The rule of LDFusion's release (arXiv 2402.16267) for VGG19. Features of CLIP, for which there is no
-    release, are divided by the root mean square of the target, so that one weight suits any CLIP.
+    The rule of the releases of LDFusion (arXiv 2402.16267), over three layers of a VGG, and of AutoFuse, over
+    two. Features of CLIP, for which there is no release, are divided by the root mean square of the target,
+    so that one weight suits any CLIP.
 
     Args:
         clip: the frozen CLIP; its image tower is used if `network` is `clip`.
-        network: `vgg19` (features after the activation) or `clip`.
-        layers: three names; None: conv2_1, conv3_1, conv4_2 of vgg19, layer1 to layer3 of a ResNet, at a
-            quarter, a half and three quarters of a ViT.
-        weights: v_l, three, 0 or more.
-        vgg_weights: a file of torchvision's vgg19; None downloads.
+        network: `vgg19`, `vgg16` (features after the activation) or `clip`.
+        layers: `count` names; None: the last of conv2_1, conv3_1, conv4_2 of a VGG, of layer1 to layer3 of a
+            ResNet, or of those at a quarter, a half and three quarters of a ViT.
+        weights: v_l, one per layer, 0 or more.
+        vgg_weights: a file of the VGG's weights, as in `FrozenFeatures`; None downloads.
+        count: number of layers, two or three.
 
     Raises:
-        ValueError: wrong weights or layers, a CLIP without features, no weights of vgg19.
+        ValueError: wrong weights or layers, a CLIP without features, no weights of the VGG.
     """
 
     def __init__(
         self,
         clip: FrozenClip,
-        network: Literal["clip", "vgg19"],
+        network: Literal["clip", "vgg16", "vgg19"],
         layers: Sequence[str] | None,
         weights: Sequence[float],
         vgg_weights: str | None = None,
+        count: int = 3,
     ) -> None:
-        known = clip.feature_layers if network == "clip" else tuple(LAYERS)
+        known = clip.feature_layers if network == "clip" else tuple(layers_of(network))
         if not known:
             raise ValueError(
                 f"{clip} gives no features of its image tower; set perceptual=vgg19 or perceptual_weight=0"
             )
-        self.layers = tuple(layers) if layers is not None else _usual(known, network)
-        if len(self.layers) != 3 or not set(self.layers) <= set(known):
+        self.layers = tuple(layers) if layers is not None else usual_layers(known, network)[-count:]
+        number = {2: "two", 3: "three"}[count]
+        if len(self.layers) != count or not set(self.layers) <= set(known):
             raise ValueError(
-                f"perceptual_layers are {', '.join(self.layers)}; expected three of {', '.join(known)}"
+                f"perceptual_layers are {', '.join(self.layers)}; expected {number} of {', '.join(known)}"
             )
-        if len(weights) != 3 or not min(weights) >= 0:
-            raise ValueError(f"layer_weights are {list(weights)}; expected three, 0 or more")
+        if len(weights) != count or not min(weights) >= 0:
+            raise ValueError(f"layer_weights are {list(weights)}; expected {number}, 0 or more")
         self.weights = tuple(weights)
-        self.vgg = FrozenVgg(vgg_weights) if network == "vgg19" else None
+        self.vgg: FrozenFeatures | None = None
+        if network != "clip":
+            self.vgg = FrozenFeatures(vgg_weights, network, max(self.layers, key=known.index))
 
     @property
     def of_clip(self) -> tuple[str, ...]:
-        """The layers of CLIP whose features are needed; none with VGG19."""
+        """The layers of CLIP whose features are needed; none with a VGG."""
         return self.layers if self.vgg is None else ()
 
     def __call__(self, fused: dict[str, Tensor], sources: dict[str, Tensor], *images: Tensor) -> Tensor:
@@ -63,7 +69,7 @@ class MaximumFeatures:
         Args:
             fused: the features `of_clip` of N fused images.
             sources: those of the 2N source images, first all of one band; without graph.
-            *images: the images themselves, (N, 1, H, W) and (2N, 1, H, W), for VGG19.
+            *images: the images themselves, (N, 1, H, W) and (2N, 1, H, W), for a VGG.
         """
         if self.vgg is not None:
             fused = self.vgg(images[0], self.layers)
@@ -96,8 +102,9 @@ def maximum_feature_loss(
     return torch.stack(terms).sum()
 
 
-def _usual(known: tuple[str, ...], network: str) -> tuple[str, ...]:
-    if network == "vgg19":
+def usual_layers(known: tuple[str, ...], network: str) -> tuple[str, ...]:
+    """Return three of a network's layers: those of LDFusion, or at a quarter, a half and three quarters."""
+    if network != "clip":
         return ("conv2_1", "conv3_1", "conv4_2")
     if known[0] == "stem":
         return known[1:4]

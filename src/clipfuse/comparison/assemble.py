@@ -14,6 +14,7 @@ from clipfuse.comparison.formats import to_csv, to_latex, to_markdown, to_record
 from clipfuse.comparison.judged import Judged
 from clipfuse.comparison.machine import Seen, gather_seen
 from clipfuse.comparison.overlays import Truth
+from clipfuse.comparison.scores import with_lpips
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group, printable
 from clipfuse.comparison.verdict import verdict
@@ -283,6 +284,8 @@ def _protocol(runs: Sequence[Run], own: Sequence[str]) -> tuple[Protocol, list[s
             "or train it again"
         )
     notes = []
+    if any("LPIPS" in each.scores for each in runs) and not found.channels:
+        found = with_lpips(found, runs)
     if version < found.version:
         changed = [metric for metric in found.metrics if found.since.get(metric, 1) > version]
         kept = tuple(metric for metric in found.metrics if metric not in changed)

@@ -110,7 +110,7 @@ class Run:
         return batch * (devices if isinstance(devices, int) else 1)
 
 
-def find_runs(sweeps: Sequence[Path]) -> list[Run]:
+def find_runs(sweeps: Sequence[Path], judged: bool = True) -> list[Run]:
     """Read every run folder at or below the folders and zips given, in the order of their paths.
 
     A run folder is one with a `status.json`, or a job of a `sweep.yaml` that has not started; folders inside
@@ -119,6 +119,7 @@ def find_runs(sweeps: Sequence[Path]) -> list[Run]:
 
     Args:
         sweeps: folders, zips of folders, or folders in a zip ("sweep.zip/pixel").
+        judged: whether what task networks found is read as well, and its scores computed anew.
 
     Returns:
         The runs. One with a spoiled file, or behind a link that leads out of the folder given, has the status
@@ -130,7 +131,7 @@ def find_runs(sweeps: Sequence[Path]) -> list[Run]:
     found: dict[str, Run] = {}
     for sweep in sweeps:
         root = open_folder(sweep)
-        here = {str(run.folder): run for run in _runs_below(root, root, set())}
+        here = {str(run.folder): run for run in _runs_below(root, root, set(), judged)}
         if not here:
             raise UserError(f"{sweep}: holds no run folder (no status.json); name the folder of a sweep")
         found |= here
@@ -142,7 +143,7 @@ def find_runs(sweeps: Sequence[Path]) -> list[Run]:
 
 
 def _runs_below(
-    folder: Folder, root: Folder, searched: set[Path], words: list[str] | None = None
+    folder: Folder, root: Folder, searched: set[Path], judged: bool, words: list[str] | None = None
 ) -> Iterator[Run]:
     """Yield runs, each with the overrides of its job where a `sweep.yaml` beside it has them."""
     try:
@@ -156,7 +157,7 @@ def _runs_below(
                 return
             searched.add(place)
         if is_there(folder / "status.json"):
-            yield _read_run(folder, words)
+            yield _read_run(folder, words, judged)
             return
         jobs = _sweep_jobs(folder / "sweep.yaml")
         below = [child for child in children(folder) if child.is_dir()]
@@ -167,7 +168,7 @@ def _runs_below(
         yield _spoiled(folder, f"{folder}: cannot be searched ({error.strerror or error}); leave it out")
         return
     for child in below:
-        yield from _runs_below(child, root, searched, jobs.get(child.name))
+        yield from _runs_below(child, root, searched, judged, jobs.get(child.name))
     for name, words in jobs.items():
         if not is_there(folder / name):
             yield Run(folder / name, {}, "not started", None, None, {}, {}, {}, {}, overrides=words)
@@ -190,7 +191,7 @@ def _sweep_jobs(file: Folder) -> dict[str, list[str]]:
     return {names[number]: [*search, *map(str, words)] for number, words in jobs.items()}
 
 
-def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
+def _read_run(folder: Folder, overrides: list[str] | None, judged: bool) -> Run:
     options: dict[str, Any] = {"within": folder, "remedy": _REMEDY}
     try:
         status = read_json(folder / "status.json", Status, **options)
@@ -213,7 +214,7 @@ def _read_run(folder: Folder, overrides: list[str] | None) -> Run:
             _read_curves(folder / "metrics.csv", options),
             bool(scores) and check_scores(folder, scores, len(scenes), config),
             overrides,
-            read_judged(folder),
+            read_judged(folder) if judged else (),
         )
     except UserError as error:
         return _spoiled(folder, str(error))

@@ -1,29 +1,27 @@
 """What task networks found, drawn over the images that they saw."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from clipfuse.comparison.album import Album, Sources, encode, fused_image
 from clipfuse.comparison.evidence import matched
 from clipfuse.comparison.judged import FOLDER, Judged
 from clipfuse.comparison.machine import Seen
-from clipfuse.comparison.plots import COLORS
 from clipfuse.comparison.variants import Variant
 from clipfuse.comparison.zips import read_image_in
 from clipfuse.errors import UserError
 from clipfuse.files import is_there
+from clipfuse.ops.drawing import LEAST_SCORE, draw_boxes, paint_classes
 from clipfuse.types import IGNORED, LabelSet
 
 IMAGES = 8
 BUDGET = 1_400_000  # bytes of all drawings of a report in base64
 TRUTH = "truth"
-LEAST_SCORE = 0.3  # of a box that is drawn
-_SHARE = 0.6  # of a class's colour in a pixel
 
 Truth = Callable[[str], Tensor | None]  # name -> class of each pixel, (H, W) of whole numbers
 
@@ -76,19 +74,11 @@ def overlays(
     if seen.task == "detection":
         note += (
             f"; boxes of score {LEAST_SCORE} or more, thin where they cover no object of their class by "
-            "half; objects are dotted white"
+            "half; objects are dashed"
         )
     if problems:
         note += f"; {len(problems)} cannot be drawn, the first: {problems[0]}"
     return Album(uris, note)
-
-
-def colors_of(labels: LabelSet) -> list[tuple[int, int, int]]:
-    """Return RGB of each class: the data set's palette, else colours that most eyes tell apart."""
-    if len(labels.palette) == len(labels):
-        return list(labels.palette)
-    plain = [tuple(int(text[place : place + 2], 16) for place in (1, 3, 5)) for text in COLORS]
-    return [(r, g, b) for r, g, b in (plain[index % len(plain)] for index in range(len(labels)))]
 
 
 def _chosen(seen: Seen) -> list[str]:
@@ -126,7 +116,7 @@ def _drawn(seen: Seen, judged: Judged, name: str, base: Image.Image | None) -> I
     plane = read_image_in(file, judged.folder)
     if plane.shape[0] != 1 or int(plane.max()) >= len(seen.labels):
         raise UserError(f"{file}: is no map of {len(seen.labels)} classes")
-    return _painted(plane[0].numpy(), seen.labels, base)
+    return _painted(plane[0], seen.labels, base)
 
 
 def _truth(seen: Seen, name: str, visible: Image.Image | None, truth: Truth | None) -> Image.Image | None:
@@ -134,51 +124,38 @@ def _truth(seen: Seen, name: str, visible: Image.Image | None, truth: Truth | No
         if visible is None:
             return None
         objects = seen.first[0].boxes[name][0]
-        return _boxes(visible, seen.labels, objects, np.zeros((0, 6)))
+        return _boxes(visible, seen.labels, objects, None)
     classes = truth(name) if truth else None
     if classes is None:
         return None
-    plane = classes.numpy()
-    known = (plane < len(seen.labels)) | (plane == IGNORED)
-    return _painted(plane, seen.labels, visible) if known.all() else None
+    known = (classes < len(seen.labels)) | (classes == IGNORED)
+    return _painted(classes, seen.labels, visible) if bool(known.all()) else None
 
 
-def _painted(classes: NDArray, labels: LabelSet, base: Image.Image | None) -> Image.Image:
-    """Lay the colours of classes over an image; the background and pixels without a label stay."""
-    palette = np.zeros((IGNORED + 1, 3))
-    palette[: len(labels)] = colors_of(labels)
-    size = classes.shape[1], classes.shape[0]
-    under = np.zeros((*classes.shape, 3)) if base is None else np.asarray(base.resize(size), dtype=np.float64)
-    bare = (classes == IGNORED) | (classes == (-1 if labels.background is None else labels.background))
-    mixed = np.where(bare[..., None], under, (1 - _SHARE) * under + _SHARE * palette[classes.astype(int)])
-    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+def _painted(classes: Tensor, labels: LabelSet, base: Image.Image | None) -> Image.Image:
+    """Paint a map of classes over an image, or over black."""
+    high, wide = classes.shape
+    under = (
+        torch.zeros(3, high, wide, dtype=torch.uint8) if base is None else _tensor(base.resize((wide, high)))
+    )
+    return _image(paint_classes(under, labels, classes))
 
 
-def _boxes(base: Image.Image, labels: LabelSet, objects: NDArray, found: NDArray) -> Image.Image:
-    """Draw what is there dotted in white, what was found in the colour of its class."""
-    image = base.copy()
-    draw = ImageDraw.Draw(image)
-    colors = colors_of(labels)
-    for left, top, right, bottom, kind in objects:
-        if len(found):
-            _dotted(draw, (left, top, right, bottom))
-        else:
-            draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colors[int(kind)])
+def _boxes(base: Image.Image, labels: LabelSet, objects: NDArray, found: NDArray | None) -> Image.Image:
+    """Draw objects, and what was found: thin where it covers no object of its class by half."""
+    if found is None:
+        return _image(draw_boxes(_tensor(base), labels, objects.tolist()))
+    hits = np.zeros(len(found), dtype=bool)
     for kind in range(len(labels)):
-        own = found[(found[:, 5] == kind) & (found[:, 4] >= LEAST_SCORE)]
-        own = own[np.argsort(-own[:, 4], kind="stable")]
-        hits = matched(own[:, :4], objects[objects[:, 4] == kind][:, :4])[0]
-        for (left, top, right, bottom), hit in zip(own[:, :4], hits, strict=True):
-            if all(map(isfinite, (left, top, right, bottom))):
-                corners = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-                draw.rectangle(corners, outline=colors[kind], width=2 if hit else 1)
-    return image
+        own = np.flatnonzero((found[:, 5] == kind) & (found[:, 4] >= LEAST_SCORE))
+        own = own[np.argsort(-found[own, 4], kind="stable")]
+        hits[own] = matched(found[own, :4], objects[objects[:, 4] == kind][:, :4])[0]
+    return _image(draw_boxes(_tensor(base), labels, objects.tolist(), found.tolist(), hits.tolist()))
 
 
-def _dotted(draw: ImageDraw.ImageDraw, box: Sequence[float]) -> None:
-    left, top, right, bottom = (float(np.clip(side, -1e4, 1e4)) for side in box)
-    across, down = np.arange(left, right, 4), np.arange(top, bottom, 4)
-    points = [(x, y) for x in across for y in (top, bottom - 1)] + [
-        (x, y) for y in down for x in (left, right - 1)
-    ]
-    draw.point(points, fill=(255, 255, 255))
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

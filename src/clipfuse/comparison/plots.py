@@ -14,7 +14,8 @@ from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipfuse.comparison.table import Row, Table
+from clipfuse.comparison.machine import Seen
+from clipfuse.comparison.table import Cell, Table
 from clipfuse.comparison.variants import Variant
 
 # Okabe and Ito's colours less black and yellow, for eyes of all kinds on light and dark pages; then markers.
@@ -93,15 +94,17 @@ def draw_all(table: Table) -> list[Drawing]:
     return [each for each in overall if each] + [draw_metric(table, i) for i in range(len(table.columns))]
 
 
-Mark = tuple[Row, float, tuple[float, float] | None]  # row, its value and its interval
+Mark = tuple[str, float, tuple[float, float] | None]  # name of the row, its value and its interval
 
 
-def _draw_marks(axes: Axes, marks: Sequence[Mark], table: Table, labels: Sequence[str], size: float) -> None:
-    """Draw one line per mark, from top to bottom."""
-    places = {row.name: place for place, row in enumerate(table.losses)}
-    for height, (row, value, ends) in enumerate(marks):
+def _draw_marks(
+    axes: Axes, marks: Sequence[Mark], losses: Sequence[str], labels: Sequence[str], size: float
+) -> None:
+    """Draw one line per mark, from top to bottom; of what is no loss in the colour of the text."""
+    places = {name: place for place, name in enumerate(losses)}
+    for height, (name, value, ends) in enumerate(marks):
         ink = str(rcParams["text.color"])
-        look = {"color": ink, "marker": "|"} if row.trivial else style(places[row.name])
+        look = style(places[name]) if name in places else {"color": ink, "marker": "|"}
         if ends is not None:
             axes.plot(ends, [-height, -height], color=look["color"], linewidth=3, alpha=0.45)
         axes.plot(value, -height, **look, markersize=size)
@@ -121,19 +124,20 @@ def draw_ranks(table: Table) -> Drawing | None:
     for rank, row in found:
         low, high = row.rank_interval or (rank, rank)
         ends = max(low, 0.5), min(high, table.runs + 0.5)
-        marks.append((row, rank, ends if row.rank_interval else None))
-    labels, lines = wrap_names(row.name for row, *_ in marks)
+        marks.append((row.name, rank, ends if row.rank_interval else None))
+    labels, lines = wrap_names(name for name, *_ in marks)
+    losses = [row.name for row in table.losses]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _draw_marks(axes, marks, table, labels, 8)
+        _draw_marks(axes, marks, losses, labels, 8)
         axes.set(
             xlabel=f"average rank of {table.runs} trainings (1 is best)",
             xlim=(0.4, table.runs + 0.6),
             ylim=(0.4 - len(marks), 0.6),
         )
 
-    text = "; ".join(f"{row.name} {rank:.2f}" for row, rank, _ in marks)
+    text = "; ".join(f"{name} {rank:.2f}" for name, rank, _ in marks)
     height = 0.9 + max(0.34, 0.17 * lines) * len(marks)
     return Drawing("ranks", f"Average ranks: {text}", 5.4, height, draw)
 
@@ -168,22 +172,46 @@ def draw_better(table: Table) -> Drawing | None:
 
 def draw_metric(table: Table, index: int) -> Drawing:
     """Draw one metric: mean and 95 % interval of each row."""
-    column = table.columns[index]
+    column, losses = table.columns[index], [row.name for row in table.losses]
+    cells = {row.name: cell for row in table.rows if (cell := row.cells.get(column.name))}
+    return _draw_cells(f"metric{index}", column.name, column.label, cells, losses, len(table.rows))
+
+
+def draw_seen(seen: Seen, losses: Sequence[str], place: int) -> list[Drawing]:
+    """Draw what a machine sees of groups of images and of each class: mean and 95 % interval of each row.
+
+    Args:
+        seen: one task under one protocol.
+        losses: names in the order of the table, which gives the colours.
+        place: of the task on the page.
+    """
+    stem = "IoU/" if seen.task == "segmentation" else "AP/"
+    groups = [name for name in seen.overall if name.startswith(f"{seen.main}/")]
+    drawings = []
+    for name in [*groups, *(name for name in seen.by_class if name.startswith(stem))]:
+        cells = {row: cell for k, row in enumerate(seen.rows) if (cell := seen.cell(name, k))}
+        if cells:
+            drawing = f"seen{place}-{len(drawings)}"
+            drawings.append(_draw_cells(drawing, name, f"{name} ↑", cells, losses, len(seen.rows)))
+    return drawings
+
+
+def _draw_cells(
+    drawing: str, name: str, title: str, cells: Mapping[str, Cell], losses: Sequence[str], rows: int
+) -> Drawing:
     marks: list[Mark] = [
-        (row, cell.mean, (cell.low, cell.high) if isfinite(cell.low) else None)
-        for row in table.rows
-        if (cell := row.cells.get(column.name))
+        (row, cell.mean, (cell.low, cell.high) if isfinite(cell.low) else None) for row, cell in cells.items()
     ]
-    labels, lines = wrap_names(row.name for row, *_ in marks)
+    labels, lines = wrap_names(cells)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        _draw_marks(axes, marks, table, labels, 7)
-        axes.set_title(_plain(column.label), fontsize=11)
+        _draw_marks(axes, marks, losses, labels, 7)
+        axes.set_title(_plain(title), fontsize=11)
 
-    text = "; ".join(f"{row.name} {mean:.4g}" for row, mean, _ in marks)
-    height = 0.9 + max(0.26, 0.17 * lines) * len(table.rows)
-    return Drawing(f"metric{index}", f"{column.name}: {text}", 4.4, height, draw)
+    text = "; ".join(f"{row} {mean:.4g}" for row, mean, _ in marks)
+    height = 0.9 + max(0.26, 0.17 * lines) * rows
+    return Drawing(drawing, f"{name}: {text}", 4.4, height, draw)
 
 
 def draw_curves(

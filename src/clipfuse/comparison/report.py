@@ -13,9 +13,9 @@ from clipfuse.comparison import formats, plots
 from clipfuse.comparison.album import Album, Extremes
 from clipfuse.comparison.collect import Run
 from clipfuse.comparison.facts import facts
-from clipfuse.comparison.overlays import colors_of
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
+from clipfuse.ops.drawing import class_colors
 from clipfuse.ops.settings import leaves
 
 
@@ -85,8 +85,9 @@ def report(
         parts=list(zip(table.seen, overlays, strict=True))
         if overlays
         else [(each, None) for each in table.seen],
+        seen_drawings=[plots.draw_seen(seen, losses, place) for place, seen in enumerate(table.seen)],
         ends=formats.ends,
-        seen_colors=lambda seen: [*zip(seen.labels.names, colors_of(seen.labels), strict=True)],
+        seen_colors=lambda seen: [*zip(seen.labels.names, class_colors(seen.labels), strict=True)],
         album_rows=lambda drawn: list(dict.fromkeys(n for shown in drawn.uris.values() for n in shown)),
     )
 

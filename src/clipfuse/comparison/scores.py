@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipfuse.comparison import statistics
+from clipfuse.comparison.collect import Run
 from clipfuse.comparison.statistics import Array, Spread
 from clipfuse.comparison.variants import Variant
 from clipfuse.metrics.protocols import Protocol
+from clipfuse.ops.lpips import load_lpips
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,17 @@ def collect(
         sizes[present] / max(1.0, sizes.sum()),
         present,
     )
+
+
+def with_lpips(protocol: Protocol, runs: Sequence[Run]) -> Protocol:
+    """Return the protocol with LPIPS, by the file of a run if it is here and has not changed."""
+    for run in runs:
+        settings = run.config.get("metrics")
+        path = settings.get("lpips_weights") if isinstance(settings, Mapping) else None
+        if isinstance(path, str):
+            try:
+                if load_lpips(path).features.sha256 == run.config.get("lpips_sha256"):
+                    return protocol.with_lpips(path)
+            except (OSError, ValueError):
+                continue
+    return protocol.with_lpips(None)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import Listener
 from multiprocessing.queues import Queue
 from multiprocessing.util import get_temp_dir
@@ -20,6 +20,7 @@ from clipfuse.data.transforms import SMALLEST_CROP, collate, paired_crop, whole
 from clipfuse.errors import UserError
 from clipfuse.images import check_name
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.ops.shelf import Shelf
 from clipfuse.types import FusionBatch
 
 Key = tuple[int, int]
@@ -81,6 +82,7 @@ class PairCache:
         self.source = source
         self.left = budget_mb * 1e6
         self.pairs: dict[str, Pair] = {}
+        self._shelf = Shelf()
 
     def load(self, sample_id: str) -> Pair:
         """Return the pair, from memory if it is there."""
@@ -90,7 +92,9 @@ class PairCache:
         size = pair.nbytes()
         if size <= self.left:
             self.left -= size
-            self.pairs[sample_id] = pair
+            own = {each.name: getattr(pair, each.name) for each in fields(pair)}
+            kept = {key: self._shelf.keep(value) for key, value in own.items() if isinstance(value, Tensor)}
+            pair = self.pairs[sample_id] = replace(pair, **kept)
         return pair
 
 

@@ -56,6 +56,8 @@ class Task(ABC):
         weight_decay: of AdamW.
         crop: height and width of the images of an update; None: those of the smallest training image.
         scale: least and greatest magnification; see `clipfuse.downstream.augmentation`.
+        weights: file of the trained network that frozen-1 takes; None: it trains one.
+        save: file to which frozen-1 writes what it trains, if any.
     """
 
     name: ClassVar[str]
@@ -66,6 +68,8 @@ class Task(ABC):
     weight_decay: float = 0.01
     crop: Sequence[int] | None = None
     scale: Sequence[float] = (1.0, 1.5)
+    weights: str | None = None
+    save: str | None = None
 
     def set_schedule(
         self,

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.downstream.base import Example, Judgement, Task
-from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detector
-from clipfuse.downstream.networks import encoder_key
-from clipfuse.downstream.objects import components, draw_boxes
+from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detector, trained_detector
+from clipfuse.downstream.networks import encoder_key, file_key, write_trained
+from clipfuse.downstream.objects import components
 from clipfuse.downstream.precision import MOST_FOUND, average_precision, require_scorer
 from clipfuse.errors import UserError
+from clipfuse.ops.drawing import draw_boxes
 from clipfuse.types import Boxes, LabelSet
 
 _NEEDS = {"labels": "boxes", "components": "classes"}
@@ -55,6 +56,9 @@ class Detection(Task):
         weight_decay: of AdamW.
         crop: height and width of the images of an update; None: those of the smallest training image.
         scale: least and greatest magnification.
+        weights: frozen-1 takes the trained detector of this file and trains none.
+        save: frozen-1 writes each detector that it trains beside this name: judge.pt becomes judge-0.pt for
+            seed 0.
 
     Raises:
         UserError: a value out of range; names it.
@@ -75,6 +79,8 @@ class Detection(Task):
         weight_decay: float = 0.01,
         crop: Sequence[int] | None = None,
         scale: Sequence[float] = (1.0, 1.5),
+        weights: str | None = None,
+        save: str | None = None,
     ) -> None:
         self.check_choice("network", network, tuple(NETWORKS))
         self.check_choice("boxes", boxes, tuple(_NEEDS))
@@ -83,6 +89,7 @@ class Detection(Task):
                 raise UserError(f"downstream.{key} is {number}; expected {least} or more")
         self.network, self.encoder, self.boxes = network, str(encoder), boxes
         self.smallest, self.size, self.needs = smallest, size, _NEEDS[boxes]
+        self.weights, self.save = weights, save
         self.set_schedule(updates, batch_size, learning_rate, weight_decay, crop, scale)
 
     def settings(self) -> dict[str, Any]:
@@ -91,7 +98,20 @@ class Detection(Task):
             **{"network": self.network, "encoder": encoder_key(self.encoder), "boxes": self.boxes},
             **{"smallest": self.smallest, "size": self.size, "least_score": LEAST_SCORE},
             **self.schedule(),
+            **({} if self.weights is None else {"weights": file_key(self.weights, "weights")}),
         }
+
+    def trained(self, labels: LabelSet, channels: int) -> Detector | None:
+        """Return the detector of `weights`; None where there is none."""
+        if self.weights is None:
+            return None
+        return trained_detector(self.network, self.weights, labels, channels, self.size)
+
+    def keep(self, network: nn.Module, labels: LabelSet, seed: int) -> None:
+        """Write the detector of a seed to `save`, whose name gets the seed: judge.pt becomes judge-0.pt."""
+        if self.save is not None:
+            classes = [labels.names[index] for index in labels.countable]
+            write_trained(self.save, seed, network, self.network, classes)
 
     def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
         """Require objects in both parts, and the package that scores them.
@@ -196,7 +216,7 @@ class Detection(Task):
         if judgement is None:
             truth = self.objects(labels, example)
             rows = zip(truth.xyxy.tolist(), truth.classes.tolist(), strict=True)
-            return draw_boxes(image, labels, [[*box, kind] for box, kind in rows], [])
+            return draw_boxes(image, labels, [[*box, kind] for box, kind in rows])
         return draw_boxes(image, labels, judgement["objects"], judgement["found"])
 
 

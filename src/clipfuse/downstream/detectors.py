@@ -1,6 +1,7 @@
 """Detectors of torchvision with any number of channels, small enough for a CPU."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,16 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
-from clipfuse.downstream.networks import extend_first_layer, load_encoder
+from clipfuse.downstream.networks import extend_first_layer, load_encoder, load_trained, trained_weights
 from clipfuse.downstream.precision import MOST_FOUND
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.types import LabelSet
 
 LEAST_SCORE = 0.01
 """What is found with a lower score is left out: it hardly moves the average precision and fills the files."""
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406, 0.449), (0.229, 0.224, 0.225, 0.226)
+_LAST = r"(classification_head\..*|cls_score)\.bias$"  # its length is a multiple of the number of outputs
 _WEIGHTS = MobileNet_V3_Large_Weights.IMAGENET1K_V1
 
 
@@ -40,8 +43,45 @@ class Detector(nn.Module):
         return self.network(list(images), targets)
 
 
+def trained_detector(name: str, path: str, labels: LabelSet, channels: int, size: int) -> Detector:
+    """Return the detector of a file.
+
+    Args:
+        name: one of `NETWORKS`.
+        path: as `clipfuse.downstream.networks.load_trained` takes it.
+        labels: whose countable classes it must find.
+        channels: of the images.
+        size: as `detector`.
+
+    Raises:
+        UserError: the file cannot be read, is of another architecture, or finds other classes.
+    """
+    given = trained_weights(path)[0]
+    kinds = [
+        detector(name, "none", labels.countable, channels, size, 0, reduced) for reduced in (True, False)
+    ]
+    found = max(kinds, key=lambda each: _fitting(each, given))  # they differ in the widths of some layers
+    state = found.network.state_dict()
+    last = next(key for key in reversed(state) if re.search(_LAST, key))
+    classes = [labels.names[index] for index in labels.countable]
+    load_trained(found, name, classes, path, last, len(classes) + 1)
+    return found
+
+
+def _fitting(network: Detector, given: Mapping[str, Any]) -> int:
+    """Return how many weights of a file have the shape that they need."""
+    shapes = {key: value.shape for key, value in given.items() if isinstance(value, Tensor)}
+    return sum(shapes.get(key) == value.shape for key, value in network.network.state_dict().items())
+
+
 def detector(
-    name: str, encoder: str, classes: Sequence[int], channels: int, size: int, seed: int
+    name: str,
+    encoder: str,
+    classes: Sequence[int],
+    channels: int,
+    size: int,
+    seed: int,
+    reduced: bool | None = None,
 ) -> Detector:
     """Return a new detector; the same seed gives the same start for three and for four channels.
 
@@ -52,20 +92,23 @@ def detector(
         channels: 3, or 4 for both bands; infrared starts with the mean of the weights of red, green and blue.
         size: side of the square, or shorter side, to which images are resized.
         seed: decides the random weights; the global random state stays as it was.
+        reduced: whether SSDlite's encoder ends in half as many channels, as torchvision builds it for random
+            weights; None: with encoder=none.
 
     Raises:
         UserError: the encoder's weights cannot be fetched or read, or are those of another network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "network"))
-        network = NETWORKS[name](name, encoder, len(classes) + 1, channels, size)
+        slim = encoder == "none" if reduced is None else reduced
+        network = NETWORKS[name](name, encoder, len(classes) + 1, channels, size, slim)
     return Detector(network, classes).to(memory_format=torch.channels_last)
 
 
-def _ssdlite(name: str, encoder: str, outputs: int, channels: int, size: int) -> nn.Module:
+def _ssdlite(name: str, encoder: str, outputs: int, channels: int, size: int, slim: bool) -> nn.Module:
     """Compose torchvision's `ssdlite320_mobilenet_v3_large` with other default boxes and start weights."""
     norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-    features = mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=encoder == "none").features
+    features = mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=slim).features
     load_encoder(features, name, encoder, _WEIGHTS)
     extractor = SSDLiteFeatureExtractorMobileNet(features, 13, norm)
     boxes = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.06, max_ratio=0.9)
@@ -86,7 +129,7 @@ def _ssdlite(name: str, encoder: str, outputs: int, channels: int, size: int) ->
     )
 
 
-def _fasterrcnn(name: str, encoder: str, outputs: int, channels: int, size: int) -> nn.Module:
+def _fasterrcnn(name: str, encoder: str, outputs: int, channels: int, size: int, slim: bool) -> nn.Module:
     network = fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None,
         weights_backbone=None,
@@ -103,8 +146,8 @@ def _fasterrcnn(name: str, encoder: str, outputs: int, channels: int, size: int)
     return network
 
 
-NETWORKS: dict[str, Callable[[str, str, int, int, int], nn.Module]] = {
+NETWORKS: dict[str, Callable[[str, str, int, int, int, bool], nn.Module]] = {
     "ssdlite_mobilenet_v3_large": _ssdlite,
     "fasterrcnn_mobilenet_v3_large": _fasterrcnn,
 }
-"""By name: the builder from name, encoder, number of outputs, channels and size."""
+"""By name: the builder from name, encoder, number of outputs, channels, size, and whether it is reduced."""

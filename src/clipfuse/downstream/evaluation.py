@@ -76,6 +76,10 @@ class Evaluation:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds is {list(self.seeds)}; expected one or more different whole numbers")
         self.task = self.material.task
+        protocols.check_files(self.task, self.material.labels, self.protocol)
+        if self.task.weights is not None and len(self.seeds) > 1:  # one network: each would find the same
+            self.seeds = list(self.seeds[:1])
+            self.note(f"downstream.weights is one network: task seed {self.seeds[0]} alone")
         settings = {
             **self.task.settings(),
             "input": self.material.channels,
@@ -109,6 +113,8 @@ class Evaluation:
 
     def trainings(self, missing: Mapping[str, Sequence[int]]) -> int:
         """Return how many task networks are to be trained for what is missing."""
+        if self.task.weights is not None:
+            return 0
         if self.protocol == protocols.FROZEN:
             return len({seed for seeds in missing.values() for seed in seeds})
         return sum(map(len, missing.values()))

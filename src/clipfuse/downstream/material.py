@@ -10,21 +10,26 @@ from clipfuse.downstream.base import Example, Task
 from clipfuse.downstream.sources import Source, as_luma
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256
+from clipfuse.ops.shelf import Shelf
 from clipfuse.types import FusionBatch, LabelSet
 
 INPUTS = ("color", "luma")
 Bar = Callable[[Iterable[str], str], Iterable[str]]
 
 
-def labels_of(data: object) -> LabelSet:
+def labels_of(data: object, kind: str = "classes") -> LabelSet:
     """Return what the labels of a data set mean.
+
+    Args:
+        data: the data set.
+        kind: "classes" or "boxes", which a task needs.
 
     Raises:
         UserError: it has none.
     """
     found: LabelSet | None = getattr(data, "labels", lambda: None)()
     if found is None:
-        why = getattr(data, "no_labels", lambda kind: "describe them by data.labels")("classes")
+        why = getattr(data, "no_labels", lambda kind: "describe them by data.labels")(kind)
         name = getattr(data, "name", "data")
         raise UserError(f"the data set '{name}' has no labels, which a task network learns from: {why}")
     return found
@@ -67,10 +72,10 @@ class Material:
         self.train = [*parts["train"], *parts.get("val", ())]
         self.test = list(parts["test"])
         self._labelled: dict[str, Example] = {}
-        lacking = []
+        lacking, shelf = [], Shelf()
         for name in bar([*self.train, *self.test], "reading labels"):
             pair = load(name)
-            maps = None if pair.classes is None else pair.classes[0].to(torch.uint8)
+            maps = None if pair.classes is None else shelf.keep(pair.classes[0].to(torch.uint8))
             boxes = None if pair.boxes is None else pair.boxes[0]
             size = pair.infrared.shape[-2:]
             blank = torch.zeros(1, 1, 1, dtype=torch.uint8).expand(3, *size)  # of no memory
@@ -112,11 +117,11 @@ class Material:
         Raises:
             UserError: a pair has no image, or none that can be read or fused.
         """
-        made = []
+        made, shelf = [], Shelf()
         for name in self._bar(names, f"images of {source.name}"):
             image = source.image(self._load(name))
             image = as_luma(image) if self.channels == "luma" else image
-            made.append(replace(self._labelled[name], image=image))
+            made.append(replace(self._labelled[name], image=shelf.keep(image)))
         return made
 
     def origin(self, source: Source) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torchvision
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.models import mobilenet_v3_small, segmentation
@@ -20,9 +19,9 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FeaturePyramidNetwork
 
 from clipfuse.errors import UserError, reason
-from clipfuse.files import file_sha256
-from clipfuse.networks.weights import SUFFIX, read_archive
+from clipfuse.files import file_sha256, write_atomically
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.ops.stored import read_weights
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406, 0.449), (0.229, 0.224, 0.225, 0.226)
 _BATCH_NORM_MOMENTUM = 0.1
@@ -212,41 +211,70 @@ def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -
     _copy(backbone, given, place, f"encoder than that of {name}")
 
 
-def load_trained(network: Normalized, name: str, classes: Sequence[str], path: str) -> None:
+def load_trained(
+    network: nn.Module, name: str, classes: Sequence[str], path: str, last: str, outputs: int
+) -> None:
     """Copy the weights of a whole trained network.
 
     Args:
-        network: a new one of the same architecture.
+        network: a new one of the same architecture, whose attribute `network` is torchvision's.
         name: of its architecture.
-        classes: names that its logits must have.
+        classes: names of what it finds.
         path: what `torch.save` wrote of `weights_of`, or the state dict of torchvision's network.
+        last: name of the bias of its last layer, whose length is a multiple of `outputs`.
+        outputs: classes, and the output for no object, if there is one.
 
     Raises:
         UserError: the file cannot be read, is of another architecture, or its classes differ.
     """
-    weights, record = _read(path, "weights")
-    found = record.get("classes")
+    given, record = trained_weights(path)
+    found, kind = record.get("classes"), record.get("network")
+    if isinstance(kind, str) and kind != name:
+        raise UserError(f"{path} holds a trained {kind}; expected {name}: set downstream.network={kind[:60]}")
     if isinstance(found, list) and tuple(found) != tuple(classes):
         raise UserError(
             f"the task network of {path} finds the classes {', '.join(map(str, found))}; the labels have "
             f"{', '.join(classes)}; take a network for these classes"
         )
-    given = {key.removeprefix("network."): value for key, value in weights.items()}
-    wanted = network.network.state_dict()
-    given = {key: value for key, value in given.items() if not key.startswith(("aux_", "class_weights"))}
-    last = list(wanted)[-1]
-    if isinstance(given.get(last), Tensor) and len(given[last]) != len(classes):
+    inner: Any = network.network
+    each, bias = len(inner.state_dict()[last]) // outputs, given.get(last)
+    if isinstance(bias, Tensor) and bias.dim() == 1 and len(bias) not in (each * outputs, 0):
+        count = len(bias) // each - (outputs - len(classes))
         raise UserError(
-            f"the task network of {path} finds {len(given[last])} classes; the labels have {len(classes)}: "
+            f"the task network of {path} finds {count} classes; the labels have {len(classes)}: "
             f"{', '.join(classes)}; take a network for these classes"
         )
-    _copy(network.network, given, path, f"network than {name}")
+    _copy(inner, given, path, f"network than {name}")
 
 
-def weights_of(network: Normalized, name: str, classes: Sequence[str]) -> dict[str, Any]:
+def trained_weights(path: str) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return the weights of torchvision's network in a file of `weights`, and all that the file holds.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    weights, record = _read(path, "weights")
+    given = {key.removeprefix("network."): value for key, value in weights.items()}
+    return {key: given[key] for key in given if not key.startswith(("aux_", "class_weights"))}, record
+
+
+def weights_of(network: nn.Module, name: str, classes: Sequence[str]) -> dict[str, Any]:
     """Return what a file of a trained network holds, in plain types and tensors; `torch.save` writes it."""
-    state = {key: value.detach().cpu().clone() for key, value in network.network.state_dict().items()}
+    inner: Any = network.network
+    state = {key: value.detach().cpu().clone() for key, value in inner.state_dict().items()}
     return {"network": name, "classes": list(classes), "state_dict": state}
+
+
+def write_trained(save: str, seed: int, network: nn.Module, name: str, classes: Sequence[str]) -> None:
+    """Write the trained network of a seed beside the name given: judge.pt becomes judge-0.pt.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(save).expanduser()
+    content: Any = weights_of(network, name, classes)
+    with write_atomically(path.with_name(f"{path.stem}-{seed}{path.suffix}"), "wb") as file:
+        torch.save(content, file)
 
 
 def _copy(module: nn.Module, given: Mapping[str, Any], where: str, what: str) -> None:
@@ -267,17 +295,10 @@ def _read(path: str, setting: str) -> tuple[Mapping[str, Any], Mapping[str, Any]
     """Return the state dict of a file, and all that the file holds."""
     file_key(path, setting)
     try:
-        if Path(path).suffix == SUFFIX:
-            content: Any = load(Path(path).read_bytes())
-        else:
-            content = read_archive(Path(path))
-        if not isinstance(content, Mapping):
-            raise ValueError("no state dict")
-        state = next((content[key] for key in ("state_dict", "model") if key in content), content)
-        if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-            raise ValueError("no state dict")
-    except Exception as error:  # a crafted file can raise anything in its parser
-        raise UserError(
-            f"{path} cannot be read as weights ({error}); expected a state dict that torch.save wrote"
-        ) from error
+        content = read_weights(Path(path), "a network")
+    except ValueError as error:
+        raise UserError(f"{error}; expected a state dict that torch.save wrote") from error
+    state = next((content[key] for key in ("state_dict", "model") if key in content), content)
+    if not isinstance(state, Mapping) or not state or not all(isinstance(key, str) for key in state):
+        raise UserError(f"{path} holds no state dict; expected one that torch.save wrote")
     return state, content

@@ -30,6 +30,18 @@ PLAIN = ("infrared", "visible", "average", "maximum")
 """The sources on which the network of frozen-1 is trained, in this order."""
 
 
+def check_files(task: Task, labels: LabelSet, protocol: str) -> None:
+    """Require that files of networks are named for frozen-1 alone, and that one to be read fits.
+
+    Raises:
+        UserError: names the setting, or what is wrong with the file.
+    """
+    for key in ("weights", "save"):
+        if protocol != FROZEN and getattr(task, key) is not None:
+            raise UserError(f"{protocol} trains its networks itself; downstream.{key} is for {FROZEN}")
+    task.trained(labels, 3)
+
+
 def retrained(
     task: Task,
     labels: LabelSet,
@@ -59,8 +71,7 @@ def retrained(
         UserError: the task cannot be trained or judged on these images, or its encoder cannot be loaded.
     """
     channels = _channels({"train": train, "test": test})
-    if task.trained(labels, channels) is not None:
-        raise UserError(f"{RETRAINED} trains its networks itself; downstream.weights is for {FROZEN}")
+    check_files(task, labels, RETRAINED)
     task.check(labels, train, test)
     network = task.build(labels, channels, seed).to(device)
     steps = _Steps(progress, task.updates + len(test))

@@ -2,27 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.utils import draw_segmentation_masks
 
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfnet_iou, pooled
 from clipfuse.downstream.networks import (
     NETWORKS,
-    Normalized,
     encoder_key,
     file_key,
     load_trained,
     segmentation_network,
-    weights_of,
+    write_trained,
 )
 from clipfuse.errors import UserError
-from clipfuse.files import write_atomically
+from clipfuse.ops.drawing import paint_classes
 from clipfuse.types import IGNORED, LabelSet
 
 CLASS_WEIGHTS = ("log", "equal")
@@ -100,16 +97,14 @@ class Segmentation(Task):
         if self.weights is None:
             return None
         network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
-        load_trained(network, self.network, labels.names, self.weights)
+        last = list(network.network.state_dict())[-1]
+        load_trained(network, self.network, labels.names, self.weights, last, len(labels))
         return network
 
     def keep(self, network: nn.Module, labels: LabelSet, seed: int) -> None:
         """Write the network of a seed to `save`, whose name gets the seed: judge.pt becomes judge-0.pt."""
         if self.save is not None:
-            path = Path(self.save)
-            content: Any = weights_of(cast(Normalized, network), self.network, labels.names)
-            with write_atomically(path.with_name(f"{path.stem}-{seed}{path.suffix}"), "wb") as file:
-                torch.save(content, file)
+            write_trained(self.save, seed, network, self.network, labels.names)
 
     def check(self, labels: LabelSet, train: Sequence[Example], test: Sequence[Example]) -> None:
         """Require maps of classes of the images' size, of known classes, and two classes in each part.
@@ -172,10 +167,7 @@ class Segmentation(Task):
     def draw(self, labels: LabelSet, example: Example, judgement: Judgement | None) -> Tensor:
         """Return the image under the colours of its classes, (3, H, W) uint8; background and ignored stay."""
         found = _classes(example) if judgement is None else judgement["map"]
-        shown = [each for each in range(len(labels)) if each != labels.background]
-        masks = torch.stack([found == each for each in shown])
-        colors = [colors_of(labels)[each] for each in shown]
-        return draw_segmentation_masks(example.image[:3].expand(3, -1, -1), masks, alpha=0.6, colors=colors)
+        return paint_classes(example.image[:3], labels, found)
 
 
 def shares(labels: LabelSet, examples: Sequence[Example]) -> list[float]:
@@ -200,18 +192,6 @@ def shares(labels: LabelSet, examples: Sequence[Example]) -> list[float]:
         counts += here
     known = counts[: len(labels)].double()
     return (known / known.sum().clamp(min=1)).tolist()
-
-
-def colors_of(labels: LabelSet) -> list[tuple[int, int, int]]:
-    """Return one RGB triple for each class: the palette, or hues that lie far apart."""
-    if len(labels.palette) == len(labels):
-        return list(labels.palette)
-    hues = [2 * math.pi * (0.618 * each % 1) for each in range(len(labels))]
-    turns = (0, 2 * math.pi / 3, 4 * math.pi / 3)
-    return [
-        (round(a), round(b), round(c))
-        for a, b, c in ([140 + 110 * math.cos(hue - turn) for turn in turns] for hue in hues)
-    ]
 
 
 def _classes(example: Example) -> Tensor:

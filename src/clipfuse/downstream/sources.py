@@ -1,8 +1,9 @@
 """The sources of images that a task network sees: single bands, trivial fusions, networks, folders.
 
 Every source gives an 8-bit image of a pair. A fused one is the colour image that `clipfuse fuse` writes:
-fused luma with the chroma of the visible image. `infrared` is gray. `both` has four channels, red, green,
-blue and infrared: what a task network can do with all that the two bands show.
+fused luma with the chroma of the visible image, or the one that the network learned. `infrared` is gray.
+`both` has four channels, red, green, blue and infrared: what a task network can do with all that the two
+bands show.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from clipfuse.errors import UserError
 from clipfuse.files import file_sha256, json_sha256
 from clipfuse.images import read_image
-from clipfuse.networks.apply import apply_network
+from clipfuse.networks.apply import apply_in_color
 from clipfuse.networks.load import load_network
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb, rgb_to_luma_chroma
 from clipfuse.ops.depth import to_bytes, to_unit
@@ -96,8 +97,9 @@ def fused_image(network: nn.Module, pair: FusionBatch, what: str) -> Tensor:
     """
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
     where = f"{pair.sample_ids[0]} with {what}"
-    fused = apply_network(network, pair.infrared.to(device), pair.visible.to(device), where)
-    return _colored(fused[0].cpu(), pair.chroma[0])
+    infrared, visible, given = (each.to(device) for each in (pair.infrared, pair.visible, pair.chroma))
+    fused, chroma = apply_in_color(network, infrared, visible, given, where)
+    return _colored(fused[0].cpu(), chroma[0].cpu())
 
 
 def run_source(

@@ -5,34 +5,52 @@ from typing import TYPE_CHECKING
 from clipfuse.lazy import attach
 
 if TYPE_CHECKING:
+    from clipfuse.losses.adversarial import AdversarialLoss
+    from clipfuse.losses.autofuse import AutoFuseLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
+    from clipfuse.losses.learned_loss import LearnedLoss
+    from clipfuse.losses.lpips import LpipsLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.region_contrast import RegionContrastLoss
     from clipfuse.losses.task import TaskLoss
+    from clipfuse.losses.text_weights import TextWeightsLoss
     from clipfuse.losses.weighted_sum import BilevelWeightedSum, WeightedSum
 
 __all__ = [
+    "AdversarialLoss",
+    "AutoFuseLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
     "FusionLoss",
     "LDFusionLoss",
+    "LearnedLoss",
+    "LpipsLoss",
     "PixelLoss",
     "PromptFusionLoss",
+    "RegionContrastLoss",
     "TaskLoss",
+    "TextWeightsLoss",
     "WeightedSum",
 ]
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "adversarial": ("AdversarialLoss",),
+        "autofuse": ("AutoFuseLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),
+        "learned_loss": ("LearnedLoss",),
+        "lpips": ("LpipsLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
+        "region_contrast": ("RegionContrastLoss",),
         "task": ("TaskLoss",),
+        "text_weights": ("TextWeightsLoss",),
         "weighted_sum": ("BilevelWeightedSum", "WeightedSum"),
     },
 )

@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
+from clipfuse.clip.patches import (
+    check_sides,
+    check_sizes,
+    patch_losses,
+    patch_mean,
+    patch_seeds,
+    seen_patches,
+)
 from clipfuse.clip.perceptual import MaximumFeatures
 from clipfuse.clip.similarity import cosine, direction_loss
 from clipfuse.losses.base import FusionLoss, named_errors, require, require_terms
-from clipfuse.ops.chunks import in_chunks
 from clipfuse.ops.entropy import entropy
-from clipfuse.ops.patches import PatchPlaces, affine_places, cut_patches, perspective_places
-from clipfuse.ops.ranks import mean_over_ranks
-from clipfuse.ops.seeding import derived_seed
+from clipfuse.ops.patches import PatchPlaces, affine_places, perspective_places
 from clipfuse.types import LossInputs, LossOutput
 
 Texts = str | Sequence[str]
-_SMALLEST = 8  # side of a patch in pixels of the image; CLIP gets too little from a smaller one
 _NAME = "ldfusion loss"
 _OF_TERM = {  # arguments without effect where the weight of a term is 0
     "patch": (
@@ -115,11 +119,11 @@ class LDFusionLoss(FusionLoss):
         patch_source: source embedding of a patch: the `whole` source image, as released, or the same `patch`
             of it.
         clip_batch: patches per pass of CLIP, 1 or more; changes memory, not the result.
-        perceptual: network of f_l: `vgg19` (after the activation), `clip`, or `auto`, which is clip for the
-            micro CLIP and vgg19, as released, for others.
+        perceptual: network of f_l: `vgg19` or `vgg16` (after the activation), `clip`, or `auto`, which is
+            clip for the micro CLIP and vgg19, as released, for others.
         perceptual_layers: layers of `MaximumFeatures`.
         layer_weights: v_l, one per layer.
-        vgg_weights: file of VGG19's weights, as in `MaximumFeatures`.
+        vgg_weights: file of the VGG's weights, as in `MaximumFeatures`.
 
     Raises:
         ValueError: an argument out of range, an empty or over-long text, a CLIP without the layers, or
@@ -146,7 +150,7 @@ class LDFusionLoss(FusionLoss):
         patch_mean: Literal["all", "kept"] = "all",
         patch_source: Literal["whole", "patch"] = "whole",
         clip_batch: int = 32,
-        perceptual: Literal["auto", "clip", "vgg19"] = "auto",
+        perceptual: Literal["auto", "clip", "vgg16", "vgg19"] = "auto",
         perceptual_layers: Sequence[str] | None = None,
         layer_weights: Sequence[float] | None = None,
         vgg_weights: str | None = None,
@@ -183,14 +187,13 @@ class LDFusionLoss(FusionLoss):
     def setup(self, sample: LossInputs) -> None:
         """Refuse images too small for patches or for the layers of vgg19."""
         height, width = sample.fused.shape[-2:]
-        side = self.release.patch_side[0] * min(height, width)
-        if self.weights["patch"] and side < _SMALLEST:
-            raise ValueError(
-                f"{_NAME}: the smallest patches of {height}x{width} images would have {side:.1f} px, "
-                f"expected {_SMALLEST} or more; raise loader.crop_size or {self.place}.patch_side"
-            )
+        if self.weights["patch"]:
+            with named_errors(_NAME):
+                check_sizes((height, width), self.release.patch_side[0], self.place)
         if self.features is not None and self.features.vgg is not None and min(height, width) < 8:
-            raise ValueError(f"{_NAME}: vgg19 needs crops of 8 px or more, got {height}x{width}")
+            raise ValueError(
+                f"{_NAME}: {self.features.vgg.network} needs crops of 8 px or more, got {height}x{width}"
+            )
 
     def notices(self, steps: int) -> list[str]:
         """Name what was set for terms of weight 0, and for rules of patches that are not in use."""
@@ -234,42 +237,30 @@ class LDFusionLoss(FusionLoss):
         self, inputs: LossInputs, visible: Tensor, infrared: Tensor, texts: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the mean of L over patches, and the share of patches that count."""
-        places, size = self._places(inputs), self.clip.preprocess.size
-        patches, total = cut_patches(inputs.fused, places, size), len(inputs.fused) * self.release.patches
-        with torch.no_grad():
-            sources = cut_patches(torch.cat([inputs.visible, inputs.infrared], dim=1), places, size)
-        image = torch.arange(total, device=patches.device) // self.release.patches
+        patches = seen_patches(inputs, self._places(inputs), self.clip.preprocess.size)
+        total = len(patches.fused)
         if self.release.patch_filter == "entropy":
-            bits = entropy(sources.flatten(0, 1)).view(-1, 2)
-            chosen = (bits > self.entropy_bits).all(dim=1).nonzero().squeeze(1)
-            patches, sources, image = patches[chosen], sources[chosen], image[chosen]
+            bits = entropy(patches.sources.flatten(0, 1)).view(-1, 2)
+            patches = patches[(bits > self.entropy_bits).all(dim=1).nonzero().squeeze(1)]
 
-        def language_losses(rows: Tensor, part: slice) -> Tensor:
-            if self.patch_source == "whole":
-                starts = visible[image[part]], infrared[image[part]]
-            else:
-                with torch.no_grad():
-                    pairs = sources[part].transpose(0, 1).flatten(0, 1).unsqueeze(1)
-                    visible_start, infrared_start = self.clip.encode_image(pairs).chunk(2)
-                    starts = visible_start, infrared_start
-            return language_loss(self.clip.encode_image(rows), *starts, *texts)
+        def language_losses(fused: Tensor, visible: Tensor, infrared: Tensor, part: slice) -> Tensor:
+            return language_loss(fused, visible, infrared, *texts)
 
-        losses = in_chunks(language_losses, patches, self.clip_batch)
+        sources = visible, infrared
+        losses = patch_losses(
+            self.clip, patches, sources, language_losses, self.patch_source, self.clip_batch
+        )
         if self.release.patch_filter == "loss":
             counts = losses.detach() >= self.loss_threshold
             losses = torch.where(counts, losses, 0.0)
             number = counts.sum()
         else:
             number = torch.tensor(len(losses), device=losses.device)
-        if self.patch_mean == "all":
-            return losses.sum() / total, number / total
-        # In validation ranks may have different numbers of batches: a collective would wait for ever.
-        return mean_over_ranks(losses, number, together=self.training), number / total
+        return patch_mean(losses, number, total, self.patch_mean, self.training), number / total
 
     def _places(self, inputs: LossInputs) -> PatchPlaces:
         shape = inputs.fused.shape[-2], inputs.fused.shape[-1]
-        seeds = [derived_seed(inputs.seed, inputs.step, "patches", name) for name in inputs.sample_ids]
-        return self.draw(shape, seeds, self.release.patches, self.release.patch_side)
+        return self.draw(shape, patch_seeds(inputs), self.release.patches, self.release.patch_side)
 
     def _encode(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Embed whole images, squashed to CLIP's size as released; also return its features by layer."""
@@ -293,12 +284,8 @@ class LDFusionLoss(FusionLoss):
         release = self.release
         require_terms("ldfusion", self.weights)
         require("ldfusion", 1, patches=release.patches, clip_batch=self.clip_batch)
-        low, high = release.patch_side
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"{_NAME}: patch_side is {[low, high]}; expected two shares of the image's shorter "
-                "side, 0 < first <= second <= 1: a patch cannot be larger than the image"
-            )
+        with named_errors(_NAME):
+            check_sides(release.patch_side)
         if not 0 <= release.visible_share <= 1:
             raise ValueError(f"{_NAME}: visible_share is {release.visible_share}; expected 0 to 1")
 

@@ -1,6 +1,5 @@
 """The loss of a task on the fused image: a network should find there the class of each pixel."""
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,11 +11,12 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.color import luma_chroma_to_rgb
+from clipfuse.ops.drawing import class_colors
 from clipfuse.ops.modes import evaluating
 from clipfuse.ops.ranks import mean_over_ranks
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.ops.segmenter import load_weights
-from clipfuse.types import IGNORED, LossInputs, LossOutput
+from clipfuse.types import IGNORED, LabelSet, LossInputs, LossOutput
 
 _LOSS = "task"
 
@@ -50,9 +50,9 @@ class TaskLoss(BilevelLoss):
     F = fidelity + w l(x, y; judged samples),   f = l(x, y; the other samples)
 
     l is the cross-entropy of the task network y on the fused colour image: fused luma with the chroma of the
-    visible image. It is a mean over samples, those of all ranks, of the weighted mean over the labelled
-    pixels of each; a pixel of a class that has n pixels in its image weighs n^-balance. Pixels and images
-    without labels count nowhere; where there are no others l is 0.
+    visible image, or the one that the fusion network learns. It is a mean over samples, those of all ranks,
+    of the weighted mean over the labelled pixels of each; a pixel of a class that has n pixels in its image
+    weighs n^-balance. Pixels and images without labels count nowhere; where there are no others l is 0.
 
     The task network is
 
@@ -162,7 +162,8 @@ class TaskLoss(BilevelLoss):
             raise UserError(wrong)
         assert inputs.classes is not None
         guided = inputs.step >= self.warmup or not self.training
-        images = luma_chroma_to_rgb(inputs.fused if guided else inputs.fused.detach(), inputs.chroma)
+        fused, chroma = inputs.fused, inputs.fused_chroma
+        images = luma_chroma_to_rgb(*(each if guided else each.detach() for each in (fused, chroma)))
         classes = inputs.classes.masked_fill(inputs.classes == IGNORED, 0)
         weights = self._pixel_weights(inputs.classes, classes).to(images.dtype)
         judged = learnt = list(range(len(classes)))
@@ -199,7 +200,7 @@ class TaskLoss(BilevelLoss):
         """Return the fused image, its labels and the classes that were found, in colours of their own."""
         if inputs.classes is None:
             return None
-        image = luma_chroma_to_rgb(inputs.fused[:1], inputs.chroma[:1])
+        image = luma_chroma_to_rgb(inputs.fused[:1], inputs.fused_chroma[:1])
         found, classes = self._logits(image, self.lower_parameters()).argmax(1), inputs.classes[:1]
         known = classes != IGNORED
         rows = _overlaps(found, classes.masked_fill(~known, 0), known, self.classes)[0].tolist()
@@ -282,5 +283,5 @@ def _overlaps(found: Tensor, classes: Tensor, known: Tensor, count: int) -> Tens
 
 def _colors(count: int) -> Tensor:
     """Return RGB of each class, black for the first, then hues; the last row, gray, is for no label."""
-    hues = [colorsys.hsv_to_rgb(index / max(count - 1, 1), 0.8, 1.0) for index in range(count - 1)]
-    return torch.tensor([(0.0, 0.0, 0.0), *hues, (0.5, 0.5, 0.5)])
+    colors = class_colors(LabelSet(tuple(map(str, range(count))), 0))
+    return torch.tensor([*colors, (127.5, 127.5, 127.5)]) / 255

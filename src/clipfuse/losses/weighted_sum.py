@@ -112,13 +112,14 @@ class WeightedSum(FusionLoss):
         for name, total in totals.items():
             terms |= {f"{name}/{term}": value for term, value in outputs[name].terms.items()}
             terms[f"{name}/weighted_total"] = total.detach()
+        images = {f"{name}/{key}": image for name in totals for key, image in outputs[name].images.items()}
         whole = torch.stack(list(totals.values())).sum()
         if self.learnt is not None:
             terms |= {f"weight/{name}": weight.detach() for name, weight in weights.items()}  # type: ignore[union-attr]
             if self.balance == "uncertainty":
                 whole = whole + self.learnt.regularization()
                 terms["regularization"] = self.learnt.regularization().detach()
-        return LossOutput(whole, terms)
+        return LossOutput(whole, terms, images)
 
 
 class BilevelWeightedSum(WeightedSum, BilevelLoss):
@@ -146,6 +147,7 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
     ) -> None:
         super().__init__(parts, of, balance, alpha, memory)
         self.bilevel = bilevel
+        self.solvers = self._lower.solvers
 
     @property
     def _lower(self) -> BilevelLoss:

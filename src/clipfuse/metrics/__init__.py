@@ -21,6 +21,7 @@ from clipfuse.metrics.feature_information import fmi_gradient, fmi_pixel
 from clipfuse.metrics.fidelity import mse, psnr
 from clipfuse.metrics.gradients import nabf, qabf
 from clipfuse.metrics.information import entropy, mutual_information, normalized_mutual_information
+from clipfuse.metrics.learned import lpips
 from clipfuse.metrics.perception import qcb, qcv
 from clipfuse.metrics.protocols import PROTOCOLS, Protocol
 from clipfuse.metrics.scoring import Scorer
@@ -51,6 +52,7 @@ __all__ = [
     "kept_structure",
     "kept_targets",
     "local_detail",
+    "lpips",
     "metric",
     "ms_ssim",
     "mse",

@@ -145,9 +145,12 @@ class RunMetrics:
         test: the same.
         own: metrics of yours, such as "my_metric.sharpness": functions under `@clipfuse.metrics.metric`.
             The set "full" has them, too.
+        lpips_weights: file of VGG16's or AlexNet's weights, as in `clipfuse.ops.lpips.Lpips`; the set "full"
+            then has LPIPS, too.
 
     Raises:
-        ValueError: an unknown protocol, or a metric that it does not have; an own one that is none.
+        ValueError: an unknown protocol, or a metric that it does not have; an own one that is none; a file
+            that cannot be used.
     """
 
     def __init__(
@@ -156,7 +159,11 @@ class RunMetrics:
         validation: str | Iterable[str] = "fast",
         test: str | Iterable[str] = "full",
         own: Sequence[str] = (),
+        lpips_weights: str | None = None,
     ) -> None:
-        protocol = protocol_named(protocol).with_own(own)
+        protocol = protocol_named(protocol)
+        if lpips_weights is not None:
+            protocol = protocol.with_lpips(lpips_weights)
+        protocol = protocol.with_own(own)
         self.validation = FusionMetrics(protocol, validation)
         self.test = FusionMetrics(protocol, test)

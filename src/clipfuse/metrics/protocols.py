@@ -14,6 +14,8 @@ from typing import Any
 
 from clipfuse.errors import did_you_mean
 from clipfuse.metrics.definition import DEFINITIONS, Definition
+from clipfuse.metrics.learned import NO_WEIGHTS
+from clipfuse.ops.lpips import Lpips, load_lpips
 
 UNCHECKED = "from the description, not checked against the published code"
 OF_THE_USER = "own, unchecked"
@@ -63,6 +65,8 @@ class Protocol:
         Raises:
             ValueError: the protocol does not have it; names what it has.
         """
+        if name not in self.metrics and name == "LPIPS":
+            raise ValueError(f"metric 'LPIPS' {NO_WEIGHTS}")
         if name not in self.metrics:
             known = "is not in" if name in DEFINITIONS else "is unknown to"
             near = did_you_mean(name, (*self.metrics, "fast", "full"))
@@ -96,6 +100,34 @@ class Protocol:
                 raise ValueError(f"own metric '{path}': protocol {self} has '{name}' already")
             own.append(name)
         return replace(self, metrics=(*self.metrics, *own), own=(*self.own, *own))
+
+    def with_lpips(self, weights: str | None) -> "Protocol":
+        """Return the protocol with LPIPS after its own metrics.
+
+        Args:
+            weights: file of VGG16's or AlexNet's weights, as the metric takes it; None where no image will be
+                scored, and LPIPS is only to be known, as for scores that are read.
+
+        Raises:
+            ValueError: the file cannot be used; or the protocol scores the channels of colour images.
+        """
+        if self.channels:
+            raise ValueError(f"LPIPS looks at whole images, and protocol {self} scores each colour channel")
+        options = dict(self.options)
+        if weights is not None:
+            load_lpips(weights)
+            options["LPIPS"] = {"weights": weights}
+        return replace(
+            self,
+            metrics=(*self.metrics, "LPIPS"),
+            options=options,
+            checked=self.checked | {"LPIPS"},
+        )
+
+    @property
+    def lpips(self) -> Lpips | None:
+        """LPIPS by the network that `with_lpips` was given, None without it."""
+        return load_lpips(self.options["LPIPS"]["weights"]) if "LPIPS" in self.options else None
 
     def choose(self, names: Iterable[str]) -> list[str]:
         """Resolve metrics and the sets "fast" and "full" to metrics, each once, in the order of the tables.

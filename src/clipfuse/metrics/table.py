@@ -45,6 +45,8 @@ def score_table(protocol: Protocol, scores: Mapping[str, Mapping[str, Sequence[f
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows.insert(1, "  ".join("-" * width for width in widths))
     notes = [f"protocol {protocol}: {protocol.summary}"]
+    if "LPIPS" in metrics and protocol.lpips is not None:
+        notes.append(f"LPIPS by {protocol.lpips}")
     if len(methods) > 1 and families:
         notes.append(f"rank by {verdict}, mean of the ranks of means: {verdict.summary}")
     marked = [name for name in metrics if name not in protocol.checked]

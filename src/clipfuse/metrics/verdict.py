@@ -17,9 +17,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 # Scores of downstream tasks, of which runs may have any. They make a set of their own, not a family of
 # `balanced`, whose rankings would then change by what else has been computed of the same runs.
 DOWNSTREAM = ("mIoU", "mAP", "mIoU (frozen)", "mAP (frozen)")
-# Our own, and no part of the literature's tables.
+# Our own, and no part of the literature's tables; and LPIPS, which few have, and a copy of a source wins.
 NOT_CLASSIC = frozenset(
-    ("target-contrast", "noise", *(name for names in FAMILIES.values() for name in names))
+    ("LPIPS", "target-contrast", "noise", *(name for names in FAMILIES.values() for name in names))
 )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from clipfuse.errors import UserError
-from clipfuse.networks.weights import SUFFIX, check_plain, read_archive, read_safetensors
+from clipfuse.networks.weights import check_plain, read_safetensors
+from clipfuse.ops.stored import SUFFIX, read_archive
 
 REMEDY = "expected a checkpoint that 'clipfuse train' wrote, such as RUN/checkpoints/last.ckpt"
 

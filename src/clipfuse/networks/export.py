@@ -16,7 +16,7 @@ from torch.fx.experimental import _config as symbols
 
 from clipfuse.errors import UserError
 from clipfuse.files import replace_when_whole
-from clipfuse.networks.onnx import PLANES, SMALLEST, Fuse, import_extra, read_onnx, reason
+from clipfuse.networks.onnx import CHROMA, PLANES, SMALLEST, Fuse, OnnxFile, import_extra, read_onnx, reason
 from clipfuse.version import __version__
 
 OPSET = 20
@@ -32,14 +32,24 @@ class _Fused(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
-        fused: Tensor = self.backbone(infrared, visible).fused
-        return fused
+    def forward(self, *planes: Tensor) -> tuple[Tensor, ...]:
+        output = self.backbone(*planes)
+        return (output.fused,) if output.chroma is None else (output.fused, output.chroma)
+
+
+def _planes(backbone: nn.Module, shape: tuple[int, ...], seed: int) -> tuple[Tensor, ...]:
+    """Return inputs of noise: luma of both bands, and the chroma for a backbone that learns it."""
+    generator = torch.Generator().manual_seed(seed)
+    infrared, visible = torch.rand(2, *shape, generator=generator).unbind()
+    if not getattr(backbone, "learns_chroma", False):
+        return infrared, visible
+    return infrared, visible, torch.rand(shape[0], 2, *shape[2:], generator=generator)
 
 
 def write_onnx(path: Path, backbone: nn.Module, name: str, overwrite: bool = True) -> float:
     """Write a network as ONNX, opset 20: float32 `infrared` and `visible` in, `fused` out, all in [0, 1].
 
+    One that learns the chroma also takes `chroma` and returns `fused_chroma`, Cb and Cr, (N, 2, H, W).
     Number and sides are free; padding and cropping lie in the graph. The file holds all weights, names its
     producer, backbone and ranges, and no path of this machine.
 
@@ -50,13 +60,14 @@ def write_onnx(path: Path, backbone: nn.Module, name: str, overwrite: bool = Tru
         overwrite: whether a file that is there, or appears in the meantime, is replaced.
 
     Returns:
-        The largest difference between its fused image and the network's own, on one odd size.
+        The largest difference between what it returns and what the network does, on one odd size.
 
     Raises:
         UserError: the extra `export` is missing, the network cannot be expressed, or the file not be
             written or not do the same.
     """
     onnx, _, _ = (import_extra(extra) for extra in ("onnx", "onnxscript", "onnxruntime"))
+    chroma = CHROMA if getattr(backbone, "learns_chroma", False) else ()
     program = _trace(backbone, name)
     try:
         with _quiet():
@@ -64,15 +75,15 @@ def write_onnx(path: Path, backbone: nn.Module, name: str, overwrite: bool = Tru
                 program,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=PLANES,
-                output_names=["fused"],
+                input_names=[*PLANES, *chroma[:1]],
+                output_names=["fused", *chroma[1:]],
                 verbose=False,
             )
         assert exported is not None
         model = exported.model_proto
     except Exception as error:  # converters raise many kinds
         raise UserError(f"{name} cannot be written as ONNX: {reason(error)}") from error
-    _describe(onnx, model, name, _smallest(program))
+    _describe(onnx, model, name, _smallest(program), bool(chroma))
     with replace_when_whole(path, overwrite=overwrite) as temporary:
         content = model.SerializeToString()
         try:
@@ -91,15 +102,15 @@ def _trace(backbone: nn.Module, name: str) -> ExportedProgram:
     for part in network.modules():
         if (prepare := getattr(part, "prepare_export", None)) is not None:
             prepare()
-    infrared, visible = torch.rand(2, *_TRACED, generator=torch.Generator().manual_seed(0)).unbind()
+    planes = _planes(backbone, _TRACED, seed=0)
     free = dict.fromkeys(_AXES, Dim.DYNAMIC)
     try:
         # Else torch would require that no side, not even of the smallest features, is 1.
         with _quiet(), symbols.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             program = torch.export.export(
                 _Fused(network),
-                (infrared, visible),
-                dynamic_shapes=(free, free),
+                planes,
+                dynamic_shapes=((free,) * len(planes),),
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # many kinds
@@ -115,18 +126,24 @@ def _trace(backbone: nn.Module, name: str) -> ExportedProgram:
 
 def _smallest(program: ExportedProgram) -> int:
     """Return the smallest side that all branches taken while tracing allow."""
-    shapes = [node.meta["val"].shape for node in program.graph.nodes if node.name in PLANES]
+    names = program.graph_signature.user_inputs
+    shapes = [
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in names
+    ]
     ranges = program.range_constraints
     sides = [side.node.expr for shape in shapes for side in shape[2:]]
     return max(1, *(int(ranges[side].lower) for side in sides if side in ranges))
 
 
-def _describe(onnx: Any, model: Any, name: str, smallest: int) -> None:
+def _describe(onnx: Any, model: Any, name: str, smallest: int, chroma: bool) -> None:
     """Say in an ONNX model what it is; take out what the converter noted down of this machine."""
     model.producer_name, model.producer_version = "clipfuse", __version__
     model.doc_string = (
         "Fuses registered infrared and visible images. infrared, visible: luma (BT.601), float32 (batch, 1, "
         f"height, width) in [0, 1], sides of {smallest} or more. fused: luma of that shape in [0, 1]."
+        + (" chroma, fused_chroma: Cb and Cr (batch, 2, height, width) in [0, 1]." if chroma else "")
     )
     onnx.helper.set_model_props(model, {"clipfuse.backbone": name, SMALLEST: str(smallest)})
     del model.graph.value_info[:], model.graph.metadata_props[:]
@@ -140,14 +157,18 @@ def _describe(onnx: Any, model: Any, name: str, smallest: int) -> None:
             if axis in _AXES:
                 side.dim_param = _AXES[axis]
             else:
-                side.dim_value = 1
+                side.dim_value = 2 if entry.name in CHROMA else 1
 
 
 def _difference(path: Path, fuse: Fuse, backbone: nn.Module) -> float:
-    planes = torch.rand(2, *_CHECKED, generator=torch.Generator().manual_seed(1)).unbind()
+    planes = _planes(backbone, _CHECKED, seed=1)
     try:
         with torch.inference_mode():
-            difference = float((fuse(*planes) - backbone(*planes).fused).abs().max())
+            found = (
+                fuse.in_color(*planes) if isinstance(fuse, OnnxFile) and planes[2:] else (fuse(*planes[:2]),)
+            )
+            pairs = zip(found, _Fused(backbone)(*planes), strict=True)
+            difference = max(float((one - other).abs().max()) for one, other in pairs)
     except (RuntimeError, AssertionError) as error:  # a traced program that took a size for fixed
         raise UserError(f"{path}: it does not fuse images of any size: {reason(error)}") from error
     if not difference <= TOLERANCE:  # nor is NaN

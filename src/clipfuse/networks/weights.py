@@ -1,13 +1,11 @@
-"""Files of weights from strangers: read as data that is no larger than the file, never as code."""
+"""Networks of strangers as safetensors, and what their configuration and size may be."""
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -15,37 +13,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from clipfuse.files import open_regular, weights_sha256, write_atomically
 
-SUFFIX = ".safetensors"
 _PREFIX = "backbone."
 _MOST_VALUES, _DEEPEST, _LARGEST = 10_000, 32, 2**63
-
-
-def read_archive(path: Path) -> Any:
-    """Read what `torch.save` wrote, on the CPU, as plain types and tensors.
-
-    Torch itself neither compares the checksums nor refuses an archive that unpacks to more than the file.
-
-    Raises:
-        ValueError: it is damaged, compressed, of torch's old format, or holds more than data.
-    """
-    with open_regular(path) as file:
-        if file.read(4) != b"PK\x03\x04":  # torch would read it as its old format
-            raise ValueError("no file of torch.save, or an empty or truncated one")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-            if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise ValueError("it unpacks to more than it holds")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OverflowError) as error:
-        raise ValueError("truncated or damaged") from error
-    if damaged:
-        raise ValueError(f"damaged: the checksum of {damaged} does not fit")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a crafted file can raise anything in torch
-        raise ValueError("more than data, or damaged") from error
 
 
 def walk(node: Any) -> Iterator[Any]:

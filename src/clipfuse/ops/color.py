@@ -57,13 +57,32 @@ def luma_chroma_to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     Returns:
         RGB (..., 3, H, W) in [0, 1].
     """
-    luma = luma.clamp(0, 1)
-    blue_difference, red_difference = (chroma - 0.5).split(1, dim=-3)
-    red, blue = CR_RANGE * red_difference, CB_RANGE * blue_difference
-    away = torch.cat((red, -(RED * red + BLUE * blue) / GREEN, blue), dim=-3)
+    luma, away = luma.clamp(0, 1), _away(chroma)
     room = torch.where(away > 0, 1 - luma, luma)
     scale = (room / away.abs().clamp_min(1e-12)).amin(-3, keepdim=True).clamp_max(1)
     return (luma + scale * away).clamp(0, 1)  # the clamp takes off rounding errors alone
+
+
+def linear_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
+    """Join luma and chroma linearly: channels may leave [0, 1], and none is cut or paled.
+
+    For losses: luma and chroma of the result are those that are given, with their gradients.
+
+    Args:
+        luma: (..., 1, H, W).
+        chroma: Cb and Cr, (..., 2, H, W).
+
+    Returns:
+        RGB (..., 3, H, W).
+    """
+    return luma + _away(chroma)
+
+
+def _away(chroma: Tensor) -> Tensor:
+    """Return by how much red, green and blue differ from the luma."""
+    blue_difference, red_difference = (chroma - 0.5).split(1, dim=-3)
+    red, blue = CR_RANGE * red_difference, CB_RANGE * blue_difference
+    return torch.cat((red, -(RED * red + BLUE * blue) / GREEN, blue), dim=-3)
 
 
 def eight_bit_rgb(luma: Tensor, chroma: Tensor) -> Tensor:

@@ -74,6 +74,8 @@ RULES = (
     Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last weights"),
     # The loss, with the solver that trains it.
     Rule("loss", ROW, "what is compared"),
+    Rule("parameter_groups", ROW, "rates of its own parameters are a part of the loss"),
+    Rule("loss_files", ROW, "the same path may hold other weights"),
     Rule("solver", ROW, "a two-level loss is compared together with its solver"),
     Rule(
         "clip",
@@ -143,6 +145,8 @@ RULES = (
     Rule("protocol", "protocol", "numbers of two conventions do not compare"),
     Rule("metrics.protocol", HARMLESS, "protocol names it with its version"),
     Rule("metrics.validation metrics.test", HARMLESS, "only metrics that all runs have are compared"),
+    Rule("metrics.lpips_weights", HARMLESS, "a place; lpips_sha256 identifies its content", resume=True),
+    Rule("lpips_sha256", "protocol", "LPIPS of two networks does not compare", shared=True),
     Rule("metrics.own", HARMLESS, "own metrics are compared by name; their code is in no record"),
     Rule("metrics", "protocol", "other code scores otherwise"),
     Rule(

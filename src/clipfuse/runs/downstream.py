@@ -11,21 +11,20 @@ from omegaconf import DictConfig
 from clipfuse.downstream.base import Task
 from clipfuse.downstream.evaluation import Evaluation
 from clipfuse.downstream.material import Material, labels_of
-from clipfuse.downstream.protocols import RETRAINED
-from clipfuse.downstream.results import Result, shown_judgements
+from clipfuse.downstream.protocols import RETRAINED, check_files
+from clipfuse.downstream.results import Result
 from clipfuse.downstream.sources import ALWAYS, Source, plain_source, run_source
 from clipfuse.downstream.table import mean_scores, result_table
 from clipfuse.errors import UserError
 from clipfuse.runs.build import build
+from clipfuse.runs.downstream_log import curves, overlays
 from clipfuse.runs.owner import owned
 from clipfuse.tracking.base import SummaryLogger, media_loggers, samples_seen
-from clipfuse.tracking.pictures import to_picture
 from clipfuse.tracking.progress import amount_bar
 from clipfuse.training.checkpoints import LastCheckpoint
 from clipfuse.types import SAMPLES_SEEN, LabelSet
 
 OTHERS = "downstream-sources"  # folder beside the runs, for results of what is no run
-_SHOWN = 4  # test images in the table of a logger
 
 
 @dataclass(frozen=True)
@@ -99,31 +98,10 @@ class Judging:
             if isinstance(logger, SummaryLogger):
                 logger.log_summary(others)
         if loggers := media_loggers(trainer):
-            columns, rows = self._overlays(material, sources, results)
-            curves = [
-                [name, result.seed, (part + 1) / len(result.curve), loss]
-                for name, found in results.items()
-                for result in found
-                for part, loss in enumerate(result.curve)
-            ]
+            tables = {"overlays": overlays(material, sources, results), "curves": curves(results)}
             for media in loggers:
-                media.log_rows(f"{prefix}/overlays", columns, rows, seen)
-                media.log_rows(f"{prefix}/curves", ["source", "task seed", "done", "loss"], curves, seen)
-
-    def _overlays(
-        self, material: Material, sources: list[Source], results: dict[str, list[Result]]
-    ) -> tuple[list[str], list[list[Any]]]:
-        """Return a table of test images: the truth on the first source, and what was found on each."""
-        names = material.test[:_SHOWN]
-        columns = ["image", "truth"]
-        rows: list[list[Any]] = [[name] for name in names]
-        for source in sources:
-            found = shown_judgements(source.folder, self.task.name, results[source.name][0])
-            columns.append(source.name)
-            for row, example in zip(rows, material.examples(source, names), strict=True):
-                for judgement in (*([None] if len(row) == 1 else []), found[example.name]):
-                    row.append(to_picture(self.task.draw(self.labels, example, judgement) / 255))
-        return columns, rows
+                for name, (columns, rows) in tables.items():
+                    media.log_rows(f"{prefix}/{name}", columns, rows, seen)
 
 
 def build_task(config: DictConfig) -> Task:
@@ -147,7 +125,8 @@ def planned_judging(config: DictConfig, source: Any, callbacks: list[Any]) -> Ju
     if config.get("downstream") is None:
         return None
     task = build_task(config)
-    labels = labels_of(source)
+    labels = labels_of(source, task.needs)
+    check_files(task, labels, RETRAINED)
     if not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError(
             "downstream needs the checkpoint that callbacks.last writes, by which the training images are "

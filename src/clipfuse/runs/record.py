@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from clipfuse.files import file_sha256
 from clipfuse.losses.base import FusionLoss
-from clipfuse.runs.composed import plain
+from clipfuse.ops.settings import leaves
+from clipfuse.runs.composed import plain, resolved
+from clipfuse.training.parameter_groups import shown
 from clipfuse.version import __version__
 
 CONTENT = "names, content and scenes"
@@ -26,10 +29,13 @@ def run_record(
     Args:
         config: the run's whole configuration.
         source: the data set, a `PairSource`.
-        metrics: the run's metrics; the protocol of the test is recorded.
+        metrics: the run's metrics; the protocol of the test is recorded, and the network of LPIPS.
         loss: its CLIP is recorded, if it has one; and a fingerprint of the labels, if it sees them.
     """
-    sees = loss is not None and bool(loss.required()) and hasattr(source, "labels_fingerprint")
+    groups = {} if loss is None else shown(loss)
+    read = loss is not None and any(getattr(part, "reads", None) for part in loss.modules())
+    sees = (read or (loss is not None and bool(loss.required()))) and hasattr(source, "labels_fingerprint")
+    lpips = getattr(metrics.test.protocol, "lpips", None)
     versions: dict[str, str | None] = {
         name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
     }
@@ -42,11 +48,28 @@ def run_record(
         "scenes": _scenes(source),
         "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),
+        **({"lpips_sha256": lpips.features.sha256} if lpips is not None else {}),
+        **({"parameter_groups": groups} if groups else {}),
+        **({"loss_files": files} if (files := loss_files(plain(config).get("loss"))) else {}),
         "clip_identity": _clip_identity(loss),
         "versions": {"clipfuse": __version__} | versions | {"git_commit": git_commit()},
         "threads": torch.get_num_threads(),
         "started_in": os.getcwd(),
     }
+
+
+def loss_files(node: Any) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights that a loss is given, by its setting below `loss`.
+
+    These are settings called `weights` or `..._weights`; those of a CLIP are in its identity.
+    """
+    found = {}
+    for key, value in leaves(resolved(node)).items():
+        *above, name = key.split(".")
+        given = name.endswith("weights") and "clip" not in above and isinstance(value, str)
+        if given and Path(value).is_file():
+            found[key] = file_sha256(Path(value))
+    return found
 
 
 def _scenes(source: Any) -> dict[str, Any]:

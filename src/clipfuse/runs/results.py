@@ -64,7 +64,7 @@ class TestWriter(Callback):
     ) -> None:
         """Write the images of one pair."""
         name, fused = batch.sample_ids[0], outputs["fused"][0]
-        planes = {"fused": fused, "color": eight_bit_rgb(fused, batch.chroma[0])}
+        planes = {"fused": fused, "color": eight_bit_rgb(fused, outputs["chroma"][0])}
         visible = luma_chroma_to_rgb(batch.visible[0], batch.chroma[0])
         if self.save_sources:
             planes |= {"infrared": batch.infrared[0], "visible": visible}

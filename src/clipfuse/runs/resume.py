@@ -113,6 +113,8 @@ def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     saved, asked = flatten(saved), flatten(asked)
     if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
+    if not any(key.startswith("loss_files.") for key in saved):  # nor does it hash the files of its loss
+        asked = {key: value for key, value in asked.items() if not key.startswith("loss_files.")}
     for key in sorted(saved.keys() | asked.keys()):
         same = saved.get(key) in (asked.get(key), resolved(asked.get(key)))  # older runs resolved variables
         if not decide(key).resume and not same:

@@ -17,7 +17,7 @@ from torch import nn
 from clipfuse.bilevel import Joint, Solver
 from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import BilevelLoss, FusionLoss
-from clipfuse.ops.settings import leaves
+from clipfuse.ops.settings import leaves, plugin_name
 from clipfuse.runs.build import build, build_all
 from clipfuse.runs.composed import texts
 from clipfuse.runs.contract import read_tuning
@@ -213,6 +213,14 @@ def _solver(config: DictConfig, loss: FusionLoss) -> Solver:
     """Build the solver; a two-level loss that is configured without lower parameters gets `Joint`."""
     solver: Solver = build(config.solver, "solver")
     if lower_parameters(loss):
+        assert isinstance(loss, BilevelLoss)
+        module = type(solver).__module__
+        name = plugin_name(f"{module}.{type(solver).__name__}")
+        if loss.solvers is not None and module.startswith("clipfuse.") and name not in loss.solvers:
+            raise UserError(
+                f"solver={name} cannot train the loss '{loss.name}': its own parameters would learn "
+                f"nothing, or the wrong thing; take solver={' or solver='.join(sorted(loss.solvers))}"
+            )
         if isinstance(solver, Joint) and not solver.lower_weight:
             raise UserError(
                 f"solver.lower_weight is 0: the lower level of '{loss.name}' would be trained to lower the "

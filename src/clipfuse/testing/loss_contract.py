@@ -3,79 +3,43 @@
 class TestMyLoss(LossContract):
     @pytest.fixture
     def node(self):
-        return {"_target_": "my_loss.MyLoss", "weight": 2.0}
+        return loss_node("conf/loss/my_loss.yaml")
+
+Each check does what a training does; a loss that fails here would fail there, often only at the first
+validation or when it is resumed.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, distributed
+from torch.nn.modules.batchnorm import _NormBase
 
-from clipfuse.losses.base import BilevelLoss, FusionLoss
-from clipfuse.testing.ranks import Ranks
-from clipfuse.types import IGNORED, Boxes, LossInputs
+from clipfuse.bilevel import Solver
+from clipfuse.errors import UserError
+from clipfuse.losses.base import LABELS, BilevelLoss, FusionLoss, LossArtifacts
+from clipfuse.testing.examples import ABSENT, converted, example_inputs, part_of, sized
+from clipfuse.testing.ranks import Ranks, shared_ranks
+from clipfuse.testing.short_training import (
+    Node,
+    ShortTraining,
+    as_a_training_does,
+    build_loss,
+    clips_of,
+    default_solver,
+    state_of,
+    unlike,
+)
+from clipfuse.types import LossInputs
 
-Node = Mapping[str, Any]
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the contract test needs pytest: pip install 'clipfuse[testing]'") from error
 
-
-def build_loss(node: Node) -> FusionLoss:
-    """Build a loss as a run does, in training mode."""
-    from clipfuse.runs.build import build
-
-    torch.manual_seed(0)
-    loss = build(node, "loss")
-    assert isinstance(loss, FusionLoss), f"{type(loss).__name__} is no FusionLoss"
-    return loss.train()
-
-
-def example_inputs(
-    count: int = 4, side: int = 48, features: Mapping[str, Tensor] | None = None
-) -> LossInputs:
-    """Return smooth noise with a warm square in the infrared band, its mask and an ideal fused image.
-
-    Its labels: the square is an object of class 1 on class 0, below a row without a label.
-    """
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(3, count, 1, side + 4, side + 4, generator=generator)
-    fused, infrared, visible = torch.nn.functional.avg_pool2d(noise.flatten(0, 1), 5, 1).view(
-        3, count, 1, side, side
-    )
-    mask = torch.zeros(count, 1, side, side, dtype=torch.bool)
-    mask[..., side // 4 : side // 2, side // 3 : side // 2] = True
-    infrared = torch.where(mask, 0.95, infrared)
-    classes = mask[:, 0].long()
-    classes[:, 0] = IGNORED
-    edges = torch.tensor([[side // 3, side // 4, side // 2, side // 2]], dtype=torch.float32)
-    return LossInputs(
-        fused=fused.clone().requires_grad_(),
-        infrared=infrared,
-        visible=visible.clone(),
-        features=features or {},
-        sample_ids=tuple(f"sample-{index}" for index in range(count)),
-        target_mask=mask,
-        reference=infrared.maximum(visible),
-        classes=classes,
-        boxes=tuple(Boxes(edges.clone(), torch.ones(1, dtype=torch.int64)) for _ in range(count)),
-        captions=tuple(f"a warm square, image {index}" for index in range(count)),
-    )
-
-
-def part_of(inputs: LossInputs, samples: Sequence[int]) -> LossInputs:
-    """Return some of the samples, in the order asked for."""
-    chosen = list(samples)
-    parts: dict[str, Any] = {
-        name: value[chosen] for name, value in vars(inputs).items() if isinstance(value, Tensor)
-    }
-    parts |= {
-        name: tuple(getattr(inputs, name)[index] for index in chosen)
-        for name in ("sample_ids", "boxes", "captions")
-        if getattr(inputs, name) is not None
-    }
-    return replace(inputs, **parts, features={name: value[chosen] for name, value in inputs.features.items()})
+__all__ = ["LossContract", "build_loss", "example_inputs", "part_of"]
 
 
 class LossContract:
@@ -90,6 +54,16 @@ class LossContract:
     def inputs(self) -> LossInputs:
         """Return a batch of two samples or more, `fused` with gradient."""
         return example_inputs()
+
+    @pytest.fixture
+    def solver(self) -> Callable[[FusionLoss], Solver]:
+        """Return what makes the solver of the short training; override it where `alternate` does not fit."""
+        return default_solver
+
+    @pytest.fixture
+    def ranks(self) -> Ranks:
+        """Return two processes joined as by DDP, which all contract tests of this session share."""
+        return shared_ranks()
 
     @pytest.fixture
     def loss(self, node: Node, inputs: LossInputs) -> FusionLoss:
@@ -183,8 +157,8 @@ class LossContract:
             return
         state, lower = loss.prepare(inputs), list(loss.lower_parameters())
         other = [torch.randn_like(value).requires_grad_() for value in lower]
-        gradients = torch.autograd.grad(loss.lower_loss(state, other).total, other)
-        assert any(gradient.abs().max() > 0 for gradient in gradients)
+        gradients = torch.autograd.grad(loss.lower_loss(state, other).total, other, allow_unused=True)
+        assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
         before = [value.detach().clone() for value in lower]
         loss.upper_loss(state, other).total.backward()
         assert all(torch.equal(old, new) for old, new in zip(before, lower, strict=True))
@@ -192,11 +166,163 @@ class LossContract:
             "the upper loss used other lower values than it was given"
         )
 
-    def test_two_ranks_agree_with_one(self, node: Node, inputs: LossInputs, ranks: Ranks) -> None:
-        """The mean of two ranks' gradients, as DDP takes it, is the gradient of the whole batch.
+    def test_takes_images_of_any_size(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        """Crops may have an odd number of rows or columns, and need not be square."""
+        for height, width in ((37, 50), (51, 36)):
+            part = sized(part_of(inputs, [0, 1]), height, width)
+            with as_a_training_does(f"takes crops of any size, here {height} rows and {width} columns"):
+                total = loss(part).total
+                (gradient,) = torch.autograd.grad(total, part.fused)
+            assert total.isfinite(), f"the loss of images of {height}x{width} is {float(total.detach())}"
+            assert gradient.isfinite().all(), f"the gradient to images of {height}x{width} is not finite"
 
-        Needs a fixture `ranks` that gives `clipfuse.testing.ranks.Ranks(2)`, best for the whole session.
-        """
+    def test_takes_a_batch_of_one(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        """The last batch of an epoch, and each batch of a validation, may hold one pair."""
+        one = part_of(inputs, [1])
+        with as_a_training_does("may have one pair in a batch"):
+            total = loss(one).total
+            (gradient,) = torch.autograd.grad(total, inputs.fused)
+        assert total.isfinite(), f"the loss of a batch of one pair is {float(total.detach())}"
+        assert gradient.isfinite().all(), "the gradient to a batch of one pair is not finite"
+
+    def test_validates_whole_images_without_gradient(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        """Validation: eval(), no_grad(), one whole image at a time, no square; then the training goes on."""
+        before, state = loss(inputs).total, state_of(loss)
+        modes = {name: part.training for name, part in loss.named_modules()}
+        loss.eval()
+        for height, width in ((61, 85), (83, 60)):
+            what = f"validates in eval() and under torch.no_grad(), one whole image, here {height}x{width}"
+            with as_a_training_does(what), torch.no_grad():
+                pair = sized(part_of(inputs, [0]), height, width)
+                output = loss(pair)
+                shown = loss.artifacts(pair)
+            assert output.total.isfinite(), (
+                f"the loss of a validation image is {float(output.total.detach())}"
+            )
+            fits = shown is None or (isinstance(shown, LossArtifacts) and bool(shown.images))
+            assert fits, "artifacts() returned no LossArtifacts with images; expected them, or None"
+        for name, part in loss.named_modules():
+            part.training = modes[name]
+        assert not (moved := unlike(state, state_of(loss))), (
+            f"validation moved {', '.join(moved)} of the loss: each rank validates other images, so that "
+            "ranks would go on with different values"
+        )
+        with as_a_training_does("goes on after a validation"):
+            total = loss(inputs).total
+            torch.autograd.grad(total, inputs.fused)
+        assert torch.equal(total, before), "a validation changes the losses of the training after it"
+
+    def test_fields_that_the_data_lack_may_be_none(self, node: Node, inputs: LossInputs) -> None:
+        """Without masks, labels and the like a loss works, or refuses the data before the first update."""
+        loss = build_loss(node)
+        kept = {*loss.required(), *(["teacher"] if loss.required_teacher() is not None else [])}
+        absent = {name: None for name in ABSENT if name not in kept}
+        bare = replace(inputs, **absent)
+        try:
+            loss.check_labels(part_of(bare, [0]))
+            loss.setup(part_of(bare, [0]))
+        except (ValueError, UserError):
+            return  # refused before the first update, which is as good
+        what = f"gives None for what the data do not have ({', '.join(absent)})"
+        remedy = f"expect None, name in needs which of {', '.join(LABELS)} it needs, or refuse it in setup"
+        with as_a_training_does(f"{what}: {remedy}"):
+            assert loss(bare).total.isfinite()
+
+    def test_is_computed_in_full_precision(self, loss: FusionLoss, inputs: LossInputs) -> None:
+        """With bf16-mixed the network gives rounded images and bf16 features; the loss has no autocast."""
+        lower = converted(inputs, torch.bfloat16, "fused", "features")
+        what = "in bf16-mixed calls a loss without autocast, on float32 images and bfloat16 features"
+        full = torch.autocast("cpu", enabled=False)
+        with as_a_training_does(what), torch.autocast("cpu", torch.bfloat16), full:
+            total = loss(replace(lower, fused=lower.fused.float())).total
+            (gradient,) = torch.autograd.grad(total, lower.fused)
+        assert total.dtype == torch.float32, f"the loss of float32 images is {total.dtype}"
+        assert total.isfinite(), f"the loss is {float(total.detach())}"
+        assert gradient.isfinite().all(), "the gradient is not finite"
+
+    def test_is_computed_in_double_precision(self, node: Node, inputs: LossInputs) -> None:
+        """trainer.precision=64-true converts the loss and all that it gets, its CLIP included."""
+        loss, double = build_loss(node).double(), converted(inputs, torch.float64)
+        clips = clips_of(loss)
+        try:
+            for clip in clips:
+                clip.to(dtype=torch.float64)
+            torch.set_default_dtype(torch.float64)
+            what = "in 64-true calls double() on the loss, and gives float64 images"
+            remedy = "register constants as buffers, or make them with the type of the images"
+            with as_a_training_does(f"{what} ({remedy})"):
+                loss.setup(part_of(double, [0]))
+                total = loss(double).total
+                (gradient,) = torch.autograd.grad(total, double.fused)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            for clip in clips:
+                clip.to(dtype=torch.float32)
+        assert total.dtype == torch.float64, f"the loss of float64 images is {total.dtype}"
+        assert gradient.isfinite().all(), "the gradient is not finite"
+
+    def test_a_resumed_training_is_the_same_bit_for_bit(
+        self, node: Node, inputs: LossInputs, solver: Callable[[FusionLoss], Solver]
+    ) -> None:
+        """Two updates, a validation, a checkpoint, two more; and the same from the checkpoint."""
+        pair = sized(part_of(inputs, [0]), 53, 38)
+
+        def start() -> ShortTraining:
+            loss = build_loss(node)
+            loss.setup(part_of(inputs, [0]))
+            training = ShortTraining(loss, inputs, solver(loss))
+            training.validate(pair)  # the notes about the network before it is trained
+            return training
+
+        with as_a_training_does("takes updates, validates, is saved and is resumed in another process"):
+            unbroken = start()
+            for _ in range(2):
+                unbroken.update()
+            unbroken.validate(pair)
+            checkpoint = unbroken.checkpoint()
+            resumed = start()
+            resumed.load(checkpoint)
+            values = [(unbroken.update(), resumed.update()) for _ in range(2)]
+        assert all(one == other for one, other in values), (
+            f"after a resume the losses are {[other for _, other in values]}, without it "
+            f"{[one for one, _ in values]}: what changes from update to update belongs into parameters, "
+            "registered buffers or get_extra_state"
+        )
+        apart = unlike(state_of(unbroken.loss), state_of(resumed.loss))
+        apart += unlike(unbroken.network.state_dict(), resumed.network.state_dict())
+        assert not apart, f"after a resume {', '.join(apart)} differ from those of an unbroken training"
+
+    def test_frozen_parts_stay_as_they_are(
+        self, loss: FusionLoss, inputs: LossInputs, solver: Callable[[FusionLoss], Solver]
+    ) -> None:
+        """A training keeps the mode of each module; no batch norm of a frozen network may move."""
+        modes = {name: part.training for name, part in loss.named_modules()}
+        frozen = {
+            f"{name}.{key}": buffer
+            for name, part in loss.named_modules()
+            if isinstance(part, _NormBase) and not any(each.requires_grad for each in part.parameters())
+            for key, buffer in part.named_buffers()
+        }
+        before = {name: buffer.clone() for name, buffer in frozen.items()}
+        with as_a_training_does("takes updates and validates"):
+            training = ShortTraining(loss, inputs, solver(loss))
+            training.update()
+            training.validate(sized(part_of(inputs, [0]), 40, 52))
+            training.update()
+        moved = [name for name, buffer in frozen.items() if not torch.equal(buffer, before[name])]
+        assert not moved, (
+            f"{', '.join(moved)} moved though their network is frozen: call eval() on it in the constructor; "
+            "a training keeps the mode of each module"
+        )
+        now = {name: part.training for name, part in loss.named_modules()}
+        other = [name or "the loss" for name in now if now[name] != modes.get(name)]
+        assert not other, (
+            f"the loss changes the mode of {', '.join(other)}: choose modes in the constructor; a training "
+            "keeps them, and puts back those before a validation"
+        )
+
+    def test_two_ranks_agree_with_one(self, node: Node, inputs: LossInputs, ranks: Ranks) -> None:
+        """The mean of two ranks' gradients, as DDP takes it, is the gradient of the whole batch."""
         still = replace(inputs, fused=inputs.fused.detach())
         expected = gradient_of_shift(node, still)
         for found in ranks.run(_mean_of_ranks, dict(node), still):

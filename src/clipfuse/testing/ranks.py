@@ -1,5 +1,6 @@
 """Two or more ranks on one machine, kept alive between tests, because each takes seconds to start."""
 
+import atexit
 import inspect
 import os
 import tempfile
@@ -76,6 +77,11 @@ class Ranks:
                 raise RuntimeError(f"rank {rank} failed in {function.__qualname__}:\n{answers[-1][1]}")
         return [result for result, _ in answers]
 
+    @property
+    def closed(self) -> bool:
+        """Whether the ranks were stopped."""
+        return not all(process.is_alive() for process in self._processes)
+
     def close(self) -> None:
         """Stop the ranks."""
         for process in self._processes:
@@ -90,6 +96,17 @@ class Ranks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+_shared: list[Ranks] = []
+
+
+def shared_ranks() -> Ranks:
+    """Return two ranks that live until this process ends; after a failure, which stops them, two new ones."""
+    if not _shared or _shared[0].closed:
+        _shared[:] = [Ranks(2, timeout_s=600)]  # beside other processes importing takes long
+        atexit.register(_shared[0].close)
+    return _shared[0]
 
 
 def _serve(pipe: Connection, rank: int, count: int, store: str) -> None:

@@ -1,5 +1,6 @@
 """What loggers show of a run beside curves: samples over time, a table of the test, the best scores."""
 
+from collections.abc import Mapping
 from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
@@ -49,7 +50,7 @@ class MediaRecord(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         for index in range(min(SAMPLES - len(self.samples), len(batch))):
-            shown = _shown(batch, outputs["fused"], index)
+            shown = _shown(batch, outputs, index)
             self.samples[batch.sample_ids[index]] = draw_panel(list(shown), [list(shown.values())], SIDE)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,10 +72,10 @@ class MediaRecord(Callback):
         number = len(self.rows) * trainer.world_size + trainer.global_rank
         thumbnails = number < THUMBNAILS
         if any(number < getattr(logger, "images", 0) for logger in media_loggers(trainer)):
-            self.fused.append((batch.sample_ids[0], to_picture(_shown(batch, outputs["fused"], 0)["fused"])))
+            self.fused.append((batch.sample_ids[0], to_picture(_shown(batch, outputs, 0)["fused"])))
         if any(getattr(logger, "trivial", False) for logger in media_loggers(trainer)):
             self.trivial.append(self._score_trivial(batch))
-        for kind, image in _shown(batch, outputs["fused"], 0).items():
+        for kind, image in _shown(batch, outputs, 0).items():
             row[kind] = _thumbnail(image) if thumbnails else None
         scores = {name: float(score) for name, score in outputs["scores"].items()}
         self.rows.append(row | {name: score if isfinite(score) else None for name, score in scores.items()})
@@ -124,13 +125,12 @@ class MediaRecord(Callback):
             logger.log_best(scores, files, samples_seen(pl_module))
 
 
-def _shown(batch: FusionBatch, fused: Tensor, index: int) -> dict[str, Tensor]:
+def _shown(batch: FusionBatch, outputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
     """Return what is shown of a pair: (1 or 3, H, W) in [0, 1], in colour where the visible image has it."""
-    chroma = batch.chroma[index]
     return {
         "infrared": batch.infrared[index],
-        "visible": luma_chroma_to_rgb(batch.visible[index], chroma),
-        "fused": eight_bit_rgb(fused[index], chroma),
+        "visible": luma_chroma_to_rgb(batch.visible[index], batch.chroma[index]),
+        "fused": eight_bit_rgb(outputs["fused"][index], outputs["chroma"][index]),
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from clipfuse.errors import UserError
-from clipfuse.networks.apply import ROUNDING
+from clipfuse.networks.apply import ROUNDING, passed_planes
 from clipfuse.ops.color import eight_bit_rgb, luma_chroma_to_rgb
 from clipfuse.types import FusionBatch, FusionOutput
 
@@ -43,15 +43,30 @@ def check_output(output: object, infrared: Tensor, network: str) -> FusionOutput
             f"the backbone {network} returned 'fused' as {found}; {expected}: "
             f"floating point {tuple(infrared.shape)}"
         )
+    shape = (len(fused), 2, *fused.shape[-2:])
+    if output.chroma is not None and output.chroma.shape != shape:
+        raise UserError(
+            f"the backbone {network} returned 'chroma' as {tuple(output.chroma.shape)}; expected Cb and Cr, "
+            f"{shape}, or None to keep those of the visible image"
+        )
     return output
 
 
-def scored_images(metrics: MetricCollection, fused: Tensor, batch: FusionBatch) -> dict[str, Tensor]:
-    """Return what metrics take: planes of luma, or colour images where their protocol scores each channel."""
+def scored_images(
+    metrics: MetricCollection, fused: Tensor, batch: FusionBatch, chroma: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return what metrics take: planes of luma, or colour images where their protocol scores each channel.
+
+    Args:
+        metrics: with a protocol.
+        fused: luma, (N, 1, H, W).
+        batch: the sources.
+        chroma: of the fused images, (N, 2, H, W); None: that of the visible images.
+    """
     sources = {"infrared": batch.infrared, "visible": batch.visible}
     if cast(Any, metrics).protocol.channels:
         if bool((fused.clamp(0, 1) - fused).abs().max() <= ROUNDING):  # else metrics refuse it as it is
-            fused = eight_bit_rgb(fused, batch.chroma)
+            fused = eight_bit_rgb(fused, batch.chroma if chroma is None else chroma)
         sources["visible"] = luma_chroma_to_rgb(batch.visible, batch.chroma)
     return {"fused": fused, **sources}
 
@@ -69,18 +84,21 @@ class ScoringModule(L.LightningModule):
         self.backbone = backbone
         self.test_metrics = metrics.clone(prefix="test/")
 
-    def forward(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
-        """Fuse (N, 1, H, W) luma planes in [0, 1] of any size."""
-        return check_output(self.backbone(infrared, visible), infrared, type(self.backbone).__name__)
+    def forward(self, infrared: Tensor, visible: Tensor, chroma: Tensor | None = None) -> FusionOutput:
+        """Fuse (N, 1, H, W) luma planes in [0, 1] of any size; the chroma is for a network that learns it."""
+        output = self.backbone(*passed_planes(self.backbone, infrared, visible, chroma))
+        return check_output(output, infrared, type(self.backbone).__name__)
 
     def test_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Any]:
-        """Fuse and score one pair; return its fused luma and its scores, for callbacks."""
-        fused = self(batch.infrared, batch.visible).fused.to(batch.visible.dtype)
+        """Fuse and score one pair; return its fused luma, its chroma and its scores, for callbacks."""
+        output = self(batch.infrared, batch.visible, batch.chroma)
+        fused = output.fused.to(batch.visible.dtype)
+        chroma = batch.chroma if output.chroma is None else output.chroma.to(batch.chroma.dtype)
         with naming(batch.sample_ids):
-            images = scored_images(self.test_metrics, fused, batch)
+            images = scored_images(self.test_metrics, fused, batch, chroma)
             scores = self.test_metrics(**images, target_mask=batch.target_mask)
         named = {name.removeprefix("test/"): score for name, score in scores.items()}
-        return {"fused": fused, "scores": named}
+        return {"fused": fused, "chroma": chroma, "scores": named}
 
     def on_test_epoch_end(self) -> None:
         """Log the means; "step" names the row for the loggers."""

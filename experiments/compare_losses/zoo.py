@@ -1,0 +1,108 @@
+"""Every loss on real pairs of a second camera: five seeds each, under balanced-1 and for a machine.
+
+    python -m experiments.compare_losses.zoo --msrs data/msrs [--loss NAME ...] [--save]
+    python -m experiments.compare_losses.zoo --msrs data/msrs --panel FILE.jpg
+
+Network, schedule, learning rates and their rule are those of study.py; data, seeds and protocol those of
+experiments/downstream, from whose run folders it goes on when `--out` names them. What is finished is not
+done again, so that a budget can be spent a loss at a time: `--loss` takes some of them. `--panel` draws six
+test scenes under the first seed of each loss that has been trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.common import make_parser
+from experiments.downstream import study
+from PIL import Image
+
+from clipfuse.images import read_image
+from clipfuse.ops.depth import to_unit
+from clipfuse.tracking.pictures import draw_panel
+
+HERE = Path(__file__).parent
+LOSSES = {
+    **study.LOSSES,
+    "clip_ratio": ["loss=clip_ratio"],
+    "promptfusion_alternate": ["loss=promptfusion", "solver=alternate", "loss.warmup={warmup}"],
+    "clip_lit": ["experiment=clip_lit", "loss.warmup={warmup}"],
+    "autofuse": ["loss=autofuse"],
+    "region_contrast": ["loss=region_contrast"],
+    "text_weights": ["loss=text_weights"],
+    "learned_loss": ["loss=learned_loss"],
+    "learned_loss_task": ["loss=learned_loss", "loss.judge=task"],
+    "adversarial": ["loss=adversarial", "solver.every=1", "solver.steps=1"],
+    "reward": ["loss=reward"],
+    "uncertainty": [*study.LOSSES["weighted_sum"], "loss.balance=uncertainty"],
+    "gradnorm": [*study.LOSSES["weighted_sum"], "loss.balance=gradnorm"],
+    "lpips": ["loss=weighted_sum", "+loss.parts={pixel:1,lpips:1}"],
+}
+"""Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
+VGG = {
+    "ldfusion": ["loss.vgg_weights={folder}/vgg19.pt"],
+    "autofuse": ["loss.vgg_weights={folder}/vgg19.pt"],
+    "weighted_sum": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "uncertainty": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "gradnorm": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "lpips": ["+loss.of.lpips.weights={folder}/vgg16.pt"],
+}
+"""Of each loss that reads a VGG the overrides that name its file; with micro only `lpips` does."""
+# Of day and of night the test scene with the most pixels of persons, of cars and of bikes.
+SCENES = ("00449D", "00187D", "00402D", "01177N", "01197N", "01179N")
+PER_ROW = 10  # images beside each other
+
+
+def trained(out: Path, chosen: Sequence[str]) -> dict[str, Path]:
+    """Return the folder of the first seed of each of the losses that has been trained and tested."""
+    folders = {loss: out / "msrs" / "samples" / loss / "0" for loss in chosen}
+    return {loss: folder for loss, folder in folders.items() if (folder / "test/metrics.json").exists()}
+
+
+def draw(root: Path, folders: Mapping[str, Path], height: int) -> Image.Image:
+    """Return blocks of at most `PER_ROW` columns, a row for each scene: both bands, then each loss."""
+    columns = {"infrared": root / "test/ir", "visible": root / "test/vi"}
+    columns |= {loss: folder / "test/color" for loss, folder in folders.items()}
+    blocks = []
+    for first in range(0, len(columns), PER_ROW):
+        shown = list(columns)[first : first + PER_ROW]
+        rows = [[to_unit(read_image(columns[name] / f"{scene}.png")) for name in shown] for scene in SCENES]
+        blocks.append(draw_panel(shown, rows, height))
+    size = max(each.width for each in blocks), sum(each.height for each in blocks)
+    panel, top = Image.new("RGB", size, "white"), 0
+    for block in blocks:
+        panel.paste(block, (0, top))
+        top += block.height
+    return panel
+
+
+def main() -> None:
+    """Run what is missing, or draw."""
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--msrs", type=Path, required=True, help="folder of MSRS with the parts train and test"
+    )
+    parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="the losses to run")
+    parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="of the run folders")
+    parser.add_argument("--save", action="store_true", help="keep the numbers in results/msrs.zip")
+    parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
+    parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
+    options = parser.parse_args()
+    losses = {loss: LOSSES[loss] for loss in options.loss}
+    if "lpips" in losses:
+        if options.vgg:
+            losses["lpips"] = [*LOSSES["lpips"], *(word.format(folder=options.vgg) for word in VGG["lpips"])]
+        else:
+            del losses["lpips"]
+    if options.panel:
+        draw(options.msrs, trained(options.out, options.loss), 150).save(options.panel, quality=85)
+        return
+    out = options.out / "msrs"
+    data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
+    study.train(out, "msrs", data, tiny=False, losses=losses)
+    study.judge(out, tiny=False)
+    if options.save:
+        study.save(out, HERE / "results")
+
+
+if __name__ == "__main__":
+    main()
