@@ -40,7 +40,7 @@ def judge(reward: Reward, data: Sequence[Scene], seed: int = 1) -> dict[str, dic
 
 
 def show(table: Table) -> str:
-    """Return a markdown table: of each kind `overall`, and the mean of all scores that it lowers, in per cent."""
+    """Return a markdown table: by kind `overall` and the mean of all scores that it lowers, in per cent."""
     lines = [f"| made worse by | {' | '.join(table)} |", "|---|" + "---|" * len(table)]
     means: dict[str, list[tuple[float, float]]] = {data: [] for data in table}
     for kind in KINDS:

@@ -217,12 +217,15 @@ def test_weights_that_learn_are_logged_and_add_up() -> None:
 
 def test_balances_that_cannot_be_meant_and_idle_settings() -> None:
     parts: dict[str, FusionLoss] = {"a": Target(0.5)}
-    for options in ({"balance": "equal"}, {"memory": 1.0}, {"alpha": -1.0}):
+    for options in ({"balance": "equal"}, {"memory": 1.0}, {"alpha": -1.0}, {"lr": 0.0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} (is )?{next(iter(options.values()))!r}"):
             weighted_sum({"a": 1.0}, parts, **options)  # type: ignore[arg-type]
     assert weighted_sum({"a": 1.0}, parts).notices(9) == []
     (idle,) = weighted_sum({"a": 1.0}, parts, alpha=0.5).notices(9)
     assert idle == "loss.alpha=0.5 has no effect: balance is not gradnorm"
+    groups = weighted_sum({"a": 1.0}, parts, balance="uncertainty", lr=0.1).parameter_groups()
+    assert (list(groups), groups["learnt"].lr, groups["learnt"].weight_decay) == (["learnt"], 0.1, 0.0)
+    assert not weighted_sum({"a": 1.0}, parts).parameter_groups()
     (alone,) = weighted_sum({"a": 1.0}, parts, balance="gradnorm").notices(9)
     assert "one part alone" in alone
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clipfuse.ops.balance import GradientNormWeights, UncertaintyWeights
 
-SHARES = {"near": 1.0, "far": 2.0}
+SHARES = {"near": 1, "far": 2}  # whole numbers, as a command line gives them
 
 
 def test_uncertainty_finds_the_noise_of_each_part() -> None:

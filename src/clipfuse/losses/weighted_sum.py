@@ -1,12 +1,20 @@
 """The weighted sum of several losses, at most one of them with a lower level."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, check_loss_output, require
+from clipfuse.losses.base import (
+    BilevelLoss,
+    FusionLoss,
+    LossArtifacts,
+    ParameterGroup,
+    check_loss_output,
+    require,
+)
 from clipfuse.ops.balance import GradientNormWeights, UncertaintyWeights
 from clipfuse.types import LossInputs, LossOutput
 
@@ -31,6 +39,7 @@ class WeightedSum(FusionLoss):
         balance: `none`: the weights stay; `uncertainty`; or `gradnorm`.
         alpha: of `gradnorm`, 0 or more: how much more a part gets that falls slowly.
         memory: of `gradnorm`, in [0, 1): share of the running means that stays in each update.
+        lr: learning rate of the s of `uncertainty`, above 0; they have neither weight decay nor clipping.
 
     Attributes:
         weights: the weights above 0 by name.
@@ -47,9 +56,12 @@ class WeightedSum(FusionLoss):
         balance: Balance = "none",
         alpha: float = 1.5,
         memory: float = 0.9,
+        lr: float = 0.02,
     ) -> None:
         super().__init__()
         require("weighted_sum", 0, alpha=alpha, memory=memory)
+        if not 0 < lr < math.inf:
+            raise ValueError(f"weighted_sum loss: lr is {lr}; expected above 0")
         if memory >= 1 or balance not in ("none", "uncertainty", "gradnorm"):
             raise ValueError(
                 f"weighted_sum loss: memory is {memory} and balance {balance!r}; expected a share below 1, "
@@ -66,7 +78,7 @@ class WeightedSum(FusionLoss):
                 f"and of ({', '.join(of)})"
             )
         self.of = nn.ModuleDict({name: of[name] for name in self.weights})
-        self.balance, self.alpha, self.memory = balance, alpha, memory
+        self.balance, self.alpha, self.memory, self.lr = balance, alpha, memory, lr
         self.learnt: UncertaintyWeights | GradientNormWeights | None = None
         if balance == "uncertainty":
             self.learnt = UncertaintyWeights(self.weights)
@@ -82,10 +94,16 @@ class WeightedSum(FusionLoss):
         """Return the parts."""
         return {f"of.{name}": part for name, part in self.parts.items()}
 
+    def parameter_groups(self) -> Mapping[str, ParameterGroup]:
+        """Let the s of `uncertainty` learn at a rate of their own."""
+        own = {"learnt": ParameterGroup(self.lr, weight_decay=0.0, gradient_clip=math.inf)}
+        return {**super().parameter_groups(), **(own if self.balance == "uncertainty" else {})}
+
     def notices(self, steps: int) -> list[str]:
         """Name the parts that are left out, beside what the others name."""
         absent = [f"{self.place}.parts.{name}=0 leaves this part out" for name in self.left_out]
         idle = [] if self.balance == "gradnorm" else self.unused("balance is not gradnorm", "alpha", "memory")
+        idle += [] if self.balance == "uncertainty" else self.unused("balance is not uncertainty", "lr")
         if self.balance != "none" and len(self.weights) == 1:
             idle.append(f"{self.place}.balance={self.balance}: there is one part alone, nothing to balance")
         return [*absent, *idle, *super().notices(steps)]
@@ -134,6 +152,7 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
         balance: as in `WeightedSum`.
         alpha: the same.
         memory: the same.
+        lr: the same.
     """
 
     def __init__(
@@ -144,8 +163,9 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
         balance: Balance = "none",
         alpha: float = 1.5,
         memory: float = 0.9,
+        lr: float = 0.02,
     ) -> None:
-        super().__init__(parts, of, balance, alpha, memory)
+        super().__init__(parts, of, balance, alpha, memory, lr)
         self.bilevel = bilevel
         self.solvers = self._lower.solvers
 
@@ -184,6 +204,7 @@ def weighted_sum(
     balance: Balance = "none",
     alpha: float = 1.5,
     memory: float = 0.9,
+    lr: float = 0.02,
 ) -> WeightedSum:
     """Return the weighted sum of losses, with a lower level if one of them has one.
 
@@ -193,6 +214,7 @@ def weighted_sum(
         balance: whether and how the weights learn, as in `WeightedSum`.
         alpha: of `gradnorm`.
         memory: of `gradnorm`.
+        lr: of `uncertainty`.
 
     Raises:
         ValueError: two parts have a lower level, or `WeightedSum` refuses the arguments.
@@ -208,5 +230,5 @@ def weighted_sum(
             "leave the others out, or fix their prompts"
         )
     if bilevel:
-        return BilevelWeightedSum(parts, of, bilevel[0], balance, alpha, memory)
-    return WeightedSum(parts, of, balance, alpha, memory)
+        return BilevelWeightedSum(parts, of, bilevel[0], balance, alpha, memory, lr)
+    return WeightedSum(parts, of, balance, alpha, memory, lr)
