@@ -26,6 +26,7 @@ MOVED = {
     "src/clipfuse/metrics/README.md": "metrics.md",
     "src/clipfuse/backbones/best/MODEL_CARD.md": "bundled_network.md",
     "src/clipfuse/clip/micro/MODEL_CARD.md": "micro_clip.md",
+    "src/clipfuse/rewards/bundled/MODEL_CARD.md": "bundled_scorer.md",
 }
 ORIGIN = {address: path for path, address in MOVED.items()}
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)]*)?\)")

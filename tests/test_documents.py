@@ -34,10 +34,14 @@ from clipfuse.cli.downstream import DownstreamSettings, as_overrides
 from clipfuse.cli.parts import join_parts
 from clipfuse.cli.train import GROUPS
 from clipfuse.files import write_json
+from clipfuse.losses.base import FusionLoss
+from clipfuse.rewards.scorer import BUNDLED
 from clipfuse.runs.folder import LOG, STATUS
 from clipfuse.runs.overrides import quoted
 from clipfuse.runs.session import COMMAND
 from clipfuse.runs.train import TrainSettings
+from clipfuse.testing import LossContract, example_inputs
+from clipfuse.testing.short_training import default_solver
 from hydra_plugins.clipfuse_launcher._jobs import Job
 from hydra_plugins.clipfuse_launcher._sweep import RECORD
 
@@ -120,6 +124,7 @@ def furniture(
                 shutil.copy(path, root / folder)
     for name in ("theirs", "u2fusion"):
         shutil.copytree(root / "results/mine", root / f"results/{name}")
+    shutil.copy(BUNDLED, root / "scorer.safetensors")
     (root / "TABLE.csv").write_text("method,EN,SD\nU2Fusion,6.87,9.12\n")
     write = sweeps(root / "SWEEP")
     for seed in (0, 1):
@@ -268,6 +273,16 @@ def command(place: Place, words: Sequence[str]) -> None:
         assert tuple(rest[1:]) in list_pretrained()
     elif name == "downstream":
         judged(rest)
+    elif name == "train-reward" and "--help" not in rest:
+        pairs = [
+            f"{band}/{path.name}" for path in sorted(Path("DIR/ir").iterdir())[:2] for band in ("ir", "vi")
+        ]
+        lines = [
+            f"DIR/{ir},DIR/{vi},DIR/{ir},DIR/{vi},first"
+            for ir, vi in zip(pairs[::2], pairs[1::2], strict=True)
+        ]
+        Path(rest[0]).write_text("\n".join(["infrared,visible,first,second,preferred", *lines]))
+        place.run(name, *rest, "--updates", "1", "--overwrite")
     elif name == "compare":
         from clipfuse.comparison import wandb_report
 
@@ -425,10 +440,30 @@ PYTHON = [
 ]
 
 
+def is_own_loss(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, FusionLoss) and kind.__module__ == "example"
+
+
+def hold_to_contract(kind: Callable[[], FusionLoss]) -> None:
+    """Try what a training does with a loss of a document, but for two ranks, which cannot import it."""
+    contract = LossContract()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfuse.testing.loss_contract.build_loss", lambda node: kind())
+        given = {"node": {}, "inputs": example_inputs(count=2), "solver": default_solver, "kind": "white"}
+        for name in (each for each in dir(contract) if each.startswith("test_") and "two_ranks" not in each):
+            function = getattr(contract, name)
+            wanted = function.__func__.__code__.co_varnames[: function.__func__.__code__.co_argcount]
+            torch.manual_seed(0)
+            values = {**given, "loss": kind()}
+            function(**{each: value for each, value in values.items() if each in wanted})
+
+
 @pytest.mark.parametrize("block", PYTHON)
 def test_python(place: Place, block: str) -> None:
-    names = {"images": torch.rand(1, 1, 40, 56)}
+    names = {"images": torch.rand(1, 1, 40, 56), "__name__": "example"}
     exec(block, names)
+    for kind in [each for each in names.values() if is_own_loss(each)]:
+        hold_to_contract(kind)
     if "images_again" in names:
         torch.testing.assert_close(names["images_again"], names["images"])
 

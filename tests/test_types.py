@@ -139,3 +139,18 @@ def test_what_is_given_is_kept() -> None:
 def test_images_that_do_not_fit_are_refused_not_broadcast(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossInputs(**{"fused": FUSED, "infrared": INFRARED, "visible": VISIBLE, **change})
+
+
+def test_a_part_of_the_inputs_has_all_that_belongs_to_its_samples() -> None:
+    """Whatever is of N samples is cut; the rest stays."""
+    inputs = replace(example_inputs(4, 16, {"deep": torch.rand(4, 2, 3, 3)}), step=3, total_steps=9)
+    part = inputs.part(slice(1, None, 2))
+    assert part.sample_ids == ("sample-1", "sample-3")
+    assert (part.step, part.total_steps) == (3, 9)
+    assert torch.equal(part.features["deep"], inputs.features["deep"][1::2])
+    for name, value in vars(inputs).items():
+        cut = getattr(part, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(cut, value[1::2]), name
+        elif isinstance(value, tuple):
+            assert cut == value[1::2], name

@@ -25,17 +25,25 @@ LOSSES = {
     **study.LOSSES,
     "clip_ratio": ["loss=clip_ratio"],
     "promptfusion_alternate": ["loss=promptfusion", "solver=alternate", "loss.warmup={warmup}"],
+    "clip_lit": ["experiment=clip_lit", "loss.warmup={warmup}"],
+    "autofuse": ["loss=autofuse"],
     "region_contrast": ["loss=region_contrast"],
     "text_weights": ["loss=text_weights"],
     "learned_loss": ["loss=learned_loss"],
     "learned_loss_task": ["loss=learned_loss", "loss.judge=task"],
     "adversarial": ["loss=adversarial", "solver.every=1", "solver.steps=1"],
+    "reward": ["loss=reward"],
+    "uncertainty": [*study.LOSSES["weighted_sum"], "loss.balance=uncertainty"],
+    "gradnorm": [*study.LOSSES["weighted_sum"], "loss.balance=gradnorm"],
     "lpips": ["loss=weighted_sum", "+loss.parts={pixel:1,lpips:1}"],
 }
 """Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
 VGG = {
     "ldfusion": ["loss.vgg_weights={folder}/vgg19.pt"],
+    "autofuse": ["loss.vgg_weights={folder}/vgg19.pt"],
     "weighted_sum": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "uncertainty": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
+    "gradnorm": ["+loss.of.ldfusion.vgg_weights={folder}/vgg19.pt"],
     "lpips": ["+loss.of.lpips.weights={folder}/vgg16.pt"],
 }
 """Of each loss that reads a VGG the overrides that name its file; with micro only `lpips` does."""

@@ -161,12 +161,15 @@ def test_ranks_hold_the_same_bits_and_do_what_one_would(name: str, ranks: Ranks)
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_lower_level_moves_once_per_accumulated_update(name: str) -> None:
-    from clipfuse.training.stepping import AccumulatingOptimizer  # not on the ranks
+    from clipfuse.losses.base import ParameterGroup  # not on the ranks
+    from clipfuse.training.accumulation import AccumulatingOptimizer
+    from clipfuse.training.parameter_groups import Group
 
     run = _Run(SOLVERS[name]())
     sgd = torch.optim.SGD(run.network.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(sgd, factor=1)
-    optimizer = AccumulatingOptimizer(sgd, schedule, run.network.parameters(), 3, None)
+    all_of_it = Group("", list(run.network.parameters()), ParameterGroup())
+    optimizer = AccumulatingOptimizer(sgd, schedule, [all_of_it], 3, None)
     for update in range(2):
         states, logs = [run.state()], []
         for part in range(3):

@@ -6,6 +6,7 @@ The current folder (see also test_commands.py), a folder on the search path, an 
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,22 +99,72 @@ def test_a_search_path_that_is_none(clipfuse: Clipfuse, word: str, message: str)
     refused(clipfuse("train", word, "loss=theirs"), message)
 
 
-def test_an_installed_package(pairs_folder: Path, tmp_path: Path) -> None:
-    """Installed for real; its loss, backbone and metric go through a sweep and are listed by --help."""
-    uv = str(Path(sys.executable).with_name("uv"))
+THEIRS = """
+from clipfuse.losses.base import FusionLoss
+from clipfuse.types import LossOutput
+
+class First(FusionLoss):
+    def forward(self, inputs):
+        total = (inputs.fused - inputs.visible).square().mean()
+        return LossOutput(total, {"distance": total.detach()})
+
+class SecondOne(First):
+    pass
+"""
+INSTALLED = """
+import csv, sys
+from pathlib import Path
+import pytest
+import clipfuse
+from clipfuse.cli.__main__ import main
+from clipfuse.testing import loss_node
+site, *words = sys.argv[1:]
+assert Path(clipfuse.__file__).is_relative_to(site), clipfuse.__file__
+assert main(["train", "--help"]) == 0
+assert main(["train", *words]) == 0
+assert loss_node("sample")["_target_"] == "sample_fusion.loss.SampleLoss"
+assert main(["new-loss", "my_text", "--clip"]) == 0
+tests = ["-q", "-p", "no:cacheprovider", "-k", "validates or resumed or negative", "test_my_text.py"]
+assert pytest.main(tests) == 0
+swept = [word for word in words if word.startswith(("data", "loader", "trainer", "steps", "validate", "~"))]
+swept += ["backbone=conv_tiny", "backbone.width=4", "backbone.depth=0", "test=false", "run_dir=theirs_run"]
+assert main(["train", *swept, "loss=custom", "loss._target_=theirs.losses.SecondOne"]) == 0
+assert "train/loss/second_one/distance" in Path("theirs_run/metrics.csv").read_text().splitlines()[0]
+"""
+
+
+def test_installed_packages(pairs_folder: Path, tmp_path: Path) -> None:
+    """Our wheel and theirs, installed for real and in front of this source tree, in one process.
+
+    The sample's loss, backbone and metric go through a sweep and are listed by --help; the contract test of a
+    new loss runs; a package with several losses in one file logs each under its own name.
+    """
+    uv, site = str(Path(sys.executable).with_name("uv")), tmp_path / "site"
+    build = [
+        uv,
+        "build",
+        "--quiet",
+        "--offline",
+        "--wheel",
+        "--no-build-isolation",
+        "--python",
+        sys.executable,
+    ]
+    subprocess.run([*build, "--out-dir", str(tmp_path / "dist"), str(SAMPLE.parents[1])], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
     install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
-    install += ["--python", sys.executable, "--target", str(tmp_path / "site"), str(SAMPLE)]
+    install += ["--python", sys.executable, "--target", str(site), str(SAMPLE), str(wheel)]
     subprocess.run(install, check=True)
+    for name, text in {"__init__.py": "", "losses.py": THEIRS}.items():
+        Path("theirs").mkdir(exist_ok=True)
+        Path("theirs", name).write_text(text)
     words = ["-m", *TINY[:-2], TINY[-1], f"data.root={pairs_folder}", "loss=sample", "backbone=sample"]
     words += ["metrics.own=[sample_fusion.metric.roughness]", "hydra.sweep.dir=sweep"]
-    script = (
-        "from clipfuse.cli.__main__ import main; import sys; code = main(['train', '--help']); "
-        "sys.exit(code or main(['train', *sys.argv[1:]]))"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", INSTALLED, str(site), *words]
+    result = subprocess.run(
+        command, env={**environment, "PYTHONPATH": str(site)}, capture_output=True, text=True
     )
-    paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-c", script, *words]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + result.stdout
     assert "\n    sample            a sample: distance to the mean\n" in result.stdout
     assert "\n    sample\n" in result.stdout  # a backbone whose file has no line
@@ -230,21 +281,33 @@ def test_a_metric_that_is_none(clipfuse: Clipfuse, pairs_folder: Path, source: s
     refused(clipfuse("score", *words), message)
 
 
+KINDS = {"my_contrast": [], "my_text": ["--clip"], "my_levels": ["--bilevel"]}
+KINDS["my_words"] = ["--bilevel", "--clip"]
+
+
 def test_new_loss_writes_what_passes_its_own_test_and_trains(clipfuse: Clipfuse, pairs_folder: Path) -> None:
-    code, output, _ = clipfuse("new-loss", "my_contrast")
-    assert code == 0
-    files = ["conf/loss/my_contrast.yaml", "my_contrast.py", "test_my_contrast.py"]
-    assert sorted(str(path) for path in Path().rglob("*") if path.is_file()) == files
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_contrast.py"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    written = {name: clipfuse("new-loss", name, *options) for name, options in KINDS.items()}
+    assert all(code == 0 for code, _, _ in written.values())
+    files = {file for name in KINDS for file in (f"conf/loss/{name}.yaml", f"{name}.py", f"test_{name}.py")}
+    assert {str(path) for path in Path().rglob("*") if path.is_file()} == files
+    # All of one contract, and of the others what reads the configuration and moves a lower level.
+    some = "my_contrast or resumed or fields or validates or lower_level or negative"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", some]
+    result = subprocess.run([*command, *sorted(Path().glob("test_*.py"))], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
-    assert "16 passed" in result.stdout
+    (passed,) = re.findall(r"(\d+) passed", result.stdout)
+    assert int(passed) >= 39
     words = ["train", *TINY, *SMALL, f"data.root={pairs_folder}", "test=false"]
-    assert clipfuse(*words, "hydra.searchpath=[file://conf]", "loss=my_contrast")[0] == 0
-    assert "train/loss/my_contrast/brightness" in Path("run/metrics.csv").read_text()
-    custom = ["loss=custom", "loss._target_=my_contrast.MyContrastLoss", "+loss.weight=2", "overwrite=true"]
-    assert clipfuse(*words, *custom)[0] == 0
-    assert all(word in output for word in ("'hydra.searchpath=[file://conf]' loss=my_contrast", *custom[:3]))
+    search = "hydra.searchpath=[file://conf]"
+    terms = {"my_contrast": "loss/my_contrast/brightness", "my_text": "loss/my_text/guidance"}
+    terms |= {"my_levels": "lower/my_levels/found", "my_words": "lower/my_words/bad"}
+    for name, term in terms.items():
+        assert clipfuse(*words, search, f"loss={name}", "overwrite=true")[0] == 0
+        assert f"train/{term}" in Path("run/metrics.csv").read_text().splitlines()[0]
+        assert f"'{search}' loss={name}" in written[name][1]
+    custom = ["loss=custom", "loss._target_=my_contrast.MyContrastLoss", "+loss.weight=2"]
+    assert clipfuse(*words, *custom, "overwrite=true")[0] == 0
+    assert " ".join(custom) in written["my_contrast"][1]
     before = Path("my_contrast.py").read_text()
     Path("test_my_contrast.py").unlink()
     refused(clipfuse("new-loss", "my_contrast"), "my_contrast.py is there already; choose another name")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from clipfuse.clip.similarity import cosine, direction_loss, pair_probability, safe_unit
+from clipfuse.clip.similarity import cosine, direction_loss, margin_ranking, pair_probability, safe_unit
 
 
 def plain_cosine(a: list[float], b: list[float]) -> float:
@@ -82,3 +82,14 @@ def test_pair_probability(log: bool) -> None:
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match=r"\(2, 7\) and \(7,\)"):
         pair_probability(rows(5, 0), rows(2, 1), rows(1, 2)[0], scale=1)
+
+
+def test_margin_ranking() -> None:
+    ranks = [each[0] for each in (rows(1, 0), rows(1, 1), rows(1, 2))]
+    expected = [
+        max(0.0, a - b + 0.5) + max(0.0, b - c + 2) + max(0.0, a - c + 3)
+        for a, b, c in zip(*(each.tolist() for each in ranks), strict=True)
+    ]
+    torch.testing.assert_close(margin_ranking(ranks, [0.5, 2], 3), torch.tensor(expected).double())
+    risen = [torch.full((2,), level) for level in (0.0, 0.5, 1.0)]
+    assert not margin_ranking(risen, [0.4, 0.4]).any()

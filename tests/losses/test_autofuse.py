@@ -237,6 +237,24 @@ def test_a_term_of_weight_0_is_left_out(micro_clip: FrozenClip) -> None:
     ]
 
 
+def test_random_views_are_the_same_of_fused_image_and_sources_and_only_in_training(
+    micro_clip: FrozenClip,
+) -> None:
+    inputs, loss = inputs_of(), make(micro_clip, view="random", patch_weight=0.0, perceptual_weight=0.0)
+    fused, both = loss._views(inputs, torch.cat([inputs.visible, inputs.infrared]))
+    same = replace(inputs, fused=inputs.visible, infrared=inputs.visible)
+    alike, bands = loss._views(same, torch.cat([same.visible, same.infrared]))
+    assert torch.equal(torch.cat([alike, alike]), bands)
+    assert torch.equal(alike, both[:3])
+    assert fused.shape == (3, 1, 32, 32)
+    assert fused.requires_grad
+    whole = make(micro_clip, patch_weight=0.0, perceptual_weight=0.0)
+    assert not torch.equal(loss(inputs).total, whole(inputs).total)
+    assert torch.equal(loss(inputs).total, loss(inputs).total)
+    assert not torch.equal(loss(inputs).total, loss(replace(inputs, step=9)).total)
+    assert torch.equal(loss.eval()(inputs).total, whole.eval()(inputs).total)
+
+
 def test_no_patch_that_counts_and_patches_of_their_own_seed(micro_clip: FrozenClip) -> None:
     inputs = inputs_of()
     for way in ("all", "kept"):

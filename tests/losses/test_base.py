@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipfuse.clip import load_clip
 from clipfuse.losses import ClipRatioLoss, FusionLoss, LDFusionLoss, PixelLoss, PromptFusionLoss
-from clipfuse.losses.weighted_sum import weighted_sum
+from clipfuse.losses.weighted_sum import WeightedSum, weighted_sum
 from clipfuse.testing import example_inputs
 from clipfuse.types import LossInputs, LossOutput
 
@@ -115,6 +115,25 @@ SCALAR = torch.tensor(1.0)
         (LossOutput(SCALAR, None), "returned its terms as NoneType; expected"),  # type: ignore[arg-type]
         (LossOutput(SCALAR, {"a": 1.0}), "returned its term 'a' as float; expected a scalar tensor"),  # type: ignore[dict-item]
         (LossOutput(SCALAR, {"a": torch.ones(3)}), "returned its term 'a' as torch.float32 (3,); expected"),
+        *(
+            (LossOutput(SCALAR, {}, {"a": image}), f"returned its image 'a' as {kind}; expected (1, H, W) or")
+            for image, kind in (
+                (torch.ones(4, 1, 8, 8), "torch.float32 (4, 1, 8, 8)"),
+                (torch.ones(2, 8, 8), "torch.float32 (2, 8, 8)"),
+                (torch.ones(1, 8, 8).bool(), "torch.bool (1, 8, 8)"),
+                (torch.ones(1, 0, 8), "torch.float32 (1, 0, 8)"),
+                (0.5, "float"),
+            )
+        ),
+        (
+            LossOutput(SCALAR, {}, {"a": torch.ones(1, 8, 8, requires_grad=True)}),
+            "returned its image 'a' with a gradient; expected it without: detach()",
+        ),
+        (
+            LossOutput(SCALAR, {}, {str(index): torch.ones(1, 8, 8) for index in range(17)}),
+            "returned its images as 17 of them; expected at most 16 by name",
+        ),
+        (LossOutput(SCALAR, {}, [SCALAR]), "returned its images as list; expected at most 16"),  # type: ignore[arg-type]
         (LossOutput(SCALAR, {0: SCALAR}), "returned its term 0 as torch.float32 (); expected"),  # type: ignore[dict-item]
     ],
 )
@@ -160,3 +179,22 @@ def test_a_need_that_no_data_can_meet_is_refused(needs: object, user_error: Call
     found = user_error(loss.required)
     assert "PixelLoss has needs = " in found
     assert "expected a frozenset of some of classes, boxes, captions" in found
+
+
+def test_joined_losses_share_one_teacher(user_error: Any) -> None:
+    class Taught(FusionLoss):
+        def __init__(self, decay: object) -> None:
+            super().__init__()
+            self.teacher_decay = decay  # type: ignore[assignment]
+
+        def forward(self, inputs: LossInputs) -> LossOutput:
+            raise NotImplementedError
+
+    def joined(*decays: object) -> WeightedSum:
+        names = [str(index) for index in range(len(decays))]
+        return WeightedSum(dict.fromkeys(names, 1.0), dict(zip(names, map(Taught, decays), strict=True)))
+
+    assert joined(None, None).required_teacher() is None
+    assert joined(0.9, None).required_teacher() == 0.9
+    assert "unlike decays, 0.5 and 0.9; expected one" in user_error(joined(0.9, 0.5).required_teacher)
+    assert "teacher_decay = 1.5; expected a number in [0, 1)" in user_error(joined(1.5).required_teacher)

@@ -36,7 +36,11 @@ class Pass:
         self.network = network
 
     def __call__(
-        self, infrared: Tensor, visible: Tensor, parameters: Mapping[str, Tensor] | None = None
+        self,
+        infrared: Tensor,
+        visible: Tensor,
+        parameters: Mapping[str, Tensor] | None = None,
+        chroma: Tensor | None = None,
     ) -> FusionOutput:
         output = functional_call(self.network, dict(parameters or {}), (infrared, visible))
         assert isinstance(output, FusionOutput)
@@ -227,6 +231,14 @@ def test_first_order_agrees_on_the_network_it_trains() -> None:
         solver.step(LossProblem(make(), batch(network)), still, backward=Tensor.backward)
     exact, difference = (torch.cat([each.flatten() for each in found[first]]) for first in (False, True))
     assert float((exact - difference).norm() / exact.norm()) < 0.02  # of a network with corners
+
+
+def test_a_step_ahead_needs_the_network() -> None:
+    network = Smooth().double()
+    problem = LossProblem(make(), replace(batch(network), network=None))
+    solver = Unrolled(partial(torch.optim.Adam, lr=0.01), rate=0.5)
+    with pytest.raises(UserError, match=r"the loss 'learned_loss' have no inputs.network, which a training"):
+        solver.step(problem, torch.optim.SGD(network.parameters(), lr=0.0), backward=Tensor.backward)
 
 
 def test_the_weights_are_shown_and_begin_at_one_half() -> None:

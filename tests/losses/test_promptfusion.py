@@ -25,7 +25,7 @@ from clipfuse.ops.seeding import derived_seed
 from clipfuse.runs.train import TrainSettings, train
 from clipfuse.testing.loss_contract import LossContract, example_inputs
 from clipfuse.training.stepping import LossProblem
-from clipfuse.types import LossInputs
+from clipfuse.types import FusionOutput, LossInputs
 
 PAIRS = {
     "targets": {
@@ -112,6 +112,98 @@ def test_the_first_stage_has_neither_guidance_nor_ranking(micro_clip: FrozenClip
         gradient = torch.autograd.grad(f.total, inputs.fused, allow_unused=True)[0]
         assert (gradient is not None) is guided
         assert ("ranking" in f.terms) is guided
+
+
+CLIP_LIT: dict[str, Any] = {
+    "guidance": "probability",
+    "refinement": "ranking",
+    "margin": 0.1,
+    "margin_bad": 0.9,
+    "margin_ends": 0.9,
+    "margin_earlier": 0.1,
+    "earlier_decay": 0.99,
+}
+
+
+class Earlier:
+    """What an earlier network makes of a batch."""
+
+    def __call__(
+        self, infrared: Tensor, visible: Tensor, parameters: Any = None, chroma: Any = None
+    ) -> FusionOutput:
+        return FusionOutput(0.7 * infrared + 0.3 * visible)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {}
+
+
+def test_clip_lit_equals_its_written_out_form(micro_clip: FrozenClip) -> None:
+    """Its scores S = 1 - p, its four ranks and its margins, one sample and one pair after another."""
+    loss = make(micro_clip, ranking_weight=2.0, guidance_weight=0.7, view="whole", **CLIP_LIT)
+    inputs, lower = replace(example_inputs(), step=4, seed=9, teacher=Earlier()), other_values(loss)
+    assert loss.prompts is not None
+    texts = loss.prompts.features(lower)
+    good = detail_maximum(inputs.infrared, inputs.visible)
+    earlier = 0.7 * inputs.infrared + 0.3 * inputs.visible
+    guidance, ranking = [], []
+    for index, name in enumerate(inputs.sample_ids):
+        row = slice(index, index + 1)
+        for k, (pair, described) in enumerate(PAIRS.items()):
+
+            def S(image: Tensor, k: int = k) -> Tensor:
+                embedding = micro_clip.encode_image(image, resize="squash")
+                cosines = torch.nn.functional.cosine_similarity(embedding, texts[2 * k : 2 * k + 2])
+                return (micro_clip.logit_scale * cosines).softmax(dim=0)[1]
+
+            seed = derived_seed(9, 4, "bad", pair, name)
+            bad = bad_pictures(
+                described["against"], good[row], inputs.infrared[row], inputs.visible[row], [seed]
+            )  # type: ignore[arg-type]
+            s = [S(image) for image in (bad, earlier[row], inputs.fused[row], good[row])]
+            guidance.append(s[2])
+            pairs = ((0, 1, 0.9), (1, 2, 0.1), (2, 3, 0.1), (0, 3, 0.9))
+            ranking.append(sum(torch.clamp(s[b] - s[a] + m, min=0) for a, b, m in pairs))
+    state = loss.prepare(inputs)
+    upper, f = loss.upper_loss(state, lower), loss.lower_loss(state, lower)
+    expected = PixelLoss()(inputs).total + 0.7 * torch.stack(guidance).mean()
+    exact: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # float32, embeddings normalised in two ways
+    torch.testing.assert_close(upper.total, expected, **exact)
+    torch.testing.assert_close(f.total, 2 * torch.stack(ranking).mean(), **exact)  # type: ignore[arg-type]
+    assert "cross_entropy" in f.terms  # for the log
+    still = make(micro_clip, **CLIP_LIT)
+    with pytest.raises(ValueError, match=r"promptfusion loss: earlier_decay needs inputs\.teacher"):
+        still.prepare(replace(inputs, teacher=None))
+    assert still.eval().prepare(replace(inputs, teacher=None)).earlier is None
+    assert make(micro_clip).teacher_decay is None
+    assert make(micro_clip, prompts="fixed", earlier_decay=0.9).teacher_decay is None
+
+
+def test_clip_lit_s_prompts_learn_by_cross_entropy_first_and_by_ranking_alone_later(
+    micro_clip: FrozenClip,
+) -> None:
+    loss = make(micro_clip, warmup=5, **{**CLIP_LIT, "margin_bad": 0.0, "margin_ends": 0.0, "margin": 0.0})
+    plain = make(micro_clip, warmup=5)
+    lower = other_values(loss)
+    for step in (4, 5):
+        inputs = replace(example_inputs(), step=step, teacher=Earlier())
+        state = loss.prepare(inputs)
+        found = loss.lower_loss(state, lower)
+        entropy = plain.lower_loss(plain.prepare(inputs), lower).terms["cross_entropy"]
+        torch.testing.assert_close(found.terms["cross_entropy"], entropy)
+        assert (state.earlier is not None) is (step == 5)
+        assert torch.equal(found.total.detach(), entropy if step == 4 else found.terms["ranking"])
+    # Ranks that all keep their distance leave the prompts where they are.
+    shifted = replace(state, pictures=None if state.pictures is None else state.pictures.clone())
+    assert shifted.pictures is not None
+    texts = loss._texts(lower)
+    best, worst = texts[0::2].sum(0) - texts[1::2].sum(0), texts[1::2].sum(0) - texts[0::2].sum(0)
+    shifted.pictures[0], shifted.pictures[1:] = best.detach(), worst.detach()
+    middle = (0.5 * best).detach().expand_as(state.fused) + 0 * state.fused
+    calm = make(micro_clip, **{**CLIP_LIT, "margin": 0.0, "margin_bad": 0.0, "margin_ends": 0.0,
+                               "margin_earlier": 0.0})  # fmt: skip
+    shifted = replace(shifted, fused=middle, earlier=middle.detach())
+    gradients = torch.autograd.grad(calm.lower_loss(shifted, lower).total, lower)
+    assert not any(gradient.any() for gradient in gradients)
 
 
 def test_pictures_serve_for_some_updates_and_survive_a_checkpoint(micro_clip: FrozenClip) -> None:
@@ -283,6 +375,12 @@ def test_stage_one_tells_good_from_bad_on_scenes_it_never_saw() -> None:
         ({"guidance_weight": -1.0}, "guidance_weight is -1.0; expected 0 or more"),
         ({"ranking_weight": float("nan")}, "ranking_weight is nan"),
         ({"margin": 1.0}, "margin is 1.0; expected 0 or more, below 1"),
+        ({"margin_ends": 1.0}, "margin_ends is 1.0; expected 0 or more, below 1"),
+        ({"earlier_decay": -0.1}, "earlier_decay is -0.1; expected 0 or more, below 1"),
+        (
+            {"refinement": "ranking", "ranking_weight": 0.0},
+            "refinement is ranking; expected a ranking_weight above 0",
+        ),
         ({"warmup": -1}, "warmup is -1; expected 0 or more"),
         ({"pictures_every": 0}, "pictures_every is 0; expected 1 or more"),
         ({"pairs": {}}, "pairs is empty; expected one or more"),
@@ -438,6 +536,26 @@ def test_resumed_in_either_stage_it_is_bit_equal(
     for key, value in ends[0]["state_dict"].items():
         assert torch.equal(value, ends[1]["state_dict"][key]), key
     assert rows(folder / "straight") == rows(folder / "run")
+
+
+def test_the_experiment_clip_lit_is_its_scheme_and_trains(
+    compose_run: Config, micro_folders: dict[str, Path], pairs_folder: Path, tmp_path: Path
+) -> None:
+    words: tuple[str, ...] = ("experiment=clip_lit", "loss.fidelity.decomposition_weight=0")
+    words += ("loss.warmup=2", "steps=4")
+    words += (f"+clip.pretrained={micro_folders['vit']}", "solver.every=2", "validate_every=4", "test=false")
+    config = compose_run(tmp_path / "run", pairs_folder, words, "train")
+    assert {name: config.loss[name] for name in CLIP_LIT} == CLIP_LIT
+    assert config.solver._target_ == "clipfuse.bilevel.Alternate"
+    assert (config.loss.pictures_every, config.loss.length) == (2, 16)
+    train(config)
+    logged = [row for row in rows(tmp_path / "run") if row["train/loss/promptfusion/prompt_drift"]]
+    drift = [float(row["train/loss/promptfusion/prompt_drift"]) for row in logged]
+    assert len(drift) == 4
+    assert 0 < drift[0] == drift[1] < drift[2] == drift[3]  # the prompts move in updates 0 and 2
+    cross_entropy, ranking = (float(logged[k]["train/solver/f"]) for k in (1, 3))
+    assert 0.2 < cross_entropy < 1.5
+    assert 0 < ranking < 2.2  # at most the sum of the margins
 
 
 def test_averaged_weights_leave_the_prompts_alone(with_micro: Config, tmp_path: Path) -> None:

@@ -291,3 +291,13 @@ def test_mistakes_are_named(
     assert code == 2
     assert message in errors.splitlines()[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_the_parts_are_kept_under_their_names() -> None:
+    class Shows(FusionLoss):
+        def forward(self, inputs: LossInputs) -> LossOutput:
+            return LossOutput(inputs.fused.mean(), {}, {"fused": inputs.fused[0].detach()})
+
+    plane = torch.rand(2, 1, 8, 8)
+    output = WeightedSum({"a": 1.0, "b": 2.0}, {"a": Shows(), "b": Shows()})(plane, plane, plane)
+    assert list(output.images) == ["a/fused", "b/fused"]

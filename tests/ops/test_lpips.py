@@ -127,3 +127,10 @@ def test_files_of_other_networks_are_refused(files: dict[str, Path], tmp_path: P
             Lpips(path, network)
     with pytest.raises(ValueError, match="LPIPS has the network 'squeeze'; expected vgg16 or alexnet"):
         Lpips(None, "squeeze")
+
+
+def test_is_computed_in_float32_where_a_network_trains_in_bfloat16(files: dict[str, Path]) -> None:
+    judge = load_lpips(str(files["alexnet"]))
+    expected = judge(*images(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(judge(*images(1)), expected)

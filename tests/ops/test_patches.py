@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfuse.ops.patches import PatchPlaces, affine_places, cut_patches, perspective_places
+from clipfuse.ops.patches import PatchPlaces, affine_places, cut_patches, perspective_places, random_views
 
 SHAPE = (40, 56)
 BOTH = pytest.mark.parametrize("draw", [affine_places, perspective_places])
@@ -91,3 +91,15 @@ def test_large_patches_are_averaged() -> None:
     stripes[..., ::2] = 1
     places = affine_places((64, 64), [0], 1, sides=(1, 1), degrees=0, zoom=1, shear=0)
     torch.testing.assert_close(cut_patches(stripes, places, (16, 16)), torch.full((1, 1, 16, 16), 0.5))
+
+
+def test_each_image_has_a_view_of_its_seed() -> None:
+    """Seven tenths or more of its shorter side, and a flat image stays flat."""
+    views = random_views(position((40, 40), 3), [1, 2, 1], (24, 24))
+    assert views.shape == (3, 2, 24, 24)
+    assert torch.equal(views[0], views[2])
+    assert not torch.allclose(views[0], views[1])
+    spread = views.amax(dim=(2, 3)) - views.amin(dim=(2, 3))
+    assert ((spread > 0.55 * 40) & (spread < 40)).all()
+    flat = torch.full((1, 1, 40, 40), 0.3)
+    torch.testing.assert_close(random_views(flat, [5], (24, 24)), torch.full((1, 1, 24, 24), 0.3))

@@ -26,8 +26,8 @@ from clipfuse.files import writing as files
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.build import build
 from clipfuse.runs.train import train
+from clipfuse.training.accumulation import AccumulatingOptimizer
 from clipfuse.training.module import FusionModule
-from clipfuse.training.stepping import AccumulatingOptimizer
 
 OPTIONS = (
     *("name=tiny", "run_dir=run", "trainer=cpu", "data=folder", "backbone=conv_tiny", "backbone.width=8"),

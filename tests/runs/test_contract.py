@@ -22,6 +22,7 @@ from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.variants import group
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.errors import UserError
+from clipfuse.losses.base import ParameterGroup
 from clipfuse.ops.settings import leaves
 from clipfuse.runs import resume
 from clipfuse.runs.contract import KINDS, RULES, decide, flatten, present_name, read_tuning
@@ -41,12 +42,21 @@ HARMLESS = (
         "test",
         "validate_every",
     ),
-    *("seed", "loss.seed", "loss.network.seed", "loss.of.*.seed", "clip.*", "clip_identity", "logger.*"),
+    *(
+        "seed",
+        "loss.seed",
+        "loss.network.seed",
+        "loss.task.seed",
+        "loss.of.*.seed",
+        "clip.*",
+        "clip_identity",
+        "logger.*",
+    ),
     *("clip_identity.model", "clip_identity.pretrained", "clip_identity.preprocess.size"),
     *("data.root", "data.sources.*.root", "loader.workers", "loader.cache_mb"),
     *("data.labels", "data.labels.*", "data.captions", "data.sources.*.labels", "data.sources.*.captions"),
     *("trainer.accelerator", "trainer.max_time", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
-    *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.run_dir"),
+    *("callbacks.best.[!_]*", "callbacks.last.path", "callbacks.test.[!_]*", "callbacks.notes.[!_]*"),
     *("metrics.protocol", "metrics.validation", "metrics.test", "metrics.own", "metrics.lpips_weights"),
     "versions.git_commit",
     *("split_of", "names_sha256", "scenes.*", "pairs", "threads", "started_in"),
@@ -125,7 +135,11 @@ def records() -> dict[str, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(conf_dir()), version_base="1.3"):
         patch.setattr("clipfuse.runs.record.git_commit", lambda: "c0ffee")
         clips = [SimpleNamespace(clip=SimpleNamespace(identity=IDENTITY))]
-        asks = SimpleNamespace(modules=lambda: clips, required=lambda: {"classes": "task"})
+        asks = SimpleNamespace(
+            modules=lambda: clips,
+            required=lambda: {"classes": "task"},
+            parameter_groups=lambda: {"head": ParameterGroup(lr=0.1)},
+        )
         for index, options in enumerate(choices()):
             record = composed(options, asks if index else None)
             for key in leaves(record):
@@ -193,7 +207,7 @@ def test_each_key_is_refused_or_named_or_listed_as_harmless(records: Mapping[str
         expected = "refused"
         if matches(key, HARMLESS):
             expected = "harmless"
-        elif key.startswith(("loss.", "solver.")):
+        elif key.startswith(("loss.", "solver.", "parameter_groups.")):
             expected = "named"
         if (found := outcome(record, key)) != expected:
             wrong[key] = f"expected to be {expected}: {found}"

@@ -93,12 +93,14 @@ def test_a_loss_gets_the_labels_it_needs_or_is_refused(
         Image.new("L", (64, 48), 1).save(tmp_path / "labels" / file.name)
     given = f"data.labels={{folder: '{tmp_path / 'labels'}', kind: index, classes: [none, car]}}"
     seen: dict[str, dict[str, object]] = {}
-    for name in ("pixel", "seeing"):
-        config = tiny_config("steps=1", "test=false", given, f"run_dir={tmp_path / name}")
+    for name in ("pixel", "seeing", "text_weights"):
+        loss = "text_weights" if name == "text_weights" else "pixel"  # which can do without what it reads
+        config = tiny_config("steps=1", "test=false", given, f"run_dir={tmp_path / name}", f"loss={loss}")
         if name == "seeing":
             config.loss = {"_target_": f"{__name__}._Holding"}
         train(config)
         seen[name] = read_yaml(tmp_path / name / "config.yaml")
     assert "labels_sha256" not in seen["pixel"]
     assert len(str(seen["seeing"]["labels_sha256"])) == 64
+    assert seen["text_weights"]["labels_sha256"] == seen["seeing"]["labels_sha256"]
     assert seen["seeing"]["split_sha256"] == seen["pixel"]["split_sha256"]

@@ -295,6 +295,16 @@ def test_a_loss_may_refuse_what_it_cannot_do_without() -> None:
         def factor(self, inputs: LossInputs) -> Tensor:
             return masked(inputs)
 
+    class Taught(_Kept):
+        teacher_decay = 0.5
+
+        def factor(self, inputs: LossInputs) -> Tensor:
+            assert inputs.teacher is not None
+            return 1 + (inputs.teacher(inputs.infrared, inputs.visible).fused - inputs.fused).square().mean()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for check in CHECKS:
+            tried(Taught, check, patch)
     for kind in (Needing, Refusing):
         with pytest.MonkeyPatch.context() as patch:
             tried(kind, "fields_that_the_data_lack_may_be_none", patch)

@@ -20,7 +20,7 @@ from clipfuse.errors import UserError
 from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.runs.train import train
 from clipfuse.testing.ranks import Ranks
-from clipfuse.training.stepping import AccumulatingOptimizer
+from clipfuse.training.accumulation import AccumulatingOptimizer
 
 Config = Callable[..., DictConfig]
 
@@ -40,6 +40,7 @@ LOSSES = {
         "solver=alternate",
     ],
     "task": ["loss=task", "loss.warmup=4", "loss.network.width=4", "solver=value_penalty", "solver.every=3"],
+    "adversarial": ["loss=adversarial", "loss.width=4", "solver.every=2"],
     "unrolled": ["loss=learned_loss", "loss.width=4", "solver.steps=2", "solver.every=2"],
     "joint": ["loss=promptfusion", "loss.warmup=8", "loss.fidelity.decomposition_weight=0", "solver=joint"],
 }

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Alternate, Joint
-from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.training.module import FusionModule
 from clipfuse.types import LossInputs, LossOutput
@@ -63,13 +62,3 @@ def test_a_solver_of_its_own_takes_the_lower_level_from_the_optimiser() -> None:
     assert joint.loss.level.requires_grad
     assert not alternate.loss.level.requires_grad
     assert all(parameter.requires_grad for parameter in alternate.backbone.parameters())
-
-
-@pytest.mark.parametrize(("low", "high"), [(-0.02, 1.0), (0.0, 1.02), (float("nan"), 1.0)])
-def test_an_output_outside_of_its_range_is_refused(low: float, high: float) -> None:
-    with pytest.raises(UserError, match=r"the backbone Conv2d gives values from .*; expected \[0, 1\]"):
-        module()._check_range(torch.tensor([low, 0.5, high]))
-
-
-def test_the_rounding_of_bf16_is_within_the_range() -> None:
-    module()._check_range(torch.tensor([-0.004, 1.004]))

@@ -1,8 +1,14 @@
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 
-from clipfuse.losses.base import FusionLoss
+from clipfuse.bilevel import Alternate
+from clipfuse.errors import UserError
+from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.testing.ranks import Ranks
 from clipfuse.training.stepping import LossProblem, NonFiniteLossError
 from clipfuse.types import LossInputs, LossOutput
@@ -23,6 +29,64 @@ def _one_rank_has_nan() -> bool:
     except NonFiniteLossError:
         return True
     return False
+
+
+class _Terms(BilevelLoss):
+    """Other terms on other ranks: more, fewer, of another name, or the same in another order."""
+
+    def __init__(self, level: str, names: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.level, self.names = level, names
+        self.prompt = torch.nn.Parameter(torch.zeros(1))
+
+    def lower_parameters(self) -> list[Tensor]:
+        return [self.prompt]
+
+    def prepare(self, inputs: LossInputs) -> Tensor:
+        return inputs.fused
+
+    def upper_loss(self, state: Tensor, lower: Any) -> LossOutput:
+        return self._output("loss", state, lower)
+
+    def lower_loss(self, state: Tensor, lower: Any) -> LossOutput:
+        return self._output("lower loss", state, lower)
+
+    def _output(self, level: str, state: Tensor, lower: Any) -> LossOutput:
+        names = self.names[torch.distributed.get_rank()] if level == self.level else ["same"]
+        total = (state - lower[0]).square().mean()
+        return LossOutput(total, {name: total.detach() for name in names})
+
+
+@pytest.mark.parametrize("level", ["loss", "lower loss"])
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ([["a", "b"], ["a"]], "a, b on rank 0; a on rank 1"),
+        ([["a"], ["b"]], "a on rank 0; b on rank 1"),
+        ([[], ["b"]], "none on rank 0; b on rank 1"),
+        ([["a", "b"], ["b", "a"]], None),
+    ],
+)
+def test_ranks_with_other_terms_are_one_error_on_all(
+    ranks: Ranks, level: str, names: list[list[str]], found: str | None
+) -> None:
+    lines = ranks.run(_step_of_ranks, level, names)
+    expected = f"' has other terms on other ranks at update 0: {found}; expected the same names on all"
+    for line in lines:
+        assert line == "no error" if found is None else line.startswith(f"the {level} '") and expected in line
+
+
+def _step_of_ranks(level: str, names: list[list[str]]) -> str:
+    image = torch.full((1, 1, 4, 4), 0.5)
+    problem = LossProblem(_Terms(level, names), LossInputs(image, image, image))
+    solver = Alternate(partial(torch.optim.SGD, lr=0.1), steps=1, every=1)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    try:
+        solver.step(problem, optimizer, backward=lambda loss: problem.check_finite([parameter.detach()]))
+    except UserError as error:
+        return str(error)
+    return "no error"
 
 
 class _Mean(FusionLoss):

@@ -30,9 +30,9 @@ class Unrolled(Alternate):
     rate from the current x, through which the gradient of f is exact: f_y + x'_y^T f_x, with x'_y = -rate
     F_xy for one step. Source: the meta-learning of ReFusion (Bai et al., IJCV 2024) and TDFusion (Bai et
     al., CVPR 2025), after MAML (Finn et al., ICML 2017), with one step. As released, x' serves y alone: x
-    itself then moves with its own optimiser. Own design: both kinds of step alternate in every update, not
-    by epochs, and y includes what judges x', such as a task network, which the release trains in a step of
-    its own.
+    itself then moves with its own optimiser. Own design: both kinds of step alternate every few updates,
+    not by epochs, and y includes what judges x', such as a task network, which the release trains in a step
+    of its own.
 
     As a step of x is small, f_x' is close to f_x, and x'_y falls with the rate; an optimiser of y that
     divides by the size of the gradient, such as Adam, makes the step of y independent of the rate, as the

@@ -17,13 +17,14 @@ COMMANDS = {
     "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "export": "write the network of a checkpoint as a file of weights or as ONNX",
+    "train-reward": "train the scorer of loss=reward on choices between fused images",
     "new-loss": "write a first loss of your own, with its configuration and its test",
     "doctor": "list what works on this machine and what is missing",
 }
 
 
 def _help() -> str:
-    commands = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:12} {text}" for name, text in COMMANDS.items())
     return (
         f"ClipFuse {__version__}: infrared-visible image fusion where only the loss changes.\n\n"
         f"usage: clipfuse COMMAND ...\n\ncommands:\n{commands}\n\n"

@@ -78,6 +78,7 @@ class LearnablePrompts(nn.Module):
             contexts.append(nn.Parameter(start))
         self.contexts = nn.ParameterList(contexts)
         self._lay_out(fixed, position)
+        self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
 
     def _lay_out(self, fixed: Mapping[str, tuple[list[int], list[int], list[int]]], position: str) -> None:
         """Keep the ids of all fixed tokens, and the place of each context vector among them."""
@@ -125,6 +126,16 @@ class LearnablePrompts(nn.Module):
             rows.append(row.index_copy(0, self.get_buffer(f"place{index}").to(row.device), context))
         return self.clip.encode_embeddings(torch.stack(rows), ends)
 
+    def kept_features(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Return `features` without gradient; those of unchanged values are not computed again."""
+        # A solver changes its values in place, which raises their version.
+        key = tuple((value.data_ptr(), value._version) for value in contexts)
+        if key not in self._known:
+            self._known = {old: kept for old, kept in self._known.items() if old[0][0] != key[0][0]}
+            # The values are kept, too: their memory cannot become that of other values with the same key.
+            self._known[key] = [value.detach() for value in contexts], self.features(contexts).detach()
+        return self._known[key][1]
+
     @torch.no_grad()
     def nearest_tokens(
         self, k: int = 1, among: Sequence[int] | None = None
@@ -151,6 +162,40 @@ class LearnablePrompts(nn.Module):
                 for indices, values in zip(which.cpu(), nearest.cpu(), strict=True)
             ]
         return found
+
+
+def read_pairs(
+    pairs: Mapping[str, Mapping[str, str | Sequence[str]]], known: Sequence[str]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the texts by prompt, positive and negative in turn, and the kinds of bad images by pair.
+
+    Args:
+        pairs: pairs of prompts by name, each with `positive` and `negative`, texts, and `against`, kinds.
+        known: the kinds that there are.
+
+    Raises:
+        ValueError: there is no pair, or one has other keys, an empty text or an unknown kind; names it.
+    """
+    texts: dict[str, str] = {}
+    against: dict[str, list[str]] = {}
+    if not pairs:
+        raise ValueError("pairs is empty; expected one or more")
+    for name, pair in pairs.items():
+        where = f"pairs.{name}"
+        if set(pair) != {"positive", "negative", "against"}:
+            raise ValueError(f"{where} has {', '.join(pair)}; expected positive, negative and against")
+        for side in ("positive", "negative"):
+            text = pair[side]
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{where}.{side} is {text!r}; expected words")
+            texts[f"{name} {side}"] = text
+        kinds = pair["against"]
+        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+        if not kinds or (unknown := [kind for kind in kinds if kind not in known]):
+            found = unknown[0] if kinds else "nothing"
+            raise ValueError(f"{where}.against has {found}; expected some of {', '.join(known)}")
+        against[name] = kinds
+    return texts, against
 
 
 def _check(

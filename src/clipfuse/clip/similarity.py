@@ -1,5 +1,7 @@
 """Similarities of embeddings whose gradients are finite also where the formula has none."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,3 +86,20 @@ def pair_probability(
     rows = images if positive.ndim == 1 else images[:, None]
     logits = scale * (cosine(rows, positive) - cosine(rows, negative))
     return F.logsigmoid(logits) if log else torch.sigmoid(logits)
+
+
+def margin_ranking(ranks: Sequence[Tensor], margins: Sequence[float], ends: float | None = None) -> Tensor:
+    """Return sum_i max(0, r_i - r_(i+1) + m_i), plus max(0, r_1 - r_R + m_e): CLIP-LIT's ranking.
+
+    Args:
+        ranks: R tensors of one shape, whose values should rise from the first to the last.
+        margins: m_i, R - 1 numbers, the least rise from each to the next.
+        ends: m_e, the least rise from the first to the last; None: no such term.
+
+    Returns:
+        A tensor of that shape, 0 where all values rise by enough.
+    """
+    steps = list(zip(ranks, ranks[1:], margins, strict=False))
+    if ends is not None:
+        steps.append((ranks[0], ranks[-1], ends))
+    return torch.stack([(worse - better + margin).relu() for worse, better, margin in steps]).sum(dim=0)

@@ -97,8 +97,8 @@ def fused_image(network: nn.Module, pair: FusionBatch, what: str) -> Tensor:
     """
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
     where = f"{pair.sample_ids[0]} with {what}"
-    planes = (plane.to(device) for plane in (pair.infrared, pair.visible, pair.chroma))
-    fused, chroma = apply_in_color(network, *planes, where)
+    infrared, visible, given = (each.to(device) for each in (pair.infrared, pair.visible, pair.chroma))
+    fused, chroma = apply_in_color(network, infrared, visible, given, where)
     return _colored(fused[0].cpu(), chroma[0].cpu())
 
 

@@ -21,7 +21,8 @@ from clipfuse.clip.perceptual import MaximumFeatures
 from clipfuse.clip.similarity import direction_loss
 from clipfuse.losses.base import FusionLoss, named_errors, require, require_terms
 from clipfuse.ops.entropy import entropy
-from clipfuse.ops.patches import PatchPlaces, affine_places
+from clipfuse.ops.patches import PatchPlaces, affine_places, random_views
+from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
 _NAME = "autofuse loss"
@@ -138,6 +139,8 @@ class AutoFuseLoss(FusionLoss):
         perceptual_layers: two layers of `MaximumFeatures`; None: conv3_1 and conv4_2 of vgg19.
         layer_weights: v_l, one per layer.
         vgg_weights: file of the VGG's weights, as in `MaximumFeatures`.
+        view: what CLIP sees of whole images in training: the `whole`, as released, under which networks were
+            seen to darken a border, or a `random` view (`random_views`), the same of fused image and sources.
 
     Raises:
         ValueError: an argument out of range, an empty or over-long text, a CLIP without the layers, or
@@ -166,6 +169,7 @@ class AutoFuseLoss(FusionLoss):
         perceptual_layers: Sequence[str] | None = None,
         layer_weights: Sequence[float] = (0.5, 0.5),
         vgg_weights: str | None = None,
+        view: Literal["whole", "random"] = "whole",
     ) -> None:
         arguments = dict(locals())
         self.given = {name: arguments[name] for name in (*sum(_OF_TERM.values(), ()), *_TEXTS)}
@@ -179,7 +183,7 @@ class AutoFuseLoss(FusionLoss):
         self.entropy_bits = entropy_bits
         self.patch_mean = patch_mean
         self.patch_source = patch_source
-        self.clip_batch = clip_batch
+        self.clip_batch, self.view = clip_batch, view
         self.degradations = degradations
         require_terms("autofuse", self.weights)
         require("autofuse", 1, patches=self.patches, clip_batch=clip_batch)
@@ -254,15 +258,16 @@ class AutoFuseLoss(FusionLoss):
         weights = self.weights
         layers = () if self.features is None else self.features.of_clip
         both = torch.cat([inputs.visible, inputs.infrared])
+        seen_fused, seen_both = self._views(inputs, both)
         with torch.no_grad():
-            sources, source_features = self._encode(both, layers)  # first: moves CLIP to their device
+            sources, source_features = self._encode(seen_both, layers)  # first: moves CLIP to their device
         visible, infrared = sources.chunk(2)
         texts, described = self._embed_texts(inputs)
         terms: dict[str, Tensor] = {}
         log: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if weights["global"] or layers:
-            fused, features = self._encode(inputs.fused, layers)
+            fused, features = self._encode(seen_fused, layers)
             if weights["global"]:
                 positive, negative = direction_losses(fused, visible, infrared, texts)
                 terms["global"] = positive.mean() + negative.mean()
@@ -302,6 +307,15 @@ class AutoFuseLoss(FusionLoss):
         shape = inputs.fused.shape[-2], inputs.fused.shape[-1]
         seeds = patch_seeds(inputs)
         return affine_places(shape, seeds, self.patches, self.patch_side, degrees=3.0, zoom=1.0, shear=3.0)
+
+    def _views(self, inputs: LossInputs, both: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what CLIP sees of the fused images, (N, 1, h, w), and of both bands, (2N, 1, h, w)."""
+        if self.view == "whole" or not self.training:
+            return inputs.fused, both
+        seeds = [derived_seed(inputs.seed, inputs.step, "view", name) for name in inputs.sample_ids]
+        planes = torch.cat([inputs.fused, inputs.visible, inputs.infrared], dim=1)
+        fused, visible, infrared = random_views(planes, seeds, self.clip.preprocess.size).split(1, dim=1)
+        return fused, torch.cat([visible, infrared])
 
     def _encode(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """Embed whole images, squashed to CLIP's size as released; also return its features by layer."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from clipfuse.errors import UserError
-from clipfuse.ops.checks import check_planes
+from clipfuse.ops.checks import check_planes, output_fault
 from clipfuse.ops.settings import plugin_name
 from clipfuse.types import LossInputs, LossOutput
 
@@ -43,6 +43,22 @@ class LossArtifacts:
     images: Sequence[tuple[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """How some of a loss's own parameters learn; None: as the network does.
+
+    Attributes:
+        lr: learning rate, above 0; the schedule multiplies it as that of the network.
+        weight_decay: 0 or more, in an optimiser that has it.
+        gradient_clip: largest L2 norm of their gradient, above 0; they then count no more in the norm of the
+            network's. `math.inf` does not clip.
+    """
+
+    lr: float | None = None
+    weight_decay: float | None = None
+    gradient_clip: float | None = None
+
+
 class FusionLoss(nn.Module, ABC):
     """A loss over fused, infrared and visible luma.
 
@@ -55,10 +71,16 @@ class FusionLoss(nn.Module, ABC):
         place: its key in the configuration, for messages; the loss that holds it as a part sets another.
         needs: the labels it cannot work without, some of "classes", "boxes" and "captions", the fields of
             `LossInputs`; data without them are refused before the training. A fused image never needs them.
+        teacher_decay: where it is a number in [0, 1), the training keeps a moving average of the network's
+            weights with this decay, and gives it as `inputs.teacher`.
+        reads: the labels that it uses where the data have them, and can do without; like those of `needs`
+            they become part of the run's record.
     """
 
     place: str = "loss"
     needs: ClassVar[frozenset[str]] = frozenset()
+    teacher_decay: float | None = None
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(
         self,
@@ -136,6 +158,38 @@ class FusionLoss(nn.Module, ABC):
             found = part.required() | found
         return found
 
+    def required_teacher(self) -> float | None:
+        """Return the decay of the teacher that this loss or an inner one needs; None: none does.
+
+        Raises:
+            UserError: a decay is no number in [0, 1), or two losses need teachers of unlike decays.
+        """
+        decay: object = self.teacher_decay
+        if decay is not None and not (isinstance(decay, int | float) and 0 <= decay < 1):
+            raise UserError(
+                f"the loss {self.name} has teacher_decay = {decay!r}; expected a number in [0, 1)"
+            )
+        found = [self.teacher_decay, *(part.required_teacher() for part in self.inner().values())]
+        decays = sorted({each for each in found if each is not None})
+        if len(decays) > 1:
+            raise UserError(
+                f"parts of the loss {self.name} need teachers of unlike decays, "
+                f"{' and '.join(map(str, decays))}; expected one teacher_decay for all"
+            )
+        return next(iter(decays), None)
+
+    def parameter_groups(self) -> Mapping[str, ParameterGroup]:
+        """Return how own parameters learn, where not as the network: by the name of a parameter or a part.
+
+        A name is one of `named_parameters()`, or its beginning before a dot, such as "discriminator". Those
+        of inner losses are kept: add your own to `super().parameter_groups()`.
+        """
+        return {
+            f"{key}.{name}": group
+            for key, part in self.inner().items()
+            for name, group in part.parameter_groups().items()
+        }
+
     def check_labels(self, sample: LossInputs) -> None:
         """Require the labels that this loss and its inner losses need; a training calls it before `setup`.
 
@@ -185,33 +239,15 @@ def _name(kind: type[FusionLoss]) -> str:
 
 
 def check_loss_output(loss: FusionLoss, output: object) -> LossOutput:
-    """Return what a loss returned, if it is a `LossOutput` of scalars.
+    """Return what a loss returned, if it is a `LossOutput` of scalars and images.
 
     Raises:
         UserError: it is not; the message names the class of the loss and what was expected.
     """
-    who, expected = type(loss).__qualname__, "expected clipfuse.types.LossOutput(total, terms)"
-    if not isinstance(output, LossOutput):
-        raise UserError(f"the loss {who} returned {type(output).__name__}; {expected}")
-    total, terms = output.total, output.terms
-    if not isinstance(total, Tensor) or total.shape != () or not total.is_floating_point():
-        raise UserError(
-            f"the loss {who} returned its total as {_kind(total)}; expected a floating-point scalar, such as "
-            "the mean() of a tensor"
-        )
-    if not isinstance(terms, Mapping):
-        raise UserError(f"the loss {who} returned its terms as {_kind(terms)}; expected tensors by name")
-    for name, term in terms.items():
-        if not isinstance(name, str) or not isinstance(term, Tensor) or term.numel() != 1:
-            raise UserError(
-                f"the loss {who} returned its term {name!r} as {_kind(term)}; expected a scalar tensor by "
-                "name, detached"
-            )
+    fault = output_fault(output)
+    if fault or not isinstance(output, LossOutput):
+        raise UserError(f"the loss {type(loss).__qualname__} returned {fault}")
     return output
-
-
-def _kind(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _inputs(fused: Any, infrared: Any, visible: Any, named: Mapping[str, Any]) -> LossInputs:
@@ -229,6 +265,10 @@ class BilevelLoss(FusionLoss):
 
     `upper_loss` and `lower_loss` are pure in `lower`: a solver evaluates them at values that are not
     the current parameters.
+
+    The fusion network descends F; a solver decides by what its own parameters learn: by f on the images
+    that the network fuses now, or, with `solver=unrolled`, by f on those that it would fuse after a step
+    down F.
 
     Attributes:
         solvers: names of the solvers that can train it, such as "alternate"; None: all.

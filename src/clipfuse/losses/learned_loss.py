@@ -35,7 +35,7 @@ class LearnedLoss(BilevelLoss):
     Source: TDFusion (Bai et al., CVPR 2025; HaowenBai/TDFusion at 7cdb02a) for F, its weights of 1 and the
     task as a judge; ReFusion (Bai et al., IJCV 2024) for reconstruction as a judge, which needs no labels
     and whose training code is not released: its distance is our own choice. Different from TDFusion: loss
-    network and judge of a few convolutions with 5,000 to 8,000 weights in place of Restormer blocks and
+    network and judge of a few convolutions with some 5,000 weights each in place of Restormer blocks and
     SegFormer; the judge learns from the images of the step ahead, by the optimiser of the loss network,
     where the release takes steps of its own; steps on crops as they come, while the release resizes whole
     images for the task and doubles each batch with the bands swapped; Adam, where the release divides the

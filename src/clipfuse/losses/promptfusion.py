@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
-from clipfuse.clip.prompts import LearnablePrompts
-from clipfuse.clip.similarity import cosine
+from clipfuse.clip.prompts import LearnablePrompts, read_pairs
+from clipfuse.clip.similarity import cosine, margin_ranking
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.defects import MAKERS, bad_pictures
-from clipfuse.ops.patches import affine_places, cut_patches
-from clipfuse.ops.pyramid import detail_maximum, soften
+from clipfuse.ops.patches import random_views
+from clipfuse.ops.pyramid import detail_maximum
 from clipfuse.ops.ranks import join_ranks, own_part
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
 _LOSS = "promptfusion"
+_RANKING = ("margin", "margin_bad", "margin_ends", "margin_earlier")  # without effect where nothing is ranked
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class _State:
         fused: embeddings of the fused images, (N, D), with graph.
         pictures: embeddings (1 + K, N, D) of the good image of each sample, and of a bad one for each pair of
             prompts; None outside of training and with fixed prompts.
+        earlier: the same of an earlier network, without graph; None without that rank.
         plain: embeddings of sources and trivial fusions by name, for the log; empty in training.
         guided: whether the second stage has begun.
     """
@@ -41,6 +43,7 @@ class _State:
     fidelity: LossOutput
     fused: Tensor
     pictures: Tensor | None
+    earlier: Tensor | None
     plain: Mapping[str, Tensor]
     guided: bool
 
@@ -55,6 +58,11 @@ class PromptFusionLoss(BilevelLoss):
     p_ik is the probability of the positive prompt of pair k for an image of sample i, P its good and N_k its
     bad image. The margin ranking puts the current fused image between the two, so that the lower-level loss f
     depends on the network; otherwise the value function has no gradient in x.
+
+    CLIP-LIT's own form is a setting (`experiment=clip_lit`): guidance by 1 - p_ik(F); prompts that learn by
+    the ranking alone in the second stage; a margin m_b for N_k; a term max(0, p_ik(N_k) - p_ik(P) + m_e); and
+    the image E of an earlier network, an average of the weights, ranked between N_k and F with margin m_a
+    below F. CLIP-LIT's code ranks the newer image below the older one, against its text.
 
     There are two stages, switched by the update alone. In the first (`warmup` updates) the network learns
     fidelity and the prompts learn to separate good from bad: F without guidance, f without ranking.
@@ -71,9 +79,8 @@ class PromptFusionLoss(BilevelLoss):
     for `pictures_every` updates; a nested solver moves the prompts in the same updates. Each sample is ranked
     against its own images; in the updates between, against those at its place in the batch.
 
-    In training CLIP gets a random view of each image: a patch of 0.7 to 1 of its side, slightly rotated,
-    sheared and blurred. With whole images (`view=whole`) a network learns a fine regular pattern that raises
-    CLIP's score and no metric.
+    In training CLIP gets a random view of each image (`random_views`). With whole images (`view=whole`) a
+    network learns a fine regular pattern that raises CLIP's score and no metric.
 
     Args:
         clip: the CLIP that compares images and prompts; its text tower must accept token embeddings.
@@ -90,6 +97,12 @@ class PromptFusionLoss(BilevelLoss):
         pictures_every: updates for which good and bad images are used, 1 or more; the solver's `every`.
         length: context vectors per prompt; None: the tokens of its text.
         seed: seed of the context vectors beyond the text.
+        guidance: `log`, -log p, or `probability`, 1 - p.
+        refinement: what the prompts learn from in the second stage: `both`, or the `ranking` alone.
+        margin_bad: m_b, in [0, 1); None: m.
+        margin_ends: m_e, in [0, 1); None: no such term.
+        margin_earlier: m_a, in [0, 1).
+        earlier_decay: decay of the average that is the earlier network, in [0, 1); None: no such rank.
 
     Raises:
         ValueError: an argument out of range, a text that is too long, a text tower without embeddings.
@@ -110,28 +123,39 @@ class PromptFusionLoss(BilevelLoss):
         pictures_every: int = 10,
         length: int | None = None,
         seed: int = 0,
+        guidance: Literal["log", "probability"] = "log",
+        refinement: Literal["both", "ranking"] = "both",
+        margin_bad: float | None = None,
+        margin_ends: float | None = None,
+        margin_earlier: float = 0.1,
+        earlier_decay: float | None = None,
     ) -> None:
+        shares = {"margin": margin, "margin_bad": margin_bad, "margin_ends": margin_ends}
+        shares |= {"margin_earlier": margin_earlier, "earlier_decay": earlier_decay}
         super().__init__()
         require(_LOSS, 0, guidance_weight=guidance_weight, ranking_weight=ranking_weight, warmup=warmup)
         require(_LOSS, 1, pictures_every=pictures_every)
-        if not 0 <= margin < 1:
-            raise ValueError(f"{_LOSS} loss: margin is {margin}; expected 0 or more, below 1")
+        for name, value in shares.items():
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{_LOSS} loss: {name} is {value}; expected 0 or more, below 1")
+        if refinement == "ranking" and not ranking_weight:
+            raise ValueError(f"{_LOSS} loss: refinement is ranking; expected a ranking_weight above 0 for it")
+        self.guidance, self.refinement, self.positives = guidance, refinement, positives
+        self.margin_bad, self.margin_ends, self.margin_earlier = margin_bad, margin_ends, margin_earlier
+        self.teacher_decay = earlier_decay if prompts == "learned" else None
         self.clip, self.fidelity = clip, fidelity
         self.guidance_weight, self.ranking_weight = guidance_weight, ranking_weight
-        self.margin, self.positives, self.view = margin, positives, view
-        self.warmup, self.pictures_every = warmup, pictures_every
-        texts, self.against = _read_pairs(pairs)
-        self.pair_names = tuple(self.against)
-        self.fixed_texts = list(texts.values())
+        self.margin, self.view, self.warmup, self.pictures_every = margin, view, warmup, pictures_every
         self.prompts: LearnablePrompts | None = None
         with named_errors(f"{_LOSS} loss"):
+            texts, self.against = read_pairs(pairs, tuple(MAKERS))
+            self.pair_names, self.fixed_texts = tuple(self.against), list(texts.values())
             clip.encode_text(self.fixed_texts)
             if prompts == "learned":
                 self.prompts = LearnablePrompts(clip, dict.fromkeys(texts, ""), texts, length, seed=seed)
         for index, context in enumerate(self.lower_parameters()):
             self.register_buffer(f"start{index}", context.detach().clone(), persistent=False)
         self._pictures: Tensor | None = None
-        self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
 
     def setup(self, sample: LossInputs) -> None:
         """Refuse data without the reference that `positives` needs; set up the fidelity loss."""
@@ -152,9 +176,12 @@ class PromptFusionLoss(BilevelLoss):
             found.append(f"{long}, without prompts; lower {self.place}.warmup or raise steps")
         if self.prompts is None:
             return found + self.unused(
-                "fixed prompts are not trained", "margin", "ranking_weight", "positives"
+                "fixed prompts are not trained", *("ranking_weight", "positives", "refinement", *_RANKING)
             )
-        return found + ([] if self.ranking_weight else self.unused("ranking_weight is 0", "margin"))
+        if not self.ranking_weight:
+            return found + self.unused("ranking_weight is 0", *_RANKING)
+        idle = self.teacher_decay is None
+        return found + (self.unused("earlier_decay is null", "margin_earlier") if idle else [])
 
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return the contexts, positive and negative of each pair in turn; none if the prompts are fixed."""
@@ -173,9 +200,11 @@ class PromptFusionLoss(BilevelLoss):
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
+        ranked = guided and pictures is not None and self.teacher_decay is not None
+        earlier = self._embed_earlier(inputs) if ranked else None
         others = {} if self.training else self._plain(inputs)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
-        return _State(self.fidelity(inputs), fused, pictures, plain, guided)
+        return _State(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
         """Return F; `terms` has probabilities of images, and the distance of the prompts from their start.
@@ -186,7 +215,7 @@ class PromptFusionLoss(BilevelLoss):
         """
         texts = self._texts(lower)
         logits = self._logits(state.fused.unsqueeze(1), texts)
-        guidance = F.softplus(-logits).mean()
+        guidance = (F.softplus(-logits) if self.guidance == "log" else torch.sigmoid(-logits)).mean()
         total = state.fidelity.total
         if state.guided:
             total = total + self.guidance_weight * guidance.to(total.dtype)
@@ -208,7 +237,7 @@ class PromptFusionLoss(BilevelLoss):
         return LossOutput(total, terms)
 
     def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
-        """Return f; `terms` has its cross-entropy and, in the second stage, its ranking."""
+        """Return f; `terms` has its cross-entropy, learned or not, and in the second stage its ranking."""
         if state.pictures is None:
             raise ValueError("promptfusion loss: only learned prompts in training have a lower level")
         texts = self._texts(lower)
@@ -217,9 +246,13 @@ class PromptFusionLoss(BilevelLoss):
         terms = {"cross_entropy": total.detach()}
         if state.guided and self.ranking_weight:
             p = torch.sigmoid(self._logits(state.fused.unsqueeze(1), texts))
-            above, below = p - torch.sigmoid(good) + self.margin, torch.sigmoid(bad) - p + self.margin
-            ranking = (above.relu() + below.relu()).mean()
-            total = total + self.ranking_weight * ranking
+            ranks = [torch.sigmoid(bad), p, torch.sigmoid(good)]
+            margins = [self.margin if self.margin_bad is None else self.margin_bad, self.margin]
+            if state.earlier is not None:
+                ranks.insert(1, torch.sigmoid(self._logits(state.earlier.unsqueeze(1), texts)))
+                margins.insert(1, self.margin_earlier)
+            ranking = margin_ranking(ranks, margins, self.margin_ends).mean()
+            total = self.ranking_weight * ranking + (total if self.refinement == "both" else 0)
             terms["ranking"] = ranking.detach()
         return LossOutput(total, terms)
 
@@ -263,13 +296,7 @@ class PromptFusionLoss(BilevelLoss):
             return self.clip.encode_text(self.fixed_texts)
         if not self.training or (torch.is_grad_enabled() and any(value.requires_grad for value in lower)):
             return self.prompts.features(lower)
-        # A solver changes its values in place, which raises their version.
-        key = tuple((value.data_ptr(), value._version) for value in lower)
-        if key not in self._known:
-            self._known = {old: kept for old, kept in self._known.items() if old[0][0] != key[0][0]}
-            # The values are kept, too: their memory cannot become that of other values with the same key.
-            self._known[key] = [value.detach() for value in lower], self.prompts.features(lower).detach()
-        return self._known[key][1]
+        return self.prompts.kept_features(lower)
 
     def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""
@@ -309,40 +336,15 @@ class PromptFusionLoss(BilevelLoss):
             [self._encode(each, inputs, name) for each, name in zip(pictures, names, strict=True)]
         )
 
+    @torch.no_grad()
+    def _embed_earlier(self, inputs: LossInputs) -> Tensor:
+        if inputs.teacher is None:
+            raise ValueError(f"{_LOSS} loss: earlier_decay needs inputs.teacher, which a training gives")
+        return self._encode(inputs.teacher(inputs.infrared, inputs.visible).fused, inputs, "earlier")
+
     def _encode(self, images: Tensor, inputs: LossInputs, name: str) -> Tensor:
         """Embed (N, 1, H, W) images; in training each through its own random view."""
         if self.view == "whole" or not self.training:
             return self.clip.encode_image(images, resize="squash")
         seeds = [derived_seed(inputs.seed, inputs.step, "view", name, each) for each in inputs.sample_ids]
-        height, width = images.shape[-2:]
-        places = affine_places((height, width), seeds, 1, sides=(0.7, 1.0), zoom=1.0)
-        cut = cut_patches(images, places, self.clip.preprocess.size)
-        draws = [torch.rand((), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        sigma = (0.2 + 0.8 * torch.stack(draws)) / 112
-        return self.clip.encode_image(soften(cut, sigma.to(cut), 1 / 112))
-
-
-def _read_pairs(
-    pairs: Mapping[str, Mapping[str, str | Sequence[str]]],
-) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return the texts by prompt, positive and negative in turn, and the kinds of bad images by pair."""
-    texts: dict[str, str] = {}
-    against: dict[str, list[str]] = {}
-    if not pairs:
-        raise ValueError("promptfusion loss: pairs is empty; expected one or more")
-    for name, pair in pairs.items():
-        where = f"promptfusion loss: pairs.{name}"
-        if set(pair) != {"positive", "negative", "against"}:
-            raise ValueError(f"{where} has {', '.join(pair)}; expected positive, negative and against")
-        for side in ("positive", "negative"):
-            text = pair[side]
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"{where}.{side} is {text!r}; expected words")
-            texts[f"{name} {side}"] = text
-        kinds = pair["against"]
-        kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-        if not kinds or (unknown := [kind for kind in kinds if kind not in MAKERS]):
-            found = unknown[0] if kinds else "nothing"
-            raise ValueError(f"{where}.against has {found}; expected some of {', '.join(MAKERS)}")
-        against[name] = kinds
-    return texts, against
+        return self.clip.encode_image(random_views(images, seeds, self.clip.preprocess.size))

@@ -102,6 +102,8 @@ class TextWeightsLoss(FusionLoss):
             no row; a text stands in two rows.
     """
 
+    reads = frozenset({"captions"})
+
     def __init__(
         self,
         rows: Mapping[str, Mapping[str, Any] | None],

@@ -52,8 +52,8 @@ class WeightedSum(FusionLoss):
         require("weighted_sum", 0, alpha=alpha, memory=memory)
         if memory >= 1 or balance not in ("none", "uncertainty", "gradnorm"):
             raise ValueError(
-                f"weighted_sum loss: memory is {memory} and balance {balance!r}; expected a share below 1, and "
-                "none, uncertainty or gradnorm"
+                f"weighted_sum loss: memory is {memory} and balance {balance!r}; expected a share below 1, "
+                "and none, uncertainty or gradnorm"
             )
         require("weighted_sum", 0, **{f"parts.{name}": weight for name, weight in parts.items()})
         self.weights = {name: weight for name, weight in parts.items() if weight}
@@ -112,13 +112,14 @@ class WeightedSum(FusionLoss):
         for name, total in totals.items():
             terms |= {f"{name}/{term}": value for term, value in outputs[name].terms.items()}
             terms[f"{name}/weighted_total"] = total.detach()
+        images = {f"{name}/{key}": image for name in totals for key, image in outputs[name].images.items()}
         whole = torch.stack(list(totals.values())).sum()
         if self.learnt is not None:
             terms |= {f"weight/{name}": weight.detach() for name, weight in weights.items()}  # type: ignore[union-attr]
             if self.balance == "uncertainty":
                 whole = whole + self.learnt.regularization()
                 terms["regularization"] = self.learnt.regularization().detach()
-        return LossOutput(whole, terms)
+        return LossOutput(whole, terms, images)
 
 
 class BilevelWeightedSum(WeightedSum, BilevelLoss):

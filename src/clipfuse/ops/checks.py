@@ -1,6 +1,13 @@
 """Checks of tensors at the borders of the library."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
+
+from clipfuse.types import LossOutput
+
+MOST_IMAGES = 16
+"""Images that a loss may return for the log."""
 
 
 def check_shapes(**planes: object) -> None:
@@ -37,3 +44,41 @@ def check_planes(**planes: Tensor) -> None:
     for name, plane in planes.items():
         if not plane.is_floating_point():
             raise ValueError(f"{name} has type {plane.dtype}; expected a floating-point plane in [0, 1]")
+
+
+def output_fault(output: object) -> str:
+    """Return what is wrong with what a loss returned, and what was expected; an empty text if nothing is."""
+    if not isinstance(output, LossOutput):
+        return f"{type(output).__name__}; expected clipfuse.types.LossOutput(total, terms)"
+    total, terms, images = output.total, output.terms, output.images
+    if not isinstance(total, Tensor) or total.shape != () or not total.is_floating_point():
+        return (
+            f"its total as {_kind(total)}; expected a floating-point scalar, such as the mean() of a tensor"
+        )
+    if not isinstance(terms, Mapping):
+        return f"its terms as {_kind(terms)}; expected tensors by name"
+    for name, term in terms.items():
+        if not isinstance(name, str) or not isinstance(term, Tensor) or term.numel() != 1:
+            return f"its term {name!r} as {_kind(term)}; expected a scalar tensor by name, detached"
+    if not isinstance(images, Mapping) or len(images) > MOST_IMAGES:
+        found = f"{len(images)} of them" if isinstance(images, Mapping) else _kind(images)
+        return f"its images as {found}; expected at most {MOST_IMAGES} by name"
+    for name, image in images.items():
+        if not isinstance(name, str) or not _is_image(image):
+            return (
+                f"its image {name!r} as {_kind(image)}; expected (1, H, W) or (3, H, W), floating point in "
+                "[0, 1]: that of one pair of the batch, such as weights[0]"
+            )
+        if image.requires_grad:
+            return f"its image {name!r} with a gradient; expected it without: detach()"
+    return ""
+
+
+def _is_image(image: object) -> bool:
+    if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim != 3:
+        return False
+    return image.shape[0] in (1, 3) and image.numel() > 0
+
+
+def _kind(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -30,9 +30,10 @@ def clusters(vectors: Tensor, count: int, seeds: Sequence[int], rounds: int = 10
         ]
     ).to(vectors.device)
     chances = torch.ones(vectors.shape[:2], dtype=torch.float64, device=vectors.device)
+    upper = torch.ones_like(chances[:1]).expand(vectors.shape[1], -1).triu()
     centres = vectors[:, :0]
     for index in range(count):
-        sums = chances.cumsum(1)
+        sums = chances @ upper  # cumulative sums, whose own function is not deterministic on CUDA
         drawn = torch.searchsorted(sums, draws[:, index, None] * sums[:, -1:], right=True)
         drawn = drawn.clamp(max=vectors.shape[1] - 1)  # where all chances are 0
         centres = torch.cat([centres, vectors.take_along_dim(drawn.unsqueeze(-1), 1)], 1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from clipfuse.ops.plain import plain_tensors
@@ -65,15 +64,16 @@ class Lpips:
     def units(self, images: Tensor) -> list[Tensor]:
         """Return the features of (N, 1 or 3, H, W) images in [0, 1], float32, each place of length 1."""
         shift, scale = (images.new_tensor(each).view(1, 3, 1, 1).float() for each in (_SHIFT, _SCALE))
-        found = self.features((2 * images.float() - 1 - shift) / scale, LAYERS[self.network]).values()
-        return [each / (each.square().sum(1, keepdim=True) + _LEAST).sqrt() for each in found]
+        with torch.autocast(images.device.type, enabled=False):  # also where a network trains in bfloat16
+            found = self.features((2 * images.float() - 1 - shift) / scale, LAYERS[self.network]).values()
+            return [each / (each.square().sum(1, keepdim=True) + _LEAST).sqrt() for each in found]
 
     def between(self, first: list[Tensor], second: list[Tensor]) -> Tensor:
         """Return LPIPS, (N,) float32, of images whose `units` are given."""
         if self.heads[0].device != first[0].device:
             self.heads = [each.to(first[0].device) for each in self.heads]
         layers = [
-            F.conv2d((one - other).square(), head).mean((1, 2, 3))
+            ((one - other).square() * head).sum(1).mean((1, 2))
             for one, other, head in zip(first, second, self.heads, strict=True)
         ]
         return torch.stack(layers).sum(0)

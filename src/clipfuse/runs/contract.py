@@ -74,6 +74,7 @@ RULES = (
     Rule("validate_every", HARMLESS, "validation changes no weight, and the test scores the last weights"),
     # The loss, with the solver that trains it.
     Rule("loss", ROW, "what is compared"),
+    Rule("parameter_groups", ROW, "rates of its own parameters are a part of the loss"),
     Rule("loss_files", ROW, "the same path may hold other weights"),
     Rule("solver", ROW, "a two-level loss is compared together with its solver"),
     Rule(

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,21 +12,22 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from clipfuse.errors import UserError, hidden
-from clipfuse.files import PARTIAL, probe_folder, read_json, write_json
+from clipfuse.files import PARTIAL, probe_folder, read_json, write_atomically, write_json
 from clipfuse.runs.owner import LOCK, MARKER, is_held
 
 STATUS = "status.json"
+TRACEBACK = "traceback.txt"
 LOG = "log.txt"  # a sweep has already opened it when the job starts
 _SHOWN = 5  # names in a message
 
 
 # Every file that a run writes, relative to its folder: what `overwrite` and a new beginning may remove.
 _WRITTEN = re.compile(
-    r"(status\.json|config\.yaml|command\.txt|log\.txt|metrics\.csv|\.lock(\.owner)?"
+    r"(status\.json|config\.yaml|command\.txt|(log|traceback)\.txt|metrics\.csv|\.lock(\.owner)?"
     r"|checkpoints/(best|last)\.ckpt"
     r"|test/(metrics\.json|per_image\.csv|panel\.png|(fused|color|infrared|visible|masks)/.+\.png)"
     r"|downstream/\w+/(metrics\.json|predicted/[\w.-]+/[^/]+\.png)"
-    r"|notes/(words\.csv|settings\.txt|\d+\.png)"
+    r"|notes/(words\.csv|settings\.txt|(train-)?\d+\.png)"
     r"|wandb/(offline-run-.+|run-.+|latest-run|debug[^/]*\.log|settings|sweep-.+|artifacts/.+)"
     r"|tensorboard/events\.out\.tfevents\..+)"
 )
@@ -167,6 +169,8 @@ def lies_in(file: str | None, folder: Path) -> bool:
 def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     """Keep `status.json` at running, then finished or failed with the reason.
 
+    The stack of an error that is no plain mistake of the user's is written to `traceback.txt`.
+
     Args:
         folder: the run folder.
         leads: whether this process writes it; another rank of the run does so only when it fails first.
@@ -181,6 +185,7 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
     if leads:
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         write_json(folder / STATUS, {"status": "running", "reason": None, **process})
+        (folder / TRACEBACK).unlink(missing_ok=True)  # of a run that goes on
     try:
         yield extra
     except BaseException as error:
@@ -188,7 +193,7 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
         with suppress(UserError):  # spoiled meanwhile: the first error is the one to report
             known = read_status(folder)
         if known.get("status") == "failed":
-            if isinstance(error, RuntimeError):
+            if isinstance(error, RuntimeError) or isinstance(error.__cause__, RuntimeError):
                 # This rank lost a connection; the rank that failed first has written the reason.
                 raise UserError(f"another process of this run failed: {known['reason']}") from error
             raise
@@ -197,6 +202,9 @@ def run_status(folder: Path, leads: bool = True) -> Iterator[dict[str, Any]]:
             reason = "interrupted"
         with suppress(UserError):  # a full disk: the first error is the one to report
             write_json(folder / STATUS, {"status": "failed", "reason": reason, **extra})
+            if isinstance(error, Exception) and (error.__cause__ or not isinstance(error, UserError)):
+                with write_atomically(folder / TRACEBACK) as file:
+                    file.write(hidden("".join(traceback.format_exception(error))))
         raise
     if leads:
         write_json(folder / STATUS, {"status": "finished", "reason": None, **extra})

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from clipfuse.bilevel import Joint, Solver
-from clipfuse.losses.base import FusionLoss
+from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.runs.contract import default_of
 from clipfuse.training.stepping import lower_parameters
 
@@ -95,6 +95,12 @@ def _solver(chosen: Mapping[str, Any], solver: Solver, loss: FusionLoss, steps: 
             return [f"solver._target_={name} {none}; it is trained as by solver=joint"]
         weight = chosen.get("lower_weight", 1.0)
         return [f"solver.lower_weight={weight} {none}"] if weight != default_of("solver.lower_weight") else []
+    own = [part for part in loss.modules() if isinstance(part, BilevelLoss) and not _is_ours(part)]
+    if isinstance(solver, Joint) and own:
+        found.append(
+            f"the loss '{own[0].name}' has a lower level, which solver=joint moves together with the network "
+            "at its learning rate, and no nested solver was chosen; take solver=value_penalty or alternate"
+        )
     stages = {getattr(part, "warmup", None) for part in loss.modules()}  # which a loss names itself
     if chosen.get("delay", 0) >= steps and chosen["delay"] not in stages:
         found.append(
@@ -107,3 +113,8 @@ def _solver(chosen: Mapping[str, Any], solver: Solver, loss: FusionLoss, steps: 
             "solved once"
         )
     return found
+
+
+def _is_ours(loss: FusionLoss) -> bool:
+    """Whether the configuration of a loss chooses its solver, as that of each of ours does."""
+    return type(loss).__module__.startswith("clipfuse.")

@@ -15,6 +15,7 @@ from clipfuse.files import file_sha256
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.composed import plain, resolved
+from clipfuse.training.parameter_groups import shown
 from clipfuse.version import __version__
 
 CONTENT = "names, content and scenes"
@@ -31,7 +32,9 @@ def run_record(
         metrics: the run's metrics; the protocol of the test is recorded, and the network of LPIPS.
         loss: its CLIP is recorded, if it has one; and a fingerprint of the labels, if it sees them.
     """
-    sees = loss is not None and bool(loss.required()) and hasattr(source, "labels_fingerprint")
+    groups = {} if loss is None else shown(loss)
+    read = loss is not None and any(getattr(part, "reads", None) for part in loss.modules())
+    sees = (read or (loss is not None and bool(loss.required()))) and hasattr(source, "labels_fingerprint")
     lpips = getattr(metrics.test.protocol, "lpips", None)
     versions: dict[str, str | None] = {
         name: version(name) for name in ("torch", "lightning", "torchmetrics", "kornia")
@@ -46,6 +49,7 @@ def run_record(
         "pairs": getattr(source, "summary", str)(),
         "protocol": str(metrics.test.protocol),
         **({"lpips_sha256": lpips.features.sha256} if lpips is not None else {}),
+        **({"parameter_groups": groups} if groups else {}),
         **({"loss_files": files} if (files := loss_files(plain(config).get("loss"))) else {}),
         "clip_identity": _clip_identity(loss),
         "versions": {"clipfuse": __version__} | versions | {"git_commit": git_commit()},

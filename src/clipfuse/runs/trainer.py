@@ -26,6 +26,7 @@ _SILENT = (
     "does not have many workers",
     "LeafSpec",
     "checkpoint directory",
+    "in eval mode at the start of training",  # a frozen part of a loss: its mode is kept
     "smaller than the logging interval",
     "your dataloader is not resumable",  # it is, by the data module
     "sync_dist=True",  # what is logged is the same on all ranks

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from clipfuse.testing.examples import example_inputs, part_of, sized
     from clipfuse.testing.loss_contract import LossContract
     from clipfuse.testing.ranks import Ranks
+    from clipfuse.testing.short_training import ShortTraining, build_loss
 
-__all__ = ["LossContract", "Ranks", "example_inputs", "loss_node", "part_of", "sized"]
+__all__ = ["LossContract", "Ranks", "ShortTraining", "build_loss", "example_inputs", "loss_node", "part_of"]
+__all__ += ["sized"]
 # pytest, which `loss_contract` needs, is no dependency of the package but its extra `testing`.
 __getattr__, __dir__ = attach(
     __name__,
@@ -19,5 +21,6 @@ __getattr__, __dir__ = attach(
         "examples": ("example_inputs", "part_of", "sized"),
         "loss_contract": ("LossContract",),
         "ranks": ("Ranks",),
+        "short_training": ("ShortTraining", "build_loss"),
     },
 )

@@ -1,5 +1,7 @@
 """The node of a loss as a run composes it, for tests of plugins."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,19 @@ def loss_node(source: str | Path, *overrides: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such file or loss, or a run would refuse its settings.
     """
+    words, content = [f"loss={source}", *overrides], b""
+    if (path := Path(source)).suffix == ".yaml":
+        if not path.is_file() or path.resolve().parent.name != "loss":
+            raise UserError(f"{path}: expected a file in a folder loss, such as conf/loss/my_loss.yaml")
+        place = quoted(f"file://{path.resolve().parents[1]}")
+        words = [f"hydra.searchpath=[{place}]", f"loss={path.stem}", *overrides]
+        content = path.read_bytes()
+    return copy.deepcopy(_composed(tuple(words), Path.cwd(), content))
+
+
+@cache
+def _composed(words: tuple[str, ...], folder: Path, content: bytes) -> dict[str, Any]:
+    """Compose once for the many tests of a contract: here, and while the file has this content."""
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf, open_dict
@@ -35,16 +50,10 @@ def loss_node(source: str | Path, *overrides: str) -> dict[str, Any]:
     from clipfuse.cli.train import GROUPS
     from clipfuse.runs.train import TrainSettings
 
-    words = [f"loss={source}", *overrides]
-    if (path := Path(source)).suffix == ".yaml":
-        if not path.is_file() or path.resolve().parent.name != "loss":
-            raise UserError(f"{path}: expected a file in a folder loss, such as conf/loss/my_loss.yaml")
-        place = quoted(f"file://{path.resolve().parents[1]}")
-        words = [f"hydra.searchpath=[{place}]", f"loss={path.stem}", *overrides]
     before = HydraConfig.instance().cfg
     try:
         with explained("train", words), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = compose("train", words, return_hydra_config=True)
+            config = compose("train", list(words), return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             check_search_path(config.hydra)
             config = config.copy()

@@ -34,9 +34,14 @@ class SmallNetwork(nn.Module):
         return FusionOutput(torch.sigmoid(self.last(hidden)))
 
 
-def pass_of(network: nn.Module) -> NetworkPass:
-    """Return `LossInputs.network` as a training gives it; the network returns a `FusionOutput`."""
-    return FurtherPass(network, "cpu")
+def pass_of(network: nn.Module, weights: Mapping[str, Tensor] | None = None) -> NetworkPass:
+    """Return `LossInputs.network` as a training gives it, or with weights, by name, `LossInputs.teacher`."""
+    return FurtherPass(network, "cpu", weights)
+
+
+def _taught(kind: torch.dtype) -> NetworkPass:
+    weights = {name: value.detach() for name, value in SmallNetwork(1).to(kind).named_parameters()}
+    return pass_of(SmallNetwork().to(kind), weights)
 
 
 def example_inputs(
@@ -44,8 +49,8 @@ def example_inputs(
 ) -> LossInputs:
     """Return smooth noise with a warm square in the infrared band, its mask and an ideal fused image.
 
-    Its labels: the square is an object of class 1 on class 0, below a row without a label. `network` is a
-    `SmallNetwork` that did not make the fused images.
+    Its labels: the square is an object of class 1 on class 0, below a row without a label. `network` and
+    `teacher` are those of a `SmallNetwork` that did not make the fused images.
     """
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(3, count, 1, side + 4, side + 4, generator=generator)
@@ -69,6 +74,7 @@ def example_inputs(
         captions=tuple(f"a warm square, image {index}" for index in range(count)),
         total_steps=1000,
         network=pass_of(SmallNetwork()),
+        teacher=_taught(torch.float32),
     )
 
 
@@ -118,7 +124,7 @@ def sized(inputs: LossInputs, height: int, width: int) -> LossInputs:
 def converted(inputs: LossInputs, kind: torch.dtype, *names: str) -> LossInputs:
     """Return the batch with its floating-point fields, or those named, in another type; `fused` is a leaf.
 
-    Where all are converted, `network` becomes a `SmallNetwork` of that type.
+    Where all are converted, `network` and `teacher` become a `SmallNetwork` of that type.
     """
     parts: dict[str, Any] = {
         name: value.detach().to(kind)
@@ -127,6 +133,7 @@ def converted(inputs: LossInputs, kind: torch.dtype, *names: str) -> LossInputs:
     }
     if not names and inputs.network is not None:
         parts["network"] = pass_of(SmallNetwork().to(kind))
+        parts["teacher"] = None if inputs.teacher is None else _taught(kind)
     if not names or "features" in names:
         parts["features"] = {name: value.detach().to(kind) for name, value in inputs.features.items()}
     parts["fused"] = parts.get("fused", inputs.fused.detach().clone()).requires_grad_()

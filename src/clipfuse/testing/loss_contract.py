@@ -27,6 +27,7 @@ from clipfuse.testing.short_training import (
     ShortTraining,
     as_a_training_does,
     build_loss,
+    clips_of,
     default_solver,
     state_of,
     unlike,
@@ -214,7 +215,7 @@ class LossContract:
     def test_fields_that_the_data_lack_may_be_none(self, node: Node, inputs: LossInputs) -> None:
         """Without masks, labels and the like a loss works, or refuses the data before the first update."""
         loss = build_loss(node)
-        kept = loss.required()
+        kept = {*loss.required(), *(["teacher"] if loss.required_teacher() is not None else [])}
         absent = {name: None for name in ABSENT if name not in kept}
         bare = replace(inputs, **absent)
         try:
@@ -242,7 +243,7 @@ class LossContract:
     def test_is_computed_in_double_precision(self, node: Node, inputs: LossInputs) -> None:
         """trainer.precision=64-true converts the loss and all that it gets, its CLIP included."""
         loss, double = build_loss(node).double(), converted(inputs, torch.float64)
-        clips = [clip for part in loss.modules() if (clip := getattr(part, "clip", None)) is not None]
+        clips = clips_of(loss)
         try:
             for clip in clips:
                 clip.to(dtype=torch.float64)

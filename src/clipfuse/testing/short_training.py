@@ -9,14 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from clipfuse.bilevel import Alternate, Joint, Solver, Unrolled
 from clipfuse.losses.base import FusionLoss
 from clipfuse.ops.modes import evaluating
 from clipfuse.testing.examples import SmallNetwork, pass_of
-from clipfuse.training.stepping import AccumulatingOptimizer, LossProblem, lower_parameters
+from clipfuse.training.accumulation import AccumulatingOptimizer
+from clipfuse.training.parameter_groups import grouped, optimizer_of
+from clipfuse.training.passes import Teacher
+from clipfuse.training.stepping import LossProblem, lower_parameters
 from clipfuse.types import LossInputs
 
 Node = Mapping[str, Any]
@@ -29,7 +32,16 @@ def build_loss(node: Node) -> FusionLoss:
     torch.manual_seed(0)
     loss = build(node, "loss")
     assert isinstance(loss, FusionLoss), f"{type(loss).__name__} is no FusionLoss"
+    _clips[:] = clips_of(loss) or _clips
     return loss
+
+
+_clips: list[Any] = []  # those of the last loss that had one: a CLIP in use is not loaded again
+
+
+def clips_of(loss: FusionLoss) -> list[Any]:
+    """Return the CLIPs that a loss and its parts keep as `clip`."""
+    return [clip for part in loss.modules() if (clip := getattr(part, "clip", None)) is not None]
 
 
 @contextmanager
@@ -62,7 +74,7 @@ def unlike(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[st
 
 
 def default_solver(loss: FusionLoss) -> Solver:
-    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss wants it, `Unrolled`."""
+    """Return `Joint` for a loss of one level, else `Alternate` or, where a loss needs it, `Unrolled`."""
     if not lower_parameters(loss):
         return Joint()
     kinds = getattr(loss, "solvers", None)
@@ -76,29 +88,34 @@ class ShortTraining:
     Args:
         loss: the plugin, after its `setup`.
         inputs: the batch; its `fused` is replaced by what the network gives.
-        solver: takes the steps.
+        solver: takes the steps; None: that of `default_solver`.
 
     Attributes:
         updates: number of updates so far.
     """
 
-    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver) -> None:
+    def __init__(self, loss: FusionLoss, inputs: LossInputs, solver: Solver | None = None) -> None:
+        solver = default_solver(loss) if solver is None else solver
         if not isinstance(solver, Joint):
             for value in lower_parameters(loss):
                 value.requires_grad_(False)  # the solver moves them
         self.loss, self.solver, self.inputs, self.updates = loss, solver, inputs, 0
         self.network = SmallNetwork()
-        learnt = [*self.network.parameters(), *(each for each in loss.parameters() if each.requires_grad)]
-        optimizer = torch.optim.Adam(learnt, lr=1e-3)
+        decay = loss.required_teacher()
+        self.teacher = None if decay is None else Teacher(self.network, decay)
+        groups = grouped(nn.ModuleList([self.network, loss]), loss)
+        optimizer = optimizer_of(partial(torch.optim.Adam, lr=1e-3), groups)
         constant = LambdaLR(optimizer, lambda step: 1.0)
-        self.stepper = AccumulatingOptimizer(optimizer, constant, learnt, 1, 1.0)
+        self.stepper = AccumulatingOptimizer(optimizer, constant, groups, 1, 1.0)
 
     def batch(self, inputs: LossInputs | None = None) -> LossInputs:
         """Return the batch with the images that the network now fuses."""
         inputs = self.inputs if inputs is None else inputs
         network = pass_of(self.network)
         fused = network(inputs.infrared, inputs.visible).fused
-        return replace(inputs, fused=fused, step=self.updates, total_steps=4, network=network)
+        teacher = None if self.teacher is None else pass_of(self.network, self.teacher.weights)
+        more = {"step": self.updates, "total_steps": 4, "network": network, "teacher": teacher}
+        return replace(inputs, fused=fused, **more)
 
     def update(self) -> float:
         """Take one step of network and loss, and return the loss."""
@@ -110,6 +127,8 @@ class ShortTraining:
 
         self.solver.step(problem, self.stepper, backward=backward)
         self.updates += 1
+        if self.teacher is not None:
+            self.teacher.follow(self.updates)
         return problem.upper.total
 
     def validate(self, inputs: LossInputs) -> Tensor:
@@ -128,6 +147,7 @@ class ShortTraining:
                 "loss": self.loss.state_dict(),
                 "optimizer": self.stepper.optimizer.state_dict(),  # type: ignore[attr-defined]
                 "solver": self.solver.state_dict(),
+                "teacher": None if self.teacher is None else self.teacher.weights,
                 "updates": self.updates,
             },
             file,
@@ -141,4 +161,6 @@ class ShortTraining:
         self.loss.load_state_dict(state["loss"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])  # type: ignore[attr-defined]
         self.solver.load_state_dict(copy.deepcopy(state["solver"]))
+        if self.teacher is not None:
+            self.teacher.load(state["teacher"])
         self.updates = state["updates"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from torch.nn.functional import interpolate
 
 from clipfuse.errors import UserError
 from clipfuse.files import csv_text, read_csv, write_atomically
@@ -23,12 +24,22 @@ class ArtifactWriter(Callback):
     They are also written before the first update, which shows what training changes. Nothing is written for a
     loss without artifacts.
 
+    The images that a loss returns in training, `LossOutput.images` of rank 0, are drawn side by side every
+    `images_every` updates, in notes/train-UPDATE.png.
+
     Args:
         run_dir: the run folder.
+        images_every: updates between two such files, 1 or more.
+
+    Raises:
+        ValueError: `images_every` below 1.
     """
 
-    def __init__(self, run_dir: str) -> None:
+    def __init__(self, run_dir: str, images_every: int = 300) -> None:
+        if images_every < 1:
+            raise ValueError(f"images_every is {images_every}; expected 1 or more updates")
         self.folder = Path(run_dir) / "notes"
+        self.images_every = images_every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the artifacts of the untrained network; a resumed run has them already."""
@@ -39,6 +50,22 @@ class ArtifactWriter(Callback):
         batch = trainer.precision_plugin.convert_input(batch)
         with evaluating(pl_module):
             self._write(trainer, pl_module, batch)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the images of the loss after every so many updates."""
+        assert isinstance(pl_module, FusionModule)
+        update, images = pl_module.global_step, pl_module.loss_images
+        due = pl_module.between_updates and update % self.images_every == 0
+        if not due or not images or not trainer.is_global_zero:
+            return
+        size = next(iter(images.values())).shape[1:]
+        drawn = [interpolate(image[None].float(), size)[0].nan_to_num() for image in images.values()]
+        path = self.folder / f"train-{update:06d}.png"
+        write_panel(path, draw_panel(list(images), [drawn], cell_height=160))
+        for logger in media_loggers(trainer):
+            logger.log_images("train/images", {", ".join(images): path}, pl_module.samples_seen)
 
     def on_validation_batch_end(
         self,

@@ -1,7 +1,6 @@
 """Training: one backbone, one loss, one solver, manual optimisation."""
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,18 +18,21 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
 from clipfuse.bilevel import Joint, OnceDifferentiableError, Solver
-from clipfuse.errors import UserError, did_you_mean, reason
+from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import FusionLoss, LossArtifacts
-from clipfuse.ops.modes import evaluating
 from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
+from clipfuse.training.accumulation import AccumulatingOptimizer
+from clipfuse.training.curves import UpdateRows, mean_by_name
+from clipfuse.training.first_checks import check_hypergradient, check_monitors, check_range
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.learned_chroma import LearnedChroma
-from clipfuse.training.passes import FurtherPass
+from clipfuse.training.loss_errors import VALIDATION, named_failures
+from clipfuse.training.parameter_groups import grouped, optimizer_of
+from clipfuse.training.passes import FurtherPass, Teacher
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
 from clipfuse.training.stepping import (
-    AccumulatingOptimizer,
     LossProblem,
     NonFiniteLossError,
     lower_parameters,
@@ -38,8 +40,6 @@ from clipfuse.training.stepping import (
 from clipfuse.types import SAMPLES_SEEN, FusionBatch, LossInputs
 
 log = logging.getLogger(__name__)
-
-RANGE_ERROR = 0.01  # by which a network in bf16 may leave [0, 1]
 
 
 class FusionModule(ScoringModule):
@@ -105,9 +105,11 @@ class FusionModule(ScoringModule):
         self.samples_seen = 0
         self.skip_nonfinite = skip_nonfinite
         self.skipped = 0
+        self.teacher: Teacher | None = None
+        self._loaded_teacher: dict[str, Tensor] | None = None
+        self.loss_images: Mapping[str, Tensor] = {}  # of the last micro-batch
         self._random_state: dict[str, Any] | None = None
-        self._micro_batches: list[dict[str, float]] = []
-        self._odd_terms: set[str] = set()
+        self._rows = UpdateRows()
         self._learned_chroma = LearnedChroma()
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -123,7 +125,8 @@ class FusionModule(ScoringModule):
             infrared, visible = bands.split(1, dim=1)
         output = self(infrared, visible, batch.chroma)
         fused, chroma = self._learned_chroma(output, batch)
-        steps = self.trainer.max_steps
+        steps, device = self.trainer.max_steps, self.device.type
+        taught = None if self.teacher is None else self.teacher.weights
         return LossInputs(
             fused=fused,
             infrared=batch.infrared,
@@ -140,7 +143,8 @@ class FusionModule(ScoringModule):
             captions=batch.captions,
             fused_chroma=chroma,  # type: ignore[arg-type]  # None: that of the visible images
             total_steps=steps if steps > 0 else None,
-            network=FurtherPass(self.backbone, self.device.type),
+            network=FurtherPass(self.backbone, device),
+            teacher=None if taught is None else FurtherPass(self.backbone, device, taught),
         )
 
     def _full_precision(self) -> torch.autocast:
@@ -154,54 +158,34 @@ class FusionModule(ScoringModule):
             for part in self.loss.modules():
                 if (clip := getattr(part, "clip", None)) is not None:
                     clip.to(dtype=torch.float64)
+        if (decay := self.loss.required_teacher()) is not None:
+            self.teacher = Teacher(self.backbone, decay)
+            if self._loaded_teacher is not None:
+                self.teacher.load(self._loaded_teacher)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = self.transfer_batch_to_device(data.example(), self.device, 0)
         batch = self.trainer.precision_plugin.convert_input(batch)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
-        self._check_range(inputs.fused)
-        try:
-            with self._full_precision():
+        check_range(self.backbone, inputs.fused)
+        with named_failures(self.loss, inputs, "before the first update"), self._full_precision():
+            try:
                 self.loss.check_labels(inputs)
                 self.loss.setup(inputs)
-        except ValueError as error:
-            raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
-        self._check_monitors(inputs)
-
-    def _check_monitors(self, inputs: LossInputs) -> None:
-        """Refuse to watch a term which the loss does not have, before the first update."""
-        own = f"val/loss/{self.loss.name}/"
-        monitors = [getattr(callback, "monitor", None) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
-        objective = self.objective.replace("train/", "val/", 1)
-        watched = [each for each in (*monitors, objective) if isinstance(each, str) and each.startswith(own)]
-        if not watched:
-            return
-        with evaluating(self.loss), torch.random.fork_rng(), torch.no_grad(), self._full_precision():
-            known = [own + term for term in self.loss(inputs).terms]
-        for name in watched:
-            if name not in known:
-                near = did_you_mean(name, known)
-                who = "the objective is" if name == objective else "a callback watches"
-                raise UserError(
-                    f"{who} {name}, which is no term of the loss.{near} Its terms: {', '.join(known)}"
-                )
-
-    def _check_range(self, fused: Tensor) -> None:
-        low, high = (float(value) for value in fused.aminmax())
-        if not -RANGE_ERROR <= low <= high <= 1 + RANGE_ERROR:
-            raise UserError(
-                f"the backbone {type(self.backbone).__name__} gives values from {low:g} to {high:g} before "
-                "the first update; expected [0, 1]: let it end in a sigmoid"
-            )
+            except ValueError as error:
+                raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
+            monitors = [getattr(each, "monitor", None) for each in self.trainer.callbacks]  # type: ignore[attr-defined]
+            check_monitors(self.loss, inputs, monitors, self.objective)
+            if not self.global_step:
+                check_hypergradient(self.loss, inputs, self.solver)
 
     def on_train_start(self) -> None:
         """Wrap optimiser and schedule, which Lightning has just built, for the solver."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, LightningOptimizer)
         assert isinstance(scheduler, LRScheduler)
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
         self._stepper = AccumulatingOptimizer(
-            optimizer, scheduler, parameters, self.accumulate, self.gradient_clip
+            optimizer, scheduler, self._groups, self.accumulate, self.gradient_clip
         )
         if self._random_state is not None:
             restore_random_state(self._random_state)
@@ -225,16 +209,11 @@ class FusionModule(ScoringModule):
                 raise UserError(f"the loss '{self.loss.name}': {error}") from error
         found = problem.upper
         terms = {f"train/loss/{self.loss.name}/{name}": value for name, value in found.terms}
+        self.loss_images = found.output.images
         lower = problem.lower.terms if problem.lower is not None else ()
         terms |= {f"train/lower/{self.loss.name}/{name}": value for name, value in lower}
-        for name, value in terms.items():
-            if not math.isfinite(value) and name not in self._odd_terms:
-                self._odd_terms.add(name)
-                log.warning(
-                    "%s is %s at update %d on samples %s; the total is finite, so the term is only logged",
-                    *(name, value, self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])),
-                )
-        self._micro_batches.append({"train/loss/total": found.total, **terms})
+        update, samples = self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])
+        self._rows.add(found.total, terms, f"at update {update} on samples {samples}")
         self._count(batch_idx, batch)
         self.log("loss", found.total, batch_size=len(batch), prog_bar=True, logger=False)
         if self.between_updates:
@@ -242,6 +221,8 @@ class FusionModule(ScoringModule):
 
     def _count(self, batch_idx: int, batch: FusionBatch) -> None:
         self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
+        if self.teacher is not None and self.between_updates:
+            self.teacher.follow(self.global_step)
 
     def _skip(self, batch_idx: int, batch: FusionBatch, error: NonFiniteLossError) -> None:
         """Skip the update; steps that the solver has already taken in the lower level are kept."""
@@ -254,7 +235,7 @@ class FusionModule(ScoringModule):
         self._stepper.leave_out()
         self._count(batch_idx, batch)
         if self.between_updates:
-            self._micro_batches.clear()
+            self._rows.clear()
 
     def on_train_batch_end(self, *arguments: Any) -> None:
         """Stop between updates only: half an update can be neither saved nor resumed."""
@@ -263,16 +244,15 @@ class FusionModule(ScoringModule):
 
     def _log_update(self, solved: dict[str, float]) -> None:
         """Log one row of the curves: means over the micro-batches of one update and over all ranks."""
-        micro_batches, self._micro_batches = self._micro_batches, []
+        row = self._rows.take() | solved
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        row = {name: fmean(part[name] for part in micro_batches) for name in micro_batches[0]} | solved
-        mine = torch.tensor(list(row.values()), dtype=torch.float64, device=self.device)
-        means = self.trainer.strategy.reduce(mine, reduce_op="mean")
-        row = dict(zip(row, means.tolist(), strict=True))
-        row |= {"train/learning_rate": float(self._stepper.scheduler.get_last_lr()[0])}
-        if self._stepper.gradient_norm is not None:
-            row["train/gradient_norm"] = float(self._stepper.gradient_norm)
+        row = mean_by_name(row, partial(self.trainer.strategy.reduce, reduce_op="mean"), self.device)
+        rates = self._stepper.scheduler.get_last_lr()
+        for group, rate in zip(self._groups, rates, strict=True):
+            row[f"train/learning_rate/{group.name}".removesuffix("/")] = float(rate)
+        for name, norm in self._stepper.gradient_norms.items():
+            row[f"train/gradient_norm/{name}".removesuffix("/")] = float(norm)
         if self.skip_nonfinite:
             row["train/skipped"] = self.skipped
         # Not by self.log, with which Lightning would repeat old values in every later row.
@@ -285,14 +265,18 @@ class FusionModule(ScoringModule):
         if isinstance(strategy, ParallelStrategy) and not self._stepper.updates_next:
             # Ranks exchange gradients once per update, not once per micro-batch.
             apart = strategy.block_backward_sync()
-        with apart:
+        with (
+            apart,
+            named_failures(self.loss, problem.inputs, f"in its gradient at update {problem.inputs.step}"),
+        ):
             self.manual_backward(loss / self.accumulate)
         self._stepper.check(problem)
 
     def validation_step(self, batch: FusionBatch, batch_idx: int) -> dict[str, Tensor]:
         """Score one batch with the metrics and with the loss itself; callbacks get fused luma and chroma."""
         inputs = self.loss_inputs(batch)
-        with self._full_precision():
+        when = f"at the validation after update {self.global_step}"
+        with named_failures(self.loss, inputs, when, VALIDATION), self._full_precision():
             output = self.loss(inputs)
         with naming(batch.sample_ids):
             images = scored_images(self.val_metrics, inputs.fused, batch, inputs.fused_chroma)
@@ -306,7 +290,7 @@ class FusionModule(ScoringModule):
         """Return the texts and images of the loss for a validation batch, which is one pair."""
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             inputs = self.loss_inputs(batch)
-            with self._full_precision():
+            with named_failures(self.loss, inputs, "in its notes", VALIDATION), self._full_precision():
                 return self.loss.artifacts(inputs)
 
     def on_validation_epoch_end(self) -> None:
@@ -326,7 +310,8 @@ class FusionModule(ScoringModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser of all parameters that learn, and its schedule over the whole training."""
-        optimizer = self._optimizer([p for p in self.parameters() if p.requires_grad])
+        self._groups = grouped(self, self.loss)
+        optimizer = optimizer_of(self._optimizer, self._groups)
         scheduler = self._scheduler(optimizer, steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
@@ -344,6 +329,7 @@ class FusionModule(ScoringModule):
             "config": self.config,
             "solver": self.solver.state_dict(),
             "random": random_state(),
+            **({} if self.teacher is None else {"teacher": self.teacher.weights}),
             "samples_seen": self.samples_seen,
             "skipped": self.skipped,
             "stopped": stopped_early(self.trainer),
@@ -355,4 +341,5 @@ class FusionModule(ScoringModule):
         state = checkpoint["clipfuse"]
         self.solver.load_state_dict(state["solver"])
         self._random_state = state["random"]
+        self._loaded_teacher = state.get("teacher")
         self.samples_seen, self.skipped = state["samples_seen"], state["skipped"]

@@ -8,12 +8,54 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clipfuse.errors import did_you_mean
+from clipfuse.errors import UserError, did_you_mean
 from clipfuse.networks.apply import passed_planes
 from clipfuse.ops.checks import check_planes
 from clipfuse.ops.modes import evaluating
 from clipfuse.training.scoring import check_output
 from clipfuse.types import FusionOutput, NetworkPass
+
+
+class Teacher:
+    """A moving average of the weights of the network (Mean Teacher: Tarvainen and Valpola, NeurIPS 2017).
+
+    It starts as the network. After update k, counted from 1, it becomes d teacher + (1 - d) network with
+    d = min(decay, 1 - 1 / (k + 1)), the plain mean at first, as in their release. Own design: its buffers are
+    those of the network.
+
+    Args:
+        backbone: the network.
+        decay: in [0, 1).
+
+    Attributes:
+        weights: the averages of the parameters that learn, by name, without gradient.
+    """
+
+    def __init__(self, backbone: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._learnt = {name: value for name, value in backbone.named_parameters() if value.requires_grad}
+        self.weights = {name: value.detach().clone() for name, value in self._learnt.items()}
+
+    @torch.no_grad()
+    def follow(self, updates: int) -> None:
+        """Move towards the network after so many updates."""
+        share = 1 - min(self.decay, 1 - 1 / (updates + 1))
+        for name, value in self._learnt.items():
+            self.weights[name].lerp_(value, share)
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over averages of a checkpoint.
+
+        Raises:
+            UserError: they are not those of this network.
+        """
+        if {name: value.shape for name, value in weights.items()} != {
+            name: value.shape for name, value in self.weights.items()
+        }:
+            raise UserError("the checkpoint's teacher is that of another network; start anew without it")
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
 
 
 class FurtherPass(NetworkPass):

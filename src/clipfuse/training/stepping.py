@@ -1,23 +1,24 @@
 """How every loss trains the network: a loss and a batch form a problem, of which a solver takes one step."""
 
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from math import isfinite
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor, distributed
+from torch.nn.utils import get_total_norm
 
-from clipfuse.bilevel import UpperOptimizer
 from clipfuse.bilevel.descent import many_ranks
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, check_loss_output
 from clipfuse.ops.ranks import gather_objects
+from clipfuse.training.loss_errors import named_failures
 from clipfuse.types import LossInputs, LossOutput, NetworkPass
 
 
@@ -75,7 +76,8 @@ class LossProblem:
     def __init__(self, loss: FusionLoss, inputs: LossInputs) -> None:
         self.loss = loss
         self.inputs = inputs
-        self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
+        with named_failures(loss, inputs):
+            self.state: Any = loss.prepare(inputs) if isinstance(loss, BilevelLoss) else None
         self._unread: list[Evaluation] = []
 
     def lower_parameters(self) -> Sequence[Tensor]:
@@ -84,10 +86,11 @@ class LossProblem:
 
     def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
         """Return F at the given lower values, and keep the evaluation in `upper`."""
-        if isinstance(self.loss, BilevelLoss):
-            output = check_loss_output(self.loss, self.loss.upper_loss(self.state, lower))
-        else:
-            output = self.loss(self.inputs)
+        with named_failures(self.loss, self.inputs):
+            if isinstance(self.loss, BilevelLoss):
+                output = check_loss_output(self.loss, self.loss.upper_loss(self.state, lower))
+            else:
+                output = self.loss(self.inputs)
         if torch.is_grad_enabled() and self.inputs.fused.requires_grad and not output.total.requires_grad:
             raise UserError(
                 f"the total of the loss {type(self.loss).__qualname__} has no gradient; expected one that "
@@ -103,7 +106,8 @@ class LossProblem:
             raise UserError(
                 f"the loss '{self.loss.name}' has no lower level; train it with the solver 'joint'"
             )
-        output = check_loss_output(self.loss, self.loss.lower_loss(self.state, lower))
+        with named_failures(self.loss, self.inputs):
+            output = check_loss_output(self.loss, self.loss.lower_loss(self.state, lower))
         self._unread.append(Evaluation("lower loss", output))
         return output.total
 
@@ -119,7 +123,7 @@ class LossProblem:
         network = self._network()
         inputs = self.inputs.part(samples if self.inputs.sample_ids[samples] else slice(None))
         values = dict(zip(network.parameters(), upper, strict=True))
-        output = network(inputs.infrared, inputs.visible, values)
+        output = network(inputs.infrared, inputs.visible, values, inputs.chroma)
         chroma = inputs.chroma if output.chroma is None else output.chroma
         moved = LossProblem(
             self.loss,
@@ -139,7 +143,8 @@ class LossProblem:
     def check_finite(self, gradients: Sequence[Tensor]) -> Tensor:
         """Require that all losses since the last check, and their gradient, are finite.
 
-        Everything is read from the device at once: the host waits once per gradient.
+        Everything is read from the device at once: the host waits once per gradient. The same exchange of
+        the ranks compares the names of their terms: means of unlike terms would be logged under one name.
 
         Args:
             gradients: of what is about to move.
@@ -149,6 +154,7 @@ class LossProblem:
 
         Raises:
             NonFiniteLossError: they are not, here or on another rank; all ranks raise it.
+            UserError: another rank has other terms; all ranks raise it.
         """
         evaluations, self._unread = self._unread, []
         norm = get_total_norm(gradients)
@@ -158,10 +164,16 @@ class LossProblem:
         if many_ranks():
             totals = [each.output.total.detach().to(norm.device, kind) for each in evaluations]
             odd = torch.stack([*totals, norm.to(kind)]).isfinite().logical_not().any().to(kind)
-            distributed.all_reduce(odd, distributed.ReduceOp.MAX)
-            numbers = torch.cat([numbers, odd.reshape(1)])
+            names = torch.tensor(float(_mark(evaluations)), device=norm.device, dtype=kind)
+            largest = torch.stack([odd, names, -names])
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+            numbers = torch.cat([numbers, largest])
         read: list[float] = numbers.tolist()
-        elsewhere = read.pop() if many_ranks() else 0.0
+        elsewhere = 0.0
+        if many_ranks():
+            *read, elsewhere, most, least = read
+            if most != -least:
+                raise UserError(self._unlike(evaluations))
         slope = read.pop()
         for evaluation in evaluations:
             count = 1 + len(evaluation.output.terms)
@@ -169,10 +181,25 @@ class LossProblem:
             del read[:count]
         if any(each.level == "loss" for each in evaluations):
             self.lower = next((each for each in evaluations if each.level != "loss"), None)
-        wrong = next((each for each in evaluations if not isfinite(each.total)), None)
-        if wrong is not None or not isfinite(slope) or elsewhere:
+        wrong = next((each for each in evaluations if not math.isfinite(each.total)), None)
+        if wrong is not None or not math.isfinite(slope) or elsewhere:
             raise NonFiniteLossError(self._explain(evaluations or [self.upper], wrong, slope))
         return norm
+
+    def _unlike(self, evaluations: Sequence[Evaluation]) -> str:
+        """Return which terms the ranks have, the same on all ranks."""
+        found = gather_objects([(each.level, sorted(each.output.terms)) for each in evaluations])
+        for parts in zip_longest(*found, fillvalue=("loss", [])):
+            if any(names != parts[0][1] for _, names in parts):
+                ranks = "; ".join(
+                    f"{', '.join(names) or 'none'} on rank {rank}" for rank, (_, names) in enumerate(parts)
+                )
+                return (
+                    f"the {parts[0][0]} '{self.loss.name}' has other terms on other ranks at update "
+                    f"{self.inputs.step}: {ranks}; expected the same names on all of them: return a term "
+                    "that a batch lacks as 0"
+                )
+        return f"the loss '{self.loss.name}' has other terms on other ranks at update {self.inputs.step}"
 
     def _explain(self, evaluations: Sequence[Evaluation], wrong: Evaluation | None, slope: float) -> str:
         """Return what is not finite, the same on all ranks: they average gradients, so all may see it."""
@@ -184,7 +211,7 @@ class LossProblem:
             )
         if found := [each for each in gather_objects(mine) if each]:
             return found[0]
-        if not isfinite(slope):
+        if not math.isfinite(slope):
             last = next((each for each in evaluations if each.level == "loss"), evaluations[-1])
             samples = [name for each in others for name in each]
             mine = (
@@ -234,76 +261,7 @@ class LossProblem:
         return f": it becomes so in the loss{after}, on {', '.join(odd[:4])}"
 
 
-class AccumulatingOptimizer:
-    """The optimiser that a solver gets: it accumulates, checks, clips, steps and schedules.
-
-    Args:
-        optimizer: the optimiser of the network.
-        scheduler: stepped once per update.
-        parameters: the parameters whose gradient is checked and clipped.
-        accumulate: micro-batches per update, 1 or more.
-        gradient_clip: largest allowed L2 norm of the gradient; None does not clip.
-
-    Attributes:
-        micro_batch: micro-batches since the last update; a training is stopped and saved only at 0.
-        gradient_norm: norm before clipping at the last update, None without clipping.
-    """
-
-    def __init__(
-        self,
-        optimizer: UpperOptimizer,
-        scheduler: LRScheduler,
-        parameters: Iterable[nn.Parameter],
-        accumulate: int,
-        gradient_clip: float | None,
-    ) -> None:
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.parameters = list(parameters)
-        self.accumulate = accumulate
-        self.gradient_clip = gradient_clip
-        self.micro_batch = 0
-        self._left_out = False
-        self._norm: Tensor | None = None
-        self.gradient_norm: Tensor | None = None
-
-    def zero_grad(self) -> None:
-        """Clear the gradients, unless micro-batches are being accumulated."""
-        if self.micro_batch == 0:
-            self.optimizer.zero_grad()
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next update."""
-        return float(self.scheduler.get_last_lr()[0])
-
-    @property
-    def updates_next(self) -> bool:
-        """Whether the next `step` is an update of the network."""
-        return self.micro_batch == self.accumulate - 1
-
-    def check(self, problem: LossProblem) -> None:
-        """Require finite losses and a finite gradient before `step`; raises as `LossProblem.check_finite`."""
-        gradients = [each.grad for each in self.parameters if each.grad is not None]
-        self._norm = problem.check_finite(gradients)
-
-    def step(self) -> None:
-        """Count a micro-batch; after the last one clip, update the network and its learning rate."""
-        self.micro_batch = (self.micro_batch + 1) % self.accumulate
-        if self.micro_batch:
-            return
-        if self._left_out:
-            self.optimizer.zero_grad()  # an optimiser changes neither weights nor moments without gradient
-            self._left_out = False
-        elif self.gradient_clip is not None:
-            assert self._norm is not None
-            self.gradient_norm = self._norm
-            clip_grads_with_norm_(self.parameters, self.gradient_clip, self._norm)
-        self.optimizer.step()
-        self.scheduler.step()
-
-    def leave_out(self) -> None:
-        """Count a micro-batch of an update that is skipped: only the learning rate changes."""
-        self._left_out = True
-        self.optimizer.zero_grad()  # else the next micro-batch would add to what is not finite
-        self.step()
+def _mark(evaluations: Sequence[Evaluation]) -> int:
+    """Return a number for the names of all terms, which single precision holds exactly."""
+    names = "\n".join(f"{each.level}:{sorted(each.output.terms)}" for each in evaluations)
+    return zlib.crc32(names.encode()) >> 8

@@ -1,6 +1,7 @@
 """The record of a sweep: its jobs, and which of them are still to be run."""
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import BaseModel
@@ -20,12 +23,27 @@ from clipfuse.files import is_there, read_yaml, write_atomically
 from clipfuse.runs.composed import Composed, read_composed, write_composed
 from clipfuse.runs.folder import LOG, STATUS, check_sweep_folder, is_running
 from clipfuse.runs.objective import check_selection
-from clipfuse.runs.overrides import raw
+from clipfuse.runs.overrides import quoted, raw
 from clipfuse.runs.owner import claimed, owned
 from hydra_plugins.clipfuse_launcher._jobs import SPOILED, Job, status_of, supervised
 
 RECORD = "sweep.yaml"
 JOBS = ".jobs"  # folder of the configurations from which the jobs are started
+
+
+def readable(word: str) -> str:
+    """Return an override that Hydra can read, of one whose text a sweeper wrote without its quotes.
+
+    Outside of quotes the grammar has neither umlauts nor quotes nor line breaks; a sweeper writes the texts
+    of `choice(...)` there, with a backslash before each special character.
+    """
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        key, _, value = word.partition("=")
+        plain = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+        return f"{key}={quoted(plain)}"
+    return word
 
 
 class _Record(BaseModel):
@@ -107,7 +125,10 @@ class SweepLauncher(Launcher):
         """
         sweep = SweepLauncher.folder = Path(self.config.hydra.sweep.dir)
         (sweep / "multirun.yaml").unlink(missing_ok=True)  # Hydra's; ours is sweep.yaml
-        batch = {initial_job_idx + index: list(words) for index, words in enumerate(job_overrides)}
+        batch = {
+            initial_job_idx + index: [readable(word) for word in words]
+            for index, words in enumerate(job_overrides)
+        }
         try:
             composed = {number: self._compose(number, words) for number, words in batch.items()}
             folders = {number: sweep / self._subdir(config) for number, config in composed.items()}
@@ -130,7 +151,8 @@ class SweepLauncher(Launcher):
             word.lower() for word in raw(self.config.hydra.overrides.task)
         }  # a sweeper writes false as False
         labels = {
-            n: " ".join(word for word in words if word.lower() not in given) for n, words in batch.items()
+            n: " ".join(word for word in words if word.lower() not in given).replace("\n", "\\n")
+            for n, words in batch.items()
         }
         variables = {str(key): str(value) for key, value in self.config.hydra.job.env_set.items()}
         files = {number: sweep / JOBS / f"{number}.yaml" for number in todo}
