@@ -187,7 +187,7 @@ def draw_seen(seen: Seen, losses: Sequence[str], place: int) -> list[Drawing]:
     """
     stem = "IoU/" if seen.task == "segmentation" else "AP/"
     groups = [name for name in seen.overall if name.startswith(f"{seen.main}/")]
-    drawings = []
+    drawings: list[Drawing] = []
     for name in [*groups, *(name for name in seen.by_class if name.startswith(stem))]:
         cells = {row: cell for k, row in enumerate(seen.rows) if (cell := seen.cell(name, k))}
         if cells:

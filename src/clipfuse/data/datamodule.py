@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from multiprocessing.connection import Listener
 from multiprocessing.queues import Queue
 from multiprocessing.util import get_temp_dir
+from typing import Any
 
 import lightning as L
 import torch
@@ -93,7 +94,9 @@ class PairCache:
         if size <= self.left:
             self.left -= size
             own = {each.name: getattr(pair, each.name) for each in fields(pair)}
-            kept = {key: self._shelf.keep(value) for key, value in own.items() if isinstance(value, Tensor)}
+            kept: Any = {
+                key: self._shelf.keep(value) for key, value in own.items() if isinstance(value, Tensor)
+            }
             pair = self.pairs[sample_id] = replace(pair, **kept)
         return pair
 
