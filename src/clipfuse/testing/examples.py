@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clipfuse.training.passes import FurtherPass
 from clipfuse.types import IGNORED, Boxes, FusionOutput, LossInputs, NetworkPass
 
-ABSENT = ("target_mask", "reference", "classes", "boxes", "captions", "total_steps", "network", "teacher")
+ABSENT = ("target_mask", "reference", "classes", "boxes", "captions", "teacher")
 """The fields of `LossInputs` that a training may leave at None."""
 
 

@@ -12,6 +12,7 @@ validation or when it is resumed.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
