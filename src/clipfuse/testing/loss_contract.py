@@ -12,6 +12,7 @@ validation or when it is resumed.
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -216,7 +217,7 @@ class LossContract:
         """Without masks, labels and the like a loss works, or refuses the data before the first update."""
         loss = build_loss(node)
         kept = {*loss.required(), *(["teacher"] if loss.required_teacher() is not None else [])}
-        absent = {name: None for name in ABSENT if name not in kept}
+        absent: dict[str, Any] = {name: None for name in ABSENT if name not in kept}
         bare = replace(inputs, **absent)
         try:
             loss.check_labels(part_of(bare, [0]))

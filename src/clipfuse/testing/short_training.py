@@ -114,7 +114,12 @@ class ShortTraining:
         network = pass_of(self.network)
         fused = network(inputs.infrared, inputs.visible).fused
         teacher = None if self.teacher is None else pass_of(self.network, self.teacher.weights)
-        more = {"step": self.updates, "total_steps": 4, "network": network, "teacher": teacher}
+        more: dict[str, Any] = {
+            "step": self.updates,
+            "total_steps": 4,
+            "network": network,
+            "teacher": teacher,
+        }
         return replace(inputs, fused=fused, **more)
 
     def update(self) -> float:
