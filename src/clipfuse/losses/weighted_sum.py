@@ -52,8 +52,8 @@ class WeightedSum(FusionLoss):
         require("weighted_sum", 0, alpha=alpha, memory=memory)
         if memory >= 1 or balance not in ("none", "uncertainty", "gradnorm"):
             raise ValueError(
-                f"weighted_sum loss: memory is {memory} and balance {balance!r}; expected a share below 1, and "
-                "none, uncertainty or gradnorm"
+                f"weighted_sum loss: memory is {memory} and balance {balance!r}; expected a share below 1, "
+                "and none, uncertainty or gradnorm"
             )
         require("weighted_sum", 0, **{f"parts.{name}": weight for name, weight in parts.items()})
         self.weights = {name: weight for name, weight in parts.items() if weight}

@@ -98,7 +98,8 @@ class GradientNormWeights(nn.Module):
             slope = None
             if total.requires_grad:
                 (slope,) = torch.autograd.grad(total, fused, retain_graph=True, allow_unused=True)
-            squares.append(self.norms.new_zeros(()) if slope is None else slope.to(self.norms.dtype).square().sum())
+            slope = None if slope is None else slope.to(self.norms.dtype)
+            squares.append(self.norms.new_zeros(()) if slope is None else slope.square().sum())
         with torch.no_grad():
             mine = torch.stack([*squares, *(total.detach().to(squares[0]) for total in totals)])
             whole = sum_over_ranks(mine)
