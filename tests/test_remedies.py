@@ -15,7 +15,19 @@ SOURCE = Path(__file__).parents[1] / "src"
 GROUPS = {path.name for path in conf_dir().iterdir() if path.is_dir()} - {"hydra", "wandb"}
 FILES = {"metrics.json"}
 # Options of the command line, examples in usage lines, and arguments of functions for Python alone.
-OTHERS = {"group", "key", "dim", "correction", "fused", "data_range", "higher_is_better", "truncate"}
+OTHERS = {
+    "group",
+    "key",
+    "dim",
+    "padding",
+    "keepdim",
+    "correction",
+    "fused",
+    "data_range",
+    "higher_is_better",
+    "truncate",
+}
+OTHERS |= {"padding", "keepdim"}
 OTHERS |= {"infrared", "visible", "levels", "filters", "method", "max_parallel", "gpus_per_job"}
 
 
