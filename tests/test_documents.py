@@ -372,7 +372,7 @@ def nothing(place: Place, words: Sequence[str]) -> None:
 RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"make [a-z-]+( DATA=DIR)?$": make,
     r"clipfuse train --from RUN |sh RUN/": again,
-    r"clipfuse train\b": train,
+    r"clipfuse train(?!-)\b": train,
     rf"clipfuse ({'|'.join(COMMANDS)}|--version)\b": command,
     r"torchrun |srun .* clipfuse train ": distributed,
     r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
