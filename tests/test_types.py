@@ -86,19 +86,28 @@ def test_losses_get_every_plane_of_a_batch() -> None:
 
 
 def test_training_hands_every_plane_on() -> None:
+    from clipfuse.training.learned_chroma import LearnedChroma
     from clipfuse.training.module import FusionModule
 
-    given, output = batch(reference=VISIBLE), SimpleNamespace(fused=FUSED, features={"deep": INFRARED})
+    given = batch(reference=VISIBLE)
+    output = SimpleNamespace(fused=FUSED, features={"deep": INFRARED}, chroma=None)
 
     class Module(SimpleNamespace):
-        def __call__(self, infrared: Tensor, visible: Tensor) -> SimpleNamespace:
-            assert (infrared is INFRARED, visible is VISIBLE) == (True, True)
+        def __call__(self, infrared: Tensor, visible: Tensor, chroma: Tensor) -> SimpleNamespace:
+            assert (infrared is INFRARED, visible is VISIBLE, chroma is given.chroma) == (True,) * 3
             return output
 
-    found = FusionModule.loss_inputs(Module(global_step=7, seed=3), given)  # type: ignore[arg-type]
+    module = Module(
+        **{"global_step": 7, "seed": 3, "backbone": torch.nn.Identity(), "teacher": None},
+        **{"device": torch.device("cpu"), "trainer": SimpleNamespace(max_steps=9)},
+        _learned_chroma=LearnedChroma(),
+    )
+    found = FusionModule.loss_inputs(module, given)  # type: ignore[arg-type]
     for each in fields(FusionBatch):
         assert getattr(found, each.name) is getattr(given, each.name), each.name
     assert (found.fused, found.features, found.step, found.seed) == (FUSED, output.features, 7, 3)
+    assert (found.total_steps, found.teacher, found.fused_chroma is given.chroma) == (9, None, True)
+    assert found.network is not None
 
 
 def test_three_images_are_enough_for_a_loss() -> None:

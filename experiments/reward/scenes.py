@@ -16,7 +16,7 @@ from clipfuse.ops.depth import to_unit
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.rewards.learning import Comparisons
 from clipfuse.rewards.network import SCORES
-from clipfuse.rewards.pairs import KINDS, make_pair
+from clipfuse.rewards.pairs import KINDS, Made, make_pair
 
 SIDE = 96
 
@@ -92,7 +92,7 @@ def whole(scene: Scene, kind: str, seed: int) -> Comparisons:
     return _stacked([(cut[0], cut[1], make_pair(kind, cut[0], cut[1], cut[2], seed))])
 
 
-def _stacked(rows) -> Comparisons:
+def _stacked(rows: Sequence[tuple[Tensor, Tensor, Made]]) -> Comparisons:
     made = [row[2] for row in rows]
     wins = torch.full((len(rows), len(SCORES)), torch.nan)
     for at, each in enumerate(made):
@@ -108,7 +108,7 @@ def _stacked(rows) -> Comparisons:
     )
 
 
-def _view(scene: Scene, draws: torch.Generator) -> list[Tensor | None]:
+def _view(scene: Scene, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return infrared, visible and reference of a random crop, scaled, mirrored, with other cameras."""
     height, width = scene.infrared.shape[-2:]
     one = torch.rand(6, generator=draws).tolist()
@@ -126,4 +126,7 @@ def _view(scene: Scene, draws: torch.Generator) -> list[Tensor | None]:
         if draw is not None and scene.reference is None:  # an ideal image fits its own sources alone
             cut = cut ** (2 ** (draw - 0.5))
         found.append(cut.clamp(0, 1))
-    return found
+    infrared, visible, reference = found
+    assert infrared is not None
+    assert visible is not None
+    return infrared, visible, reference

@@ -74,7 +74,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
         (
             good.replace(",first,anna", ",frist,anna", 1),
             [],
-            "row 2 has preferred='frist'. Did you mean 'first'?",
+            "row 2 has 'frist' in the column preferred. Did you mean 'first'?",
         ),
         (good.replace("c1.png", "absent.png", 1), [], "there is no file"),
         (good.replace("c1.png", "large.png", 1), [], "differ in size"),

@@ -63,7 +63,8 @@ def read_choices(table: Path) -> list[Choice]:
         if preferred not in WINS:
             near = did_you_mean(preferred, WINS)
             raise UserError(
-                f"{where} has preferred={row['preferred']!r}.{near} Expected first, second or tie"
+                f"{where} has {row['preferred']!r} in the column preferred.{near} Expected first, second "
+                "or tie"
             )
         score = (row.get("score") or "overall").strip()
         if not score.isidentifier():
