@@ -18,6 +18,7 @@ from experiments.gpu.meter import Cut
 from experiments.gpu.training import PLAIN, accelerator, run, words
 from torch import Tensor
 
+from clipfuse.bilevel.descent import gradients as slopes
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.base import FusionLoss
@@ -39,6 +40,10 @@ UPDATE_TOLERANCES = {"64-true": (1e-7, 1e-5), "32-true": (1e-2, 0.3)}
 size: in float32 a weight, or a prompt, whose gradient is only rounding moves as far as others. On a CPU
 promptfusion's float32 and float64 differ by 3e-3 and 0.1, of which three times is allowed. In float64 Adam's
 epsilon, 1e-8, is far above such a gradient: one thread and two differ by 1e-15 and 4e-14."""
+
+
+MORE = ("autofuse", "text_weights", "region_contrast", "learned_loss", "adversarial", "reward", "gradnorm")
+"""Losses that are compared, but whose speed is not measured, beside those of the first study."""
 
 
 def loss_inputs(machine: Machine, dtype: torch.dtype) -> LossInputs:
@@ -70,13 +75,13 @@ def levels(loss: FusionLoss, inputs: LossInputs) -> dict[str, Tensor]:
     problem = LossProblem(loss, replace(inputs, fused=fused))
     lower = [value.detach().requires_grad_() for value in lower_parameters(loss)]
     total = problem.upper_loss(lower)
-    gradients = torch.autograd.grad(total, [fused, *lower])
+    gradients = slopes(total, [fused, *lower])
     found = {"value": total, "gradient": gradients[0]}
     if lower:
         found["prompt_gradient"] = _row(gradients[1:])
         problem = LossProblem(loss, inputs)
         total = problem.lower_loss(lower)
-        found |= {"lower_value": total, "lower_gradient": _row(torch.autograd.grad(total, lower))}
+        found |= {"lower_value": total, "lower_gradient": _row(slopes(total, lower))}
     return found
 
 
@@ -195,12 +200,12 @@ def rows(
 
 def loss_cases(machine: Machine) -> list[Case]:
     """Return each loss once, whatever solves its lower level."""
-    losses = [loss for loss in LOSSES if loss != "promptfusion_alternate"]
+    losses = [*(loss for loss in LOSSES if loss != "promptfusion_alternate"), *MORE]
     return rows(machine, compare_loss, losses, losses)
 
 
 def update_cases(machine: Machine) -> list[Case]:
-    return rows(machine, compare_updates, list(LOSSES), ["promptfusion"])
+    return rows(machine, compare_updates, [*MORE, *LOSSES], ["promptfusion", "learned_loss"])
 
 
 # Resuming -----------------------------------------------------------------------------------------------
@@ -288,10 +293,10 @@ def resume_cases(machine: Machine) -> list[Case]:
 
 PARTS = {
     "losses": Part(
-        "Are losses and gradients on this device those of the CPU?", 25, equality_settings, loss_cases
+        "Are losses and gradients on this device those of the CPU?", 40, equality_settings, loss_cases
     ),
     "updates": Part(
-        "Do five updates on this device train as on the CPU?", 45, equality_settings, update_cases
+        "Do five updates on this device train as on the CPU?", 75, equality_settings, update_cases
     ),
     "resume": Part(
         "Does a training on this device go on as if nothing had happened?",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from experiments.common import compose_run
+from experiments.compare_losses import zoo
 from experiments.compare_losses.study import LOSSES
 from experiments.gpu.case import Case, Machine, Part
 
@@ -35,7 +36,10 @@ TRAINED = [*PLAIN, "data.train=16", "data.val=1", "data.test=1"]
 
 def words(loss: str) -> list[str]:
     """Return the overrides of a loss, past the stage in which promptfusion's guidance waits."""
-    return [*LOSSES[loss], *(["loss.warmup=0"] if loss.startswith("promptfusion") else [])]
+    return [
+        *(LOSSES.get(loss) or zoo.LOSSES[loss]),
+        *(["loss.warmup=0"] if loss.startswith("promptfusion") else []),
+    ]
 
 
 def accelerator(device: torch.device) -> str:
@@ -154,5 +158,5 @@ def speed_cases(machine: Machine) -> list[Case]:
 
 
 PARTS = {
-    "training": Part("What does an update of each loss cost?", 190, speed_settings, speed_cases),
+    "training": Part("What does an update of each loss cost?", 150, speed_settings, speed_cases),
 }
