@@ -118,14 +118,16 @@ def compare_loss(machine: Machine, loss: str, precision: str) -> dict[str, Any]:
 
 def tiny_words(machine: Machine, loss: str, data: int = 64) -> list[str]:
     """Return the overrides of a training of a few updates, of the size that a part of this check can pay."""
-    small = ["backbone=conv_tiny", "backbone.width=8", "backbone.depth=1"]
-    if loss.startswith("promptfusion"):
+    small = ["backbone=conv_tiny", "backbone.width=8", "backbone.depth=1"] if machine.tiny else []
+    if machine.tiny and loss.startswith("promptfusion"):
         small.append("loss.fidelity.decomposition_weight=0")
+    if loss == "autofuse":  # its patches are a small share of the image
+        small.append("loss.patch_side=[0.5,0.8]")
     return [
         *PLAIN,
         *words(loss),
         "clip=micro",
-        *(small if machine.tiny else []),
+        *small,
         "data.train=4",
         "data.val=1",
         "data.test=1",

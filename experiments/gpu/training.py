@@ -36,10 +36,8 @@ TRAINED = [*PLAIN, "data.train=16", "data.val=1", "data.test=1"]
 
 def words(loss: str) -> list[str]:
     """Return the overrides of a loss, past the stage in which promptfusion's guidance waits."""
-    return [
-        *(LOSSES.get(loss) or zoo.LOSSES[loss]),
-        *(["loss.warmup=0"] if loss.startswith("promptfusion") else []),
-    ]
+    found = LOSSES.get(loss) or zoo.LOSSES[loss]
+    return [*found, *(["loss.warmup=0"] if loss.startswith("promptfusion") else [])]
 
 
 def accelerator(device: torch.device) -> str:

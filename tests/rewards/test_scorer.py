@@ -1,3 +1,4 @@
+import copy
 import pickle
 from pathlib import Path
 
@@ -73,3 +74,16 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
             read_reward(str(path))
     with pytest.raises(UserError, match=r"absent\.safetensors: cannot be read"):
         read_reward(str(tmp_path / "absent.safetensors"))
+
+
+def test_wider_images_are_judged_in_their_own_type() -> None:
+    scorer = read_reward("bundled")
+    planes = torch.rand(3, 2, 1, 24, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = scorer.sha256
+    found = scorer(*planes)
+    double = copy.deepcopy(scorer.network).double()
+    logits, marks = double(*planes)
+    for at, name in enumerate(scorer.names):
+        torch.testing.assert_close(found.scores[name], torch.sigmoid(logits[:, at]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.map, torch.sigmoid(marks), rtol=1e-12, atol=0)
+    assert scorer.sha256 == before

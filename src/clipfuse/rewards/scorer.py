@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.func import functional_call
 
 from clipfuse.errors import UserError
 from clipfuse.files import read_bytes, weights_sha256, write_atomically
@@ -47,7 +48,7 @@ class Reward:
 
     It is no `nn.Module`: a loss that keeps it has nothing of it in its parameters, `state_dict`, copies or
     broadcasts, and no mode of the loss reaches it. The weights follow the device of the images and are
-    float32; the gradient reaches the images alone.
+    float32, computed with in the images' type where that is wider; the gradient reaches the images alone.
 
     Args:
         network: is frozen here, in evaluation mode.
@@ -87,8 +88,11 @@ class Reward:
         check_planes(fused=fused, infrared=infrared, visible=visible)
         if self.network.judge.weight.device != fused.device:
             self.network.to(fused.device)
+        kind = torch.promote_types(fused.dtype, torch.float32)
+        planes = tuple(each.to(kind) for each in (fused, infrared, visible))
+        values = {name: value.to(kind) for name, value in self.network.named_parameters()}
         with torch.autocast(fused.device.type, enabled=False):
-            logits, marks = self.network(fused.float(), infrared.float(), visible.float())
+            logits, marks = functional_call(self.network, values, planes)
         scores = dict(zip(self.names, torch.sigmoid(logits).unbind(1), strict=True))
         return Judgement(scores, torch.sigmoid(marks))
 
