@@ -156,5 +156,5 @@ def speed_cases(machine: Machine) -> list[Case]:
 
 
 PARTS = {
-    "training": Part("What does an update of each loss cost?", 150, speed_settings, speed_cases),
+    "training": Part("What does an update of each loss cost?", 115, speed_settings, speed_cases),
 }

@@ -64,10 +64,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseExceptio
         calls.append(1)
         if len(calls) > number:
             raise error
-        return apply_network(*arguments)  # type: ignore[arg-type]
+        return apply_in_color(*arguments)  # type: ignore[arg-type]
 
-    apply_network = apply.apply_network
-    monkeypatch.setattr(apply, "apply_network", failing)
+    apply_in_color = apply.apply_in_color
+    monkeypatch.setattr(apply, "apply_in_color", failing)
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (MemoryError(), 2)])
@@ -152,14 +152,14 @@ def test_only_what_this_command_would_write_is_taken_as_finished(
 def test_a_file_that_appears_meanwhile_is_not_replaced(
     clipfuse: Clipfuse, pairs: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fuse = apply.apply_network
+    fuse = apply.apply_in_color
 
     def and_write(*arguments: object) -> object:
         (pairs / "out").mkdir(exist_ok=True)
         (pairs / "out/7.png").write_bytes(b"mine")
         return fuse(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply, "apply_network", and_write)
+    monkeypatch.setattr(apply, "apply_in_color", and_write)
     code, _, errors = clipfuse(*command(pairs, checkpoint))
     assert code == 2
     assert "7.png: exists already" in errors
@@ -192,9 +192,9 @@ def test_sigterm_and_kill_keep_what_is_finished(
 ) -> None:
     words = command(pairs, checkpoint)
     slow = (
-        "import sys, time\nfrom clipfuse.networks import apply\nfuse = apply.apply_network\n"
+        "import sys, time\nfrom clipfuse.networks import apply\nfuse = apply.apply_in_color\n"
         "def slowly(*arguments):\n    time.sleep(0.3)\n    return fuse(*arguments)\n"
-        "apply.apply_network = slowly\nfrom clipfuse.cli.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+        "apply.apply_in_color = slowly\nfrom clipfuse.cli.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     )
     for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         before = len(list(pairs.glob("out/*.png")))

@@ -132,8 +132,8 @@ def test_many_settings_are_not_all_told(sweep: Factory) -> None:
     root = sweep()
     sweep("ldfusion", options={"backbone": {f"size{index}": index for index in range(9)}})
     (warning,) = check(root, "network")
-    assert "; backbone.size2 is not set (sweep/0) or 2 (sweep/1); " in warning
-    assert warning.endswith(" and 6 more settings.")
+    assert "; backbone.size1 is not set (sweep/0) or 1 (sweep/1); " in warning
+    assert warning.endswith(" and 7 more settings.")
 
 
 def tuned(sweep: Factory, rates: Mapping[str, float], **tuning: Any) -> Path:

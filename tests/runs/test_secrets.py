@@ -127,10 +127,12 @@ def test_messages(
         assert (code, f"loss.weight is '{ENV}': input should be a valid number" in errors) == (2, True)
         assert SECRET not in errors
     else:
-        with pytest.raises(RuntimeError):
-            clipfuse(*words, "run_dir=run")
+        code, _, errors = clipfuse(*words, "run_dir=run")
         reason = json.loads(Path("run/status.json").read_text())["reason"]
-        assert reason == f"no connection as Bearer {ENV}"
+        assert f"RuntimeError: no connection as Bearer {ENV}" in reason
+        assert code == 2
+        assert SECRET not in errors
+        assert ENV in Path("run/traceback.txt").read_text()
     assert leaks(tmp_path) == []
 
 

@@ -27,7 +27,7 @@ class UncertaintyWeights(nn.Module):
 
     def __init__(self, shares: Mapping[str, float]) -> None:
         super().__init__()
-        self.shares = tuple(shares.values())
+        self.shares = tuple(map(float, shares.values()))
         self.log_variances = nn.Parameter(torch.zeros(len(shares)))
 
     def forward(self, totals: Sequence[Tensor], fused: Tensor, step: int) -> Tensor:
@@ -69,7 +69,7 @@ class GradientNormWeights(nn.Module):
 
     def __init__(self, shares: Mapping[str, float], alpha: float = 1.5, memory: float = 0.9) -> None:
         super().__init__()
-        self.shares, self.alpha, self.memory = tuple(shares.values()), alpha, memory
+        self.shares, self.alpha, self.memory = tuple(map(float, shares.values())), alpha, memory
         self.register_buffer("weights", torch.tensor(self.shares))
         for name in ("norms", "values", "first"):
             self.register_buffer(name, torch.zeros(len(shares)))
@@ -98,8 +98,9 @@ class GradientNormWeights(nn.Module):
             slope = None
             if total.requires_grad:
                 (slope,) = torch.autograd.grad(total, fused, retain_graph=True, allow_unused=True)
-            slope = None if slope is None else slope.to(self.norms.dtype)
-            squares.append(self.norms.new_zeros(()) if slope is None else slope.square().sum())
+            squares.append(
+                self.norms.new_zeros(()) if slope is None else slope.to(self.norms.dtype).square().sum()
+            )
         with torch.no_grad():
             mine = torch.stack([*squares, *(total.detach().to(squares[0]) for total in totals)])
             whole = sum_over_ranks(mine)
