@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(message: str) -> None:
     """Print one line, whatever bytes a file is named by."""
     line = "".join(c if c.isprintable() or c == " " else ascii(c)[1:-1] for c in message)
-    print(f"clipfuse: error: {line}", file=sys.stderr)
+    sys.stderr.write(f"clipfuse: error: {line}\n")  # at once: processes that fail together share the screen
 
 
 if __name__ == "__main__":
