@@ -2,6 +2,19 @@
 
 from clipfuse.cli.starters import HEAD, NOTE, Starter
 
+_IMPORTS = """\
+from clipfuse.testing import LossContract, ShortTraining, build_loss, example_inputs, loss_node
+"""
+_LEARNS = """\
+    loss = build_loss(loss_node(CONFIG))
+    training = ShortTraining(loss, example_inputs())
+    state = loss.prepare(training.batch())
+    before = float(loss.lower_loss(state, loss.lower_parameters()).total.detach())
+    for _ in range(6):
+        training.update()
+    assert float(loss.lower_loss(state, loss.lower_parameters()).total.detach()) < before
+"""
+
 BILEVEL = Starter(
     HEAD
     + '''\
@@ -87,19 +100,8 @@ weight: 1.0                 # weight of the error with which the sources are fou
 width: 8                    # channels of the network that finds them
 seed: $${oc.select:seed,0}   # of its first weights
 """,
-    """\
-def test_the_lower_level_learns_to_find_the_sources() -> None:
-    loss = build_loss(loss_node(CONFIG))
-    training = ShortTraining(loss, example_inputs())
-    state = loss.prepare(training.batch())
-    before = float(loss.lower_loss(state, loss.lower_parameters()).total.detach())
-    for _ in range(6):
-        training.update()
-    assert float(loss.lower_loss(state, loss.lower_parameters()).total.detach()) < before
-""",
-    """\
-from clipfuse.testing import LossContract, ShortTraining, build_loss, example_inputs, loss_node
-""",
+    "def test_the_lower_level_learns_to_find_the_sources() -> None:\n" + _LEARNS,
+    _IMPORTS,
 )
 
 BILEVEL_CLIP = Starter(
@@ -202,17 +204,6 @@ clip: $${clip}               # the one of the run: clip=vit_b32_openai
 weight: 0.2                 # weight of the guidance
 text: a clear image with detailed background and salient objects
 """,
-    """\
-def test_the_lower_level_learns_good_from_bad() -> None:
-    loss = build_loss(loss_node(CONFIG))
-    training = ShortTraining(loss, example_inputs())
-    state = loss.prepare(training.batch())
-    before = float(loss.lower_loss(state, loss.lower_parameters()).total.detach())
-    for _ in range(6):
-        training.update()
-    assert float(loss.lower_loss(state, loss.lower_parameters()).total.detach()) < before
-""",
-    """\
-from clipfuse.testing import LossContract, ShortTraining, build_loss, example_inputs, loss_node
-""",
+    "def test_the_lower_level_learns_good_from_bad() -> None:\n" + _LEARNS,
+    _IMPORTS,
 )

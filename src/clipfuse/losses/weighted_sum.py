@@ -134,7 +134,7 @@ class WeightedSum(FusionLoss):
         whole = torch.stack(list(totals.values())).sum()
         if self.learnt is not None:
             terms |= {f"weight/{name}": weight.detach() for name, weight in weights.items()}  # type: ignore[union-attr]
-            if self.balance == "uncertainty":
+            if isinstance(self.learnt, UncertaintyWeights):
                 whole = whole + self.learnt.regularization()
                 terms["regularization"] = self.learnt.regularization().detach()
         return LossOutput(whole, terms, images)
@@ -149,10 +149,7 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
         parts: weight by name, as in `WeightedSum`.
         of: the losses by the same names.
         bilevel: name of the part with the lower level.
-        balance: as in `WeightedSum`.
-        alpha: the same.
-        memory: the same.
-        lr: the same.
+        **balanced: the other arguments of `WeightedSum`.
     """
 
     def __init__(
@@ -160,12 +157,9 @@ class BilevelWeightedSum(WeightedSum, BilevelLoss):
         parts: Mapping[str, float],
         of: Mapping[str, FusionLoss],
         bilevel: str,
-        balance: Balance = "none",
-        alpha: float = 1.5,
-        memory: float = 0.9,
-        lr: float = 0.02,
+        **balanced: Any,
     ) -> None:
-        super().__init__(parts, of, balance, alpha, memory, lr)
+        super().__init__(parts, of, **balanced)
         self.bilevel = bilevel
         self.solvers = self._lower.solvers
 
@@ -219,6 +213,7 @@ def weighted_sum(
     Raises:
         ValueError: two parts have a lower level, or `WeightedSum` refuses the arguments.
     """
+    balanced: dict[str, Any] = {"balance": balance, "alpha": alpha, "memory": memory, "lr": lr}
     bilevel = [
         name
         for name, part in of.items()
@@ -230,5 +225,5 @@ def weighted_sum(
             "leave the others out, or fix their prompts"
         )
     if bilevel:
-        return BilevelWeightedSum(parts, of, bilevel[0], balance, alpha, memory, lr)
-    return WeightedSum(parts, of, balance, alpha, memory, lr)
+        return BilevelWeightedSum(parts, of, bilevel[0], **balanced)
+    return WeightedSum(parts, of, **balanced)

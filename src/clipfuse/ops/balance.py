@@ -88,10 +88,6 @@ class GradientNormWeights(nn.Module):
             self.last.fill_(step)
         return self.weights
 
-    def regularization(self) -> Tensor:
-        """Return 0: nothing is added to the total."""
-        return torch.zeros((), device=self.weights.device)
-
     def _follow(self, totals: Sequence[Tensor], fused: Tensor) -> None:
         squares = []
         for total in totals:

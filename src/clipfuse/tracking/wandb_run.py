@@ -68,9 +68,9 @@ class RunWandbLogger(WandbLogger):
         known = inspect.signature(wandb.init).parameters
         for key in kwargs.keys() - known.keys():
             raise ValueError(f"wandb.init has no argument '{key}'.{did_you_mean(key, known)}")
-        super().__init__(name=name, project=project, save_dir=save_dir, log_model=False, **kwargs)
+        self.folder = Path(save_dir).resolve()  # W&B's service would look from where it was started
+        super().__init__(name=name, project=project, save_dir=str(self.folder), log_model=False, **kwargs)
         self._wandb_init.pop("anonymous", None)  # wandb only warns of it
-        self.folder = Path(save_dir).resolve()
         self.mode = mode
         self.options = dict(options or {})
         self.images, self.trivial = images, trivial
