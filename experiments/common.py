@@ -8,6 +8,7 @@ import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -54,21 +55,29 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def run_sweeps(sweeps: Mapping[Path, Sequence[str]]) -> None:
-    """Run sweeps by their folders, two at a time; the first that fails, or Ctrl-C, stops all."""
-    with ThreadPoolExecutor(2) as pool:
+def run_sweeps(sweeps: Mapping[Path, Sequence[str]], parallel: int = 2) -> None:
+    """Run sweeps by their folders; the first that fails, or Ctrl-C, stops all.
+
+    Args:
+        sweeps: folder -> its overrides.
+        parallel: trainings at a time, of one thread each; more than there are sweeps are shared among them.
+    """
+    shared = ceil(parallel / max(1, len(sweeps)))
+    with ThreadPoolExecutor(parallel) as pool:
         try:
-            for job in [pool.submit(_run_sweep, folder, overrides) for folder, overrides in sweeps.items()]:
+            jobs = [pool.submit(_run_sweep, folder, words, shared) for folder, words in sweeps.items()]
+            for job in jobs:
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _run_sweep(folder: Path, overrides: Iterable[str]) -> None:
+def _run_sweep(folder: Path, overrides: Iterable[str], parallel: int) -> None:
     """Run a sweep, or what is missing of it."""
     done = folder / "sweep.yaml"
     command = [f"sweep.resume={folder}"] if done.exists() else [*overrides, f"hydra.sweep.dir={folder}"]
+    command += [f"hydra.launcher.max_parallel={parallel}"] if parallel > 1 else []
     start = time.time()
     subprocess.run(
         [sys.executable, "-m", "clipfuse.cli", "train", "-m", *command],

@@ -83,6 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="the losses to run")
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="of the run folders")
+    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
     parser.add_argument("--save", action="store_true", help="keep the numbers in results/msrs.zip")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
     parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
@@ -98,8 +99,8 @@ def main() -> None:
         return
     out = options.out / "msrs"
     data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
-    study.train(out, "msrs", data, tiny=False, losses=losses)
-    study.judge(out, tiny=False)
+    study.train(out, "msrs", data, tiny=False, losses=losses, parallel=options.parallel)
+    study.judge(out, tiny=False, parallel=options.parallel)
     if options.save:
         study.save(out, HERE / "results")
 

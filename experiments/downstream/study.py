@@ -61,15 +61,20 @@ def words(loss: Sequence[str], steps: int) -> list[str]:
 
 
 def train(
-    out: Path, name: str, data: Sequence[str], tiny: bool, losses: Mapping[str, Sequence[str]] = LOSSES
+    out: Path,
+    name: str,
+    data: Sequence[str],
+    tiny: bool,
+    losses: Mapping[str, Sequence[str]] = LOSSES,
+    parallel: int = 2,
 ) -> None:
-    """Choose a learning rate for each loss, then train five seeds at it; two trainings at a time."""
+    """Choose a learning rate for each loss, then train five seeds at it; `parallel` trainings at a time."""
     steps, seeds = (4, "0,1") if tiny else (STEPS, SEEDS)
     shared = [*data, "clip=micro", *(TINY[name] if tiny else [])]
     trial = [*shared, f"optimizer.lr={','.join(map(str, RATES))}", f"seed={TRIAL_SEED}", "test=false"]
     trial += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
     trial += ["objective=val/metric/SSIM"]
-    run_sweeps({out / "trials" / loss: [*words(losses[loss], steps), *trial] for loss in losses})
+    run_sweeps({out / "trials" / loss: [*words(losses[loss], steps), *trial] for loss in losses}, parallel)
     chosen = {loss: choose_rate(trial_scores(out / "trials" / loss)) for loss in losses}
     print(f"{out}: learning rates {chosen}", flush=True)
     tuning = ",".join(f"{key}:{json.dumps(value)}" for key, value in TUNING.items())
@@ -78,15 +83,16 @@ def train(
         {
             out / "samples" / loss: [*words(losses[loss], steps), *final, f"optimizer.lr={rate}"]
             for loss, rate in chosen.items()
-        }
+        },
+        parallel,
     )
 
 
-def judge(out: Path, tiny: bool) -> None:
+def judge(out: Path, tiny: bool, parallel: int = 2) -> None:
     """Train and score the task networks; what is done before is not done again."""
     start = time.time()
     command = [sys.executable, "-m", "clipfuse.cli", "downstream", str(out / "samples"), "bundled"]
-    command += ["downstream=segmentation", "seeds=[0,1]", "parallel=2"]
+    command += ["downstream=segmentation", "seeds=[0,1]", f"parallel={parallel}"]
     command += ["downstream.updates=2", "downstream.batch_size=2"] if tiny else []
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
@@ -104,6 +110,7 @@ def main() -> None:
     parser.add_argument("--msrs", help="folder of MSRS with the parts train and test of our split")
     parser.add_argument("--set", nargs="+", choices=SETS, default=list(SETS), help="the sets to run")
     parser.add_argument("--out", type=Path, default=Path("runs/downstream"), help="of the run folders")
+    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
     parser.add_argument("--save", action="store_true", help=f"keep the numbers in {RESULTS.name}/")
     parser.add_argument("--tiny", action="store_true", help="small sizes: tries the study, measures nothing")
     options = parser.parse_args()
@@ -111,8 +118,9 @@ def main() -> None:
         parser.error("the set msrs needs its folder: --msrs DIR, or --set synthetic")
     for name in options.set:
         out = options.out / name
-        train(out, name, [word.format(msrs=options.msrs) for word in SETS[name]], options.tiny)
-        judge(out, options.tiny)
+        data = [word.format(msrs=options.msrs) for word in SETS[name]]
+        train(out, name, data, options.tiny, parallel=options.parallel)
+        judge(out, options.tiny, options.parallel)
         if options.save:
             save(out, RESULTS)
 
