@@ -103,7 +103,7 @@ class NestedSolver(ABC):
         """Restore what `state_dict` returned; the owner of y restores y."""
         self._updates = state["updates"]
         self._started = False
-        self._taken = dict(state.get("taken", {}))  # older states have none
+        self._taken = dict.fromkeys(self._taken, 0) | state.get("taken", {})  # older states have none
         self._y.load_state_dict(state["y"])
 
 

@@ -73,6 +73,7 @@ class ValuePenalty(NestedSolver):
         power: growth of the weight, 0 or more.
         w_max: largest weight.
         mu0: first weight of the pull of z to z0, 0 or more. It adds a bias of the order w_k mu_k |z - z0|.
+            Under `order=2` it is in use where z starts again.
         theta0: first weight of the pull of y to z0, 0 or more.
         decay: decline of both pulls, 0 or more.
         penalty: `linear`, `quadratic` or `log`.
@@ -125,6 +126,7 @@ class ValuePenalty(NestedSolver):
         self.mu0, self.theta0, self.decay = mu0, theta0, decay
         self.penalty, self.optimistic, self.order = penalty, optimistic, order
         self._central = False
+        self._taken = {"z_steps": 0, "y_steps": 0}
         self._anchor: list[Tensor] | None = None
         self._z = Descent(optimizer)
         self._loaded_z: list[Tensor] | None = None
