@@ -27,6 +27,9 @@ STEPS = 400
 DESCENT = partial(torch.optim.SGD, lr=0.6)
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "value_penalty": partial(ValuePenalty, DESCENT, every=1, w0=0.5, power=1.0, w_max=200.0),
+    "value_penalty_2": partial(
+        ValuePenalty, DESCENT, every=1, w0=0.5, power=1.0, w_max=50.0, order=2, tolerance=1e-8
+    ),
     "alternate": partial(Alternate, DESCENT, every=1),
     "joint": partial(Joint, 0.0),
     "gauss_newton": partial(GaussNewton, DESCENT, steps=1, every=1, damping=1e-12),

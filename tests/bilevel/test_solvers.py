@@ -19,6 +19,8 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "linear": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1),
     "quadratic": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="quadratic"),
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
+    "order 2": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, order=2, w0=3.0),
+    "until done": partial(ValuePenalty, ADAM, z_steps=9, y_steps=9, every=1, order=2, w0=0.1, tolerance=0.02),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
     "meha": partial(Meha, ADAM, steps=2, every=1, gamma=0.5, power=0.4),
@@ -91,9 +93,9 @@ def second_values(solver: Solver) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_resumes_bit_equal(name: str) -> None:
-    whole = _Run(SOLVERS[name](every=2))
+    whole = _Run(SOLVERS[name](every=3))
     logs = whole.go(range(9))
-    first = _Run(SOLVERS[name](every=2))
+    first = _Run(SOLVERS[name](every=3))
     first.go(range(4))
     file = io.BytesIO()
     x, y = first.network.state_dict(), first.y
@@ -101,7 +103,7 @@ def test_resumes_bit_equal(name: str) -> None:
     first.go(range(3))  # what was saved must not move with it
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    second = _Run(SOLVERS[name](every=2))
+    second = _Run(SOLVERS[name](every=3))
     second.go(range(1))  # nor may what was there before the load
     second.network.load_state_dict(saved["x"])
     second.optimizer.load_state_dict(saved["o"])
@@ -214,6 +216,11 @@ def test_lower_level_moves_every_so_many_updates() -> None:
         (lambda: ValuePenalty(ADAM, power=-1), "power is -1"),
         (lambda: ValuePenalty(ADAM, decay=-1), "decay is -1"),
         (lambda: ValuePenalty(ADAM, penalty="cubic"), "expected one of linear, quadratic, log"),
+        (lambda: ValuePenalty(ADAM, order=3), "order is 3; expected 1 or 2"),
+        (lambda: ValuePenalty(ADAM, order=2, penalty="log"), "take penalty=linear optimistic=true"),
+        (lambda: ValuePenalty(ADAM, order=2, optimistic=False), "take penalty=linear optimistic=true"),
+        (lambda: ValuePenalty(ADAM, tolerance=-1), "tolerance is -1; expected 0 or more"),
+        (lambda: GaussNewton(ADAM, tolerance=math.nan), "tolerance is nan"),
         (lambda: Alternate(ADAM, steps=0), "steps is 0"),
         (lambda: GaussNewton(ADAM, steps=0), "steps is 0"),
         (lambda: GaussNewton(ADAM, eta=-1), "eta is -1"),
