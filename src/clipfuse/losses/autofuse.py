@@ -279,7 +279,7 @@ class AutoFuseLoss(FusionLoss):
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         log |= {name: term.detach() for name, term in terms.items() if name != "global"}
         if weights["global"] or weights["patch"]:
-            log["described"] = total.detach().new_tensor(described)
+            log["described"] = torch.full_like(total.detach(), described)
         return LossOutput(total.to(inputs.fused.dtype), log)
 
     def _patch_term(
@@ -289,8 +289,8 @@ class AutoFuseLoss(FusionLoss):
         patches = seen_patches(inputs, self._places(inputs), self.clip.preprocess.size)
         total = len(patches.fused)
         gates = entropy(patches.sources.flatten(0, 1)).view(-1, 2) > self.entropy_bits
-        chosen = gates.any(dim=1).nonzero().squeeze(1)
-        patches, gates = patches[chosen], gates[chosen]
+        patches, counts = patches.that_count(gates.any(dim=1))
+        gates = gates if len(gates) == len(counts) else gates[gates.any(dim=1)]
 
         def losses_of(fused: Tensor, visible: Tensor, infrared: Tensor, part: slice) -> Tensor:
             rows = patches.image[part]
@@ -300,7 +300,7 @@ class AutoFuseLoss(FusionLoss):
         losses = patch_losses(
             self.clip, patches, (visible, infrared), losses_of, self.patch_source, self.clip_batch
         )
-        number = torch.tensor(len(losses), device=losses.device)
+        losses, number = torch.where(counts, losses, 0.0), counts.sum()
         return patch_mean(losses, number, total, self.patch_mean, self.training), number / total
 
     def _places(self, inputs: LossInputs) -> PatchPlaces:

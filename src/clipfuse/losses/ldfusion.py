@@ -238,10 +238,10 @@ class LDFusionLoss(FusionLoss):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean of L over patches, and the share of patches that count."""
         patches = seen_patches(inputs, self._places(inputs), self.clip.preprocess.size)
-        total = len(patches.fused)
+        total, counts = len(patches.fused), None
         if self.release.patch_filter == "entropy":
             bits = entropy(patches.sources.flatten(0, 1)).view(-1, 2)
-            patches = patches[(bits > self.entropy_bits).all(dim=1).nonzero().squeeze(1)]
+            patches, counts = patches.that_count((bits > self.entropy_bits).all(dim=1))
 
         def language_losses(fused: Tensor, visible: Tensor, infrared: Tensor, part: slice) -> Tensor:
             return language_loss(fused, visible, infrared, *texts)
@@ -252,10 +252,10 @@ class LDFusionLoss(FusionLoss):
         )
         if self.release.patch_filter == "loss":
             counts = losses.detach() >= self.loss_threshold
-            losses = torch.where(counts, losses, 0.0)
-            number = counts.sum()
+        if counts is None:
+            number = losses.new_full((), len(losses))
         else:
-            number = torch.tensor(len(losses), device=losses.device)
+            losses, number = torch.where(counts, losses, 0.0), counts.sum()
         return patch_mean(losses, number, total, self.patch_mean, self.training), number / total
 
     def _places(self, inputs: LossInputs) -> PatchPlaces:
