@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import hydra
@@ -211,15 +210,18 @@ def steps(
 
 
 def seconds(rounds: int, *work: Callable[[], object]) -> list[float]:
-    """Return the median time of each, taken in turns after one call to warm up."""
+    """Return the least processor time of each, taken in turns after one call to warm up.
+
+    Processor time is that of all threads: other programs hardly disturb it.
+    """
     times: list[list[float]] = [[] for _ in work]
     for turn in range(rounds + 1):
         for each, record in zip(work, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             each()
             if turn:
-                record.append(time.perf_counter() - start)
-    return [median(record) for record in times]
+                record.append(time.process_time() - start)
+    return [min(record) for record in times]
 
 
 def status(field: str) -> float:

@@ -64,7 +64,7 @@ class Solver(Protocol):
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward
     ) -> Mapping[str, float]:
-        """Take one step and return the log by name; it may be read from the device only when it is looked at."""
+        """Take one step and return the log by name, which may be read from the device when it is used."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, in plain types and tensors."""

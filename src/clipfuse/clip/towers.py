@@ -32,9 +32,9 @@ def speed_up(model: Any) -> None:
     """Rewrite frozen weights so that the same features, up to rounding, take less time and memory.
 
     The batch norms of a `ModifiedResNet` are folded into its convolutions, and those are laid out for speed:
-    forward and backward take two thirds of the time on a CPU. QuickGELU, x sigmoid(1.702 x), becomes SiLU with
-    its factor in the weights before and behind it: one operation, of which one tensor is kept, instead of
-    three.
+    forward and backward take two thirds of the time on a CPU. QuickGELU, x sigmoid(1.702 x), becomes SiLU
+    with its factor in the weights before and behind it: one operation, of which one tensor is kept, instead
+    of three.
     """
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -142,7 +142,9 @@ def _vit_pass(
     alone = visual.attn_pool is None and visual.pool_type == "tok" and len(blocks) not in numbers
     found = {}
     for number, block in enumerate(blocks, start=1):
-        only = torch.zeros_like(hidden[:, 0, 0], dtype=torch.long) if alone and number == len(blocks) else None
+        only = (
+            torch.zeros_like(hidden[:, 0, 0], dtype=torch.long) if alone and number == len(blocks) else None
+        )
         hidden = _block(block, hidden, None, only)
         if number in numbers:
             found[number] = hidden[:, 1:].transpose(1, 2).unflatten(2, grid)
@@ -187,9 +189,7 @@ def _block(block: Any, hidden: Tensor, mask: Tensor | None, only: Tensor | None)
         mask = None if mask is None else mask.unsqueeze(1)
         queries = F.linear(normed[rows, only].unsqueeze(1), weight[:width], bias[:width])
         pairs = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-        query, key, value = (
-            each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (queries, *pairs)
-        )
+        query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (queries, *pairs))
     mask = None if mask is None else mask.to(query.dtype)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     hidden = hidden + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))

@@ -212,14 +212,14 @@ class LDFusionLoss(FusionLoss):
         weights = self.weights
         layers = () if self.features is None else self.features.of_clip
         both = torch.cat([inputs.visible, inputs.infrared])
-        with torch.no_grad():
-            sources, source_features = self._encode(both, layers)  # first: moves CLIP to their device
+        with torch.no_grad():  # first, which moves CLIP to their device
+            sources, source_features = self.clip.encode_with_features(both, layers, "squash")
         texts = self._texts()
         visible, infrared = sources.chunk(2)
         terms: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if weights["global"] or weights["similarity"] or layers:
-            fused, features = self._encode(inputs.fused, layers)
+            fused, features = self.clip.encode_with_features(inputs.fused, layers, "squash")
             if weights["global"]:
                 terms["global"] = language_loss(fused, visible, infrared, *texts).mean()
             if weights["similarity"]:
@@ -261,12 +261,6 @@ class LDFusionLoss(FusionLoss):
     def _places(self, inputs: LossInputs) -> PatchPlaces:
         shape = inputs.fused.shape[-2], inputs.fused.shape[-1]
         return self.draw(shape, patch_seeds(inputs), self.release.patches, self.release.patch_side)
-
-    def _encode(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embed whole images, squashed to CLIP's size as released; also return its features by layer."""
-        if layers:
-            return self.clip.encode_with_features(images, layers, resize="squash")
-        return self.clip.encode_image(images, resize="squash"), {}
 
     def _texts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean embedding (D,) of each text; CLIP computes each text once."""

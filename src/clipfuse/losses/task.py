@@ -160,9 +160,8 @@ class TaskLoss(BilevelLoss):
             UserError: the batch has no maps of classes, or a class that the network does not have.
         """
         free = inputs.classes is None or sending.reads_freely(inputs.classes.device)
-        if free or not self.training:
-            if wrong := self._wrong(inputs):
-                raise UserError(wrong)
+        if (free or not self.training) and (wrong := self._wrong(inputs)):
+            raise UserError(wrong)
         assert inputs.classes is not None
         guided = inputs.step >= self.warmup or not self.training
         fused, chroma = inputs.fused, inputs.fused_chroma

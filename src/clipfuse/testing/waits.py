@@ -19,14 +19,14 @@ _VIA_HOST = ("tolist", "numpy", "cpu", "__array__")
 class HostWaits(TorchDispatchMode):
     """Counts, inside its block, by operation, what would make the host wait for a GPU.
 
-    A GPU is given work in advance, and computes while Python goes on. Whatever reads a value (`item`, `float`,
-    `if tensor`, `tolist`, an index by a mask) stops Python until all that work is done, after which the GPU
-    has none. Here every tensor counts as one of the GPU but those drawn from a generator, made from numbers of
-    Python, or computed from such ones alone. Copies to the GPU are not seen: on a CPU there are none.
+    A GPU is given work in advance, and computes while Python goes on. Whatever reads a value (`item`,
+    `float`, `if tensor`, `tolist`, an index by a mask) stops Python until all that work is done, after which
+    the GPU has none. Here every tensor counts as one of the GPU but those drawn from a generator, made from
+    numbers of Python, or computed from such ones alone. Copies to the GPU are not seen: a CPU has none.
 
     Attributes:
         found: how often by operation.
-        operators: how many operations of PyTorch were called in all, each of them one kernel or more on a GPU.
+        operators: how many operations of PyTorch were called, each one kernel or more on a GPU.
     """
 
     def __init__(self) -> None:

@@ -215,7 +215,7 @@ class FusionModule(ScoringModule):
         update, samples = self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])
         self._rows.add(found.total, terms, f"at update {update} on samples {samples}")
         self._count(batch_idx, batch)
-        # On the host, where it has just been read: Lightning would copy a number to a GPU, and back for the bar.
+        # On the host, where it has been read: Lightning would copy a number to a GPU, and back for the bar.
         loss = torch.tensor(found.total)
         self.log("loss", loss, batch_size=len(batch), prog_bar=True, logger=False)
         if self.between_updates:
