@@ -1,8 +1,8 @@
 """How many samples does one core load, by itself?
 
-The training's own loader, in one process and one thread, per crop of a pair: decoded before and kept in memory
-(`loader.cache_mb`), or read from its files each time; joined into batches of 8. Figures are processor
-seconds, so that other programs do not disturb them. Without `--root` the pairs are rendered and stored as PNG.
+The training's own loader, in one process and one thread, per crop of a pair: decoded before and kept in
+memory (`loader.cache_mb`), or read from its files each time; joined into batches of 8. Figures are processor
+seconds, so that other programs do not disturb them. Without `--root` pairs are rendered and stored as PNG.
 
     OMP_NUM_THREADS=1 python -m experiments.benchmarks.loader [--root data/msrs] [--crop 96 224]
 """
