@@ -461,6 +461,8 @@ def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
     )
     assert {f"train/loss/promptfusion/{name}" for name in names} <= keys
     assert {f"val/loss/promptfusion/p_{name}" for name in ("infrared", "average", "composite")} <= keys
+    assert {f"val/loss/promptfusion/{name}" for name in ("p_good", "p_bad", "between")} <= keys
+    assert {f"val/lower/promptfusion/{name}" for name in ("cross_entropy", "ranking")} <= keys
     solved = {"train/solver/F", "train/solver/f"}
     if solver == "value_penalty":
         solved |= {f"train/solver/{name}" for name in ("f_z", "residual", "w")}
