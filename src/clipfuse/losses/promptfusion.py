@@ -203,7 +203,7 @@ class PromptFusionLoss(BilevelLoss):
             pictures = self._embed_pictures(replace(inputs, step=0))  # the same at each validation
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
         ranked = guided and pictures is not None and self.teacher_decay is not None
-        earlier = self._embed_earlier(inputs) if ranked else None
+        earlier = self._embed_earlier(inputs) if ranked and (self.training or inputs.teacher) else None
         others = {} if self.training else self._plain(inputs)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return _State(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
@@ -238,6 +238,8 @@ class PromptFusionLoss(BilevelLoss):
 
     def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
         """Return f; `terms` has its cross-entropy, learned or not, and in the second stage its ranking."""
+        if self.prompts is None:
+            raise ValueError(f"{_LOSS} loss: only learned prompts have a lower level")
         if state.pictures is None:  # a validation image without the reference that `positives` needs
             return LossOutput(state.fused.new_zeros(()), {})
         texts = self._texts(lower)
@@ -268,14 +270,13 @@ class PromptFusionLoss(BilevelLoss):
         images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
         p = torch.sigmoid(self._logits(images.unsqueeze(1), self._texts(self.lower_parameters())))
         scores = p.mean(dim=1).tolist()
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        names = list(shown)
-        pictures = [(f"{names[index]} {scores[index]:.2f}", shown[names[index]][0]) for index in order]
+        order = sorted(zip(shown, scores, strict=True), key=lambda each: -each[1])
+        pictures = [(f"{name} {score:.2f}", shown[name][0]) for name, score in order]
         words = {
             f"p of {name}": ", ".join(
                 f"{pair} {float(value):.3f}" for pair, value in zip(self.against, row, strict=True)
             )
-            for name, row in zip(names, p, strict=True)
+            for name, row in zip(shown, p, strict=True)
         }
         if self.prompts is not None:
             nearest = self.prompts.nearest_tokens()
@@ -326,8 +327,7 @@ class PromptFusionLoss(BilevelLoss):
 
     @torch.no_grad()
     def _embed_pictures(self, inputs: LossInputs) -> Tensor:
-        good = self._good(inputs)
-        pictures = [good]
+        pictures = [good := self._good(inputs)]
         for name, kinds in self.against.items():
             seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
             pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))
