@@ -1,4 +1,4 @@
-"""Print the rows of the table of README.md: one per solver, n and start, and each one's sums from the four starts.
+"""Print the rows of the table of README.md: one per solver, n and start, and the sums of the four starts.
 
     python experiments/bilevel_toy/table.py [value_penalty value_penalty_2 ...]
 
