@@ -22,7 +22,7 @@ PLAIN = PACE | {"batch": 1024}
 SABA = [{"rate": rate, "upper_rate": upper} for rate, upper in ((0.1, 0.1), (0.1, 0.3), (0.05, 0.3))]
 F2SA = [
     {"rate": rate, "upper_rate": upper, "weight": 10.0, "hold": hold}
-    for rate, upper, hold in ((0.1, 0.3, 100), (0.1, 1.0, 30), (0.3, 1.0, 10))
+    for rate, upper, hold in ((0.1, 0.1, 100), (0.1, 0.3, 100), (0.1, 1.0, 30))
 ]
 QUADRATIC: dict[str, list[dict[str, float]]] = {
     "joint": [PLAIN],
@@ -39,7 +39,11 @@ QUADRATIC: dict[str, list[dict[str, float]]] = {
 CLEANING: dict[str, list[dict[str, float]]] = {
     **{
         name: [{"rate": 0.5, "upper_rate": upper} for upper in (0.05, 0.2)]
-        for name in ("joint", "gauss_newton", "value_penalty", "value_penalty, order 2", "meha")
+        for name in ("joint", "gauss_newton", "meha")
+    },
+    **{
+        name: [{"rate": 0.5, "upper_rate": 0.05}, {"rate": 0.5, "upper_rate": 0.5, "steps": 5}]
+        for name in ("value_penalty", "value_penalty, order 2")
     },
     "alternate": [{"rate": 0.5, "upper_rate": 0.05}],
     "SABA": [{"rate": 0.2, "upper_rate": 100.0}, {"rate": 0.2, "upper_rate": 300.0}],
@@ -47,10 +51,10 @@ CLEANING: dict[str, list[dict[str, float]]] = {
 }
 
 
-def make_solver(name: str, rate: float, cleaning: bool) -> Solver:
-    """Return a solver of `clipfuse.bilevel`; one step of the lower level per update, weights constant."""
+def make_solver(name: str, rate: float, cleaning: bool, steps: int = 1) -> Solver:
+    """Return a solver of `clipfuse.bilevel` with so many steps of y and z per update, at constant weights."""
     descent = partial(torch.optim.SGD, lr=rate)
-    constant = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": 1, "y_steps": 1}
+    constant = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": steps, "y_steps": steps}
     w, central, c = (100.0, 50.0, 100.0) if cleaning else (100.0, 12.0, 110.0)
     makers: dict[str, partial[Any]] = {
         "joint": partial(Joint),
@@ -70,7 +74,10 @@ def make_solver(name: str, rate: float, cleaning: bool) -> Solver:
 def run_solver(name: str, settings: Settings, problem: Problem, seed: int) -> Iterator[State]:
     """Yield (x, y, calls) after each update of one of our solvers."""
     quadratic = isinstance(problem, QuadraticSums)
-    feed, solver = Feed(problem, seed), make_solver(name, settings["rate"], not quadratic)
+    feed, solver = (
+        Feed(problem, seed),
+        make_solver(name, settings["rate"], not quadratic, int(settings.get("steps", 1))),
+    )
     moved: list[dict[str, Any]] = [{"params": [feed.x]}]
     if name == "joint":
         moved.append({"params": [feed.y], "lr": settings["rate"]})

@@ -62,7 +62,8 @@ class F2sa:
 
     With steps and weights that change as in the paper's theorem for noise in both levels: the steps of z and
     x as k^(-4/7) and k^(-5/7), lambda as k^(1/7), from iteration `hold` on; the step of y is that of z
-    over 1 + lambda. Each gradient has a batch of its own. A call is one gradient of one sample.
+    over 1 + lambda. Each gradient has a batch of its own, but the two whose difference moves x share one:
+    with two, what f adds in x alone drives x apart here. A call is one gradient of one sample.
 
     Args:
         rate: first step size of z.
@@ -103,7 +104,9 @@ class F2sa:
                 with torch.no_grad():
                     z -= rate * slope
                     y -= rate / (1 + weight) * pull
-            gap = problem.lower_loss(x, y.detach(), draw(0)) - problem.lower_loss(x, z.detach(), draw(0))
+            index = draw(0)
+            calls += self.batch
+            gap = problem.lower_loss(x, y.detach(), index) - problem.lower_loss(x, z.detach(), index)
             total = problem.upper_loss(x, y.detach(), draw(1)) + weight * gap
             (slope,) = torch.autograd.grad(total, x)
             with torch.no_grad():
