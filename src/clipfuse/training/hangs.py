@@ -1,4 +1,4 @@
-"""The end of a rank that got a signal while it waits for another one, which has died or does something else.
+"""What becomes of a rank whose others have died or do something else: its error, and its end by a signal.
 
 Python runs a handler of a signal between two of its own instructions. A rank in a collective is inside one
 until the other ranks come, so that Ctrl-C and SIGTERM would reach nobody if they never do.
@@ -16,12 +16,15 @@ from pathlib import Path
 from traceback import walk_stack
 from typing import NoReturn
 
+from torch import distributed
+
 PATIENCE = 25.0  # seconds for the other ranks to come; schedulers kill 30 s after their SIGTERM
 _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 _POLL = 0.25  # seconds
 _COLLECTIVE = f"{os.sep}torch{os.sep}distributed{os.sep}"
 _BACKWARD = f"{os.sep}torch{os.sep}autograd{os.sep}"  # in which DDP exchanges gradients
 
+_LOST = ("gloo/transport", "closed by peer", "reset by peer", "NCCL communicator was aborted")
 _watching: list[int] = []
 
 
@@ -31,6 +34,11 @@ def _leave_signals_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_signals_to_parent)
+
+
+def is_of_a_lost_rank(error: BaseException) -> bool:
+    """Return whether a collective raised it because another rank has died or does something else."""
+    return isinstance(error, distributed.DistError) or any(text in str(error) for text in _LOST)
 
 
 @contextmanager
