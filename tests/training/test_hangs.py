@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def outcome(act: Callable[[], object], patience: float, signals: int, path: Path
         code = 1
         try:
             signal.signal(signal.SIGTERM, lambda number, frame: None)
-            with ended_in_collectives(lambda line: path.write_text(line) and None, patience):
+            with ended_in_collectives(partial(_write, path), patience):
                 act()
             code = 0
         finally:
@@ -31,6 +32,10 @@ def outcome(act: Callable[[], object], patience: float, signals: int, path: Path
         os.kill(child, signal.SIGTERM)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return code, path.read_text() if path.exists() else ""
+
+
+def _write(path: Path, line: str) -> None:
+    path.write_text(line)
 
 
 def wait_for_rank_one(store: Path) -> None:
