@@ -442,7 +442,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [*SOLVERS, "meha"])
 def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
     config = with_micro(f"solver={solver}", "steps=4", "validate_every=2", "test=false")
     check_config(config, TrainSettings, ("solver", "loss"))
@@ -474,6 +474,8 @@ def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
     solved = {"train/solver/F", "train/solver/f"}
     if solver == "value_penalty":
         solved |= {f"train/solver/{name}" for name in ("f_z", "residual", "w")}
+    if solver == "meha":
+        solved |= {f"train/solver/{name}" for name in ("f_theta", "residual", "distance", "c")}
     assert solved <= keys
     words = (folder / "notes/words.csv").read_text().splitlines()
     assert words[0] == "update,name,text"

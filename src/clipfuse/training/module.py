@@ -211,9 +211,11 @@ class FusionModule(ScoringModule):
         update, samples = self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])
         self._rows.add(found.total, terms, f"at update {update} on samples {samples}")
         self._count(batch_idx, batch)
-        self.log("loss", found.total, batch_size=len(batch), prog_bar=True, logger=False)
+        # On the host, where it has been read: Lightning would copy a number to a GPU, and back for the bar.
+        loss = torch.tensor(found.total)
+        self.log("loss", loss, batch_size=len(batch), prog_bar=True, logger=False)
         if self.between_updates:
-            self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
+            self._log_update(solved)
 
     def _count(self, batch_idx: int, batch: FusionBatch) -> None:
         self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
@@ -238,11 +240,12 @@ class FusionModule(ScoringModule):
         if not self.between_updates:
             self.trainer.should_stop = False  # the timer sets it again after the next batch
 
-    def _log_update(self, solved: dict[str, float]) -> None:
+    def _log_update(self, solved: Mapping[str, float]) -> None:
         """Log one row of the curves: means over the micro-batches of one update and over all ranks."""
-        row = self._rows.take() | solved
+        row = self._rows.take()
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
+        row |= {f"train/solver/{name}": value for name, value in solved.items()}
         row = mean_by_name(row, partial(self.trainer.strategy.reduce, reduce_op="mean"), self.device)
         rates = self._stepper.scheduler.get_last_lr()
         for group, rate in zip(self._groups, rates, strict=True):

@@ -195,8 +195,18 @@ class LossProblem:
             self.lower = next((each for each in evaluations if each.level != "loss"), None)
         wrong = next((each for each in evaluations if not math.isfinite(each.total)), None)
         if wrong is not None or not math.isfinite(slope) or elsewhere:
+            self._check_labels()
             raise NonFiniteLossError(self._explain(evaluations or [self.upper], wrong, slope))
         return norm
+
+    def _check_labels(self) -> None:
+        """Refuse labels that a loss could not refuse without reading them in the middle of an update."""
+        for part in self.loss.modules():
+            if isinstance(part, FusionLoss):
+                try:
+                    part.check_labels(self.inputs)
+                except ValueError as error:
+                    raise UserError(str(error)) from error
 
     def _unlike(self, evaluations: Sequence[Evaluation]) -> str:
         """Return which terms the ranks have, the same on all ranks."""
