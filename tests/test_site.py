@@ -49,6 +49,9 @@ def test_pages_hold_what_is_generated(site: Path) -> None:
     losses = (site / "reference/losses.html").read_text()
     for name in ("PixelLoss", "LDFusionLoss", "ClipRatioLoss", "PromptFusionLoss", "gradient_weight"):
         assert name in losses
+    testing = (site / "reference/testing.html").read_text()
+    for name in ("LossContract", "ShortTraining", "loss_node", "example_inputs", "Ranks", "test_two_ranks"):
+        assert name in testing
     commands = (site / "cli.html").read_text()
     assert "help: " not in commands
     assert commands.count("usage: clipfuse") >= 8

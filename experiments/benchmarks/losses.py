@@ -34,7 +34,7 @@ from lightning import Callback, Trainer
 # Updates of a training, the first five uncounted: a solver's cycle is 10 updates, a warmup a fifth of them.
 STEPS = {"micro": 45, "ViT-B-32": 15}
 FIRST = 5
-PATIENCE = 60.0  # processor seconds after which a training without a lower level ends, with 3 updates or more
+PATIENCE = 20.0  # processor seconds after which a training without a lower level ends, with 2 updates or more
 PLAIN = ["test=false", "objective=val/loss/total", "callbacks.best=null", "callbacks.notes=null"]
 PLAIN += ["logger=none", "~callbacks.progress", "+trainer.enable_progress_bar=false"]
 DATA = ["data=synthetic", "data.train=16", "data.val=2"]  # an image costs nothing once it is rendered
@@ -51,7 +51,7 @@ class Clock(Callback):
         self.times.append(time.process_time())
         spent = self.times[-1] - self.times[0]
         alike = not hasattr(module.solver, "every")
-        trainer.should_stop |= alike and len(self.times) > 4 and spent > PATIENCE
+        trainer.should_stop |= alike and len(self.times) > 2 and spent > PATIENCE
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         """Write."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
 
 from clipfuse.errors import UserError
 from clipfuse.runs.failures import failures_explained
@@ -23,6 +24,11 @@ CONFIG = {"loss": {"clip_batch": 32}, "loader": {"batch_size": 8}}
             r"^the loader's processes failed \(DataLoader worker \(pid 7\) is killed by signal: Bus error\): "
             ".*lower loader.workers",
         ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer."),
+            r"^another process of this run has ended, .* \(\[gloo/transport/tcp/pair.cc:545\] Read error",
+        ),
+        (distributed.DistBackendError("NCCL error"), "^another process of this run has ended"),
         (MisconfigurationException("no\n such  strategy"), "^trainer: no such strategy$"),
     ],
 )

@@ -51,7 +51,15 @@ def test_the_part_of_a_sum_that_raised_is_named_with_its_line() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [UserError("mine"), MemoryError(), RuntimeError("you tried to allocate 8 bytes"), KeyboardInterrupt()],
+    [
+        *(
+            UserError("mine"),
+            MemoryError(),
+            RuntimeError("you tried to allocate 8 bytes"),
+            KeyboardInterrupt(),
+        ),
+        RuntimeError("[gloo/transport/tcp/pair.cc:545] Connection closed by peer"),
+    ],
 )
 def test_what_has_an_explanation_of_its_own_passes(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:

@@ -10,7 +10,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from clipfuse.errors import UserError
+from clipfuse.errors import UserError, reason
+from clipfuse.training.hangs import is_of_a_lost_rank
 
 
 @contextmanager
@@ -21,8 +22,8 @@ def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
         config: the run's whole configuration in plain types.
 
     Raises:
-        UserError: memory ran out, Lightning refused its settings, a loader process was killed, or
-            parameters took no part in an update.
+        UserError: memory ran out, Lightning refused its settings, a loader process was killed, another
+            rank is lost, or parameters took no part in an update.
         SystemExit: the run was stopped by SIGTERM, with code 143.
         KeyboardInterrupt: it was stopped by Ctrl-C.
     """
@@ -36,6 +37,12 @@ def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
         # Lightning turns Ctrl-C into exit code 1.
         raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
     except (MemoryError, RuntimeError) as error:
+        if is_of_a_lost_rank(error):
+            raise UserError(
+                "another process of this run has ended, or takes part in another exchange of the ranks, and "
+                f"this one lost it: its own output names the cause, or it was killed, for lack of memory "
+                f"perhaps ({reason(error)[:200]})"
+            ) from error
         if "find_unused_parameters=True" in str(error):
             raise UserError(
                 "some parameters of the network or the loss took no part in an update; set "
@@ -56,8 +63,8 @@ def failures_explained(config: Mapping[str, Any]) -> Iterator[None]:
         keys = [("loss", "clip_batch"), ("loader", "batch_size"), ("loader", "crop_size")]
         known = [(f"{group}.{key}", config.get(group, {}).get(key)) for group, key in keys]
         settings = ", ".join(f"{name} (now {value})" for name, value in known if value is not None)
-        reason = " ".join(str(error).split()).partition(" If reserved")[0] or type(error).__name__
+        text = reason(error).partition(" If reserved")[0]
         raise UserError(
             f"out of memory: lower {settings}; a larger accumulate makes up for a smaller batch. "
-            f"Validation and test take whole images: where they fail, use smaller ones. ({reason[:300]})"
+            f"Validation and test take whole images: where they fail, use smaller ones. ({text[:300]})"
         ) from error

@@ -2,8 +2,9 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from clipfuse.files import write_atomically
+from clipfuse.files import write_atomically, write_json
 from clipfuse.ops.settings import leaves
 from clipfuse.runs.composed import resolved
 from clipfuse.runs.failures import failures_explained
-from clipfuse.runs.folder import prepare_folder, run_status
+from clipfuse.runs.folder import STATUS, prepare_folder, read_status, run_status
 from clipfuse.runs.results import TestWriter
 from clipfuse.tracking.base import MediaLogger
+from clipfuse.training.hangs import ended_in_collectives
 
 COMMAND = "command.txt"
 log = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ def recorded(
                 log.warning("%s", notice)
     failed = True
     try:
-        with run_status(folder, leads) as status, failures_explained(record):
+        with run_status(folder, leads) as status, failures_explained(record), _ends_in_hangs(folder, trainer):
             if leads:
                 _write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(record))))
                 if command is not None and not (folder / COMMAND).is_file():  # a resume keeps the first
@@ -77,6 +79,20 @@ def recorded(
             logger.finalize("failed" if failed else "success")
             if isinstance(logger, MediaLogger) and (upload := logger.finish(failed)):
                 print(f"upload this run later with: {upload}")
+
+
+@contextmanager
+def _ends_in_hangs(folder: Path, trainer: L.Trainer) -> Iterator[None]:
+    """Let a signal end a rank that waits for one which is lost, and the ranks that it has started."""
+
+    def report(line: str) -> None:
+        if read_status(folder).get("status") != "failed":
+            write_json(folder / STATUS, {"status": "failed", "reason": line})
+        if (kill := getattr(trainer.strategy.launcher, "kill", None)) is not None:
+            kill(signal.SIGKILL)
+
+    with ended_in_collectives(report) if trainer.world_size > 1 else nullcontext():
+        yield
 
 
 def rank_leads() -> bool:

@@ -1,9 +1,9 @@
 """The contract of a loss plugin as tests: subclass `LossContract` and define the fixture `node`.
 
-class TestMyLoss(LossContract):
-    @pytest.fixture
-    def node(self):
-        return loss_node("conf/loss/my_loss.yaml")
+    class TestMyLoss(LossContract):
+        @pytest.fixture
+        def node(self):
+            return loss_node("conf/loss/my_loss.yaml")
 
 Each check does what a training does; a loss that fails here would fail there, often only at the first
 validation or when it is resumed.

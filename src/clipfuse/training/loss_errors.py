@@ -9,6 +9,7 @@ import torch
 
 from clipfuse.errors import UserError, reason
 from clipfuse.losses.base import FusionLoss
+from clipfuse.training.hangs import is_of_a_lost_rank
 from clipfuse.types import LossInputs
 
 # `clipfuse.runs.failures` explains these by other remedies.
@@ -20,7 +21,7 @@ VALIDATION = "; a validation computes it on whole images, in eval mode and witho
 def named_failures(
     loss: FusionLoss, inputs: LossInputs | None = None, when: str = "", advice: str = ""
 ) -> Iterator[None]:
-    """Turn what a loss raises inside into one line; its own `UserError`s and a lack of memory pass.
+    """Turn what a loss raises inside into one line; `UserError`s, a lack of memory and a lost rank pass.
 
     Args:
         loss: the loss; of joined ones the message names the part that raised.
@@ -36,7 +37,7 @@ def named_failures(
     except (UserError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        if any(text in str(error) for text in _OTHERS):
+        if is_of_a_lost_rank(error) or any(text in str(error) for text in _OTHERS):
             raise
         culprit, line = _culprit(error, loss)
         what = when or ("" if inputs is None else f"at update {inputs.step}")
