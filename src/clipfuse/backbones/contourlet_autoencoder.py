@@ -13,6 +13,7 @@ from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.ops.black import keep_black
 from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
+from clipfuse.ops.strips import may_split
 from clipfuse.types import FusionOutput
 
 LEVELS = (0, 3, 3, 3)
@@ -154,8 +155,8 @@ class ContourletAutoencoder(FusionBackbone):
         The features `base_infrared`, `base_visible`, `detail_infrared`, `detail_visible`, `base_fused`
         and `detail_fused` are (N, dim, H / stride, W / stride).
         """
-        if self.faithful:
-            # One source at a time: the published batch norm was trained so.
+        if self.faithful or may_split(infrared):
+            # One source at a time: the published batch norm was trained so, and it takes less memory.
             (base_i, detail_i), (base_v, detail_v) = self.encode(infrared), self.encode(visible)
         else:
             base, detail = self.encode(torch.cat([infrared, visible]))
