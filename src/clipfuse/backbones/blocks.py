@@ -155,6 +155,8 @@ class GatedFeedForward(nn.Module):
     def gated(self, inside: Tensor) -> Tensor:
         """Return the result from both halves, (N, 2 * expansion * dim, H, W)."""
         gate, content = inside.chunk(2, dim=1)
+        if gate.shape[1] % _FEW:  # rows of fewer channels that do not lie together are computed one by one
+            gate = gate.clone()
         return self.project(F.gelu(gate) * content)
 
 

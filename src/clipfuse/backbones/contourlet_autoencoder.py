@@ -169,7 +169,10 @@ class ContourletAutoencoder(FusionBackbone):
             features = self._run(block, features)
         change = F.pixel_shuffle(self.render(self.refine(features)), self.stride)
         if self.smooth:
-            change = F.avg_pool2d(F.avg_pool2d(F.pad(change, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+            for dim, border in ((3, (1, 1, 0, 0)), (2, (0, 0, 1, 1))):
+                padded, side = F.pad(change, border, mode="replicate"), change.shape[dim]
+                before, middle, after = (padded.narrow(dim, shift, side) for shift in range(3))
+                change = (before + after) / 4 + middle / 2
         return FusionOutput(
             self._add_residual(change, infrared, visible),
             {
