@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_BYTES = 4 * 2**20  # of the widest features of a strip
+_BYTES = 2 * 2**20  # of the widest features of a strip
 _FEWEST = 16  # rows of a strip: each computes two of its neighbours' again
 
 
