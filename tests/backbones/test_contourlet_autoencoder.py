@@ -119,9 +119,7 @@ def test_the_bands_share_one_encoder_and_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize("residual", ["average", "energy"])
-def test_without_gradient_it_fuses_the_same_in_strips(
-    residual: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_gradient_it_fuses_the_same_in_strips(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
     network = small(smooth=True, residual=residual).eval()
     infrared, visible = images(2, 1, 70, 40), images(2, 1, 70, 41)[..., :40]
     whole = network(infrared, visible)

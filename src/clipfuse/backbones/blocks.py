@@ -39,9 +39,9 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def of_strip(self, pixels: Tensor) -> Tensor:
-        """Return the same of (P, dim) pixels, without gradient: two to three times as fast for few channels."""
+        """Return the same of (P, dim) pixels, without gradient; in half the time where channels are few."""
         dim = pixels.shape[1]
-        if dim > _FEW or pixels.dtype == torch.bfloat16:
+        if dim > _FEW or pixels.element_size() < 4:
             return super().forward(pixels)
         mean = pixels.new_full((dim, 1), 1 / dim)
         centred = pixels - pixels @ mean
@@ -164,8 +164,8 @@ class RestormerBlock(nn.Module):
     """Channel attention, then gated feed-forward, each normalised before and added to its input.
 
     Without gradient, on a CPU, large images are computed in strips of rows, with the same values but for
-    rounding: one pass for the attention's sums over all pixels, another one for the rest. That is 2.5 times as
-    fast, because the wide features between two steps stay in the cache and never take new memory.
+    rounding: one pass for the attention's sums over all pixels, another one for the rest. The wide features
+    between two steps then stay in the cache, and take no new memory, which the kernel would fill with zeros.
 
     Args:
         dim: channels.
