@@ -1,13 +1,13 @@
 """What makes fusing fast? One pair with the bundled network, each variant in fresh processes, in turns.
 
-CPU seconds and wall seconds of a pair are the least of all rounds, memory is the largest of the process, imports
-included. Differences are those of the fused image, in levels of 255, from the first variant measured.
+CPU seconds and wall seconds of a pair are the least of all rounds, memory is the largest of the process,
+imports included. Differences are those of the fused image, in levels of 255, from the first variant measured.
 
     OMP_NUM_THREADS=2 python experiments/benchmarks/fuse_variants.py [--size 640x480] [--rounds 3] \
         [--before SOURCE] [--infrared I --visible V] [--onnx FILE]
 
-`before` is an earlier version, whose `src` is SOURCE (`git archive COMMIT src | tar -x -C DIR`). Set GOMP_SPINCOUNT=0
-where other processes run, or waiting threads count as CPU time.
+`before` is an earlier version, whose `src` is SOURCE (`git archive COMMIT src | tar -x -C DIR`). Set
+GOMP_SPINCOUNT=0 where other processes run, or waiting threads count as CPU time.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def by_library_attention() -> None:
     from clipfuse.backbones.blocks import ChannelAttention
 
     def forward(self: ChannelAttention, features: Tensor) -> Tensor:
-        samples, dim, height, width = features.shape
+        dim = features.shape[1]
         parts = self.spread(self.expand(features)).flatten(2).chunk(3, dim=1)
         query, key, value = (part.unflatten(1, (self.heads, dim // self.heads)) for part in parts)
         query, key = F.normalize(query, dim=-1) * self.temperature, F.normalize(key, dim=-1)
