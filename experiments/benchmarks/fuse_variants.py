@@ -73,7 +73,7 @@ SETTINGS: dict[str, Callable[[], None]] = {
     "strips": lambda: None,
     "strips, inference_mode": lambda: None,
     "strips, memory kept": keep_memory,  # the default of `clipfuse fuse`
-    "the same in bfloat16": keep_memory,
+    "whole, autocast to bfloat16": in_one_piece,
 }
 
 
@@ -86,9 +86,13 @@ def network_of(variant: str, onnx: str | None) -> Callable[..., Tensor]:
         return read_onnx(Path(onnx))
     SETTINGS.get(variant, lambda: None)()
     network: nn.Module = load_backbone(BUNDLED)
-    kind = torch.bfloat16 if "bfloat16" in variant else torch.float32
-    network = network.to(kind)
-    return lambda *planes: network(*(plane.to(kind) for plane in planes)).fused.float()
+
+    def fuse(*planes: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in variant):
+            fused: Tensor = network(*planes).fused
+        return fused.float()
+
+    return fuse
 
 
 def measure(variant: str, planes: str, onnx: str | None, repeats: int) -> dict[str, float]:
