@@ -89,6 +89,27 @@ def test_feed_forward_gates() -> None:
     torch.testing.assert_close(layer(features), expected)
 
 
+@pytest.mark.parametrize(("dim", "expansion", "dense"), [(4, 2, False), (4, 1, True), (36, 1, False)])
+def test_without_gradient_strips_give_what_the_whole_gives(
+    dim: int, expansion: int, dense: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    block = RestormerBlock(dim, 2, expansion, dense).double()
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    features = noise(2, dim, 23, 9)
+    whole = block(features)
+    assert whole.requires_grad
+    monkeypatch.setattr("clipfuse.ops.strips._BYTES", 1)
+    with torch.no_grad():
+        parts = block(features)
+        black = block(torch.zeros_like(features))
+    # float64: sums over pixels in another order.
+    torch.testing.assert_close(parts, whole, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(black, block(torch.zeros_like(features)), rtol=1e-11, atol=1e-11)
+
+
 def test_a_block_adds_to_its_input() -> None:
     block = RestormerBlock(8, 2).double()
     with torch.no_grad():

@@ -68,6 +68,31 @@ def test_smooth_output_holds_no_pattern_of_every_other_pixel(smooth: bool) -> No
     assert bool(inside.std() < 1e-6) is smooth
 
 
+def test_smoothing_weighs_neighbours_1_2_1_along_both_axes() -> None:
+    network = ContourletAutoencoder(8, 2, 1, 1, 4, 1, smooth=True)
+    network.refine, network.render = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    network.reduce = nn.Identity()  # type: ignore[assignment]
+    spike = torch.zeros(1, 1, 32, 32)
+    spike[..., 0, 7] = 1
+    network.decoder = nn.ModuleList([_Constant(spike)])
+    flat = torch.full((1, 1, 32, 32), 0.5)
+    change = torch.logit(network(flat, flat).fused)
+    line = torch.tensor([1.0, 2.0, 1.0]) / 4
+    # The border is repeated, so that the first row keeps three quarters.
+    expected = torch.outer(torch.tensor([3.0, 1.0]) / 4, line)
+    torch.testing.assert_close(change[0, 0, :2, 6:9], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(change.sum(), expected.sum(), rtol=0, atol=1e-4)
+
+
+class _Constant(nn.Module):
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, _: Tensor) -> Tensor:
+        return self.value
+
+
 def test_samples_do_not_touch_each_other() -> None:
     network, infrared, visible = small(), images(3, 1, 32, 64), images(3, 1, 32, 65)[..., :64]
     together = network(infrared, visible)
@@ -91,6 +116,20 @@ def test_the_bands_share_one_encoder_and_are_kept_apart() -> None:
     with torch.no_grad():
         network.base_sum.weight[0].normal_()  # type: ignore[index]
     assert not torch.allclose(network(infrared, visible).fused, network(visible, infrared).fused, atol=1e-2)
+
+
+@pytest.mark.parametrize("residual", ["average", "energy"])
+def test_without_gradient_it_fuses_the_same_in_strips(residual: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small(smooth=True, residual=residual).eval()
+    infrared, visible = images(2, 1, 70, 40), images(2, 1, 70, 41)[..., :40]
+    whole = network(infrared, visible)
+    monkeypatch.setattr("clipfuse.ops.strips._BYTES", 1)
+    with torch.no_grad():
+        parts = network(infrared, visible)
+    # float32: sums over pixels in another order, through four blocks.
+    torch.testing.assert_close(parts.fused, whole.fused, rtol=0, atol=1e-5)
+    for name in FEATURES:
+        torch.testing.assert_close(parts.features[name], whole.features[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("faithful", [False, True])

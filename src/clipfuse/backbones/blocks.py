@@ -10,6 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipfuse.ops.strips import strip_rows, strips
+
+_FEW = 32  # channels up to which PyTorch's layer norm, made for long rows, is slower than its parts
+
+
+def as_pixels(image: Tensor) -> Tensor:
+    """Return (1, C, H, W) as (HW, C); a view of whole rows in `torch.channels_last`."""
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
+
+
+def as_image(pixels: Tensor, width: int) -> Tensor:
+    """Undo `as_pixels`."""
+    return pixels.view(1, -1, width, pixels.shape[1]).permute(0, 3, 1, 2)
+
 
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each pixel, with scale and shift.
@@ -23,6 +37,16 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, dim, H, W) of mean 0 and variance 1 over channels, scaled and shifted."""
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def of_strip(self, pixels: Tensor) -> Tensor:
+        """Return the same of (P, dim) pixels, without gradient; in half the time where channels are few."""
+        dim = pixels.shape[1]
+        if dim > _FEW or pixels.element_size() < 4:
+            return super().forward(pixels)
+        mean = pixels.new_full((dim, 1), 1 / dim)
+        centred = pixels - pixels @ mean
+        scale = (centred.square() @ mean).add_(self.eps).rsqrt_()
+        return torch.addcmul(self.bias, centred.mul_(scale), self.weight)
 
 
 class ChannelAttention(nn.Module):
@@ -62,21 +86,48 @@ class ChannelAttention(nn.Module):
         samples, dim, height, width = features.shape
         pixels = self.spread(self.expand(features)).permute(0, 2, 3, 1).reshape(samples, height * width, -1)
         query, key, value = pixels.split(dim, dim=-1)
-        mixed = value @ self._mixing(query, key).transpose(1, 2)
+        lengths = [torch.linalg.vector_norm(part, dim=1) for part in (query, key)]
+        mixed = value @ self._mixing(query.transpose(1, 2) @ key, *lengths)
         return mixed.view(samples, height, width, dim).permute(0, 3, 1, 2)
 
-    def _mixing(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return the matrix from value to output, (N, dim, dim); query and key are (N, HW, dim)."""
-        samples, _, dim = query.shape
+    def in_strips(self, features: Tensor, norm: ChannelNorm, rows: int) -> tuple[Tensor, Tensor]:
+        """Return the value of a normalised sample, (HW, dim), and the matrix (dim, dim) that mixes it.
+
+        Args:
+            features: (1, dim, H, W) in `torch.channels_last`.
+            norm: is applied to them first.
+            rows: of each strip.
+        """
+        dim, height, width = features.shape[1:]
+        value = features.new_empty(height * width, dim)
+        gram, squares = features.new_zeros(dim, dim), features.new_zeros(2 * dim)
+        for own, reach, inner in strips(height, rows):
+            normal = as_image(norm.of_strip(as_pixels(features[:, :, reach])), width)
+            pixels = as_pixels(self.spread(self.expand(normal))[:, :, inner])
+            asked = pixels[:, : 2 * dim]
+            gram += asked[:, :dim].T @ asked[:, dim:]
+            squares += asked.square().sum(0)
+            value[own.start * width : own.stop * width] = pixels[:, 2 * dim :]
+        query, key = squares.sqrt()[None].chunk(2, dim=1)
+        return value, self._mixing(gram[None], query, key)[0]
+
+    def _mixing(self, gram: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Return the matrix that makes output of value, (N, dim, dim).
+
+        Args:
+            gram: products of the channels of query and key, summed over pixels, (N, dim, dim).
+            query: lengths of its channels, (N, dim).
+            key: the same.
+        """
+        samples, dim = query.shape
         size = dim // self.heads
-        gram = (query.transpose(1, 2) @ key).view(samples, self.heads, size, self.heads, size)
+        gram = gram.view(samples, self.heads, size, self.heads, size)
         own = gram.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-        lengths = (torch.linalg.vector_norm(part, dim=1).clamp_min(1e-6) for part in (query, key))
-        rows, columns = (length.view(samples, self.heads, size) for length in lengths)
+        rows, columns = (part.clamp_min(1e-6).view(samples, self.heads, size) for part in (query, key))
         cosine = own / (rows.unsqueeze(-1) * columns.unsqueeze(-2))
         attention = (cosine * self.temperature).softmax(dim=-1)
         project = self.project.weight.view(dim, self.heads, size).transpose(0, 1)
-        return (project @ attention).transpose(1, 2).reshape(samples, dim, dim)
+        return (project @ attention).transpose(1, 2).reshape(samples, dim, dim).transpose(1, 2)
 
 
 class GatedFeedForward(nn.Module):
@@ -99,12 +150,22 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, dim, H, W)."""
-        gate, content = self.spread(self.expand(features)).chunk(2, dim=1)
+        return self.gated(self.spread(self.expand(features)))
+
+    def gated(self, inside: Tensor) -> Tensor:
+        """Return the result from both halves, (N, 2 * expansion * dim, H, W)."""
+        gate, content = inside.chunk(2, dim=1)
+        if gate.shape[1] % _FEW:  # rows of fewer channels that do not lie together are computed one by one
+            gate = gate.clone()
         return self.project(F.gelu(gate) * content)
 
 
 class RestormerBlock(nn.Module):
     """Channel attention, then gated feed-forward, each normalised before and added to its input.
+
+    Without gradient, on a CPU, large images are computed in strips of rows, with the same values but for
+    rounding: one pass for the attention's sums over all pixels, another one for the rest. The wide features
+    between two steps then stay in the cache, and take no new memory, which the kernel would fill with zeros.
 
     Args:
         dim: channels.
@@ -122,8 +183,24 @@ class RestormerBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, dim, H, W)."""
+        if rows := strip_rows(features, self.feed_forward.expand.out_channels):
+            return self._in_strips(features.contiguous(memory_format=torch.channels_last), rows)
         features = features + self.attention(self.attention_norm(features))
         return features + self.feed_forward(self.feed_forward_norm(features))
+
+    def _in_strips(self, features: Tensor, rows: int) -> Tensor:
+        result = torch.empty_like(features)
+        width = features.shape[3]
+        for sample, made in zip(features.split(1), result.split(1), strict=True):
+            value, mixing = self.attention.in_strips(sample, self.attention_norm, rows)
+            for own, reach, inner in strips(features.shape[2], rows):
+                start = as_pixels(sample[:, :, reach])
+                attended = start.addmm(value[reach.start * width : reach.stop * width], mixing)
+                image = as_image(attended, width)
+                inside = self.feed_forward.expand(as_image(self.feed_forward_norm.of_strip(attended), width))
+                added = self.feed_forward.gated(self.feed_forward.spread(inside)[:, :, inner])
+                torch.add(image[:, :, inner], added, out=made[:, :, own])
+        return result
 
 
 class InvertibleNode(nn.Module):

@@ -13,6 +13,7 @@ from clipfuse.backbones.blocks import InvertibleNode, RestormerBlock
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.ops.black import keep_black
 from clipfuse.ops.pyramid import energy_fusion, pyramid_fusion
+from clipfuse.ops.strips import may_split
 from clipfuse.types import FusionOutput
 
 LEVELS = (0, 3, 3, 3)
@@ -154,8 +155,8 @@ class ContourletAutoencoder(FusionBackbone):
         The features `base_infrared`, `base_visible`, `detail_infrared`, `detail_visible`, `base_fused`
         and `detail_fused` are (N, dim, H / stride, W / stride).
         """
-        if self.faithful:
-            # One source at a time: the published batch norm was trained so.
+        if self.faithful or may_split(infrared):
+            # One source at a time: the published batch norm was trained so, and it takes less memory.
             (base_i, detail_i), (base_v, detail_v) = self.encode(infrared), self.encode(visible)
         else:
             base, detail = self.encode(torch.cat([infrared, visible]))
@@ -168,7 +169,10 @@ class ContourletAutoencoder(FusionBackbone):
             features = self._run(block, features)
         change = F.pixel_shuffle(self.render(self.refine(features)), self.stride)
         if self.smooth:
-            change = F.avg_pool2d(F.avg_pool2d(F.pad(change, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+            for dim, border in ((3, (1, 1, 0, 0)), (2, (0, 0, 1, 1))):
+                padded, side = F.pad(change, border, mode="replicate"), change.shape[dim]
+                before, middle, after = (padded.narrow(dim, shift, side) for shift in range(3))
+                change = (before + after) / 4 + middle / 2
         return FusionOutput(
             self._add_residual(change, infrared, visible),
             {

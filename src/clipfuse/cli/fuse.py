@@ -1,9 +1,11 @@
 """`clipfuse fuse [--checkpoint C] --infrared D --visible D --out D`: fuse folders or single files."""
 
 import argparse
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from clipfuse.cli.own import look_in
@@ -14,6 +16,8 @@ PAIRS_HELP = (
     "where names alone do not show the pairs: '{id}_ir.png | {id}_vis.png', or a .csv of infrared,visible; "
     "relative to --infrared and --visible"
 )
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_KEPT = 2**30  # bytes
 # Options that change no fused image.
 _NO_MATTER = ("checkpoint", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust")
 
@@ -54,6 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     if options.trust:
         look_in(os.getcwd(), options.trust)
+    keep_freed_memory()
     network = load_network(network_file, options.trust)
     warn_of_training(list(pairs.values()), ranges, network_file)
     if options.onnx is None:
@@ -87,6 +92,18 @@ def main(arguments: Sequence[str]) -> None:
         f"{len(pairs)} fused {'image' if len(pairs) == 1 else 'images'} in {out}"
         + (f", {earlier} of them from the run that was stopped" if earlier else "")
     )
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for the next pair, where the C library is GNU's.
+
+    By default it is given back and taken anew many times per pair, and the kernel fills it with zeros each
+    time.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        library = ctypes.CDLL(None)
+        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            library.mallopt(parameter, _KEPT)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
