@@ -119,9 +119,13 @@ def _sum(xp: Any, planes: Sequence[Any]) -> Any:
         planes: float64.
     """
     fused, *sources = (_patches(xp, plane) for plane in planes)
-    choices = xp.flip(fused.bounds, (0,)) * 2 + 1, (ONE - fused.bounds) * 2 + 1
-    turn = choices[0] ^ choices[1]
-    return sum(_agreement(xp, source, fused, choices[0], turn).sum() for source in sources) / 2
+    # The same order of two images, whichever is the fused one: copies of either band are a tie, to the bit.
+    level = planes[0].sum()
+    pairs = [
+        (fused, source) if level < plane.sum() else (source, fused)
+        for plane, source in zip(planes[1:], sources, strict=True)
+    ]
+    return sum(_agreement(xp, *pair).sum() for pair in pairs) / 2
 
 
 def _patches(xp: Any, plane: Any) -> _Patches:
@@ -155,8 +159,8 @@ def _patches(xp: Any, plane: Any) -> _Patches:
     return _Patches(values, scale, flat, entropy, contrast * ~flat, mean, variance, bounds)
 
 
-def _agreement(xp: Any, x: _Patches, y: _Patches, falling: Any, turn: Any) -> Any:
-    """Return the scores of the windows of a source and a fused image, (M,).
+def _agreement(xp: Any, x: _Patches, y: _Patches) -> Any:
+    """Return the scores of the windows of a source and the fused image, (M,), whichever is x.
 
     The joint distribution is m B + (1 - m) p q, where B, the upper bound, is not 0 in 2 K - 1 cells alone:
     in the (i, k - i) whose parts [x_i, x_i+1] and [y_j, y_j+1] of the range of shares overlap, one for each
@@ -165,15 +169,16 @@ def _agreement(xp: Any, x: _Patches, y: _Patches, falling: Any, turn: Any) -> An
 
     Args:
         xp: numpy or torch.
-        x: the source.
-        y: the fused image.
-        falling: y's bounds from the last to the first, marked as odd.
-        turn: their bits that differ from those of the reversed positions.
+        x: one of them.
+        y: the other one.
     """
     overlap = xp.einsum("km,km->m", x.features, y.features) * (x.scale * y.scale)
     covariance = overlap - 1 / (LAST + 1)
     inverted = covariance < 0
-    falling = (turn & -xp.asarray(inverted, dtype=xp.int32)) ^ falling
+    falling = xp.flip(y.bounds, (0,)) * 2 + 1  # bounds of y are odd, those of x even
+    turn = falling ^ ((ONE - y.bounds) * 2 + 1)
+    turn &= -xp.asarray(inverted, dtype=xp.int32)
+    falling ^= turn
     cuts = _merged(xp, x.bounds * 2, falling)
     independent = _products(xp, cuts[1:-1])
     cuts >>= 1
@@ -200,7 +205,8 @@ def _agreement(xp: Any, x: _Patches, y: _Patches, falling: Any, turn: Any) -> An
     entropies = x.entropy + y.entropy
     spread = (x.variance + y.variance) > 0
     score = xp.clip(2 * information / (entropies + ~spread), 0, 1)
-    return xp.where(x.flat & y.flat, 1, xp.where(spread, score, overlap))
+    alike = (covariance == x.contrast) & (covariance == y.contrast)
+    return xp.where(alike | (x.flat & y.flat), 1, xp.where(spread, score, overlap))
 
 
 def _merged(xp: Any, rising: Any, falling: Any) -> Any:
