@@ -56,6 +56,28 @@ def test_names_that_mark_the_band(clipfuse: Run, root: Path) -> None:
     assert score(clipfuse, root, "--pairs", "IR{id} | VIS{id}")[2] == rows
 
 
+def test_scores_do_not_depend_on_the_number_of_processes(
+    clipfuse: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "contrast_of_mine.py").write_text(
+        "from clipfuse.metrics import metric\n\n\n"
+        "@metric('mine', higher_is_better=True, bounds=(0, 255))\n"
+        "def contrast(fused, infrared, visible):\n    return fused.amax((1, 2, 3))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("--own", "contrast_of_mine.contrast", "--metrics", "full", "--workers")
+    code, _, rows, errors = score(clipfuse, root, *words, "1")
+    assert code == 0, errors
+    code, _, others, errors = score(clipfuse, root, *words, "2")
+    assert code == 0, errors
+    assert others == rows
+    assert float(rows[0]["mine"]) > 0
+    assert "3/3" in errors
+    code, _, _, errors = score(clipfuse, root, "--workers", "0")
+    assert code == 2
+    assert errors == "clipfuse: error: --workers is 0; expected a number of processes, 1 or more\n"
+
+
 def test_classes_are_the_masks_they_make(clipfuse: Run, root: Path) -> None:
     words = ["--masks", f"{root}/labels", "--mask-classes"]
     code, _, rows, errors = score(clipfuse, root, *words, "1,2")

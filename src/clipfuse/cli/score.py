@@ -1,25 +1,21 @@
 """`clipfuse score --fused D --infrared D --visible D`: score the fused images of any method."""
 
 import argparse
-import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from clipfuse.cli.fuse import PAIRS_HELP
-from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
-    from clipfuse.cli.scored import Files
+    from clipfuse.cli.scored import Metrics, Scores
     from clipfuse.metrics.protocols import Protocol
     from clipfuse.metrics.scoring import Scorer
-
-Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,13 +36,14 @@ def main(arguments: Sequence[str]) -> None:
 
     # Imported late: --help must not wait for torch.
     from clipfuse.cli.explain import explanation
-    from clipfuse.cli.scored import find_files, read_files
+    from clipfuse.cli.scored import Job, Metrics, find_files, score_images
     from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output, write_json
     from clipfuse.images import check_ranges
 
-    chosen = options.protocol or "strict", options.metrics, options.own
-    metrics = _metrics(*chosen, bool(options.masks), options.lpips_weights)
+    names = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
+    wanted = Metrics(options.protocol or "strict", names, tuple(options.own), options.lpips_weights)
+    metrics = _checked(wanted, bool(options.masks)).scorer()
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
     folders = Path(options.infrared), Path(options.visible)
@@ -54,16 +51,21 @@ def main(arguments: Sequence[str]) -> None:
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
-    read = partial(read_files, words=[*sources, *fused], classes=classes, ranges=ranges)
+    job = Job((*sources, *fused), classes, ranges, (wanted,), options.trivial)
     if options.explain:
-        score = partial(_score, files, list(fused), read, with_trivial=False)
+
+        def score(scorers: Sequence["Scorer"]) -> list["Scores"]:
+            each = tuple(Metrics(one.protocol.name, tuple(one.names)) for one in scorers)
+            explained = replace(job, metrics=each, with_trivial=False)
+            return score_images(files, explained, options.workers)
+
         lines = list(explanation(Path(options.explain), list(fused), list(files), score))
         _print_found(found, left_out)
         print(*lines, sep="\n")
         return
     for path in outputs:
         check_output(path, options.overwrite)
-    (methods,) = _score(files, list(fused), read, [metrics], options.trivial)
+    (methods,) = score_images(files, job, options.workers)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
@@ -136,6 +138,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="processes, each of one thread, that score images at a time (default: one per core, one for few "
+        "images); the scores do not depend on it",
+    )
     options = parser.parse_args(arguments)
     others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
     if options.explain and (others or options.lpips_weights):
@@ -165,61 +174,27 @@ def _folders(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def _metrics(
-    protocol: str, chosen: str, own: Sequence[str], has_masks: bool, lpips_weights: str | None
-) -> "Scorer":
-    from clipfuse.metrics import DEFINITIONS, Scorer
-    from clipfuse.metrics.protocols import protocol_named
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--workers is {text}; expected a number of processes, 1 or more")
+    return int(text)
 
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
-    if own:
-        look_in(os.getcwd(), own)
+
+def _checked(metrics: "Metrics", has_masks: bool) -> "Metrics":
+    from clipfuse.metrics import DEFINITIONS
+
     try:
-        extended = protocol_named(protocol)
-        if lpips_weights:
-            extended = extended.with_lpips(lpips_weights)
-        extended = extended.with_own(own)
-        metrics = Scorer(extended, [*names, *extended.own])
+        metrics.scorer()
     except ValueError as error:
         raise UserError(f"--protocol, --metrics, --own or --lpips-weights: {error}") from None
-    for name in names:
+    for name in metrics.names:
         if name in DEFINITIONS and DEFINITIONS[name].needs_mask and not has_masks:
             raise UserError(f"--metrics {name} needs target masks; add --masks, or leave it out")
     return metrics
 
 
-def _score(
-    files: Mapping[str, tuple[Path, ...]],
-    fused: Sequence[str],
-    read: Callable[[Sequence[Path]], "Files"],
-    scorers: Sequence["Scorer"],
-    with_trivial: bool,
-) -> list[Scores]:
-    """Return the scores by each scorer."""
-    from tqdm import tqdm
-
-    from clipfuse.metrics import trivial_fusions
-
-    scores: list[Scores] = [{} for _ in scorers]
-    for name, paths in tqdm(files.items(), desc="scoring", unit="image"):
-        colors, planes, mask = read(paths)
-        for scorer, methods in zip(scorers, scores, strict=True):
-            images = colors if scorer.protocol.channels else planes
-            infrared, visible = images["infrared"], images["visible"]
-            candidates = {label: images[label] for label in fused}
-            if with_trivial:
-                candidates |= trivial_fusions(infrared, visible)
-            try:
-                rows = scorer.score_all(candidates, infrared, visible, mask)
-            except ValueError as error:
-                raise UserError(f"{name}: {error}; leave the image or the metric out") from None
-            for method, row in rows.items():
-                methods.setdefault(method, {})[name] = row
-    return scores
-
-
 def _write_csv(
-    path: Path, methods: Scores, names: Sequence[str], protocol: "Protocol", overwrite: bool
+    path: Path, methods: "Scores", names: Sequence[str], protocol: "Protocol", overwrite: bool
 ) -> None:
     from clipfuse.files import csv_text, write_atomically
 

@@ -1,15 +1,26 @@
-"""The files that `clipfuse score` reads for each image, found and checked before the first score."""
+"""What `clipfuse score` reads for each image, found and checked before the first score, and the scores."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from tqdm import tqdm
+
+from clipfuse.cli.own import look_in
 from clipfuse.data.listed import given_pairs
 from clipfuse.data.masks import check_masks, files_of_pairs, find_masks, read_target_mask
 from clipfuse.data.matching import ImageFile
 from clipfuse.decoding.ranges import Ranges
+from clipfuse.downstream.processes import packed, workers
 from clipfuse.errors import UserError
 from clipfuse.images import check_sizes, image_files, read_image
+from clipfuse.metrics import Scorer, trivial_fusions
+from clipfuse.metrics.protocols import protocol_named
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 
@@ -17,6 +28,132 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Files = tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]
+
+Scores = dict[str, dict[str, dict[str, float]]]  # method -> image -> metric -> score
+FEW = 8  # images for which a further process is not worth its start, which takes as long as some of them
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics under a protocol, as words: another process makes its own of them.
+
+    Attributes:
+        protocol: its name.
+        names: of metrics and sets.
+        own: paths of the user's metrics.
+        lpips_weights: the file of LPIPS.
+    """
+
+    protocol: str
+    names: tuple[str, ...]
+    own: tuple[str, ...] = ()
+    lpips_weights: str | None = None
+
+    def scorer(self) -> Scorer:
+        """Return what computes them, made once; metrics of the user's are looked for in the current folder.
+
+        Raises:
+            ValueError: as `Scorer`.
+        """
+        return _scorer(self, os.getcwd())
+
+
+@lru_cache(maxsize=16)
+def _scorer(metrics: Metrics, folder: str) -> Scorer:
+    if metrics.own:
+        look_in(folder, metrics.own)
+    protocol = protocol_named(metrics.protocol)
+    if metrics.lpips_weights:
+        protocol = protocol.with_lpips(metrics.lpips_weights)
+    protocol = protocol.with_own(metrics.own)
+    return Scorer(protocol, [*metrics.names, *protocol.own])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with the files of each image.
+
+    Attributes:
+        words: what they are, as for `read_files`.
+        classes: of the masks that are targets.
+        ranges: of the sources.
+        metrics: each of them scores all methods.
+        with_trivial: score the trivial fusions, too.
+    """
+
+    words: tuple[str, ...]
+    classes: Sequence[int] | None
+    ranges: Ranges
+    metrics: tuple[Metrics, ...]
+    with_trivial: bool
+
+    def scores(self, name: str, paths: Sequence[Path]) -> list[dict[str, dict[str, float]]]:
+        """Return by each scorer {method: {metric: score}} of one image.
+
+        Raises:
+            UserError: a file cannot be read, or a metric cannot take the image.
+        """
+        colors, planes, mask = read_files(paths, self.words, self.classes, self.ranges)
+        methods = [word for word in self.words if word not in ("infrared", "visible", "masks")]
+        found = []
+        for metrics in self.metrics:
+            scorer = metrics.scorer()
+            images = colors if scorer.protocol.channels else planes
+            infrared, visible = images["infrared"], images["visible"]
+            candidates = {label: images[label] for label in methods}
+            if self.with_trivial:
+                candidates |= trivial_fusions(infrared, visible)
+            try:
+                found.append(scorer.score_all(candidates, infrared, visible, mask))
+            except ValueError as error:
+                raise UserError(f"{name}: {error}; leave the image or the metric out") from None
+        return found
+
+
+def score_images(files: Mapping[str, tuple[Path, ...]], job: Job, processes: int | None) -> list[Scores]:
+    """Return the scores by each scorer, as many images at a time as there are processes.
+
+    Each process computes with one thread: sums over an image do not depend on how many there are.
+
+    Args:
+        files: of each image.
+        job: what is done with them.
+        processes: how many; None: one per core, and fewer for few images.
+
+    Raises:
+        UserError: as `Job.scores`, for the first such image; or a process was killed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(processes, len(files)) if processes else max(1, min(cores, len(files) // FEW))
+    scores: list[Scores] = [{} for _ in job.metrics]
+    lost = "a process that scored images was killed, perhaps for want of memory; lower --workers"
+    with workers(processes, lost) as call, _one_thread():
+        if call is None:
+            found = (job.scores(name, paths) for name, paths in files.items())
+        else:
+            handed = packed((job,))
+            jobs = [call.submit(_scored, handed, name, paths) for name, paths in files.items()]
+            found = (call.result(each) for each in jobs)
+        for name, rows in tqdm(zip(files, found, strict=True), "scoring", len(files), unit="image"):
+            for methods, row in zip(scores, rows, strict=True):
+                for method, values in row.items():
+                    methods.setdefault(method, {})[name] = values
+    return scores
+
+
+def _scored(job: Job, name: str, paths: Sequence[Path]) -> list[dict[str, dict[str, float]]]:
+    with _one_thread():
+        return job.scores(name, paths)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def find_files(

@@ -17,11 +17,22 @@ from torch import Tensor
 
 from clipfuse.errors import UserError
 
+LOST = (
+    "a process that trained a task network was killed, perhaps for want of memory; lower parallel, and "
+    "repeat the command: what is finished is kept"
+)
+
 
 class Workers:
-    """Processes of one thread each, which end with this one."""
+    """Processes of one thread each, which end with this one.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: how many.
+        lost: what the error is where one of them was killed.
+    """
+
+    def __init__(self, count: int, lost: str = LOST) -> None:
+        self._lost = lost
         # Spawned, as a fork of a process whose libraries have threads may wait for ever.
         self._pool = ProcessPoolExecutor(count, get_context("spawn"), _follow_parent)
 
@@ -38,10 +49,7 @@ class Workers:
         try:
             return pickle.loads(job.result())
         except BrokenProcessPool:
-            raise UserError(
-                "a process that trained a task network was killed, perhaps for want of memory; lower "
-                "parallel, and repeat the command: what is finished is kept"
-            ) from None
+            raise UserError(self._lost) from None
 
     def stop(self) -> None:
         """End all processes at once."""
@@ -55,12 +63,12 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Workers | None]:
-    """Give so many processes; None for one, which is this one."""
+def workers(count: int, lost: str = LOST) -> Iterator[Workers | None]:
+    """Give so many processes; None for one, which is this one. See `Workers`."""
     if count == 1:
         yield None
         return
-    made = Workers(count)
+    made = Workers(count, lost)
     try:
         yield made
     except BaseException:

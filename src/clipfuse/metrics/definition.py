@@ -246,7 +246,8 @@ def eight_bit(name: str, image: Tensor, data_range: float, expected: str) -> Ten
     if image.is_complex() or image.dtype == torch.bool or (data_range == 1 and not floating):
         raise ValueError(f"{name} has type {image.dtype}; expected floating-point values in {expected}")
     if image.numel():
-        low, high = (float(value) for value in (image if floating else image.double()).aminmax())
+        extremes = (image if floating else image.double()).aminmax()
+        low, high = torch.stack(tuple(extremes)).tolist()  # a graphics card is waited for once
         if isnan(low):
             raise ValueError(f"{name} holds NaN; expected numbers in {expected}")
         if low < -ROUNDING * data_range or high > (1 + ROUNDING) * data_range:
