@@ -75,9 +75,11 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
 
 
 def _check(config: "DictConfig") -> None:
+    from omegaconf import OmegaConf
+
     from clipfuse.cli.config import check_config
 
-    if config.get("out", "") is None or "out" not in config or config._get_node("out")._is_missing():
+    if OmegaConf.is_missing(config, "out"):
         raise UserError("--out must be given: the file to write, such as student.safetensors")
     check_config(config, DistillSettings, ("data", "backbone"))
 

@@ -74,7 +74,8 @@ def distil(
     gradient is limited to 1. The lessons are shuffled anew for each pass, by the seed and the pass alone.
 
     Args:
-        student: a network of (infrared, visible), or of the chroma too, that returns a `FusionOutput`.
+        student: a network of (infrared, visible), or of the chroma too, that returns a `FusionOutput` or the
+            fused luma.
         lessons: one or more of one size, a pair each; on any device, in any floating point type.
         updates: number of updates, 1 or more.
         batch_size: lessons per update.
@@ -106,6 +107,8 @@ def distil(
         chosen, order = [lessons[index] for index in order[:batch_size]], order[batch_size:]
         batch = _joined(chosen, like)
         output = student(*passed_planes(student, batch.infrared, batch.visible, batch.chroma))
+        if not isinstance(output, FusionOutput):
+            output = FusionOutput(output)
         terms = distillation_terms(output, batch)
         total = torch.stack([WEIGHTS[name] * term for name, term in terms.items()]).sum()
         losses.append(float(total.detach()))
