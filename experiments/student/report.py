@@ -39,7 +39,9 @@ def score(source: PairSource, ids: Sequence[str], networks: dict[str, nn.Module]
     scorer, rows = Scorer("strict", NAMES), {}
     for name in tqdm(ids, source.name, unit="pair"):
         pair = whole(source.load(name), name)
-        fused = {word: apply_network(network, pair.infrared, pair.visible) for word, network in networks.items()}
+        fused = {
+            word: apply_network(network, pair.infrared, pair.visible) for word, network in networks.items()
+        }
         found = scorer.score_all(fused, pair.infrared, pair.visible, pair.target_mask)
         for metric, taught in found["teacher"].items():
             if taught == taught:  # defined: there are targets
@@ -56,7 +58,13 @@ def table(found: dict[str, Rows]) -> list[str]:
         for name, pairs in rows.items():
             teacher, student = (fmean(each) for each in zip(*pairs, strict=True))
             if name == "levels":
-                cells = ["mean difference of pixels, levels of 255", "", f"{student:.2f}", "", f"{max(b for _, b in pairs):.2f}"]
+                cells = [
+                    "mean difference of pixels, levels of 255",
+                    "",
+                    f"{student:.2f}",
+                    "",
+                    f"{max(b for _, b in pairs):.2f}",
+                ]
             else:
                 least = min(b / a for a, b in pairs if a > 0)
                 cells = [name, f"{teacher:.4f}", f"{student:.4f}", f"{student / teacher:.1%}", f"{least:.1%}"]

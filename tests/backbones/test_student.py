@@ -36,7 +36,9 @@ def test_any_size(network: Student, size: tuple[int, int]) -> None:
 def test_untrained_it_is_the_average() -> None:
     infrared, visible = (0.1 + 0.8 * images(2, 1, 37, width)[..., :50] for width in (50, 51))
     # float32: the details are subtracted and added again.
-    torch.testing.assert_close(Student()(infrared, visible).fused, (infrared + visible) / 2, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        Student()(infrared, visible).fused, (infrared + visible) / 2, rtol=0, atol=1e-6
+    )
 
 
 def test_the_mixture_is_the_formula_of_the_docstring(network: Student) -> None:
@@ -102,7 +104,10 @@ def test_maps_are_smooth_so_that_flat_images_stay_flat(network: Student) -> None
     """Between two flat bands no pattern of sub-pixels appears, whatever the weights are."""
     fused = network.eval()(torch.full((1, 1, 96, 96), 0.3), torch.full((1, 1, 96, 96), 0.7)).fused.detach()
     # The bend of each row and column; a checkerboard of one level of 255 would have 0.008.
-    bends = fused[..., 1:-1] - (fused[..., 2:] + fused[..., :-2]) / 2, fused.mT[..., 1:-1] - (fused.mT[..., 2:] + fused.mT[..., :-2]) / 2
+    bends = (
+        fused[..., 1:-1] - (fused[..., 2:] + fused[..., :-2]) / 2,
+        fused.mT[..., 1:-1] - (fused.mT[..., 2:] + fused.mT[..., :-2]) / 2,
+    )
     assert max(float(bend[..., 16:80, 16:80].abs().max()) for bend in bends) < 5e-4
 
 

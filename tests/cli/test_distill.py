@@ -82,17 +82,26 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, tmp_path: P
         (["--checkpoint", str(tmp_path / "gone.ckpt"), "--out", out], "no checkpoint at"),
         (["--checkpoint", str(tmp_path / "junk.ckpt"), "--out", out], "junk.ckpt cannot be read"),
         (["--checkpoint", str(tmp_path / "folder"), "--out", out], "no checkpoints/last.ckpt in this folder"),
-        (["--checkpoint", file, "--out", out, "backbone.chroma=true"], "keeps the chroma of the visible image"),
-        (["--checkpoint", color, "--out", out, "backbone=contourlet_tiny", "~backbone.chroma"], "learns the chroma"),
+        (
+            ["--checkpoint", file, "--out", out, "backbone.chroma=true"],
+            "keeps the chroma of the visible image",
+        ),
+        (
+            ["--checkpoint", color, "--out", out, "backbone=contourlet_tiny", "~backbone.chroma"],
+            "learns the chroma",
+        ),
         (["--checkpoint", file, "--out", out, "data.train=0"], "has no train pairs"),
-        (["--checkpoint", file, "--out", out, "data.size=64", "crop_size=200"], "too small for patches of 200"),
+        (
+            ["--checkpoint", file, "--out", out, "data.size=64", "crop_size=200"],
+            "too small for patches of 200",
+        ),
         (["--checkpoint", file, "--out", out, "updates=0"], "updates is 0"),
         (["--checkpoint", file, "--out", out, "device=warp9"], "device=warp9 cannot be used here"),
         (["--checkpoint", file, "--out", out, "-m"], "one student at a time"),
     ):
         own = {word.partition("=")[0] for word in words}
         tiny = [word for word in TINY if word.partition("=")[0] not in own and "backbone" not in word]
-        code, _, errors = clipfuse("distill", *words, *tiny)
+        code, _, errors = clipfuse("distill", *tiny, *words)
         assert (code, message in errors) == (2, True), (words, errors)
         assert sorted(tmp_path.iterdir()) == before
 

@@ -100,8 +100,14 @@ def test_unlike_videos_are_named_with_both_values() -> None:
     one = Clip(Path("ir.avi"), 48, 32, 25.0, 9)
     check_alike(one, Clip(Path("vi.avi"), 48, 32, 25.001, 9))
     for other, message in (
-        (Clip(Path("vi.avi"), 48, 34, 25.0, 9), "ir.avi is 48x32, vi.avi is 48x34; bring both videos to one size"),
-        (Clip(Path("vi.avi"), 48, 32, 30.0, 9), "ir.avi has 25 frames per second, vi.avi has 30 frames per sec"),
+        (
+            Clip(Path("vi.avi"), 48, 34, 25.0, 9),
+            "ir.avi is 48x32, vi.avi is 48x34; bring both videos to one size",
+        ),
+        (
+            Clip(Path("vi.avi"), 48, 32, 30.0, 9),
+            "ir.avi has 25 frames per second, vi.avi has 30 frames per sec",
+        ),
         (Clip(Path("vi.avi"), 48, 32, 25.0, 8), "ir.avi has 9 frames, vi.avi has 8 frames; cut both"),
     ):
         with pytest.raises(UserError, match=message):

@@ -25,14 +25,21 @@ def lessons(count: int = 6) -> list[Lesson]:
 
 
 def test_the_terms_are_those_of_the_docstring() -> None:
-    fused, taught, colour, other = planes(2, 1, 16, 18), planes(2, 1, 16, 19)[..., :18], *planes(2, 2, 2, 16, 18)
+    fused, taught, colour, other = (
+        planes(2, 1, 16, 18),
+        planes(2, 1, 16, 19)[..., :18],
+        *planes(2, 2, 2, 16, 18),
+    )
     output, lesson = FusionOutput(fused, chroma=colour), Lesson(fused, fused, taught, colour, other)
     terms = {name: float(term) for name, term in distillation_terms(output, lesson).items()}
     assert terms["intensity"] == pytest.approx(np.abs(fused.numpy() - taught.numpy()).mean(), abs=1e-12)
     assert terms["chroma"] == pytest.approx(np.abs(colour.numpy() - other.numpy()).mean(), abs=1e-12)
     difference = np.pad((fused - taught).numpy()[:, 0], ((0, 0), (1, 1), (1, 1)))
     total = 0.0
-    for kernel in (np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]), np.array([[-1, -2, -1], [0, 0, 0], [1, 2, 1]])):
+    for kernel in (
+        np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]),
+        np.array([[-1, -2, -1], [0, 0, 0], [1, 2, 1]]),
+    ):
         for top in range(16):
             for left in range(18):
                 total += np.abs((difference[:, top : top + 3, left : left + 3] * kernel).sum((1, 2))).sum()
@@ -61,7 +68,9 @@ def test_a_student_learns_and_again_the_same() -> None:
 
 def test_chroma_is_learned_and_a_network_may_return_a_plane() -> None:
     colour = planes(1, 2, 32, 32)
-    taught = [Lesson(each.infrared, each.visible, each.taught, colour, 0 * colour + 0.5) for each in lessons(2)]
+    taught = [
+        Lesson(each.infrared, each.visible, each.taught, colour, 0 * colour + 0.5) for each in lessons(2)
+    ]
     torch.manual_seed(0)
     student = ConvTiny(width=4, depth=0, chroma=True)
     losses = distil(student, taught, 20, 2, 1e-2)

@@ -231,7 +231,7 @@ def _lessons(
 def _judge(
     source: "PairSource", networks: "dict[str, nn.Module]", file: Path, most: int
 ) -> tuple[_Scores, int]:
-    """Return VIF, Qabf and the metrics of `balanced` of both, means over validation pairs, and their number."""
+    """Return VIF, Qabf and `balanced` of both, means over validation pairs, and the number of pairs."""
     from statistics import fmean
 
     from tqdm import tqdm
@@ -243,7 +243,9 @@ def _judge(
 
     ids = source.parts()["val"]
     chosen = ids[:: max(1, len(ids) // most)][:most] if most else ()
-    scorer = Scorer("strict", ["VIF", "Qabf", *(each for names in BALANCED.members.values() for each in names)])
+    scorer = Scorer(
+        "strict", ["VIF", "Qabf", *(each for names in BALANCED.members.values() for each in names)]
+    )
     rows: dict[str, list[tuple[float, float]]] = {}
     for name in tqdm(chosen, "judging", unit="pair", disable=not sys.stderr.isatty()):
         pair = whole(source.load(name), name)
@@ -262,7 +264,7 @@ def _judge(
 
 
 def score_lines(scores: _Scores) -> list[str]:
-    """Return a table in Markdown: metric, teacher, student, and the student's share of the teacher's score."""
+    """Return a table in Markdown: metric, teacher, student, and the student as a share of the teacher."""
     rows = [
         f"| {name} | {one:.4f} | {other:.4f} | {f'{100 * other / one:.1f} %' if one > 0 else ''} |"
         for name, (one, other) in scores.items()
@@ -276,9 +278,9 @@ def _card(name: str, facts: dict[str, str], table: Sequence[str], judged: int) -
     lines = [
         f"# {name}",
         "",
-        "A network that was trained to fuse infrared and visible images as another one does: `clipfuse distill`,",
-        f"ClipFuse {__version__}. Use: `clipfuse fuse --checkpoint {name}`. It can be no better than its teacher,",
-        "whose limits are its own.",
+        "A network that was trained to fuse infrared and visible images as another one does, by",
+        f"`clipfuse distill` of ClipFuse {__version__}. Use: `clipfuse fuse --checkpoint {name}`. What limits its",
+        "teacher limits it as well.",
         "",
         *(f"- {word}: {text}" for word, text in facts.items()),
     ]

@@ -122,13 +122,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
         "TIFF and WebP of any depth; the result is an 8-bit PNG with the fused luma and the hue of the "
-        "visible image, or the one that the network has learned. Or two videos, of one size, rate and length, "
-        "to one.",
+        "visible image, or the one that the network has learned. Or two videos, of one size, rate and "
+        "length, to one.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
-    network.add_argument("--network", choices=("bundled", "student"), help="instead: a network of the package")
+    network.add_argument(
+        "--network", choices=("bundled", "student"), help="instead: a network of the package"
+    )
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     parser.add_argument("--infrared", required=True, help="folder, one file, or a video")
     parser.add_argument(
@@ -141,7 +143,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
-    parser.add_argument("--codec", help="of the video: MJPG, mp4v, FFV1 (without loss), ...; by default by --out")
+    parser.add_argument(
+        "--codec", help="of the video: MJPG, mp4v, FFV1 (without loss), ...; by default by --out"
+    )
     add_range(parser)
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"

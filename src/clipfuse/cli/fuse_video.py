@@ -30,8 +30,8 @@ def takes_videos(options: argparse.Namespace) -> bool:
     if not all(videos) or given["--out"].suffix.lower() not in CODECS:
         words = ", ".join(f"{option} {path}" for option, path in given.items())
         raise UserError(
-            f"{words}: of videos name an infrared and a visible one ({' '.join(VIDEO_SUFFIXES)}), and a file to "
-            f"write ({' '.join(CODECS)})"
+            f"{words}: of videos name an infrared and a visible one ({' '.join(VIDEO_SUFFIXES)}), and a "
+            f"file to write ({' '.join(CODECS)})"
         )
     for name in ("pairs", "range"):
         if getattr(options, name):
@@ -58,7 +58,14 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
 
     from clipfuse.cli.finished import stop_on_sigterm
     from clipfuse.data.overlap import Overlap
-    from clipfuse.decoding.clips import CODECS, ClipWriter, check_alike, check_codec, look_through, read_frames
+    from clipfuse.decoding.clips import (
+        CODECS,
+        ClipWriter,
+        check_alike,
+        check_codec,
+        look_through,
+        read_frames,
+    )
     from clipfuse.files import check_output, replace_when_whole
     from clipfuse.networks.apply import apply_in_color
     from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma

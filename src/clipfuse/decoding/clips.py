@@ -18,8 +18,7 @@ CODECS = {".avi": "MJPG", ".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv"
 """What is written by default, by the suffix; FFV1 is without loss."""
 # A playlist would have FFmpeg open other files or addresses.
 _READ = (
-    "protocol_whitelist;file|"
-    "format_whitelist;avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo"
+    "protocol_whitelist;file|format_whitelist;avi,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mpeg,mpegts,mpegvideo"
 )
 _FASTEST = 1000.0  # frames per second
 _SLACK = 0.02  # by this share, or one frame, a header may promise more frames than there are
@@ -72,7 +71,9 @@ def look_through(path: Path, advance: Callable[[int], object] = lambda count: No
             frames += 1
             advance(1)
     if not isfinite(rate) or not 0 < rate <= _FASTEST:
-        raise UserError(f"{path}: states a rate of {rate:g} frames per second; expected one up to {_FASTEST:g}")
+        raise UserError(
+            f"{path}: states a rate of {rate:g} frames per second; expected one up to {_FASTEST:g}"
+        )
     if frames < promised - max(1, _SLACK * promised):
         raise UserError(
             f"{path}: is damaged or truncated: {frames} frames of the {promised:.0f} that it promises can be "
@@ -112,7 +113,11 @@ class ClipWriter:
         self.path, self._codec, self._like, self._count = path, codec, like, 0
         with _silent():
             self._writer = cv2.VideoWriter(
-                str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), like.rate, (like.width, like.height)
+                str(path),
+                cv2.CAP_FFMPEG,
+                cv2.VideoWriter.fourcc(*codec),
+                like.rate,
+                (like.width, like.height),
             )
         if not self._writer.isOpened():
             raise self._refusal("it cannot be opened")
@@ -222,7 +227,9 @@ def _opened(path: Path) -> Iterator[Any]:
             raise UserError(f"{path}: cannot be read as a video; {_EXPECTED}")
         width, height = (capture.get(key) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
-            raise UserError(f"{path}: frames of {width:.0f}x{height:.0f} pixels; expected {MAX_PIXELS} at most")
+            raise UserError(
+                f"{path}: frames of {width:.0f}x{height:.0f} pixels; expected {MAX_PIXELS} at most"
+            )
         yield capture
     finally:
         capture.release()

@@ -94,7 +94,9 @@ def distil(
     warm = max(1, updates // 20)
 
     def rate(update: int) -> float:
-        return min((update + 1) / warm, 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * update / updates))))
+        return min(
+            (update + 1) / warm, 0.5 + 0.5 * float(torch.cos(torch.tensor(torch.pi * update / updates)))
+        )
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     losses: list[float] = []
