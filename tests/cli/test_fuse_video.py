@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from clipfuse.backbones.conv_tiny import ConvTiny
+from clipfuse.cli.fuse_video import _next
 from clipfuse.decoding.clips import Clip, ClipWriter, look_through, read_frames
+from clipfuse.errors import UserError
 from clipfuse.images import read_image
 from clipfuse.networks.weights import write_safetensors
 
@@ -94,3 +96,12 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, place: Path
         line = errors.strip().splitlines()[-1]
         assert (code, message in line, line.startswith("clipfuse: error: ")) == (2, True, True), errors
         assert sorted(place.iterdir()) == before
+
+
+def test_a_video_that_shrinks_in_the_meantime() -> None:
+    frame = np.zeros((2, 2, 3), np.uint8)
+    frames = zip([frame], [frame, frame], strict=True)
+    assert _next(frames)[0].shape == (1, 2, 2)
+    for left in (frames, iter(())):
+        with pytest.raises(UserError, match="has changed while it was read"):
+            _next(left)

@@ -119,7 +119,7 @@ def _distill(config: "DictConfig") -> None:
     quiet = not sys.stderr.isatty()
     with stop_on_sigterm():
         with amount_bar("the teacher fuses", " crops", config.crops, quiet) as advance:
-            lessons = _lessons(source, teacher, file, config, advance)
+            lessons = draw_lessons(source, teacher, file, config, advance)
         with amount_bar("the student learns", " updates", config.updates, quiet) as advance:
             try:
                 losses = distil(
@@ -206,10 +206,21 @@ def _student(config: "DictConfig", teacher: "nn.Module", file: Path) -> "nn.Modu
     return student
 
 
-def _lessons(
-    source: "PairSource", teacher: "nn.Module", file: Path, config: "DictConfig", advance: Any
+def draw_lessons(
+    source: "PairSource", teacher: "nn.Module", file: Path, config: Any, advance: Any
 ) -> "list[Lesson]":
-    """Have the teacher fuse crops of the training pairs, drawn as a training draws them."""
+    """Have the teacher fuse crops of the training pairs, drawn as a training draws them.
+
+    Args:
+        source: the pairs.
+        teacher: any network.
+        file: it was read from, for messages.
+        config: `crops`, `crop_size`, `seed` and `cache_mb` of `conf/distill.yaml`.
+        advance: called with 1 after each crop.
+
+    Raises:
+        UserError: a pair is too small, or cannot be read or fused.
+    """
     from clipfuse.data.datamodule import PairCache, StreamSampler
     from clipfuse.data.transforms import paired_crop
     from clipfuse.networks.apply import apply_in_color
@@ -279,8 +290,8 @@ def _card(name: str, facts: dict[str, str], table: Sequence[str], judged: int) -
         f"# {name}",
         "",
         "A network that was trained to fuse infrared and visible images as another one does, by",
-        f"`clipfuse distill` of ClipFuse {__version__}. Use: `clipfuse fuse --checkpoint {name}`. What limits its",
-        "teacher limits it as well.",
+        f"`clipfuse distill` of ClipFuse {__version__}. Use: `clipfuse fuse --checkpoint {name}`. What",
+        "limits its teacher limits it as well.",
         "",
         *(f"- {word}: {text}" for word, text in facts.items()),
     ]

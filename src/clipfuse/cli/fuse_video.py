@@ -110,10 +110,18 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
 
 
 def _next(frames: "Iterator[tuple[np.ndarray, np.ndarray]]") -> "tuple[Tensor, Tensor]":
-    """Return the next infrared frame (1, H, W) and visible one (3, H, W), uint8."""
+    """Return the next infrared frame (1, H, W) and visible one (3, H, W), uint8.
+
+    Raises:
+        UserError: there is none, though both videos were looked through.
+    """
     import torch
 
     from clipfuse.images import gray
 
-    thermal, color = (torch.from_numpy(frame).movedim(-1, 0) for frame in next(frames))
+    try:
+        pair = next(frames)
+    except (StopIteration, ValueError):
+        raise UserError("a video has changed while it was read; run the command again") from None
+    thermal, color = (torch.from_numpy(frame).movedim(-1, 0) for frame in pair)
     return gray(thermal), color
