@@ -90,7 +90,7 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, tmp_path: P
             ["--checkpoint", color, "--out", out, "backbone=contourlet_tiny", "~backbone.chroma"],
             "learns the chroma",
         ),
-        (["--checkpoint", file, "--out", out, "data.train=0"], "has no train pairs"),
+        (["--checkpoint", file, "--out", out, "data.train=0"], "train is 0, expected a whole number"),
         (
             ["--checkpoint", file, "--out", out, "data.size=64", "crop_size=200"],
             "too small for patches of 200",
