@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from experiments.common import make_parser
@@ -33,8 +34,9 @@ SIDE, UPDATES, BATCH, RATE = 96, 1500, 4, 0.004
 def middle(lesson: Lesson) -> Lesson:
     """Return the middle of a lesson, `SIDE` pixels each way."""
     edge = (lesson.infrared.shape[-1] - SIDE) // 2
-    planes = (getattr(lesson, field.name) for field in fields(Lesson))
-    return Lesson(*(None if each is None else each[..., edge:-edge, edge:-edge] for each in planes))
+    planes: dict[str, Any] = {field.name: getattr(lesson, field.name) for field in fields(Lesson)}
+    cut = {name: each if each is None else each[..., edge:-edge, edge:-edge] for name, each in planes.items()}
+    return Lesson(**cut)
 
 
 def main() -> None:

@@ -231,9 +231,10 @@ def draw_lessons(
     device = next((each.device for each in teacher.parameters()), None)
     for ((position, index),) in StreamSampler(len(ids), 1, config.crops, 0, config.seed):
         crop = paired_crop(cache.load(ids[index]), config.crop_size, config.seed, position, ids[index])
-        planes = [plane.to(device) for plane in (crop.infrared, crop.visible, crop.chroma)]
-        fused, chroma = apply_in_color(teacher, *planes, f"a crop of {ids[index]} with {file}")
-        kept = [planes[0], planes[1], fused, *((planes[2], chroma) if learns else ())]
+        infrared, visible, seen = (each.to(device) for each in (crop.infrared, crop.visible, crop.chroma))
+        what = f"a crop of {ids[index]} with {file}"
+        fused, chroma = apply_in_color(teacher, infrared, visible, seen, what)
+        kept = [infrared, visible, fused, *((seen, chroma) if learns else ())]
         lessons.append(Lesson(*(plane.cpu().half() for plane in kept)))
         advance(1)
     return lessons

@@ -1,7 +1,8 @@
 """How one network learns to fuse as another one does."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +128,8 @@ def distil(
 
 
 def _joined(lessons: Sequence[Lesson], like: Tensor) -> Lesson:
-    planes = (
-        None if (parts := [getattr(each, name) for each in lessons])[0] is None else torch.cat(parts).to(like)
-        for name in ("infrared", "visible", "taught", "chroma", "taught_chroma")
-    )
-    return Lesson(*planes)
+    planes: dict[str, Any] = {}
+    for field in fields(Lesson):
+        parts = [getattr(each, field.name) for each in lessons]
+        planes[field.name] = None if parts[0] is None else torch.cat(parts).to(like)
+    return Lesson(**planes)
