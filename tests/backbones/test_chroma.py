@@ -11,6 +11,7 @@ from clipfuse.backbones.chroma import ChromaHead
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
+from clipfuse.backbones.student import Student
 
 
 def contourlet(stride: int, chroma: bool) -> FusionBackbone:
@@ -23,6 +24,7 @@ NETWORKS: dict[str, Callable[[bool], FusionBackbone]] = {
     "contourlet_half": lambda chroma: contourlet(2, chroma),
     "conv_tiny": lambda chroma: ConvTiny(width=4, depth=1, chroma=chroma),
     "ldfusion": lambda chroma: LDFusion(chroma=chroma),
+    "student": lambda chroma: Student(width=4, chroma=chroma),
 }
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
 from clipfuse.backbones.conv_tiny import ConvTiny
 from clipfuse.backbones.ldfusion import LDFusion
+from clipfuse.backbones.student import Student
 from clipfuse.contourlet import ContourletTransform
 from clipfuse.errors import UserError
 from clipfuse.networks.apply import apply_in_color, apply_network
@@ -44,6 +45,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "whole_contourlet": lambda: ContourletAutoencoder(**SMALL, stride=2),
     "conv_tiny": lambda: ConvTiny(width=8, depth=2),
     "ldfusion": LDFusion,
+    "student": lambda: Student(width=8),
 }
 EXPORTED = [
     pytest.param(name, marks=pytest.mark.reliability) if name.startswith("whole") else name

@@ -1,11 +1,14 @@
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 
 from clipfuse import load_network
+from clipfuse.backbones.student import Student
+from clipfuse.cli import export, fuse
 from clipfuse.errors import UserError
-from clipfuse.networks.load import BUNDLED, bundled, choose_checkpoint, load_backbone
+from clipfuse.networks.load import BUNDLED, NAMED, bundled, choose_checkpoint, load_backbone, named
 from clipfuse.networks.onnx import OnnxNetwork
 from clipfuse.types import FusionOutput
 
@@ -43,5 +46,24 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=r"gone\.onnx: cannot be read"):
         load_network(tmp_path / "gone.onnx")
     monkeypatch.setattr("clipfuse.networks.load.BUNDLED", tmp_path / "gone.safetensors")
-    with pytest.raises(UserError, match="the bundled weights are missing"):
-        bundled()
+    for missing in (bundled, lambda: named("student")):
+        with pytest.raises(UserError, match="the bundled weights are missing"):
+            missing()
+
+
+def test_the_student_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = named("student").read_bytes()
+    assert len(content) <= 150_000
+    digest = hashlib.sha256(content).hexdigest()
+    assert digest in named("student").with_name("STUDENT_CARD.md").read_text()
+    student = load_network("student")
+    assert isinstance(student, Student)
+    assert not torch.equal(student(*PLANES).fused, load_network("bundled")(*PLANES).fused)
+    pair = ["--infrared", "i", "--visible", "v"]
+    for name in NAMED:  # which the commands write out, as --help must not wait for torch
+        assert fuse._parse([*pair, "--out", "o", "--network", name]).network == name
+        assert export._parse(["--out", "o", "--network", name]).network == name
+    monkeypatch.chdir(tmp_path)
+    Path("student").write_bytes(BUNDLED.read_bytes())  # a file of this name goes first
+    with pytest.raises(UserError, match="student"):
+        load_network("student")

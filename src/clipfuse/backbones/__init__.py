@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from clipfuse.backbones.contourlet_autoencoder import ContourletAutoencoder
     from clipfuse.backbones.conv_tiny import ConvTiny
     from clipfuse.backbones.ldfusion import LDFusion
+    from clipfuse.backbones.student import Student
 
 __all__ = [
     "ContourletAutoencoder",
     "ConvTiny",
     "FusionBackbone",
     "LDFusion",
+    "Student",
 ]
 __getattr__, __dir__ = attach(
     __name__,
@@ -23,5 +25,6 @@ __getattr__, __dir__ = attach(
         "contourlet_autoencoder": ("ContourletAutoencoder",),
         "conv_tiny": ("ConvTiny",),
         "ldfusion": ("LDFusion",),
+        "student": ("Student",),
     },
 )

@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "export": "write the network of a checkpoint as a file of weights or as ONNX",
+    "distill": "train a small network to fuse as another one does",
     "train-reward": "train the scorer of loss=reward on choices between fused images",
     "new-loss": "write a first loss of your own, with its configuration and its test",
     "doctor": "list what works on this machine and what is missing",

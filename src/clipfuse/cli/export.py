@@ -20,14 +20,14 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import check_output
     from clipfuse.networks.checkpoints import read_checkpoint
     from clipfuse.networks.export import write_onnx
-    from clipfuse.networks.load import backbone_node, build_backbone, choose_checkpoint
+    from clipfuse.networks.load import backbone_node, build_backbone, choose_checkpoint, named
     from clipfuse.networks.weights import write_safetensors
 
     if out.suffix not in _SUFFIXES:
         raise UserError(f"--out {out}: expected a name that ends in {' or '.join(_SUFFIXES)}")
     if options.trust:
         look_in(os.getcwd(), options.trust)
-    path = choose_checkpoint(options.checkpoint)
+    path = named(options.network) if options.network else choose_checkpoint(options.checkpoint)
     checkpoint = read_checkpoint(path)
     backbone = build_backbone(checkpoint, path, options.trust)
     node = backbone_node(checkpoint, options.trust, path)
@@ -50,7 +50,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "fuse --onnx', onnxruntime and any language.",
         allow_abbrev=False,
     )
-    parser.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
+    network.add_argument(
+        "--network", choices=("bundled", "student"), help="instead: a network of the package"
+    )
     parser.add_argument("--out", required=True, help="file to write, such as clipfuse.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.add_argument(

@@ -7,10 +7,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from clipfuse.cli.fuse_video import fuse_videos, takes_videos
 from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 PAIRS_HELP = (
     "where names alone do not show the pairs: '{id}_ir.png | {id}_vis.png', or a .csv of infrared,visible; "
@@ -19,13 +24,19 @@ PAIRS_HELP = (
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 2**30  # bytes
 # Options that change no fused image.
-_NO_MATTER = ("checkpoint", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust")
+_NO_MATTER = (
+    *("checkpoint", "network", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust"),
+    "codec",
+)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Fuse every pair; each image appears when it is finished, and a repeat goes on behind the last one."""
     options = _parse(arguments)
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
+    if takes_videos(options):
+        network_file = _network_file(options)
+        return fuse_videos(_load(options, network_file), network_file, options)
 
     # Imported late: --help must not wait for torch.
     import torch
@@ -38,14 +49,13 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import file_sha256
     from clipfuse.images import check_ranges, read_registered, write_png
     from clipfuse.networks.apply import apply_in_color
-    from clipfuse.networks.load import choose_checkpoint, load_network
     from clipfuse.ops.color import eight_bit_rgb, rgb_to_luma_chroma
     from clipfuse.ops.depth import to_unit
 
     found = given_pairs(infrared, visible, options.pairs)
     pairs = {name: (pair.infrared, pair.visible) for name, pair in found.pairs.items()}
     print(found.summary())
-    network_file = Path(options.onnx) if options.onnx is not None else choose_checkpoint(options.checkpoint)
+    network_file = _network_file(options)
     settings = {key: value for key, value in vars(options).items() if key not in _NO_MATTER}
     known = file_sha256(network_file) if network_file.is_file() else None  # to load it will fail
     finished = Finished(out, {"network": known, **settings})
@@ -56,18 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     ranges = given_ranges(options.range)
     if warning := look_at_bands(pairs):
         print(f"warning: {warning}", file=sys.stderr)
-    if options.trust:
-        look_in(os.getcwd(), options.trust)
-    keep_freed_memory()
-    network = load_network(network_file, options.trust)
+    network = _load(options, network_file)
     warn_of_training(list(pairs.values()), ranges, network_file)
-    if options.onnx is None:
-        try:
-            network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
-            ) from error
 
     check_ranges(list(pairs.values()), ranges, "--range={},{}")
     items = [(*files, ranges) for files in left.values()]
@@ -106,28 +106,63 @@ def keep_freed_memory() -> None:
             library.mallopt(parameter, _KEPT)
 
 
+def _network_file(options: argparse.Namespace) -> Path:
+    from clipfuse.networks.load import choose_checkpoint, named
+
+    if options.onnx is not None:
+        return Path(options.onnx)
+    return named(options.network) if options.network else choose_checkpoint(options.checkpoint)
+
+
+def _load(options: argparse.Namespace, file: Path) -> "torch.nn.Module":
+    """Return the network of a file on the device that was chosen."""
+    import torch
+
+    from clipfuse.networks.load import load_network
+
+    if options.trust:
+        look_in(os.getcwd(), options.trust)
+    keep_freed_memory()
+    network = load_network(file, options.trust)
+    if options.onnx is None:
+        try:
+            network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
+            ) from error
+    return network
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse fuse",
         description="Fuse infrared and visible images of any size, paired by their names. PNG, JPEG, BMP, "
         "TIFF and WebP of any depth; the result is an 8-bit PNG with the fused luma and the hue of the "
-        "visible image, or the one that the network has learned.",
+        "visible image, or the one that the network has learned. Or two videos, of one size, rate and "
+        "length, to one.",
         allow_abbrev=False,
     )
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
+    network.add_argument(
+        "--network", choices=("bundled", "student"), help="instead: a network of the package"
+    )
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
-    parser.add_argument("--infrared", required=True, help="folder (or one file)")
+    parser.add_argument("--infrared", required=True, help="folder, one file, or a video")
     parser.add_argument(
         "--visible",
         required=True,
-        help="folder (or one file); the same one where both bands lie below it",
+        help="folder, one file, or a video; the same folder where both bands lie below it",
     )
     parser.add_argument("--pairs", help=PAIRS_HELP)
-    parser.add_argument("--out", required=True, help="folder for the fused images")
+    parser.add_argument("--out", required=True, help="folder for the fused images, or the video to write")
     parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
+    parser.add_argument(
+        "--codec", help="of the video: MJPG, mp4v, FFV1 (without loss), ...; by default by --out"
+    )
     add_range(parser)
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"

@@ -56,7 +56,10 @@ def help_text(name: str, arguments: Sequence[str]) -> str:
         listed += OmegaConf.to_container(OmegaConf.load(part_path), resolve=False)["defaults"]  # type: ignore
         comments |= _comments(part_path)
     more = " [-m | --from RUN]" if name == "train" else ""
-    words = " [SWEEP | RUN | NETWORK ...] [--fused NAME=TRAIN_DIR:TEST_DIR]" if name == "downstream" else ""
+    words = {
+        "downstream": " [SWEEP | RUN | NETWORK ...] [--fused NAME=TRAIN_DIR:TEST_DIR]",
+        "distill": " [--checkpoint C] --out S [--overwrite]",
+    }.get(name, "")
     lines = [
         f"usage: clipfuse {name}{words} [group=option ...] [key=value ...]{more}",
         "",

@@ -14,6 +14,8 @@ from clipfuse.networks.weights import limited_parameters
 
 _BACKBONES = "clipfuse.backbones"
 BUNDLED = Path(__file__).parents[1] / "backbones/best/model.safetensors"
+NAMED = {"bundled": "model.safetensors", "student": "student.safetensors"}
+"""The networks in the package: name -> file. `bundled` is taken where none is named."""
 _ROOM = 4  # a network may be larger than its file: some plugins hold a weight twice while they are built
 
 
@@ -112,9 +114,19 @@ def bundled() -> Path:
     Raises:
         UserError: it is missing.
     """
-    if not BUNDLED.is_file():
-        raise UserError(f"the bundled weights are missing ({BUNDLED}); install clipfuse again")
-    return BUNDLED
+    return named("bundled")
+
+
+def named(name: str) -> Path:
+    """Return the file of a network in the package.
+
+    Raises:
+        UserError: it is missing.
+    """
+    path = BUNDLED.with_name(NAMED[name])
+    if not path.is_file():
+        raise UserError(f"the bundled weights are missing ({path}); install clipfuse again")
+    return path
 
 
 def load_network(path: str | Path | None = None, trust: Sequence[str] = ()) -> nn.Module:
@@ -122,7 +134,7 @@ def load_network(path: str | Path | None = None, trust: Sequence[str] = ()) -> n
 
     Args:
         path: a checkpoint of `clipfuse train`, or what `clipfuse export` made of it, .safetensors or .onnx;
-            None: the bundled weights.
+            "student" or "bundled", if no file has this name; None: the bundled weights.
         trust: packages beside our backbones whose classes the checkpoint may name.
 
     Returns:
@@ -133,7 +145,9 @@ def load_network(path: str | Path | None = None, trust: Sequence[str] = ()) -> n
         UserError: no such file, it names what is not a class of a trusted package, or its weights are not
             those of what it names.
     """
-    path = bundled() if path is None else Path(path)
+    if path is None or (path in NAMED and not Path(path).exists()):
+        path = named(str(path or "bundled"))
+    path = Path(path)
     if path.suffix != ".onnx":
         return load_backbone(path, trust)
     from clipfuse.networks.onnx import OnnxNetwork

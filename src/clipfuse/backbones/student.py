@@ -1,0 +1,163 @@
+"""A very small network that is quick on a CPU: a fusion of pyramids whose weights it computes."""
+
+from collections.abc import Sequence
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipfuse.backbones.base import FusionBackbone
+from clipfuse.ops.black import keep_black
+from clipfuse.types import FusionOutput
+
+LEVELS = 4  # details that are mixed; the base has a sixteenth of the sides
+_MOST = 3.0  # greatest gain, and the inverse of the smallest
+_SHIFT = 0.25  # greatest change of the brightness of the base
+_KNEE = 0.02  # from here to black and to white the output approaches them without reaching them
+_FAINT = (0.25 / 255) ** 2  # energy below which a detail counts as none, as in `energy_fusion`
+
+
+class Student(FusionBackbone):
+    """Compute for each place and scale how much of each band to keep; mix the details of both by it.
+
+    Both bands are split into four details and a base (means of 2x2, enlarged bilinearly, subtracted). With a
+    weight w and a gain g from the network, and of the base b also a shift s:
+
+        detail = g (w d_I + (1 - w) d_V)
+        base = m + g (w b_I + (1 - w) b_V - m) + s,  m the mean of the mixed base over the image
+
+    w is in (0, 1), g in (1/3, 3), s within a quarter of the range. The finest weights and gains are computed
+    at half resolution, those of the coarser details and the base at a quarter, and all are enlarged
+    bilinearly or averaged: they are smooth, so that the output has no checkerboard and no edge that neither
+    band has. One encoder sees either band: its details, its means, and the logarithm of its local energy.
+    The last layers start at zero: the untrained network returns the average of both bands. Near black and
+    white, from 5 levels of 255, the output approaches them smoothly, so that a gradient is left; in eval mode
+    black is kept (`keep_black`).
+
+    Own design, for `clipfuse distill`: networks that draw an image need many channels at full resolution for
+    what subtraction and addition do here exactly, and its weights can be looked at (feature `shares`).
+
+    Args:
+        width: channels at a quarter of the sides, 4 or more; 24 gives 18,323 parameters.
+        chroma: also learn the chroma of the fused image (`ChromaHead`).
+
+    Raises:
+        ValueError: width is too small.
+    """
+
+    size_multiple = 2**LEVELS
+
+    def __init__(self, width: int = 24, chroma: bool = False) -> None:
+        super().__init__()
+        if width < 4:
+            raise ValueError(f"student: width {width}; expected 4 or more")
+        fine = 16  # channels at half resolution
+        self.encode = nn.Conv2d(7, fine, 3, padding=1)
+        self.halve = nn.Conv2d(2 * fine, width, 3, stride=2, padding=1)
+        self.near = nn.Conv2d(width, width, 3, padding=2, dilation=2)
+        self.far = nn.ModuleList(_Spread(width, dilation) for dilation in (4, 8))
+        self.coarse = nn.Conv2d(width, 2 * (LEVELS - 2) + 3, 1)
+        self.enlarge, self.skip = nn.Conv2d(width, fine, 1, bias=False), nn.Conv2d(2 * fine, fine, 1)
+        self.mix = nn.Conv2d(fine, fine, 3, padding=1)
+        self.fine = nn.Conv2d(fine, 4, 1)
+        for last in (self.coarse, self.fine):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        if chroma:
+            self.learn_chroma(fine, scale=2)
+
+    def fuse(self, infrared: Tensor, visible: Tensor) -> FusionOutput:
+        """Fuse planes whose sides 16 divides.
+
+        The feature `fused` is (N, 16, H/2, W/2); `shares`, (N, 2, H/2, W/2), are the factors g w and
+        g (1 - w) by which the finest details of both bands are multiplied.
+        """
+        bands = torch.cat([infrared, visible], dim=1)
+        details, base = _split(bands)
+        evidence = torch.stack(_evidence(bands, details), dim=2).flatten(0, 1)
+        seen = F.relu(self.encode(evidence)).unflatten(0, bands.shape[:2]).flatten(1, 2)
+        coarse = F.relu(self.halve(seen))
+        coarse = coarse + F.relu(self.near(coarse))
+        for spread in self.far:
+            coarse = spread(coarse)
+        hidden = F.relu(self.skip(seen) + _twice(self.enlarge(coarse)))
+        hidden = F.relu(self.mix(hidden))
+        maps = [*self.fine(hidden).split(2, dim=1), *self.coarse(coarse).split(2, dim=1)]
+        rest = torch.cat(maps[-2:], dim=1)  # of the base: three maps
+        fused = self._base(base, F.avg_pool2d(rest, 4))
+        for level in reversed(range(LEVELS)):
+            shares = _shares(maps[level])
+            if level == 0:
+                shares = _twice(shares)
+            elif level > 2:
+                shares = F.avg_pool2d(shares, 2 ** (level - 2))
+            (warm, light), (thermal, color) = shares.chunk(2, dim=1), details[level].chunk(2, dim=1)
+            fused = torch.addcmul(torch.addcmul(_twice(fused), warm, thermal), light, color)
+        fused = _within(fused)
+        return FusionOutput(
+            fused if self.training else keep_black(fused, infrared, visible),
+            {"fused": hidden, "shares": _shares(maps[0])},
+        )
+
+    def _base(self, bands: Tensor, maps: Tensor) -> Tensor:
+        weight, gain = torch.sigmoid(maps[:, :1]), _gain(maps[:, 1:2])
+        thermal, color = bands.chunk(2, dim=1)
+        mixed = color + weight * (thermal - color)
+        level = mixed.mean((2, 3), keepdim=True)
+        return level + gain * (mixed - level) + _SHIFT * torch.tanh(maps[:, 2:])
+
+
+class _Spread(nn.Module):
+    """A residual block that sees far: a dilated convolution of each channel, then one of each pixel."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, groups=width)
+        self.mix = nn.Conv2d(width, width, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, width, h, w)."""
+        return features + F.relu(self.mix(self.spread(features)))
+
+
+def _split(bands: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the details, fine to coarse, and the base of (N, 2, H, W) whose sides 16 divides."""
+    details = []
+    for _ in range(LEVELS):
+        small = F.avg_pool2d(bands, 2)
+        details.append(bands - _twice(small))
+        bands = small
+    return details, bands
+
+
+def _twice(maps: Tensor) -> Tensor:
+    return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+def _evidence(bands: Tensor, details: Sequence[Tensor]) -> list[Tensor]:
+    """Return what the encoder sees of each band: seven maps, each (N, 2, H/2, W/2)."""
+    finest = F.pixel_unshuffle(details[0], 2).unflatten(1, (2, 4)).unbind(2)
+    energies = [F.avg_pool2d(details[0].square(), 2), F.avg_pool2d(details[1].square(), 3, 1, 1)]
+    return [
+        *(4 * each for each in finest),
+        F.avg_pool2d(bands, 2),
+        *(0.1 * torch.log(energy + _FAINT) for energy in energies),
+    ]
+
+
+def _shares(maps: Tensor) -> Tensor:
+    """Return the factors g w and g (1 - w) of both bands, (N, 2, h, w), of maps of that shape."""
+    weight, gain = torch.sigmoid(maps[:, :1]), _gain(maps[:, 1:])
+    warm = gain * weight
+    return torch.cat([warm, gain - warm], dim=1)
+
+
+def _gain(maps: Tensor) -> Tensor:
+    return torch.exp(log(_MOST) * torch.tanh(maps))
+
+
+def _within(image: Tensor) -> Tensor:
+    """Return an image within [0, 1]: the same between the knees, and a tanh of what is beyond."""
+    inside = image.clamp(_KNEE, 1 - _KNEE)
+    return inside + _KNEE * torch.tanh((image - inside) / _KNEE)
