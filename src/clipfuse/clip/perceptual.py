@@ -72,7 +72,7 @@ class MaximumFeatures:
             *images: the images themselves, (N, 1, H, W) and (2N, 1, H, W), for a VGG.
         """
         if self.vgg is not None:
-            with torch.no_grad():  # before the graph of the fused images is there, and one band after the other
+            with torch.no_grad():  # before the fused images have a graph, and one band after the other
                 bands = [self.vgg(band, self.layers) for band in images[1].chunk(2)]
             sources = {name: torch.cat([band[name] for band in bands]) for name in self.layers}
             fused = self.vgg(images[0], self.layers)
