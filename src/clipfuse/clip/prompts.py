@@ -109,30 +109,12 @@ class LearnablePrompts(nn.Module):
     def features(self, contexts: Sequence[Tensor]) -> Tensor:
         """Return (P, D) at given contexts: a pure function, so that a solver can try other values.
 
-        With gradient the same tensor is returned again until a gradient has come through it, upon which its
-        graph may be gone, or the values change: two losses of the same values share one pass of CLIP.
-
         Args:
             contexts: tensors of the shapes of `contexts`, (M, W) each; one if `shared`, else one per prompt.
 
         Raises:
             ValueError: wrong number or shape.
         """
-        if not torch.is_grad_enabled():
-            return self._pass(contexts)
-        now = [(value, value._version) for value in contexts]
-        if self._last is not None and self._last[1].dtype == self.clip.dtype:
-            then, kept = self._last
-            pairs = zip(then, now, strict=False)
-            if len(then) == len(now) and all(old[0] is new[0] and old[1] == new[1] for old, new in pairs):
-                return kept
-        found = self._pass(contexts)
-        if found.requires_grad:
-            self._last = now, found
-            found.register_hook(self._forget)
-        return found
-
-    def _pass(self, contexts: Sequence[Tensor]) -> Tensor:
         shapes, wanted = [tuple(c.shape) for c in contexts], [tuple(c.shape) for c in self.contexts]
         if shapes != wanted:
             raise ValueError(f"contexts have shapes {shapes}; expected {wanted}")
@@ -145,6 +127,24 @@ class LearnablePrompts(nn.Module):
             context = contexts[0 if self.shared else index].to(row.dtype)
             rows.append(row.index_copy(0, self.get_buffer(f"place{index}").to(row.device), context))
         return self.clip.encode_embeddings(torch.stack(rows), ends)
+
+    def shared_features(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Return `features` with gradient, from one pass for two losses whose sum is differentiated.
+
+        The same tensor is returned again until a gradient has come through it, upon which its graph may be
+        gone, or the values change by an operation that autograd sees (not through `data`).
+        """
+        now = [(value, value._version) for value in contexts]
+        if self._last is not None and self._last[1].dtype == self.clip.dtype and torch.is_grad_enabled():
+            then, kept = self._last
+            pairs = zip(then, now, strict=False)
+            if len(then) == len(now) and all(old[0] is new[0] and old[1] == new[1] for old, new in pairs):
+                return kept
+        found = self.features(contexts)
+        if found.requires_grad:
+            self._last = now, found
+            found.register_hook(self._forget)
+        return found
 
     def _forget(self, gradient: Tensor) -> None:
         self._last = None
