@@ -27,14 +27,18 @@ class NestedSolver(ABC):
     Args:
         optimizer: makes the optimiser of y, as in `Descent`.
         every: updates per solve of the lower level, 1 or more.
+        tolerance: relative change of the objective at which a descent of the lower level ends before its
+            last step, as in `Descent.minimise`, 0 or more; 0: never.
 
     Raises:
-        ValueError: `every` below 1.
+        ValueError: `every` below 1, or `tolerance` below 0.
     """
 
-    def __init__(self, optimizer: LowerOptimizer, every: int) -> None:
+    def __init__(self, optimizer: LowerOptimizer, every: int, tolerance: float = 0.0) -> None:
         require_steps(every=every)
-        self.every = every
+        require_weights(tolerance=tolerance)
+        self.every, self.tolerance = every, tolerance
+        self._taken: dict[str, float] = {}
         self._updates = 0
         self._started = False
         self._y = Descent(optimizer)
@@ -75,10 +79,12 @@ class NestedSolver(ABC):
 
     def _descend(
         self, problem: BilevelProblem, lower: Sequence[Tensor], objective: Objective, steps: int
-    ) -> None:
+    ) -> int:
+        """Move `lower` down the objective, in place, and return the steps taken."""
         self._y.move_to(lower)
-        self._y.minimise(objective, steps, getattr(problem, "check_finite", None))
+        taken = self._y.minimise(objective, steps, getattr(problem, "check_finite", None), self.tolerance)
         copy_into(lower, self._y.values)
+        return taken
 
     @abstractmethod
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
@@ -92,12 +98,13 @@ class NestedSolver(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs but y, in plain types and copies of tensors."""
-        return {"updates": self._updates, "y": self._y.state_dict()}
+        return {"updates": self._updates, "y": self._y.state_dict(), "taken": dict(self._taken)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the owner of y restores y."""
         self._updates = state["updates"]
         self._started = False
+        self._taken = dict(state.get("taken", {}))  # older states have none
         self._y.load_state_dict(state["y"])
 
 

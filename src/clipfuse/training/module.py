@@ -24,7 +24,7 @@ from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.accumulation import AccumulatingOptimizer
 from clipfuse.training.curves import UpdateRows, mean_by_name
-from clipfuse.training.first_checks import check_hypergradient, check_monitors, check_range
+from clipfuse.training.first_checks import check_hypergradient, check_range, check_validation
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.learned_chroma import LearnedChroma
 from clipfuse.training.loss_errors import VALIDATION, named_failures
@@ -32,11 +32,7 @@ from clipfuse.training.parameter_groups import grouped, optimizer_of
 from clipfuse.training.passes import FurtherPass, Teacher
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
-from clipfuse.training.stepping import (
-    LossProblem,
-    NonFiniteLossError,
-    lower_parameters,
-)
+from clipfuse.training.stepping import LossProblem, NonFiniteLossError, both_levels, lower_parameters
 from clipfuse.types import SAMPLES_SEEN, FusionBatch, LossInputs
 
 log = logging.getLogger(__name__)
@@ -175,7 +171,7 @@ class FusionModule(ScoringModule):
             except ValueError as error:
                 raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
             monitors = [getattr(each, "monitor", None) for each in self.trainer.callbacks]  # type: ignore[attr-defined]
-            check_monitors(self.loss, inputs, monitors, self.objective)
+            check_validation(self.loss, inputs, monitors, self.objective)
             if not self.global_step:
                 check_hypergradient(self.loss, inputs, self.solver)
 
@@ -280,11 +276,12 @@ class FusionModule(ScoringModule):
         inputs = self.loss_inputs(batch)
         when = f"at the validation after update {self.global_step}"
         with named_failures(self.loss, inputs, when, VALIDATION), self._full_precision():
-            output = self.loss(inputs)
+            output, lower = both_levels(self.loss, inputs)
         with naming(batch.sample_ids):
             images = scored_images(self.val_metrics, inputs.fused, batch, inputs.fused_chroma)
             self.val_metrics.update(**images, target_mask=batch.target_mask)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
+        terms |= {f"val/lower/{self.loss.name}/{name}": value for name, value in lower.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)
         return {"fused": inputs.fused, "chroma": inputs.fused_chroma}
