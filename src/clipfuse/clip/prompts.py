@@ -151,7 +151,7 @@ class LearnablePrompts(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the graph out of copies and pickles."""
-        return {**super().__getstate__(), "_last": None}  # type: ignore[dict-item]
+        return {**super().__getstate__(), "_last": None}
 
     def kept_features(self, contexts: Sequence[Tensor]) -> Tensor:
         """Return `features` without gradient; those of unchanged values are not computed again."""

@@ -192,7 +192,7 @@ def _block(block: Any, hidden: Tensor, mask: Tensor | None, only: Tensor | int |
     mask = None if mask is None else mask.to(query.dtype)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     hidden = hidden + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
-    return hidden + block.ls_2(block.mlp(block.ln_2(hidden)))  # type: ignore[no-any-return]
+    return hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
 
 
 def _token(hidden: Tensor, place: Tensor | int) -> Tensor:
