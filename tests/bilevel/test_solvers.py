@@ -12,6 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.func import functional_call
 
 from clipfuse.bilevel import Alternate, GaussNewton, Joint, Meha, Solver, Unrolled, ValuePenalty
+from clipfuse.bilevel.nested import named
 from clipfuse.testing.ranks import Ranks
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -263,3 +264,14 @@ def test_refuses_a_lower_level_of_another_shape(name: str) -> None:
     run.y = [torch.zeros(1, 2).double(), run.y[1]]
     with pytest.raises(ValueError, match=r"lower parameters have shapes \[\(1, 2\), \(\)\]"):
         run.go(range(1))
+
+
+def test_a_log_is_read_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    plain = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda values: reads.append(len(values)) or plain(values))
+    log = named(("F", "f"), [torch.tensor(1.0), torch.tensor(2.0)]) | {"w": 3.0}
+    assert reads == []
+    assert dict(log) == {"F": 1.0, "f": 2.0, "w": 3.0}
+    assert (log["f"], len(log), log == {"F": 1.0, "f": 2.0, "w": 3.0}) == (2.0, 3, True)
+    assert reads == [2]

@@ -50,7 +50,7 @@ def test_a_weights_file_gives_open_clip_s_own_features(
     import open_clip
 
     expected = vit.model.encode_text(open_clip.tokenize(TEXTS))
-    torch.testing.assert_close(clip.encode_text(TEXTS), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(clip.encode_text(TEXTS), expected, rtol=0, atol=1e-5)
     assert clip.identity["pretrained"] == file.name
     assert clip.identity["quick_gelu"] is True
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.prompts import LearnablePrompts
@@ -30,15 +30,15 @@ def test_a_fresh_prompt_is_its_description(tiny_clip: Clips, tower: str) -> None
     clip = tiny_clip(**TOWERS[tower])
     descriptions = {"positive": CLEAR, "negative": DULL}
     prompts = LearnablePrompts(clip, {"positive": "", "negative": ""}, descriptions)
-    torch.testing.assert_close(prompts(), clip.encode_text([CLEAR, DULL]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(prompts(), clip.encode_text([CLEAR, DULL]), rtol=1e-5, atol=5e-6)
     words = LearnablePrompts(clip, {"positive": "at night", "negative": "fog"}, descriptions)
     expected = clip.encode_text([f"{CLEAR} at night", f"{DULL} fog"])
-    torch.testing.assert_close(words(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(words(), expected, rtol=1e-5, atol=5e-6)  # another order of operations
     front = LearnablePrompts(clip, {"positive": "at night"}, CLEAR, position="front")
-    torch.testing.assert_close(front(), clip.encode_text([f"at night {CLEAR}"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(front(), clip.encode_text([f"at night {CLEAR}"]), rtol=1e-5, atol=5e-6)
     middle = LearnablePrompts(clip, {"positive": "at night"}, CLEAR, position="middle")
     expected = clip.encode_text(["a clear picture at night of bright things"])
-    torch.testing.assert_close(middle(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(middle(), expected, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -232,3 +232,33 @@ def test_a_tokenizer_without_a_start_mark(tiny_clip: Clips) -> None:
     assert prompts.nearest_tokens()["a"][0][0][0] == "w103"
     with pytest.raises(ValueError, match="has 81 tokens"):
         clip.encode_text(["word " * 80])
+
+
+def test_two_losses_of_the_same_values_share_one_pass(
+    tiny_clip: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = LearnablePrompts(tiny_clip(), {"a": "", "b": ""}, length=3)
+    passes: list[int] = []
+    encode = FrozenClip.encode_embeddings
+    monkeypatch.setattr(FrozenClip, "encode_embeddings", lambda *given: passes.append(1) or encode(*given))
+    values = [value.detach().clone().requires_grad_() for value in prompts.contexts]
+
+    def slope(*losses: Tensor) -> Tensor:
+        return torch.autograd.grad(torch.stack(losses).sum(), values)[0]
+
+    first, second = prompts.shared_features(values), prompts.shared_features(values)
+    assert first is second
+    copy.deepcopy(prompts)  # a graph cannot be copied, and is left out
+    together = slope(first.square().sum(), second.sum())
+    assert len(passes) == 1
+    apart = slope(prompts.shared_features(values).square().sum()) + slope(
+        prompts.shared_features(values).sum()
+    )
+    assert len(passes) == 3  # whose graph is gone is computed anew
+    torch.testing.assert_close(together, apart)
+    kept = prompts.shared_features(values)
+    with torch.no_grad():
+        values[0] += 1
+    assert not torch.equal(prompts.shared_features(values), kept)
+    with torch.no_grad():
+        assert not prompts.shared_features(values).requires_grad

@@ -1,6 +1,7 @@
 """Prompts that learn: the words around a fixed text, as vectors (CoOp, Zhou et al., arXiv 2109.01134)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,7 @@ class LearnablePrompts(nn.Module):
         self.contexts = nn.ParameterList(contexts)
         self._lay_out(fixed, position)
         self._known: dict[tuple[tuple[int, int], ...], tuple[Sequence[Tensor], Tensor]] = {}
+        self._last: tuple[list[tuple[Tensor, int]], Tensor] | None = None
 
     def _lay_out(self, fixed: Mapping[str, tuple[list[int], list[int], list[int]]], position: str) -> None:
         """Keep the ids of all fixed tokens, and the place of each context vector among them."""
@@ -125,6 +127,31 @@ class LearnablePrompts(nn.Module):
             context = contexts[0 if self.shared else index].to(row.dtype)
             rows.append(row.index_copy(0, self.get_buffer(f"place{index}").to(row.device), context))
         return self.clip.encode_embeddings(torch.stack(rows), ends)
+
+    def shared_features(self, contexts: Sequence[Tensor]) -> Tensor:
+        """Return `features` with gradient, from one pass for two losses whose sum is differentiated.
+
+        The same tensor is returned again until a gradient has come through it, upon which its graph may be
+        gone, or the values change by an operation that autograd sees (not through `data`).
+        """
+        now = [(value, value._version) for value in contexts]
+        if self._last is not None and self._last[1].dtype == self.clip.dtype and torch.is_grad_enabled():
+            then, kept = self._last
+            pairs = zip(then, now, strict=False)
+            if len(then) == len(now) and all(old[0] is new[0] and old[1] == new[1] for old, new in pairs):
+                return kept
+        found = self.features(contexts)
+        if found.requires_grad:
+            self._last = now, found
+            found.register_hook(self._forget)
+        return found
+
+    def _forget(self, gradient: Tensor) -> None:
+        self._last = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the graph out of copies and pickles."""
+        return {**super().__getstate__(), "_last": None}
 
     def kept_features(self, contexts: Sequence[Tensor]) -> Tensor:
         """Return `features` without gradient; those of unchanged values are not computed again."""

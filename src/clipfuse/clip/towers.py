@@ -78,20 +78,20 @@ def image_pass(
         ValueError: the tower has no such layer, or is of a kind whose layers are not accessible.
     """
     offered = feature_layers(model)
-    if not offered and not layers:
+    visual: Any = model.visual
+    plain = bool(offered) and offered is not _STAGES and is_plain(visual)
+    if plain and not any(side % cut for side, cut in zip(images.shape[2:], visual.patch_size, strict=True)):
+        _known(layers, offered)
+        return _vit_pass(visual, images, layers, embed)
+    if embed and not layers:
         return model.encode_image(images, normalize=False), {}
     if not offered:
         raise ValueError(
             f"the image tower {type(model.visual).__name__} gives no features; the VisionTransformer and "
             "ModifiedResNet towers of open_clip do, such as those of ViT-B-32 and RN50"
         )
-    for name in layers:
-        if name not in offered:
-            raise ValueError(f"the image tower has no layer '{name}'; expected one of {', '.join(offered)}")
-    visual: Any = model.visual
+    _known(layers, offered)
     indices = sorted({offered.index(name) for name in layers})
-    if offered is not _STAGES and is_plain(visual):
-        return _vit_pass(visual, images, layers, embed)
     if offered is not _STAGES:
         output = visual.forward_intermediates(
             images, indices=indices, stop_early=not embed, intermediates_only=not embed
@@ -104,6 +104,12 @@ def image_pass(
         hidden = found[index] = getattr(visual, offered[index])(hidden)
     embedding = visual.attnpool(hidden) if embed else None
     return embedding, {name: found[offered.index(name)] for name in layers}
+
+
+def _known(layers: Sequence[str], offered: Sequence[str]) -> None:
+    for name in layers:
+        if name not in offered:
+            raise ValueError(f"the image tower has no layer '{name}'; expected one of {', '.join(offered)}")
 
 
 def is_plain(tower: Any) -> bool:
@@ -142,10 +148,7 @@ def _vit_pass(
     alone = visual.attn_pool is None and visual.pool_type == "tok" and len(blocks) not in numbers
     found = {}
     for number, block in enumerate(blocks, start=1):
-        only = (
-            torch.zeros_like(hidden[:, 0, 0], dtype=torch.long) if alone and number == len(blocks) else None
-        )
-        hidden = _block(block, hidden, None, only)
+        hidden = _block(block, hidden, None, 0 if alone and number == len(blocks) else None)
         if number in numbers:
             found[number] = hidden[:, 1:].transpose(1, 2).unflatten(2, grid)
     features = {name: found[int(name.removeprefix("block"))].contiguous() for name in layers}
@@ -173,27 +176,30 @@ def run_blocks(transformer: Any, hidden: Tensor, mask: Tensor | None, only: Tens
     return _block(blocks[-1], hidden, mask, only)
 
 
-def _block(block: Any, hidden: Tensor, mask: Tensor | None, only: Tensor | None) -> Tensor:
-    attention = block.attn
-    width, heads = hidden.shape[-1], attention.num_heads
-    normed = block.ln_1(hidden)
+def _block(block: Any, hidden: Tensor, mask: Tensor | None, only: Tensor | int | None) -> Tensor:
+    """Compute one block; with `only` of one token, its place the same in all rows or one for each."""
+    attention, normed = block.attn, block.ln_1(hidden)
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     if only is None:
-        query, key, value = (
-            each.unflatten(-1, (heads, -1)).transpose(1, 2)
-            for each in F.linear(normed, weight, bias).chunk(3, dim=-1)
-        )
+        parts = F.linear(normed, weight, bias).chunk(3, dim=-1)
     else:
-        rows = torch.arange(len(hidden), device=hidden.device)
-        hidden, mask = hidden[rows, only].unsqueeze(1), None if mask is None else mask[only].unsqueeze(1)
-        mask = None if mask is None else mask.unsqueeze(1)
-        queries = F.linear(normed[rows, only].unsqueeze(1), weight[:width], bias[:width])
-        pairs = F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1)
-        query, key, value = (each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (queries, *pairs))
+        width = hidden.shape[-1]
+        hidden = _token(hidden, only)
+        query = F.linear(_token(normed, only), weight[:width], bias[:width])
+        parts = (query, *F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+        mask = None if mask is None else mask[only].view(-1, 1, 1, mask.shape[-1])
+    query, key, value = (each.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for each in parts)
     mask = None if mask is None else mask.to(query.dtype)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     hidden = hidden + block.ls_1(attention.out_proj(mixed.transpose(1, 2).flatten(2)))
     return hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
+
+
+def _token(hidden: Tensor, place: Tensor | int) -> Tensor:
+    """Return one token of each row, (N, 1, W)."""
+    if isinstance(place, int):
+        return hidden[:, place : place + 1]
+    return hidden[torch.arange(len(hidden), device=hidden.device), place].unsqueeze(1)
 
 
 def text_tower(model: Any) -> Any:

@@ -330,9 +330,8 @@ class AutoFuseLoss(FusionLoss):
         if self.known is None:
             return [Description()] * len(inputs.sample_ids)
         if self.training:
-            return descriptions_of(
-                self.known, inputs.sample_ids, f"{self.place}.degradations={self.degradations}"
-            )
+            place = f"{self.place}.degradations={self.degradations}"
+            return descriptions_of(self.known, inputs.sample_ids, place)
         return [self.known.get(name, Description()) for name in inputs.sample_ids]
 
     def _embed_texts(self, inputs: LossInputs) -> tuple[Texts, Tensor]:
@@ -347,5 +346,5 @@ class AutoFuseLoss(FusionLoss):
             negative = self.clip.encode_text([each.negative or general[1] for each in own])
             share = positive.new_full((), sum(each != Description() for each in own) / max(count, 1))
         P, Q, visible, infrared = self.clip.encode_text(list(words.values()))
-        texts = Texts((P.expand(count, -1), positive), (Q.expand(count, -1), negative), visible, infrared)
-        return texts, share
+        good, bad = (P.expand(count, -1), positive), (Q.expand(count, -1), negative)
+        return Texts(good, bad, visible, infrared), share

@@ -296,7 +296,7 @@ class PromptFusionLoss(BilevelLoss):
         if self.prompts is None:
             return self.clip.encode_text(self.fixed_texts)
         if not self.training or (torch.is_grad_enabled() and any(value.requires_grad for value in lower)):
-            return self.prompts.features(lower)
+            return self.prompts.shared_features(lower)
         return self.prompts.kept_features(lower)
 
     def _logits(self, images: Tensor, texts: Tensor) -> Tensor:

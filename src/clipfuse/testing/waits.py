@@ -42,7 +42,7 @@ class HostWaits(TorchDispatchMode):
         for name in _VIA_HOST:
             self._plain[name] = getattr(Tensor, name)
             setattr(Tensor, name, self._counted(name))
-        torch.nn.functional.one_hot = self._counted_one_hot  # type: ignore[assignment]
+        torch.nn.functional.one_hot = self._counted_one_hot
         super().__enter__()
         return self
 
@@ -90,7 +90,7 @@ class HostWaits(TorchDispatchMode):
     def _counted_one_hot(self, tensor: Tensor, num_classes: int = -1) -> Tensor:
         if num_classes == -1 and not self._is_host(tensor):  # else a GPU is not read, and a CPU is
             self.found["one_hot"] += 1
-        return self._unseen(self._one_hot, tensor, num_classes)  # type: ignore[no-any-return]
+        return self._unseen(self._one_hot, tensor, num_classes)
 
     def _unseen(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         before, self._quiet = self._quiet, True
