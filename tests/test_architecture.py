@@ -143,7 +143,6 @@ TESTED_ELSEWHERE = {
     "downstream/base.py": "an interface: tests/downstream/test_segmentation.py",
     "downstream/detectors.py": "tests/downstream/test_detection.py",
     "downstream/material.py": "tests/downstream/test_evaluation.py, tests/cli/test_downstream.py",
-    "downstream/objects.py": "tests/downstream/test_detection.py",
     "errors.py": "tests/cli/test_bad_input.py",
     "hydra_plugins/clipfuse_launcher/_display.py": "tests/cli/test_sweep.py",
     "hydra_plugins/clipfuse_launcher/_sweep.py": "tests/cli/test_sweep.py",
