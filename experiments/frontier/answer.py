@@ -1,4 +1,4 @@
-"""How far do the prompts of PromptFusion move when the network does, and does the network feel it?
+"""How far do the prompts of PromptFusion move when the network does, and how much of the gradient is that?
 
     python -m experiments.frontier.answer
 
@@ -28,7 +28,7 @@ from clipfuse.losses.promptfusion_views import PromptFusionViewsLoss
 from clipfuse.ops.pyramid import detail_maximum, soften
 from clipfuse.types import LossInputs
 
-STEP, BATCH, NUDGE, MOVE, RATE = 10, 8, 0.02, 0.2, 3e-3
+STEP, BATCH, NUDGE, MOVE, RATE, ITERATIONS = 10, 8, 0.02, 0.2, 3e-3, 150
 START = (0.3, 0.0, 0.0)
 LEVELS: dict[str, dict[str, Any]] = {
     "promptfusion, no ranking": {"ranking_weight": 0.0},
@@ -84,7 +84,7 @@ class Level:
         with torch.no_grad():
             state = self.state(x)
         values = [value.detach().clone().requires_grad_() for value in start]
-        newton = {"max_iter": 300, "tolerance_grad": 1e-9, "line_search_fn": "strong_wolfe"}
+        newton = {"max_iter": ITERATIONS, "tolerance_grad": 1e-9, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.Adam(values, lr=RATE) if steps else torch.optim.LBFGS(values, **newton)
 
         def closure() -> Tensor:
@@ -134,8 +134,8 @@ def main() -> None:
     """Print the table."""
     make_parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
     clip = FrozenClip.load("micro").to(dtype=torch.float64)
+    torch.set_default_dtype(torch.float64)
     pairs: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "loss/promptfusion.yaml").pairs)
     source = SyntheticPairs(train=2 * BATCH, val=1, test=1, size=96)
     scenes = stack_scenes(source, "train", ("infrared", "visible"))

@@ -12,7 +12,8 @@ these are:
 5. cost: processor seconds of an update, by `experiments.compare_losses.study.seconds_per_update`.
 
 What is finished is not done again, so that a budget can be spent a row at a time: `--loss` takes some of
-them. `--save` keeps the numbers in results/; `clipfuse compare` and experiments.downstream.answers read the zips.
+them. `--save` keeps the numbers in results/, zips that `clipfuse compare` and experiments.downstream.answers
+read.
 `--tiny` tries the study itself on a few small images.
 """
 

@@ -213,7 +213,7 @@ def test_the_answer_moves_with_the_network(micro_clip: FrozenClip) -> None:
             (solved(loss, replace(inputs, fused=soft)) - here).norm() / (here - start).norm()
         )
     assert moved[0.0] == 0
-    assert moved[1.0] > 0.1
+    assert moved[1.0] > 1e-3  # of a random CLIP, to which all images are much alike
 
 
 def test_good_and_bad_images_are_those_of_an_earlier_batch(micro_clip: FrozenClip) -> None:

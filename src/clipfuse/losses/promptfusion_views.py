@@ -69,8 +69,8 @@ class PromptFusionViewsLoss(PromptFusionLoss):
     - H holds the present fused images at probability t, half way between good and bad for t = 1/2, as a bad
       image for t = 0, which is the critic of an adversarial training. Its gradient in y, (p - t) d logit, is
       zero at one place alone, and it changes there with the logit by p (1 - p), the most for p = t = 1/2: if
-      the network raises its own score, the prompts answer by a higher standard, and the value function lets
-      the network foresee this.
+      the network raises its own score, the prompts answer by a higher standard, which the value function
+      puts into the gradient of the network.
     - The pull to y0 gives f a minimum. Without it separable images push the prompts ever farther, and there
       is no y*(x) that few steps could follow. Relative to |y0|, it is the same for each CLIP.
     - P and N are of other samples than V, those of the batch `pictures_every` updates before: prompts cannot
