@@ -4,8 +4,9 @@
 
 Questions 1 to 3 are the differences of mIoU that `clipfuse compare` computes, with the better band, `both`,
 fixed texts and `pixel`. For question 4 the rows of the table (losses, bands, average, maximum) are ordered
-by each metric and by mIoU; Kendall's tau-b compares the orders. Its interval is the 95 % percentile
-bootstrap over scenes and over the runs of each loss, drawn independently (`statistics.resampled_means`).
+by each metric, by the rank of balanced-1 and by mIoU; Kendall's tau-b compares the orders. Its interval is
+the 95 % percentile bootstrap over scenes and over the runs of each loss, drawn independently
+(`statistics.resampled_means`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,15 @@ from scipy.stats import kendalltau
 
 from clipfuse.cli.sources import find_sources, score_trivial
 from clipfuse.comparison import statistics
-from clipfuse.comparison.assemble import gather
+from clipfuse.comparison.assemble import Material, gather
 from clipfuse.comparison.collect import find_runs
-from clipfuse.comparison.machine import find_plain
+from clipfuse.comparison.compute import signed_scores
+from clipfuse.comparison.machine import Seen, find_plain
+from clipfuse.comparison.ranking import Ranking
 from clipfuse.comparison.scores import Scores, collect, shared_images
 from clipfuse.comparison.statistics import Array, Estimate
 from clipfuse.comparison.variants import select
+from clipfuse.metrics.verdict import BALANCED
 
 RESAMPLES = 2000
 
@@ -58,6 +62,23 @@ def taus(of_metric: Array, of_machine: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def balanced(metrics: Mapping[str, Scores], counts: Sequence[int], shares: Array) -> Scores | None:
+    """Return the rank of each row within each scene by balanced-1; None if it has none of its metrics.
+
+    Args:
+        metrics: by name, of the same rows.
+        counts: number of runs of each loss; further rows have one.
+        shares: share of each scene in the images, (scenes,).
+    """
+    families = BALANCED.families(metrics)
+    members = [metrics[name] for names in families.values() for name in names]
+    if not members:
+        return None
+    ranked = Ranking({each.name: signed_scores(each, counts) for each in members}, families, counts, shares)
+    present = np.any([each.present for each in members], axis=0)
+    return Scores(str(BALANCED), False, members[0].kept, [], ranked.by_scene, ranked.shares, present)
+
+
 def predictors(metrics: Mapping[str, Scores], machine: Scores, runs: Sequence[int]) -> list[list[str]]:
     """Return a line for each metric: tau with the machine's score, its interval, and whether it is found.
 
@@ -85,12 +106,17 @@ def predictors(metrics: Mapping[str, Scores], machine: Scores, runs: Sequence[in
     return sorted(lines, key=lambda line: -float(line[1]))
 
 
-def answers(path: Path) -> list[str]:
-    """Return the answers of one set in Markdown."""
+def read(path: Path) -> tuple[Material, Seen]:
+    """Return what `clipfuse compare` reads of a set's zip or folder, and what the segmentation found."""
     runs, notes = select(find_runs([path]), partial=False)
     plain, more = find_plain([path], runs)
     material = gather(runs, [*notes, *more], plain=plain)
-    seen = next(each for each in material.seen if each.task == "segmentation")
+    return material, next(each for each in material.seen if each.task == "segmentation")
+
+
+def answers(path: Path) -> list[str]:
+    """Return the answers of one set in Markdown."""
+    material, seen = read(path)
     places = {name: row for row, name in enumerate(seen.rows)}
     losses = seen.rows[: seen.losses]
     lines = [
@@ -128,6 +154,8 @@ def answers(path: Path) -> list[str]:
         for name in material.metrics
     }
     counts = [len(variant.runs) for variant in material.variants]
+    if (ranks := balanced(found, counts, member.sum(axis=0) / len(images))) is not None:
+        found[ranks.name] = ranks
     lines += ["", "Kendall's tau of each metric with mIoU over losses, bands and trivial fusions:", ""]
     return lines + format_table(
         ["metric", "tau", "95 % interval", "found"], predictors(found, machine, counts)

@@ -2,9 +2,11 @@ import resource
 from multiprocessing import current_process
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from lightning import Trainer
 
 from clipfuse.data.datamodule import FusionDataModule, PairCache, StreamSampler
 from clipfuse.data.folder import PairedFolder
@@ -68,9 +70,23 @@ def test_the_cache_keeps_what_fits(budget_mb: float, decoded: int) -> None:
     assert len(source.loaded) == decoded
 
 
+def trained_on(device: str, updates: int) -> Trainer:
+    """Return what the loader reads of a trainer."""
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    known = SimpleNamespace(max_steps=updates, global_step=0, global_rank=0, world_size=1, strategy=strategy)
+    return cast("Trainer", known)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_memory_is_pinned_for_a_training_on_the_gpu_alone(pairs_folder: Path, device: str) -> None:
+    data = FusionDataModule(PairedFolder(str(pairs_folder)), batch_size=3, crop_size=24, workers=0)
+    data.trainer = trained_on(device, 5)
+    assert data.train_dataloader().pin_memory == (device == "cuda")
+
+
 def loaders(pairs_folder: Path, workers: int) -> list[FusionBatch]:
     data = FusionDataModule(PairedFolder(str(pairs_folder)), batch_size=3, crop_size=24, workers=workers)
-    data.trainer = SimpleNamespace(max_steps=5, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    data.trainer = trained_on("cpu", 5)
     return list(data.train_dataloader())
 
 
@@ -125,7 +141,7 @@ class _Ramp(_Counting):
 def test_a_full_shared_memory_is_one_line_and_no_wait(size: int) -> None:
     """The system refuses files above the limit, those of the shared memory among them."""
     module = FusionDataModule(_Ramp(), batch_size=2, crop_size=32, workers=1)
-    module.trainer = SimpleNamespace(max_steps=3, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    module.trainer = trained_on("cpu", 3)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -141,7 +157,7 @@ def test_a_full_shared_memory_is_one_line_and_no_wait(size: int) -> None:
 
 def _loading() -> FusionDataModule:
     module = FusionDataModule(_Ramp(), batch_size=2, crop_size=32, workers=1)
-    module.trainer = SimpleNamespace(max_steps=3, global_step=0, global_rank=0, world_size=1)  # type: ignore[assignment]
+    module.trainer = trained_on("cpu", 3)
     return module
 
 

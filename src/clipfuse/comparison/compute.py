@@ -87,7 +87,7 @@ def build_table(
                 "there is nothing to rank the losses by; test them on larger images"
             )
         counts = [len(variant.runs) for variant in variants]
-        signed = {name: _signed(scores[name], counts) for name in ranked}
+        signed = {name: signed_scores(scores[name], counts) for name in ranked}
         ranking = Ranking(signed, families, counts, shares)
     against = pairs(names, reference)
     twins = _twins(variants)
@@ -149,8 +149,13 @@ def without_repeats(variants: Sequence[Variant]) -> tuple[list[Variant], list[st
     return kept, notes
 
 
-def _signed(metric: Scores, counts: Sequence[int]) -> statistics.Array:
-    """Return scene means of all runs, then of the trivial fusions, for `Ranking`: larger is better."""
+def signed_scores(metric: Scores, counts: Sequence[int]) -> statistics.Array:
+    """Return scene means of all runs, then of the trivial fusions, for `Ranking`: larger is better.
+
+    Args:
+        metric: of all rows.
+        counts: number of runs of each loss; further rows have one.
+    """
     sign = 1.0 if metric.higher_is_better else -1.0
     sizes = [*counts, *[1] * (len(metric.by_scene) - len(counts))]
     signed = np.full((sum(sizes), len(metric.present)), nan)

@@ -291,7 +291,7 @@ class FusionDataModule(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",  # else it takes GPU memory
             collate_fn=collate_shared,
             worker_init_fn=_end_on_failure,
             # The loader draws a base seed for its workers; nothing may depend on the global state.

@@ -1,0 +1,53 @@
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from experiments.downstream.answers import balanced, predictors
+
+from clipfuse.comparison.scores import Scores
+from clipfuse.metrics.verdict import FAMILIES
+
+SCENES = 6
+
+
+def scores(name: str, rows: list[list[float]], higher_is_better: bool = True) -> Scores:
+    """Return a metric of rows, each given by the level of its runs, a little higher in each later scene."""
+    by_scene = [
+        np.array([[level + 0.001 * scene for scene in range(SCENES)] for level in row]) for row in rows
+    ]
+    whole = np.ones(SCENES, dtype=bool)
+    return Scores(name, higher_is_better, whole, by_scene, by_scene, np.full(SCENES, 1 / SCENES), whole)
+
+
+def metrics(levels: Mapping[str, list[list[float]]]) -> dict[str, Scores]:
+    return {name: scores(name, rows) for name, rows in levels.items()}
+
+
+def test_balanced_gives_each_family_one_vote_and_ranks_within_scenes() -> None:
+    names = [each for members in FAMILIES.values() for each in members][:4]
+    better = [[3.0, 3.1], [2.0, 2.1], [1.0]]
+    worse = [[1.0, 1.1], [2.0, 2.1], [3.0]]
+    found = balanced(
+        metrics(dict(zip(names, (better, better, better, worse), strict=True))),
+        [2, 2],
+        np.full(SCENES, 1 / SCENES),
+    )
+    assert found is not None
+    assert found.name == "balanced-1"
+    assert not found.higher_is_better
+    first, second, third = (float(np.mean(each)) for each in found.by_scene)
+    # Among 4 runs, a loss ranks 1.5, 3.5 in three families and the reverse in one; the fusion 4.5 or 0.5.
+    assert (first, second, third) == pytest.approx((2.0, 3.0, 3.5), abs=1e-12)
+    assert balanced(metrics({"EN": better}), [2, 2], np.full(SCENES, 1 / SCENES)) is None
+
+
+def test_a_predictor_that_orders_as_the_machine_is_found_and_one_that_opposes_it_too() -> None:
+    machine = scores("mIoU", [[1.0, 1.01], [2.0, 2.01], [3.0], [4.0], [5.0]])
+    tried = {
+        "same": scores("same", [[10.0, 10.1], [20.0, 20.1], [30.0], [40.0], [50.0]]),
+        "error": scores(
+            "error", [[10.0, 10.1], [20.0, 20.1], [30.0], [40.0], [50.0]], higher_is_better=False
+        ),
+    }
+    lines = {line[0]: line[1:] for line in predictors(tried, machine, [2, 2])}
+    assert lines == {"same": ["+1.00", "[+1.00, +1.00]", "yes"], "error": ["-1.00", "[-1.00, -1.00]", "yes"]}
