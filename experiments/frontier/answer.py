@@ -36,7 +36,8 @@ LEVELS: dict[str, dict[str, Any]] = {
     "promptfusion": {},
     "views, t 0.5, w_a 0.1": {"anchor_weight": 0.1},
     "views, t 0.5, w_a 1": {"anchor_weight": 1.0},
-    "views, t 0, w_a 0.1": {"fused_target": 0.0},
+    "views, t 0.5, w_a 10": {"anchor_weight": 10.0},
+    "views, t 0, w_a 1": {"fused_target": 0.0, "anchor_weight": 1.0},
 }
 Prompts = list[Tensor]
 
@@ -83,7 +84,11 @@ class Level:
         with torch.no_grad():
             state = self.state(x)
         values = [value.detach().clone().requires_grad_() for value in start]
-        newton = {"max_iter": ITERATIONS, "tolerance_grad": 1e-9, "line_search_fn": "strong_wolfe"}
+        newton: dict[str, Any] = {
+            "max_iter": ITERATIONS,
+            "tolerance_grad": 1e-9,
+            "line_search_fn": "strong_wolfe",
+        }
         optimizer = torch.optim.Adam(values, lr=RATE) if steps else torch.optim.LBFGS(values, **newton)
 
         def closure() -> Tensor:

@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 from clipfuse.files import write_json
 
 HERE = Path(__file__).parent
-TARGETS, ANCHORS = (0.5, 0.25, 0.0), (0.1, 1.0)
+TARGETS, ANCHORS = (0.5, 0.0), (1.0, 0.1, 10.0)
 GRID = [(target, anchor) for target in TARGETS for anchor in ANCHORS]
 SEEDS, STEPS, RATE = "100,101", 300, 0.001
 METRICS = ("kept-information", "kept-structure", "local-detail", "clean-detail")  # balanced-1 without masks
@@ -51,7 +51,7 @@ def sweep(msrs: str, steps: int) -> list[str]:
     words += [f"loss.fused_target={','.join(map(str, TARGETS))}", f"seed={SEEDS}", "test=false"]
     words += [f"loss.anchor_weight={','.join(map(str, ANCHORS))}", f"optimizer.lr={RATE}"]
     words += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
-    return [*words, "objective=val/metric/kept-information"]
+    return [*words, "objective=val/metric/kept-information", "callbacks.best=null"]
 
 
 def collect(out: Path) -> tuple[dict[Setting, dict[str, float]], dict[Setting, float]]:

@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PROMPTS = ["loss=promptfusion", "loss.warmup={warmup}"]
 # The settings of the new lower level: those that choose.py finds (README, "Choice").
-CHOSEN = ["loss.fused_target=0.5", "loss.anchor_weight=0.1"]
+CHOSEN = ["loss.fused_target=0.5", "loss.anchor_weight=1.0"]
 VIEWS = ["loss=promptfusion_views", "loss.warmup={warmup}", *CHOSEN]
 OBJECTS = "loss.objects=[person,car]"
 LOSSES = {
