@@ -20,7 +20,7 @@ LOW, HIGH = -2.5, 4.5
 
 def main(path: str) -> None:
     """Solve and draw."""
-    image = Image.new("RGB", (2 * WIDTH, 2 * HEIGHT), "white")
+    image = Image.new("RGB", (2 * WIDTH, (len(SOLVERS) + 1) // 2 * HEIGHT), "white")
     pen = ImageDraw.Draw(image)
     for index, name in enumerate(SOLVERS):
         left, top = index % 2 * WIDTH + LEFT, index // 2 * HEIGHT + TOP

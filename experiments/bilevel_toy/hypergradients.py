@@ -28,11 +28,21 @@ def direction(solver: Solver, problem: Quadratic) -> Tensor:
     return problem.x.grad.clone()
 
 
-def value_penalty_direction(problem: Quadratic, weight: float, penalty: str = "linear") -> Tensor:
+def value_penalty_direction(
+    problem: Quadratic, weight: float, penalty: str = "linear", order: int = 1
+) -> Tensor:
     """Return the direction of `ValuePenalty` at constant weight, inner problems solved to the end."""
     many = {"linear": 300, "log": 300, "quadratic": 1500}[penalty]
     solver = ValuePenalty(
-        DESCENT, z_steps=300, y_steps=many, w0=weight, w_max=weight, mu0=0, theta0=0, penalty=penalty
+        DESCENT,
+        z_steps=300,
+        y_steps=many,
+        w0=weight,
+        w_max=weight,
+        mu0=0,
+        theta0=0,
+        penalty=penalty,
+        order=order,
     )
     return direction(solver, problem)
 
@@ -49,13 +59,13 @@ def _error(found: Tensor, exact: Tensor) -> float:
 def main() -> None:
     """Measure and print."""
     exact = random_quadratic(0, 3).hypergradient()
-    print("value_penalty, n = 3: relative error by weight")
-    for penalty in ("linear", "log", "quadratic"):
+    print("value_penalty, n = 3: relative error by weight, penalty and order")
+    for penalty, order in (("linear", 1), ("linear", 2), ("log", 1), ("quadratic", 1)):
         errors = [
-            _error(value_penalty_direction(random_quadratic(0, 3), w, penalty), exact)
+            _error(value_penalty_direction(random_quadratic(0, 3), w, penalty, order), exact)
             for w in (1e0, 1e1, 1e2, 1e3, 1e4)
         ]
-        print(f"{penalty:<10}" + "".join(f"{value:10.1e}" for value in errors))
+        print(f"{penalty:<10}{order}" + "".join(f"{value:10.1e}" for value in errors))
     print(f"gauss_newton: relative error, median of {PROBLEMS} problems, after 1, 10 and 100 steps of y")
     for n in (1, 2, 3, 10, 100):
         medians = []

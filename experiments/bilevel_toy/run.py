@@ -21,15 +21,19 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[2]))
 from experiments.bilevel_toy.toy import Case, Toy, branch_margin, optimum, random_case, stack
 
-from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, ValuePenalty
+from clipfuse.bilevel import Alternate, GaussNewton, Joint, Meha, Solver, ValuePenalty
 
 STEPS = 400
 DESCENT = partial(torch.optim.SGD, lr=0.6)
 SOLVERS: dict[str, Callable[..., Solver]] = {
     "value_penalty": partial(ValuePenalty, DESCENT, every=1, w0=0.5, power=1.0, w_max=200.0),
+    "value_penalty_2": partial(
+        ValuePenalty, DESCENT, every=1, w0=0.5, power=1.0, w_max=50.0, order=2, tolerance=1e-8
+    ),
     "alternate": partial(Alternate, DESCENT, every=1),
     "joint": partial(Joint, 0.0),
     "gauss_newton": partial(GaussNewton, DESCENT, steps=1, every=1, damping=1e-12),
+    "meha": partial(Meha, partial(torch.optim.SGD, lr=0.5), gamma=0.9, c0=2.0, power=0.75),
 }
 
 

@@ -98,11 +98,23 @@ def optimum(a: float, n: int, turns: int = 0) -> float:
     return ((1 - n) * a + n * (branch(a) + 2 * math.pi * turns)) / (1 + n)
 
 
-def penalised_optimum(a: float, n: int, weight: float) -> float:
-    """Return the x that minimises F + weight (f - min f), a linear penalty, on the branch of the optimum.
+def penalised_optimum(a: float, n: int, weight: float, order: int = 1) -> float:
+    """Return where `ValuePenalty` comes to rest on the branch of the optimum at a constant weight.
 
-    There x + y_i - c_i = s for all i with s = 2a - (n + 1) weight / 2 cos s, solved by bisection.
+    Order 1: the x that minimises F + weight (f - min f). There x + y_i - c_i = s for all i with s = 2a -
+    (n + 1) weight / 2 cos s, solved by bisection. Order 2: the x at which F + 2 weight f at y and 2 weight f
+    - F at z have the same gradient in x. x + y_i - c_i is a p with weight cos p = x + a - p, x + z_i - c_i a
+    q with weight cos q = q - x - a, and x = a + n weight (cos q - cos p) / 2.
     """
+    if order == 2:
+        x = optimum(a, n)
+        for _ in range(100):
+            p = q = branch(a)
+            for _ in range(100):  # Newton's method
+                p -= (weight * math.cos(p) + p - x - a) / (1 - weight * math.sin(p))
+                q -= (weight * math.cos(q) - q + x + a) / (-1 - weight * math.sin(q))
+            x += (a + n * weight * (math.cos(q) - math.cos(p)) / 2 - x) / (1 + n)
+        return x
     low, high = branch(a) - math.pi / 2, branch(a) + math.pi / 2
     for _ in range(100):
         s = (low + high) / 2

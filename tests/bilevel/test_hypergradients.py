@@ -53,6 +53,29 @@ def test_value_penalty_nears_the_exact_one_as_the_weight_grows(penalty: str, fal
         assert before / after == pytest.approx(fall, rel=0.25)
 
 
+@pytest.mark.parametrize("weight", [20.0, 100.0])
+def test_order_2_is_the_central_difference(weight: float) -> None:
+    """The minima of 2w f + F and 2w f - F by linear equations, and their difference as published."""
+    problem, s = random_quadratic(0, 3), 1 / (2 * weight)
+    x, shift, one = problem.x.detach(), problem.H @ problem.A, torch.eye(3, dtype=torch.float64)
+
+    def slope(sign: int) -> Tensor:
+        y = torch.linalg.solve(problem.H + sign * s * one, shift @ x + sign * s * problem.q)
+        return sign * s * (x - problem.p) - problem.A.T @ problem.H @ (y - problem.A @ x)
+
+    found = value_penalty_direction(problem, weight, order=2)
+    # 300 steps of 0.5 in the flattest direction, of curvature (0.1 - s) / (1 + s), leave e^-11 at s = 1 / 40.
+    torch.testing.assert_close(found, (slope(1) - slope(-1)) / (2 * s), rtol=1e-3, atol=1e-3)
+
+
+def test_order_2_nears_the_exact_one_by_the_square_of_the_weight() -> None:
+    exact = random_quadratic(0, 3).hypergradient()
+    far, near = (
+        error(value_penalty_direction(random_quadratic(0, 3), w, order=2), exact) for w in (1e2, 1e3)
+    )
+    assert far / near == pytest.approx(100, rel=0.25)
+
+
 def test_alternate_sees_only_the_direct_part() -> None:
     problem = random_quadratic(0, 3)
     solver = Alternate(lambda values: torch.optim.SGD(values, lr=0.5), steps=5)

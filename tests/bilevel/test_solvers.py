@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.func import functional_call
 
-from clipfuse.bilevel import Alternate, GaussNewton, Joint, Solver, Unrolled, ValuePenalty
+from clipfuse.bilevel import Alternate, GaussNewton, Joint, Meha, Solver, Unrolled, ValuePenalty
 from clipfuse.testing.ranks import Ranks
 
 ADAM = partial(torch.optim.Adam, lr=0.05)
@@ -19,8 +19,11 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "linear": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1),
     "quadratic": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="quadratic"),
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
+    "order 2": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, order=2, w0=3.0),
+    "until done": partial(ValuePenalty, ADAM, z_steps=9, y_steps=9, every=1, order=2, w0=3.0, tolerance=0.02),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
+    "meha": partial(Meha, ADAM, steps=2, every=1, gamma=0.5, power=0.4),
     "unrolled": partial(Unrolled, ADAM, steps=2, rate=0.1, every=1),
     "first_order": partial(Unrolled, ADAM, rate=0.1, every=1, first_order=True),
 }
@@ -78,16 +81,21 @@ class _Run:
         ]
 
     def state(self) -> list[Tensor]:
-        moving = [*self.network.parameters(), *self.y]
-        z = self.solver.state_dict().get("z") or []
-        return [value.detach().clone() for value in [*moving, *z]]
+        moving = [*self.network.parameters(), *self.y, *second_values(self.solver)]
+        return [value.detach().clone() for value in moving]
+
+
+def second_values(solver: Solver) -> list[Tensor]:
+    """Return what a solver moves beside y: z of `ValuePenalty`, theta of `Meha`."""
+    state = solver.state_dict()
+    return state.get("z") or state.get("theta") or []
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_resumes_bit_equal(name: str) -> None:
-    whole = _Run(SOLVERS[name](every=2))
+    whole = _Run(SOLVERS[name](every=3))
     logs = whole.go(range(9))
-    first = _Run(SOLVERS[name](every=2))
+    first = _Run(SOLVERS[name](every=3))
     first.go(range(4))
     file = io.BytesIO()
     x, y = first.network.state_dict(), first.y
@@ -95,7 +103,7 @@ def test_resumes_bit_equal(name: str) -> None:
     first.go(range(3))  # what was saved must not move with it
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    second = _Run(SOLVERS[name](every=2))
+    second = _Run(SOLVERS[name](every=3))
     second.go(range(1))  # nor may what was there before the load
     second.network.load_state_dict(saved["x"])
     second.optimizer.load_state_dict(saved["o"])
@@ -146,9 +154,8 @@ def train_on_ranks(name: str) -> list[Tensor]:
     for k in range(6):
         share = samples(k).chunk(world)[rank]
         log = solver.step(_Batch(module, y, share), optimizer, backward=Tensor.backward)
-    z = solver.state_dict().get("z") or []
     logged = torch.tensor(list(log.values()), dtype=torch.float64)
-    return [value.detach() for value in [*network.parameters(), *y, *z, logged]]
+    return [value.detach() for value in [*network.parameters(), *y, *second_values(solver), logged]]
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -182,7 +189,7 @@ def test_lower_level_moves_once_per_accumulated_update(name: str) -> None:
             assert all(map(torch.equal, states[1][lower], state[lower]))
         assert all(map(torch.equal, states[0][network], states[2][network]))
         assert not any(map(torch.equal, states[2][network], states[3][network]))
-        assert len({log.get("w") for log in logs}) == 1
+        assert len({(log.get("w"), log.get("c")) for log in logs}) == 1
     assert run.solver.state_dict()["updates"] == 2
 
 
@@ -209,10 +216,21 @@ def test_lower_level_moves_every_so_many_updates() -> None:
         (lambda: ValuePenalty(ADAM, power=-1), "power is -1"),
         (lambda: ValuePenalty(ADAM, decay=-1), "decay is -1"),
         (lambda: ValuePenalty(ADAM, penalty="cubic"), "expected one of linear, quadratic, log"),
+        (lambda: ValuePenalty(ADAM, order=3), "order is 3; expected 1 or 2"),
+        (lambda: ValuePenalty(ADAM, order=2, penalty="log"), "take penalty=linear optimistic=true"),
+        (lambda: ValuePenalty(ADAM, order=2, optimistic=False), "take penalty=linear optimistic=true"),
+        (lambda: ValuePenalty(ADAM, tolerance=-1), "tolerance is -1; expected 0 or more"),
+        (lambda: GaussNewton(ADAM, tolerance=math.nan), "tolerance is nan"),
         (lambda: Alternate(ADAM, steps=0), "steps is 0"),
         (lambda: GaussNewton(ADAM, steps=0), "steps is 0"),
         (lambda: GaussNewton(ADAM, eta=-1), "eta is -1"),
         (lambda: GaussNewton(ADAM, damping=-1), "damping is -1"),
+        (lambda: Meha(ADAM, steps=0), "steps is 0"),
+        (lambda: Meha(ADAM, every=0), "every is 0"),
+        (lambda: Meha(ADAM, gamma=0), "gamma is 0; expected a number above 0"),
+        (lambda: Meha(ADAM, c0=math.nan), "c0 is nan; expected a number above 0"),
+        (lambda: Meha(ADAM, power=-1), "power is -1; expected 0 or more"),
+        (lambda: Meha(ADAM, delay=-1), "delay is -1; expected 0 or more updates"),
     ],
 )
 def test_refuses_by_name(make: Callable[[], Any], named: str) -> None:

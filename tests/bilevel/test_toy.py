@@ -47,6 +47,11 @@ def test_closed_form_is_the_best_branch() -> None:
         assert abs(optimum(2.0, n) - x_star) < 1e-6
     for weight, x in {1: 2.28338, 10: 2.44523, 50: 2.46868, 200: 2.47335}.items():
         assert abs(penalised_optimum(2.0, 2, weight) - x) < 1e-5
+    # Errors of the design notes, whose weight, 1 / s, is twice that of `ValuePenalty`.
+    for weight, miss in {10: 6.43e-3, 50: 2.53e-4, 200: 1.58e-5}.items():
+        assert penalised_optimum(2.0, 2, weight / 2, order=2) - optimum(2.0, 2) == pytest.approx(
+            miss, rel=1e-2
+        )
 
 
 def test_value_penalty_finds_the_optimum_from_four_starts() -> None:
@@ -55,12 +60,21 @@ def test_value_penalty_finds_the_optimum_from_four_starts() -> None:
     assert float((x - targets(cases)).abs().max()) <= 3e-3
 
 
-@pytest.mark.parametrize("weight", [1.0, 10.0, 50.0, 200.0])
-def test_value_penalty_at_constant_weight_meets_the_penalised_optimum(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "order"), [(1.0, 1), (10.0, 1), (50.0, 1), (200.0, 1), (5.0, 2), (25.0, 2)]
+)
+def test_value_penalty_at_constant_weight_meets_the_penalised_optimum(weight: float, order: int) -> None:
     cases = [published(n, 3, 3) for n in (1, 2, 10)]
-    x = solve(value_penalty(w0=weight, w_max=weight, mu0=0, theta0=0), cases, steps=200)
+    x = solve(value_penalty(w0=weight, w_max=weight, mu0=0, theta0=0, order=order), cases, steps=200)
     for case, found in zip(cases, x.tolist(), strict=True):
-        assert abs(found - penalised_optimum(2.0, case.n, weight)) < 1e-3
+        near = penalised_optimum(2.0, case.n, weight, order)
+        assert abs(found - near) < (1e-3 if order == 1 else 1e-4)
+
+
+def test_order_2_finds_the_optimum_at_a_weight_of_50_from_four_starts() -> None:
+    cases = [published(n, *start) for n in SIZES for start in STARTS]
+    x = solve(SOLVERS["value_penalty_2"](), cases)
+    assert float((x - targets(cases)).abs().max()) <= 1e-4
 
 
 @pytest.mark.parametrize(("start", "turn"), [((6.0, 6.0), 1), ((-6.0, 0.0), -1)])

@@ -117,14 +117,14 @@ def after_renaming(number: int) -> None:
 def in_solve(number: int) -> None:
     minimise, left = Descent.minimise, [number]
 
-    def deadly(self: Descent, objective: Any, *arguments: Any) -> None:
+    def deadly(self: Descent, objective: Any, *arguments: Any) -> int:
         def evaluated(values: Any) -> Any:
             left[0] -= 1
             if not left[0]:
                 die()
             return objective(values)
 
-        minimise(self, evaluated, *arguments)
+        return minimise(self, evaluated, *arguments)
 
     Descent.minimise = deadly  # type: ignore[method-assign]
 

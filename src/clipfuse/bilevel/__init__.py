@@ -4,6 +4,7 @@ from clipfuse.bilevel.alternate import Alternate
 from clipfuse.bilevel.descent import LowerOptimizer
 from clipfuse.bilevel.gauss_newton import GaussNewton
 from clipfuse.bilevel.joint import Joint
+from clipfuse.bilevel.meha import Meha
 from clipfuse.bilevel.problem import Backward, BilevelProblem, MovableProblem, Solver, UpperOptimizer
 from clipfuse.bilevel.unrolled import OnceDifferentiableError, Unrolled
 from clipfuse.bilevel.value_penalty import ValuePenalty
@@ -15,6 +16,7 @@ __all__ = [
     "GaussNewton",
     "Joint",
     "LowerOptimizer",
+    "Meha",
     "MovableProblem",
     "OnceDifferentiableError",
     "Solver",

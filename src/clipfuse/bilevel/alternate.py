@@ -1,6 +1,6 @@
 """Alternation: y descends its own loss, x descends its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,29 +17,32 @@ class Alternate(NestedSolver):
     ignores that y depends on x: at a fixed point dF/dx = 0 holds with y constant, which is in general no
     solution of the bi-level problem.
 
-    Logged: F, f.
+    Logged: F, f, and steps, those of y in the last solve.
 
     Args:
         optimizer: makes the optimiser of y, as in `Descent`.
         steps: steps of y per solve, 1 or more.
         every: updates per solve, 1 or more.
+        tolerance: relative change of f at which a solve ends before its last step, 0 or more; 0: never.
 
     Raises:
-        ValueError: `steps` or `every` below 1.
+        ValueError: `steps` or `every` below 1, or `tolerance` below 0.
     """
 
-    def __init__(self, optimizer: LowerOptimizer, *, steps: int = 5, every: int = 10) -> None:
-        super().__init__(optimizer, every)
+    def __init__(
+        self, optimizer: LowerOptimizer, *, steps: int = 5, every: int = 10, tolerance: float = 0.0
+    ) -> None:
+        super().__init__(optimizer, every, tolerance)
         require_steps(steps=steps)
         self.steps = steps
 
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
-        self._descend(problem, lower, problem.lower_loss, self.steps)
+        self._taken["steps"] = self._descend(problem, lower, problem.lower_loss, self.steps)
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         with torch.no_grad():
             f = problem.lower_loss(y)
         total = problem.upper_loss(y)
-        return total, named(("F", "f"), mean_over_ranks([total.detach(), f]))
+        return total, named(("F", "f"), mean_over_ranks([total.detach(), f])) | self._taken

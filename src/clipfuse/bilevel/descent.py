@@ -1,6 +1,7 @@
 """Descent of the lower level: copies of y, an optimiser of their own, the same values on all ranks."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -121,11 +122,33 @@ class Descent:
             raise ValueError(f"the lower parameters have shapes {given}; this solver began with {mine}")
         copy_into(self.values, values)
 
-    def minimise(self, objective: Objective, steps: int, check: Check | None = None) -> None:
-        """Take `steps` steps down the mean of `objective` over the ranks; `check` may refuse a gradient."""
+    def minimise(
+        self, objective: Objective, steps: int, check: Check | None = None, tolerance: float = 0.0
+    ) -> int:
+        """Step down the mean of `objective` over the ranks until it hardly changes; return the steps taken.
+
+        The size of the change counts, so that a first step in the direction of old moments ends nothing. All
+        ranks take the same number of steps.
+
+        Args:
+            objective: values -> scalar.
+            steps: the most steps.
+            check: sees each gradient before its step, and may refuse it by an error.
+            tolerance: it is done where a step changed the objective by this part of its size or less; 0: all
+                `steps`, without a look at the objective. It costs a wait for the device per step, and one
+                evaluation without gradient if it is done early.
+        """
         assert self._optimizer is not None
+        taken, last = 0, math.inf
         for _ in range(steps):
-            slopes = mean_over_ranks(gradients(objective(self.values), self.values))
+            loss = objective(self.values)
+            if tolerance:
+                now = float(mean_over_ranks([loss.detach().reshape(1)])[0])
+                if abs(last - now) <= tolerance * abs(now):
+                    break
+                last = now
+            taken += 1
+            slopes = mean_over_ranks(gradients(loss, self.values))
             if check is not None:
                 check(slopes)
             for value, slope in zip(self.values, slopes, strict=True):
@@ -134,6 +157,7 @@ class Descent:
             # Fused optimisers leave the version as it was; caches by version must see the new values.
             torch.autograd.graph.increment_version(self.values)
         self._optimizer.zero_grad()
+        return taken
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return a copy of the optimiser's state; None before the first `move_to`."""

@@ -1,6 +1,6 @@
 """A hypergradient from first derivatives alone: the Hessian of f taken as an outer product."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class GaussNewton(Alternate):
       falls to `damping`. The published setting is `steps=1`, `every=1` and a damping of 1e-12.
     - y descends f alone and stays in the basin it starts in; F has no part in the choice among minima.
 
-    Logged: F, f, slope (the factor of df/dx), lower_gradient (|f_y|).
+    Logged: F, f, slope (the factor of df/dx), lower_gradient (|f_y|), and steps, those of y in the last
+    solve.
 
     Args:
         optimizer: makes the optimiser of y, as in `Descent`.
@@ -34,6 +35,7 @@ class GaussNewton(Alternate):
         every: updates per solve, 1 or more.
         eta: factor of the correction, 0 or more.
         damping: added to |f_y|^2, 0 or more.
+        tolerance: relative change of f at which a solve ends before its last step, 0 or more; 0: never.
 
     Raises:
         ValueError: an argument outside its range.
@@ -47,14 +49,15 @@ class GaussNewton(Alternate):
         every: int = 10,
         eta: float = 1.0,
         damping: float = 1e-6,
+        tolerance: float = 0.0,
     ) -> None:
-        super().__init__(optimizer, steps=steps, every=every)
+        super().__init__(optimizer, steps=steps, every=every, tolerance=tolerance)
         require_weights(eta=eta, damping=damping)
         self.eta, self.damping = eta, damping
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         leaves = [value.detach().requires_grad_() for value in y]
         both = gradients(problem.lower_loss(leaves), leaves) + gradients(problem.upper_loss(leaves), leaves)
         flat = [gradient.flatten() for gradient in mean_over_ranks(both)]
@@ -65,4 +68,4 @@ class GaussNewton(Alternate):
         f, upper = problem.lower_loss(y), problem.upper_loss(y)
         means = mean_over_ranks([upper.detach(), f.detach()])
         log = named(("F", "f", "slope", "lower_gradient"), [*means, -share, squared.sqrt()])
-        return upper - share * f, log
+        return upper - share * f, log | self._taken

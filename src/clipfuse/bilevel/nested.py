@@ -1,7 +1,8 @@
 """What all solvers with a lower level share: when y moves, and the step of x."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -26,21 +27,25 @@ class NestedSolver(ABC):
     Args:
         optimizer: makes the optimiser of y, as in `Descent`.
         every: updates per solve of the lower level, 1 or more.
+        tolerance: relative change of the objective at which a descent of the lower level ends before its
+            last step, as in `Descent.minimise`, 0 or more; 0: never.
 
     Raises:
-        ValueError: `every` below 1.
+        ValueError: `every` below 1, or `tolerance` below 0.
     """
 
-    def __init__(self, optimizer: LowerOptimizer, every: int) -> None:
+    def __init__(self, optimizer: LowerOptimizer, every: int, tolerance: float = 0.0) -> None:
         require_steps(every=every)
-        self.every = every
+        require_weights(tolerance=tolerance)
+        self.every, self.tolerance = every, tolerance
+        self._taken: dict[str, float] = {}
         self._updates = 0
         self._started = False
         self._y = Descent(optimizer)
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Take one step and return the log by name, means over the ranks.
 
         Raises:
@@ -74,10 +79,12 @@ class NestedSolver(ABC):
 
     def _descend(
         self, problem: BilevelProblem, lower: Sequence[Tensor], objective: Objective, steps: int
-    ) -> None:
+    ) -> int:
+        """Move `lower` down the objective, in place, and return the steps taken."""
         self._y.move_to(lower)
-        self._y.minimise(objective, steps, getattr(problem, "check_finite", None))
+        taken = self._y.minimise(objective, steps, getattr(problem, "check_finite", None), self.tolerance)
         copy_into(lower, self._y.values)
+        return taken
 
     @abstractmethod
     def _solve(self, problem: BilevelProblem, lower: Sequence[Tensor], k: int) -> None:
@@ -86,17 +93,18 @@ class NestedSolver(ABC):
     @abstractmethod
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         """Return the scalar whose gradient moves x, and the log; the last upper loss evaluated is at y."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs but y, in plain types and copies of tensors."""
-        return {"updates": self._updates, "y": self._y.state_dict()}
+        return {"updates": self._updates, "y": self._y.state_dict(), "taken": dict(self._taken)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; the owner of y restores y."""
         self._updates = state["updates"]
         self._started = False
+        self._taken = dict(state.get("taken", {}))  # older states have none
         self._y.load_state_dict(state["y"])
 
 
@@ -122,6 +130,48 @@ def require_weights(**values: float) -> None:
             raise ValueError(f"{name} is {value}; expected 0 or more")
 
 
-def named(names: Sequence[str], scalars: Sequence[Tensor]) -> dict[str, float]:
-    """Return the scalars as floats by name; one copy from the device."""
-    return dict(zip(names, torch.stack([scalar.detach() for scalar in scalars]).tolist(), strict=True))
+class Unread(Mapping[str, float]):
+    """Numbers by name that lie on a device until the first of them is read, then all of them are.
+
+    Whoever logs every tenth update makes the host wait for a GPU every tenth update.
+
+    Args:
+        names: of the scalars on the device.
+        scalars: one per name.
+        known: numbers that are on the host.
+    """
+
+    def __init__(
+        self, names: Sequence[str], scalars: Sequence[Tensor], known: Mapping[str, float] | None = None
+    ) -> None:
+        self._names, self._known = tuple(names), dict(known or {})
+        self._found: Tensor | None = torch.stack([scalar.detach() for scalar in scalars])
+
+    def _read(self) -> dict[str, float]:
+        if self._found is not None:
+            read = dict(zip(self._names, self._found.tolist(), strict=True))
+            self._known, self._found = read | self._known, None
+        return self._known
+
+    def __getitem__(self, name: str) -> float:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __or__(self, known: Mapping[str, float]) -> "Unread":
+        """Return this with further numbers, still unread."""
+        other = copy(self)
+        other._known = {**self._known, **known}
+        return other
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+
+def named(names: Sequence[str], scalars: Sequence[Tensor]) -> Unread:
+    """Return the scalars by name; they are copied from the device when the first of them is read."""
+    return Unread(names, scalars)

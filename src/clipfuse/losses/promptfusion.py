@@ -4,7 +4,7 @@ The prompts learn to separate good from bad images; the network is trained to ra
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -33,7 +33,7 @@ class PromptState:
         fidelity: fidelity loss of the fused image, with graph.
         fused: embeddings of the fused images, (N, D), with graph.
         pictures: embeddings (1 + K, N, D) of the good image of each sample, and of a bad one for each pair of
-            prompts; None outside of training and with fixed prompts.
+            prompts; None with fixed prompts.
         earlier: the same of an earlier network, without graph; None without that rank.
         plain: embeddings of sources and trivial fusions by name, for the log; empty in training.
         guided: whether the second stage has begun.
@@ -190,11 +190,14 @@ class PromptFusionLoss(BilevelLoss):
 
     def prepare(self, inputs: LossInputs) -> PromptState:
         """Embed the fused image and, every `pictures_every` updates, good and bad images."""
-        guided = inputs.step >= self.warmup
-        pictures = self._keep_pictures(inputs) if self.training and self.prompts is not None else None
+        pictures, guided = None, inputs.step >= self.warmup
+        if self.training and self.prompts is not None:
+            pictures = self._keep_pictures(inputs)
+        elif self.prompts is not None and (self.positives == "composite" or inputs.reference is not None):
+            pictures = self._embed_pictures(replace(inputs, step=0))  # the same at each validation
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
         ranked = guided and pictures is not None and self.teacher_decay is not None
-        earlier = self._embed_earlier(inputs) if ranked else None
+        earlier = self._embed_earlier(inputs) if ranked and (self.training or inputs.teacher) else None
         others = {} if self.training else self._plain(inputs)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return PromptState(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
@@ -202,9 +205,8 @@ class PromptFusionLoss(BilevelLoss):
     def upper_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
         """Return F; `terms` has probabilities of images, and the distance of the prompts from their start.
 
-        `p_fused_*` by pair; in training `p_good` and `p_bad`, the share of fused images `between` them and
-        their `margin`, the smaller distance to p_good and p_bad; in validation p of sources and trivial
-        fusions.
+        `p_fused_*` by pair; if prompts learn, `p_good`, `p_bad`, the share of fused images `between` them and
+        their `margin`, the smaller distance to both; in validation p of sources and trivial fusions.
         """
         texts = self._texts(lower)
         logits = self._logits(state.fused.unsqueeze(1), texts)
@@ -218,8 +220,7 @@ class PromptFusionLoss(BilevelLoss):
         with torch.no_grad():
             for name, images in state.plain.items():
                 terms[f"p_{name}"] = torch.sigmoid(self._logits(images.unsqueeze(1), texts)).mean()
-        if state.pictures is not None:
-            with torch.no_grad():
+            if state.pictures is not None:
                 good, bad = (torch.sigmoid(each) for each in self._score_pairs(state.pictures, texts))
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
                 margin = torch.minimum(good - p, p - bad)
@@ -231,8 +232,10 @@ class PromptFusionLoss(BilevelLoss):
 
     def lower_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
         """Return f; `terms` has its cross-entropy, learned or not, and in the second stage its ranking."""
-        if state.pictures is None:
-            raise ValueError(f"{self.name} loss: only learned prompts in training have a lower level")
+        if self.prompts is None:
+            raise ValueError(f"{self.name} loss: only learned prompts have a lower level")
+        if state.pictures is None:  # a validation image without the reference that `positives` needs
+            return LossOutput(state.fused.new_zeros(()), {})
         texts = self._texts(lower)
         good, bad = self._score_pairs(state.pictures, texts)
         total = (F.softplus(-good) + F.softplus(bad)).mean() / 2
@@ -261,11 +264,10 @@ class PromptFusionLoss(BilevelLoss):
         images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
         p = torch.sigmoid(self._logits(images.unsqueeze(1), self._texts(self.lower_parameters())))
         scores = p.mean(dim=1).tolist()
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        names = list(shown)
-        pictures = [(f"{names[index]} {scores[index]:.2f}", shown[names[index]][0]) for index in order]
+        order = sorted(zip(shown, scores, strict=True), key=lambda each: -each[1])
+        pictures = [(f"{name} {score:.2f}", shown[name][0]) for name, score in order]
         each = [[f"{pair} {value:.3f}" for pair, value in zip(self.against, row, strict=True)] for row in p]
-        words = {f"p of {name}": ", ".join(parts) for name, parts in zip(names, each, strict=True)}
+        words = {f"p of {name}": ", ".join(parts) for name, parts in zip(shown, each, strict=True)}
         if self.prompts is not None:
             nearest = self.prompts.nearest_tokens()
             words |= {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
@@ -296,8 +298,8 @@ class PromptFusionLoss(BilevelLoss):
 
     def _score_pairs(self, pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (N, K) of the good image, and of the bad one of each pair."""
-        bad = pictures[1:].transpose(0, 1)
-        return self._logits(pictures[0].unsqueeze(1), texts), self._logits(bad, texts)
+        good, bad = pictures[0].unsqueeze(1), pictures[1:].transpose(0, 1)
+        return self._logits(good, texts), self._logits(bad, texts)
 
     def _plain(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return sources and trivial fusions, and the good image made by rule."""
@@ -319,18 +321,16 @@ class PromptFusionLoss(BilevelLoss):
     def _keep_pictures(self, inputs: LossInputs) -> Tensor:
         """Return the good and bad images of this update; every so often keep new ones."""
         kept = None if self._pictures is None else own_part(self._pictures, dim=1)
-        stale = kept is None or kept.shape[1] != len(inputs.fused)
-        if stale or inputs.step % self.pictures_every == 0:
+        kept = kept if kept is not None and kept.shape[1] == len(inputs.fused) else None
+        if kept is None or inputs.step % self.pictures_every == 0:
             fresh = self._embed_pictures(inputs)
             self._pictures = join_ranks(fresh, dim=1)  # of all ranks: one of them writes the checkpoint
-            kept = fresh if stale or not self.held_out else kept
-        assert kept is not None
+            kept = kept if kept is not None and self.held_out else fresh
         return kept.to(inputs.fused.device)
 
     @torch.no_grad()
     def _embed_pictures(self, inputs: LossInputs) -> Tensor:
-        good = self._good(inputs)
-        pictures = {"good": good}
+        pictures = {"good": (good := self._good(inputs))}
         for name, kinds in self.against.items():
             seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
             pictures[name] = bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds)

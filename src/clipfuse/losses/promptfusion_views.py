@@ -34,7 +34,7 @@ class _Objects:
     Attributes:
         fused: embeddings (N, D) of the fused images' windows, with graph.
         rows: (N,) int64, the words of each; -1 where an image has no such object.
-        ends: embeddings (2, M, D) of good and bad windows, without graph; None outside of training.
+        ends: embeddings (2, M, D) of good and bad windows, without graph; None where there are none.
         end_rows: (M,) int64, the words of these.
     """
 
@@ -227,7 +227,7 @@ class PromptFusionViewsLoss(PromptFusionLoss):
         return _ViewState(**parts, objects=objects)
 
     def upper_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
-        """Return F; `terms` as the parent, and with objects their guidance and probability."""
+        """Return F; `terms` as the parent, and of objects guidance and probability, 0 in a batch without any."""
         output = super().upper_loss(state, lower)
         objects = getattr(state, "objects", None)
         if objects is None:
@@ -243,15 +243,17 @@ class PromptFusionViewsLoss(PromptFusionLoss):
 
     def lower_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
         """Return f; `terms` has its cross-entropy, the pull to the start, and in the second stage H."""
-        if state.pictures is None:
-            raise ValueError(f"{self.name} loss: the lower level is there in training alone")
+        if state.pictures is None:  # as in the parent
+            return LossOutput(state.fused.new_zeros(()), {})
         texts, objects = self._texts(lower), getattr(state, "objects", None)
         good, bad = self._score_pairs(state.pictures, texts)
         entropy = (F.softplus(-good) + F.softplus(bad)).mean() / 2
         if objects is not None:
             mine, number = self._object_logits(objects.ends[0], objects.end_rows, lower)
             spoilt, _ = self._object_logits(objects.ends[1], objects.end_rows, lower)
-            entropy = entropy + mean_over_ranks(F.softplus(-mine) + F.softplus(spoilt), number, True) / 2
+            entropy = (
+                entropy + mean_over_ranks(F.softplus(-mine) + F.softplus(spoilt), number, self.training) / 2
+            )
         starts = [self.get_buffer(f"start{index}") for index in range(len(lower))]
         ratios = [
             (now - then).square().sum() / then.square().sum().clamp(min=1e-12)
@@ -264,7 +266,7 @@ class PromptFusionViewsLoss(PromptFusionLoss):
             held = self._held(self._logits(state.fused.unsqueeze(1), texts)).mean()
             if objects is not None:
                 mine, number = self._object_logits(objects.fused, objects.rows, lower)
-                held = held + mean_over_ranks(self._held(mine), number, True)
+                held = held + mean_over_ranks(self._held(mine), number, self.training)
             total = total + self.fused_weight * held
             terms["fused"] = held.detach()
         return LossOutput(total, terms)
@@ -310,7 +312,8 @@ class PromptFusionViewsLoss(PromptFusionLoss):
     def _windows(self, inputs: LossInputs, images: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Return one window of each image, the same place in all of them, and the words of each sample."""
         kinds = [self.class_names.index(name) for name in self.objects]
-        seeds = [derived_seed(inputs.seed, inputs.step, "object", each) for each in inputs.sample_ids]
+        step = inputs.step if self.training else 0  # the same objects at each validation
+        seeds = [derived_seed(inputs.seed, step, "object", each) for each in inputs.sample_ids]
         edges, places = draw_objects(self._boxes(inputs, kinds), kinds, seeds)
         height, width = inputs.fused.shape[-2:]
         windows = object_windows((height, width), edges)
