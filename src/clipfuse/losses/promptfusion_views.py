@@ -227,7 +227,7 @@ class PromptFusionViewsLoss(PromptFusionLoss):
         return _ViewState(**parts, objects=objects)
 
     def upper_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
-        """Return F; `terms` as the parent, and of objects guidance and probability, 0 where there are none."""
+        """Return F; `terms` as the parent, and of objects guidance and probability, 0 where none are."""
         output = super().upper_loss(state, lower)
         objects = getattr(state, "objects", None)
         if objects is None:
