@@ -68,5 +68,5 @@ def test_the_answer_is_measured_where_it_is_solved(monkeypatch: pytest.MonkeyPat
     level = answer.Level(loss.train(), [(noise[0], noise[1]), (noise[2], noise[3])])
     moves, _, indirect, left = map(float, answer.measure(level))
     assert moves > 0
-    assert indirect > 0
+    assert abs(indirect) > 0.01
     assert left < 0.5

@@ -185,7 +185,7 @@ def test_the_gradient_of_the_network_in_the_lower_level_is_that_of_differences(
         assert float((ahead - behind) / 2e-5) == pytest.approx(float((slope * way).sum()), rel=1e-5, abs=1e-8)
 
 
-def solved(loss: PromptFusionLoss, inputs: LossInputs, steps: int = 150) -> Tensor:
+def solved(loss: PromptFusionLoss, inputs: LossInputs, steps: int = 60) -> Tensor:
     """Return the prompts that Adam finds from their start, flat."""
     state = loss.prepare(inputs)
     values = [value.detach().clone().requires_grad_() for value in loss.lower_parameters()]
