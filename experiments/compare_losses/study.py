@@ -17,7 +17,7 @@ each part, without images and weights, into one zip: SET.zip (samples), SET_time
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -79,9 +79,9 @@ def choose_rate(scores: Mapping[float, Mapping[str, float]]) -> float:
     return min(zip(means, scores, strict=True))[1]
 
 
-def last_validation(run: Run) -> dict[str, float]:
+def last_validation(run: Run, metrics: Sequence[str] = METRICS) -> dict[str, float]:
     """Return the scores of a run's last validation."""
-    return {metric: run.curves[f"val/metric/{metric}"][-1][1] for metric in METRICS}
+    return {metric: run.curves[f"val/metric/{metric}"][-1][1] for metric in metrics}
 
 
 def trial_scores(sweep: Path) -> dict[float, dict[str, float]]:
@@ -89,22 +89,31 @@ def trial_scores(sweep: Path) -> dict[float, dict[str, float]]:
     return dict(zip(RATES, map(last_validation, find_runs([sweep])), strict=True))
 
 
-def seconds_per_update(data: Sequence[str]) -> dict[str, float]:
+def seconds_per_update(
+    data: Sequence[str],
+    losses: Iterable[str] = LOSSES,
+    command: Callable[[str, int], Sequence[str]] = words,
+) -> dict[str, float]:
     """Measure an update of each loss in processor seconds of one thread: other programs do not disturb them.
 
     It is the difference between a training of 45 and one of 5 updates, divided by 40. Two rounds, the losses
     in turns; the smaller counts.
+
+    Args:
+        data: overrides that all trainings share.
+        losses: their names.
+        command: the overrides of a training, by the name of its loss and its number of updates.
     """
     torch.set_num_threads(1)
     found: dict[str, float] = {}
     plain = ["test=false", "objective=val/loss/total", "callbacks.best=null", "callbacks.notes=null"]
     plain += ["logger=none", "~callbacks.progress", "+trainer.enable_progress_bar=false"]
     for turn in range(2):
-        for loss in LOSSES:
+        for loss in losses:
             spent = {}
             for steps in (5, 45):
                 with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
-                    config = compose_run([*words(loss, steps), *data, *plain, f"run_dir={folder}/run"])
+                    config = compose_run([*command(loss, steps), *data, *plain, f"run_dir={folder}/run"])
                     start = time.process_time()
                     train(config)
                     spent[steps] = time.process_time() - start

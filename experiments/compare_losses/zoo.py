@@ -26,6 +26,7 @@ LOSSES = {
     "clip_ratio": ["loss=clip_ratio"],
     "promptfusion_alternate": ["loss=promptfusion", "solver=alternate", "loss.warmup={warmup}"],
     "clip_lit": ["experiment=clip_lit", "loss.warmup={warmup}"],
+    "promptfusion_views": ["loss=promptfusion_views", "loss.warmup={warmup}"],
     "autofuse": ["loss=autofuse"],
     "region_contrast": ["loss=region_contrast"],
     "text_weights": ["loss=text_weights"],

@@ -14,9 +14,9 @@ from torchvision.models import mobilenet_v3_large, mobilenet_v3_small
 from clipfuse.downstream.base import Example
 from clipfuse.downstream.detection import Detection
 from clipfuse.downstream.learning import learn
-from clipfuse.downstream.objects import components
 from clipfuse.downstream.protocols import frozen, retrained, scored
 from clipfuse.errors import UserError
+from clipfuse.ops.objects import components
 from clipfuse.types import IGNORED, Boxes, LabelSet
 
 sys.path.append(str(Path(__file__).parents[2]))

@@ -13,6 +13,9 @@ OVERRIDES = {
     "clip_ratio": [],
     "ldfusion": [],
     "promptfusion": ["loss.fidelity.decomposition_weight=0"],
+    "promptfusion_views": [
+        *("loss.fidelity.decomposition_weight=0", "loss.objects=[person]", "loss.class_names=[sky,person]"),
+    ],
 }
 
 

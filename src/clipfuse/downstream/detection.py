@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detector, trained_detector
 from clipfuse.downstream.networks import encoder_key, file_key, write_trained
-from clipfuse.downstream.objects import components
 from clipfuse.downstream.precision import MOST_FOUND, average_precision, require_scorer
 from clipfuse.errors import UserError
 from clipfuse.ops.drawing import draw_boxes
+from clipfuse.ops.objects import components
 from clipfuse.types import Boxes, LabelSet
 
 _NEEDS = {"labels": "boxes", "components": "classes"}

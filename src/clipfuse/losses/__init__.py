@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from clipfuse.losses.lpips import LpipsLoss
     from clipfuse.losses.pixel import PixelLoss
     from clipfuse.losses.promptfusion import PromptFusionLoss
+    from clipfuse.losses.promptfusion_views import PromptFusionViewsLoss
     from clipfuse.losses.region_contrast import RegionContrastLoss
     from clipfuse.losses.task import TaskLoss
     from clipfuse.losses.text_weights import TextWeightsLoss
@@ -31,6 +32,7 @@ __all__ = [
     "LpipsLoss",
     "PixelLoss",
     "PromptFusionLoss",
+    "PromptFusionViewsLoss",
     "RegionContrastLoss",
     "TaskLoss",
     "TextWeightsLoss",
@@ -48,6 +50,7 @@ __getattr__, __dir__ = attach(
         "lpips": ("LpipsLoss",),
         "pixel": ("PixelLoss",),
         "promptfusion": ("PromptFusionLoss",),
+        "promptfusion_views": ("PromptFusionViewsLoss",),
         "region_contrast": ("RegionContrastLoss",),
         "task": ("TaskLoss",),
         "text_weights": ("TextWeightsLoss",),

@@ -22,12 +22,11 @@ from clipfuse.ops.ranks import join_ranks, own_part
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
 
-_LOSS = "promptfusion"
 _RANKING = ("margin", "margin_bad", "margin_ends", "margin_earlier")  # without effect where nothing is ranked
 
 
 @dataclass(frozen=True)
-class _State:
+class PromptState:
     """What both levels share in one update.
 
     Attributes:
@@ -108,6 +107,8 @@ class PromptFusionLoss(BilevelLoss):
         ValueError: an argument out of range, a text that is too long, a text tower without embeddings.
     """
 
+    held_out = False  # whether the prompts learn from images of an earlier batch than the one they answer to
+
     def __init__(
         self,
         clip: FrozenClip,
@@ -133,13 +134,13 @@ class PromptFusionLoss(BilevelLoss):
         shares = {"margin": margin, "margin_bad": margin_bad, "margin_ends": margin_ends}
         shares |= {"margin_earlier": margin_earlier, "earlier_decay": earlier_decay}
         super().__init__()
-        require(_LOSS, 0, guidance_weight=guidance_weight, ranking_weight=ranking_weight, warmup=warmup)
-        require(_LOSS, 1, pictures_every=pictures_every)
+        require(self.name, 0, guidance_weight=guidance_weight, ranking_weight=ranking_weight, warmup=warmup)
+        require(self.name, 1, pictures_every=pictures_every)
         for name, value in shares.items():
             if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{_LOSS} loss: {name} is {value}; expected 0 or more, below 1")
+                raise ValueError(f"{self.name} loss: {name} is {value}; expected 0 or more, below 1")
         if refinement == "ranking" and not ranking_weight:
-            raise ValueError(f"{_LOSS} loss: refinement is ranking; expected a ranking_weight above 0 for it")
+            raise ValueError(f"{self.name} loss: refinement is ranking; expected a ranking_weight above 0")
         self.guidance, self.refinement, self.positives = guidance, refinement, positives
         self.margin_bad, self.margin_ends, self.margin_earlier = margin_bad, margin_ends, margin_earlier
         self.teacher_decay = earlier_decay if prompts == "learned" else None
@@ -147,7 +148,7 @@ class PromptFusionLoss(BilevelLoss):
         self.guidance_weight, self.ranking_weight = guidance_weight, ranking_weight
         self.margin, self.view, self.warmup, self.pictures_every = margin, view, warmup, pictures_every
         self.prompts: LearnablePrompts | None = None
-        with named_errors(f"{_LOSS} loss"):
+        with named_errors(f"{self.name} loss"):
             texts, self.against = read_pairs(pairs, tuple(MAKERS))
             self.pair_names, self.fixed_texts = tuple(self.against), list(texts.values())
             clip.encode_text(self.fixed_texts)
@@ -161,7 +162,7 @@ class PromptFusionLoss(BilevelLoss):
         """Refuse data without the reference that `positives` needs; set up the fidelity loss."""
         if self.positives == "reference" and sample.reference is None:
             raise ValueError(
-                "promptfusion loss: positives=reference needs data with an ideal fused image, such as "
+                f"{self.name} loss: positives=reference needs data with an ideal fused image, such as "
                 f"data=synthetic; take {self.place}.positives=composite"
             )
         super().setup(sample)
@@ -187,18 +188,11 @@ class PromptFusionLoss(BilevelLoss):
         """Return the contexts, positive and negative of each pair in turn; none if the prompts are fixed."""
         return () if self.prompts is None else tuple(self.prompts.contexts)
 
-    def prepare(self, inputs: LossInputs) -> _State:
+    def prepare(self, inputs: LossInputs) -> PromptState:
         """Embed the fused image and, every `pictures_every` updates, good and bad images."""
         pictures, guided = None, inputs.step >= self.warmup
         if self.training and self.prompts is not None:
-            pictures = None if self._pictures is None else own_part(self._pictures, dim=1)
-            stale = pictures is None or pictures.shape[1] != len(inputs.fused)
-            if stale or inputs.step % self.pictures_every == 0:
-                pictures = self._embed_pictures(inputs)
-                # The images of all ranks: one rank writes the checkpoint.
-                self._pictures = join_ranks(pictures, dim=1)
-            assert pictures is not None
-            pictures = pictures.to(inputs.fused.device)
+            pictures = self._keep_pictures(inputs)
         elif self.prompts is not None and (self.positives == "composite" or inputs.reference is not None):
             pictures = self._embed_pictures(replace(inputs, step=0))  # the same at each validation
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
@@ -206,9 +200,9 @@ class PromptFusionLoss(BilevelLoss):
         earlier = self._embed_earlier(inputs) if ranked and (self.training or inputs.teacher) else None
         others = {} if self.training else self._plain(inputs)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
-        return _State(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
+        return PromptState(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
 
-    def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
+    def upper_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
         """Return F; `terms` has probabilities of images, and the distance of the prompts from their start.
 
         `p_fused_*` by pair; if prompts learn, `p_good`, `p_bad`, the share of fused images `between` them and
@@ -236,10 +230,10 @@ class PromptFusionLoss(BilevelLoss):
                 terms["prompt_drift"] = torch.stack(squares).mean().sqrt()
         return LossOutput(total, terms)
 
-    def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
+    def lower_loss(self, state: PromptState, lower: Sequence[Tensor]) -> LossOutput:
         """Return f; `terms` has its cross-entropy, learned or not, and in the second stage its ranking."""
         if self.prompts is None:
-            raise ValueError(f"{_LOSS} loss: only learned prompts have a lower level")
+            raise ValueError(f"{self.name} loss: only learned prompts have a lower level")
         if state.pictures is None:  # a validation image without the reference that `positives` needs
             return LossOutput(state.fused.new_zeros(()), {})
         texts = self._texts(lower)
@@ -272,12 +266,8 @@ class PromptFusionLoss(BilevelLoss):
         scores = p.mean(dim=1).tolist()
         order = sorted(zip(shown, scores, strict=True), key=lambda each: -each[1])
         pictures = [(f"{name} {score:.2f}", shown[name][0]) for name, score in order]
-        words = {
-            f"p of {name}": ", ".join(
-                f"{pair} {float(value):.3f}" for pair, value in zip(self.against, row, strict=True)
-            )
-            for name, row in zip(shown, p, strict=True)
-        }
+        each = [[f"{pair} {value:.3f}" for pair, value in zip(self.against, row, strict=True)] for row in p]
+        words = {f"p of {name}": ", ".join(parts) for name, parts in zip(shown, each, strict=True)}
         if self.prompts is not None:
             nearest = self.prompts.nearest_tokens()
             words |= {name: " ".join(found[0][0] for found in context) for name, context in nearest.items()}
@@ -295,9 +285,12 @@ class PromptFusionLoss(BilevelLoss):
         """Return embeddings (2 K, D), positive and negative in turn; those of unchanged values are kept."""
         if self.prompts is None:
             return self.clip.encode_text(self.fixed_texts)
+        return self._features(self.prompts, lower)
+
+    def _features(self, prompts: LearnablePrompts, lower: Sequence[Tensor]) -> Tensor:
         if not self.training or (torch.is_grad_enabled() and any(value.requires_grad for value in lower)):
-            return self.prompts.shared_features(lower)
-        return self.prompts.kept_features(lower)
+            return prompts.shared_features(lower)
+        return prompts.kept_features(lower)
 
     def _logits(self, images: Tensor, texts: Tensor) -> Tensor:
         """Return (N, K) log-odds of the positive prompts for (N, 1, D) images, or one per pair, (N, K, D)."""
@@ -322,24 +315,31 @@ class PromptFusionLoss(BilevelLoss):
         if self.positives == "composite":
             return detail_maximum(inputs.infrared, inputs.visible)
         if inputs.reference is None:
-            raise ValueError("promptfusion loss: positives=reference, and a batch has no ideal fused image")
+            raise ValueError(f"{self.name} loss: positives=reference, and a batch has no ideal fused image")
         return inputs.reference
+
+    def _keep_pictures(self, inputs: LossInputs) -> Tensor:
+        """Return the good and bad images of this update; every so often keep new ones."""
+        kept = None if self._pictures is None else own_part(self._pictures, dim=1)
+        kept = kept if kept is not None and kept.shape[1] == len(inputs.fused) else None
+        if kept is None or inputs.step % self.pictures_every == 0:
+            fresh = self._embed_pictures(inputs)
+            self._pictures = join_ranks(fresh, dim=1)  # of all ranks: one of them writes the checkpoint
+            kept = kept if kept is not None and self.held_out else fresh
+        return kept.to(inputs.fused.device)
 
     @torch.no_grad()
     def _embed_pictures(self, inputs: LossInputs) -> Tensor:
-        pictures = [good := self._good(inputs)]
+        pictures = {"good": (good := self._good(inputs))}
         for name, kinds in self.against.items():
             seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
-            pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))
-        names = ("good", *self.against)
-        return torch.stack(
-            [self._encode(each, inputs, name) for each, name in zip(pictures, names, strict=True)]
-        )
+            pictures[name] = bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds)
+        return torch.stack([self._encode(each, inputs, name) for name, each in pictures.items()])
 
     @torch.no_grad()
     def _embed_earlier(self, inputs: LossInputs) -> Tensor:
         if inputs.teacher is None:
-            raise ValueError(f"{_LOSS} loss: earlier_decay needs inputs.teacher, which a training gives")
+            raise ValueError(f"{self.name} loss: earlier_decay needs inputs.teacher, which a training gives")
         return self._encode(inputs.teacher(inputs.infrared, inputs.visible).fused, inputs, "earlier")
 
     def _encode(self, images: Tensor, inputs: LossInputs, name: str) -> Tensor:
