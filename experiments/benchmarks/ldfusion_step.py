@@ -13,7 +13,6 @@ peak above what the process holds before its first step, models included.
 """
 
 import argparse
-import copy
 import json
 import logging
 import subprocess
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import hydra
@@ -39,6 +37,8 @@ from torchvision.transforms import v2
 from clipfuse.cli.options import conf_dir
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import Source
+from clipfuse.clip.micro_files import load_micro
+from clipfuse.clip.towers import speed_up
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.data.transforms import collate, whole
 from clipfuse.losses.ldfusion import LDFusionLoss
@@ -50,13 +50,19 @@ COUNT, SIDE = 2, 224
 
 
 def make_clip(name: str) -> FrozenClip:
-    """Return micro, or a random ViT-B-32 as OpenAI's is built."""
+    """Return micro, or a random ViT-B-32 as OpenAI's is built; both as `FrozenClip.load` makes them."""
     if name == "micro":
         return FrozenClip.load("micro")
-    logging.disable(logging.WARNING)
-    model = open_clip.create_model("ViT-B-32-quickgelu")
+    model = plain_model(name)
+    speed_up(model)
     identity = {"model": "ViT-B-32-quickgelu", "pretrained": None}
     return FrozenClip(Source(model, model.visual.preprocess_cfg, "ViT-B-32-quickgelu", identity))
+
+
+def plain_model(name: str) -> Any:
+    """Return open_clip's own model, as it stands."""
+    logging.disable(logging.WARNING)
+    return load_micro()[0] if name == "micro" else open_clip.create_model("ViT-B-32-quickgelu").eval()
 
 
 def make_vgg(folder: str | None = None) -> tuple[nn.Module, str]:
@@ -106,7 +112,7 @@ def plain_loss(
     clip: FrozenClip, vgg: nn.Module, inputs: LossInputs, patches: int
 ) -> Callable[[Tensor], Tensor]:
     """Return the published loss as one would write it down, its 0/0 aside."""
-    model: Any = copy.deepcopy(clip.model).requires_grad_(True)
+    model = plain_model(clip.identity["model"]).requires_grad_(True)
     side = clip.preprocess.size[0]
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in (clip.preprocess.mean, clip.preprocess.std))
     texts = clip.encode_text(["a clear image", "a visible gray image", "an infrared image"])
@@ -204,15 +210,18 @@ def steps(
 
 
 def seconds(rounds: int, *work: Callable[[], object]) -> list[float]:
-    """Return the median time of each, taken in turns after one call to warm up."""
+    """Return the least processor time of each, taken in turns after one call to warm up.
+
+    Processor time is that of all threads: other programs hardly disturb it.
+    """
     times: list[list[float]] = [[] for _ in work]
     for turn in range(rounds + 1):
         for each, record in zip(work, times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             each()
             if turn:
-                record.append(time.perf_counter() - start)
-    return [median(record) for record in times]
+                record.append(time.process_time() - start)
+    return [min(record) for record in times]
 
 
 def status(field: str) -> float:

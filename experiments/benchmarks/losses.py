@@ -1,12 +1,14 @@
 """What does an update with each loss cost, in time and memory, relative to one with `pixel`?
 
 Every loss is trained as `clipfuse train` does it, as configured in experiments/compare_losses/zoo.py, on
-rendered scenes: contourlet_tiny, 8 crops of 64 pixels per update, one thread. Time is the difference between
-a longer and a shorter training in processor seconds, so that other programs do not disturb it; memory is the
-peak of the process. Each case runs in a process of its own. The weights of ViT-B-32 and VGG are random, which
-cost as much as any.
+rendered scenes: contourlet_tiny, 8 crops of 64 pixels per update, one thread. Time is processor seconds from
+update to update, so that other programs disturb it less: the mean of whole cycles of the solver for a loss
+with a lower level, else the median. Memory is the peak of the process. Each case runs in a process of its
+own. The weights of ViT-B-32 and VGG are random, which cost as much as any.
 
-    python -m experiments.benchmarks.losses [--clip micro ViT-B-32] [--loss NAME ...]   (Linux)
+    python -m experiments.benchmarks.losses [--clip micro ViT-B-32] [--loss NAME ...] [--out FILE]   (Linux)
+
+What `--out` holds is not measured again, so that a long run can be continued.
 """
 
 import json
@@ -20,17 +22,47 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
 import torch
 from experiments.common import compose_run, format_table, make_parser
 from experiments.compare_losses.zoo import LOSSES, VGG
 from experiments.downstream.study import words
+from lightning import Callback, Trainer
 
-# Updates of the shorter and of the longer training; a solver's cycle is 10 updates.
-UPDATES = {"micro": (5, 45), "ViT-B-32": (1, 11)}
+# Updates of a training, the first five uncounted: a solver's cycle is 10 updates, a warmup a fifth of them.
+STEPS = {"micro": 45, "ViT-B-32": 15}
+FIRST = 5
+PATIENCE = 60.0  # processor seconds after which a training without a lower level ends, with 3 updates or more
 PLAIN = ["test=false", "objective=val/loss/total", "callbacks.best=null", "callbacks.notes=null"]
 PLAIN += ["logger=none", "~callbacks.progress", "+trainer.enable_progress_bar=false"]
 DATA = ["data=synthetic", "data.train=16", "data.val=2"]  # an image costs nothing once it is rendered
+
+
+class Clock(Callback):
+    """Writes the processor seconds of all updates into a file, and whether the loss has a lower level."""
+
+    def __init__(self, file: str) -> None:
+        self.file, self.times = Path(file), [time.process_time()]
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        """Note the time; end a training whose updates are slow and alike."""
+        self.times.append(time.process_time())
+        spent = self.times[-1] - self.times[0]
+        alike = not hasattr(module.solver, "every")
+        trainer.should_stop |= alike and len(self.times) > 4 and spent > PATIENCE
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        """Write."""
+        spent = [last - first for first, last in zip(self.times[:-1], self.times[1:], strict=True)]
+        self.file.write_text(json.dumps({"updates": spent, "nested": hasattr(module.solver, "every")}))
+
+
+def seconds(updates: Sequence[float], nested: bool) -> float:
+    """Return the seconds of an update: their median, or the mean of whole cycles of a solver."""
+    counted = updates[min(FIRST, len(updates) // 2) :]
+    return fmean(counted) if nested else median(counted)
 
 
 def random_weights(folder: Path) -> dict[str, Path]:
@@ -51,67 +83,65 @@ def random_weights(folder: Path) -> dict[str, Path]:
     return files
 
 
-def measure(loss: str, clip: str, folder: str) -> dict[str, float]:
-    """Train twice; return seconds per update and peak memory in GB."""
+def measure(loss: str, clip: str, folder: str) -> dict[str, Any]:
+    """Train; return the seconds of all updates, whether they differ, and peak memory in GB."""
     torch.set_num_threads(1)
     overrides = ["clip=micro"]
     if clip != "micro":
         overrides = ["clip=vit_b32_openai", f"clip.pretrained={folder}/vit.pt"]
     if clip != "micro" or loss == "lpips":
         overrides += [word.format(folder=folder) for word in VGG.get(loss, ())]
-    spent = []
-    for steps in UPDATES[clip]:
-        with tempfile.TemporaryDirectory() as out, redirect_stdout(StringIO()):
-            from clipfuse.runs.train import train
+    with tempfile.TemporaryDirectory() as out, redirect_stdout(StringIO()):
+        from clipfuse.runs.train import train
 
-            config = compose_run(
-                [*words(LOSSES[loss], steps), *DATA, *overrides, *PLAIN, f"run_dir={out}/run"]
-            )
-            start = time.process_time()
-            train(config)
-            spent.append(time.process_time() - start)
-    first, last = UPDATES[clip]
+        clock = f"+callbacks.clock={{_target_:experiments.benchmarks.losses.Clock,file:{out}/seconds}}"
+        run = [*words(LOSSES[loss], STEPS[clip]), *DATA, *overrides, *PLAIN, clock, f"run_dir={out}/run"]
+        train(compose_run(run))
+        found = json.loads(Path(out, "seconds").read_text())
     lines = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    return {"seconds": (spent[1] - spent[0]) / (last - first), "memory": peak / 2**20}
+    return {**found, "memory": peak / 2**20}
 
 
-def table(found: dict[str, dict[str, float]]) -> list[str]:
-    """Return the lines of a table; `pixel` is the unit of time."""
-    unit = found["pixel"]["seconds"]
+def table(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the lines of a table; `pixel` is the unit of time and of memory."""
+    each = {name: (seconds(one["updates"], one["nested"]), one["memory"]) for name, one in found.items()}
+    unit = each["pixel"]
     rows = [
-        [loss, f"{each['seconds'] / unit:.1f}", f"{each['seconds']:.3f} s", f"{each['memory']:.1f} GB"]
-        for loss, each in found.items()
+        [name, f"{time_ / unit[0]:.2f}", f"{memory / unit[1]:.2f}", f"{time_:.3f}", f"{memory:.2f}"]
+        for name, (time_, memory) in each.items()
     ]
-    return format_table(["loss", "relative to pixel", "per update", "peak of the process"], rows)
+    return format_table(["loss", "time", "memory", "seconds", "GB"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure each loss in a process of its own, and print a table for each CLIP."""
     parser = make_parser(__doc__)
-    parser.add_argument("--clip", nargs="+", choices=UPDATES, default=["micro"])
+    parser.add_argument("--clip", nargs="+", choices=STEPS, default=["micro"])
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--out", type=Path, help="JSON file that keeps what has been measured")
     parser.add_argument("--one", help="measure one loss here, with the weights in this folder; prints JSON")
     options = parser.parse_args(arguments)
     if options.one:
         print(json.dumps(measure(options.loss[0], options.clip[0], options.one)))
         return
+    kept = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         random_weights(Path(folder))
         for clip in options.clip:
-            found = {}
+            found = kept.setdefault(clip, {})
             for loss in dict.fromkeys(["pixel", *options.loss]):
+                if loss in found:
+                    continue
                 command = [sys.executable, "-m", "experiments.benchmarks.losses"]
                 command += ["--one", folder, "--loss", loss, "--clip", clip]
-                done = subprocess.run(
-                    command,
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
-                )
+                environment = os.environ | {"OMP_NUM_THREADS": "1"}
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
                 found[loss] = json.loads(done.stdout.splitlines()[-1])
-                print(f"{clip}, {loss}: {found[loss]}", file=sys.stderr, flush=True)
+                shown = table({name: found[name] for name in ("pixel", loss)})[-1]
+                print(clip, shown, file=sys.stderr, flush=True)
+                if options.out:
+                    options.out.write_text(json.dumps(kept, indent=1))
             print(f"\n{clip}\n", *table(found), sep="\n")
 
 

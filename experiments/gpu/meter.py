@@ -12,6 +12,7 @@ many updates, and there is none on a CPU.
 
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,8 +149,8 @@ class StepMeter(Callback):
     """Measures a training, writes the figures as JSON and ends the training.
 
     `samples_per_second`; `milliseconds`, `updates` and `peak_memory_mb` (10^6 bytes of tensors on the GPU;
-    None on a CPU) of the undisturbed stretch; `clip_share` and `idle_share`, as the module says; `remark`:
-    why the profiler gave no idle share.
+    None on a CPU) of the undisturbed stretch; `clip_share` and `idle_share`, as the module says; `waits`, how
+    often an update makes the host wait for the GPU; `remark`: why the profiler gave no idle share.
 
     Args:
         path: of the JSON file.
@@ -214,8 +215,18 @@ class StepMeter(Callback):
             "peak_memory_mb": peak,
             "clip_share": clock.seconds() / whole,
             "idle_share": None,
+            "waits": None,
         }
         if cuda:
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    for _ in range(self.cycle):
+                        yield
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            figures["waits"] = sum("synchronizing" in str(each.message) for each in said) / self.cycle
             try:
                 # Without the CPU's side: kernels alone, which the profiler hardly slows down.
                 with profile(activities=[ProfilerActivity.CUDA]) as trace:

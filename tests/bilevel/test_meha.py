@@ -42,7 +42,7 @@ def test_updates_are_those_of_the_paper(steps: int) -> None:
         }
         values["residual"] = values["f"] - values["f_theta"] - values["distance"] ** 2 / (2 * gamma)
         x = x - pace * c * slope  # the paper's step, times c_k
-        log = solver.step(problem, optimizer)
+        log = dict(solver.step(problem, optimizer))
         assert log.pop("c") == pytest.approx(c, rel=1e-14)
         assert log == pytest.approx(
             {name: float(value) for name, value in values.items()}, rel=1e-10, abs=1e-13

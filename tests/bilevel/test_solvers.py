@@ -20,7 +20,7 @@ SOLVERS: dict[str, Callable[..., Solver]] = {
     "quadratic": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="quadratic"),
     "log": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, penalty="log"),
     "order 2": partial(ValuePenalty, ADAM, z_steps=3, y_steps=4, every=1, order=2, w0=3.0),
-    "until done": partial(ValuePenalty, ADAM, z_steps=9, y_steps=9, every=1, order=2, w0=0.1, tolerance=0.02),
+    "until done": partial(ValuePenalty, ADAM, z_steps=9, y_steps=9, every=1, order=2, w0=3.0, tolerance=0.02),
     "alternate": partial(Alternate, ADAM, steps=3, every=1),
     "gauss_newton": partial(GaussNewton, partial(torch.optim.SGD, lr=0.1, momentum=0.9), steps=2, every=1),
     "meha": partial(Meha, ADAM, steps=2, every=1, gamma=0.5, power=0.4),

@@ -225,13 +225,13 @@ def test_no_patch_that_counts(micro_clip: FrozenClip, patch_mean: Any) -> None:
 
 def test_clip_sees_only_what_counts(micro_clip: FrozenClip, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool]] = []
-    encode = FrozenClip.encode_image
+    encode = FrozenClip.encode_with_features  # which `encode_image` calls
 
-    def watch(self: FrozenClip, images: Tensor, resize: str | None = None) -> Tensor:
+    def watch(self: FrozenClip, images: Tensor, *options: Any) -> Any:
         seen.append((len(images), images.requires_grad))
-        return encode(self, images, resize)
+        return encode(self, images, *options)
 
-    monkeypatch.setattr(FrozenClip, "encode_image", watch)
+    monkeypatch.setattr(FrozenClip, "encode_with_features", watch)
     inputs = loss_inputs(2)
     flat = inputs.infrared.clone()
     flat[0] = 0.5

@@ -25,7 +25,7 @@ from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.segmenter import Segmenter
 from clipfuse.runs.train import train
 from clipfuse.testing.loss_contract import LossContract, example_inputs
-from clipfuse.training.stepping import LossProblem
+from clipfuse.training.stepping import LossProblem, both_levels
 from clipfuse.types import IGNORED, FusionOutput, LossInputs
 
 
@@ -245,7 +245,8 @@ def test_the_weights_are_shown_and_begin_at_one_half() -> None:
     loss, inputs = LearnedLoss(width=4).eval(), example_inputs()
     output = loss(inputs)
     assert float(output.terms["weight_infrared"]) == pytest.approx(0.5)
-    assert set(output.terms) == {"intensity", "gradient", "weight_infrared", "reconstruction"}
+    assert set(output.terms) == {"intensity", "gradient", "weight_infrared"}
+    assert set(both_levels(loss, inputs)[1]) == {"reconstruction"}
     shown = loss.artifacts(inputs)
     assert shown.texts == {"weight of infrared": "0.500"}
     assert [name for name, _ in shown.images] == [
@@ -253,7 +254,8 @@ def test_the_weights_are_shown_and_begin_at_one_half() -> None:
     ]
     assert {image.shape for _, image in shown.images} == {(1, 48, 48)}
     task = LearnedLoss("task", Segmenter(3, width=4), width=4).eval()
-    assert "task" in task(inputs).terms
+    assert set(both_levels(task, inputs)[1]) == {"task"}
+    assert not both_levels(task, replace(inputs, classes=None))[1]
     assert "task" not in task(replace(inputs, classes=None)).terms
     assert len(task.artifacts(replace(inputs, classes=None)).images) == 2
 

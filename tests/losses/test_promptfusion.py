@@ -24,7 +24,7 @@ from clipfuse.ops.pyramid import detail_maximum
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.runs.train import TrainSettings, train
 from clipfuse.testing.loss_contract import LossContract, example_inputs
-from clipfuse.training.stepping import LossProblem
+from clipfuse.training.stepping import LossProblem, both_levels
 from clipfuse.types import FusionOutput, LossInputs
 
 PAIRS = {
@@ -234,9 +234,17 @@ def test_validation_neither_needs_nor_changes_what_training_keeps(micro_clip: Fr
     loss.prepare(inputs)
     kept = loss.get_extra_state().clone()
     with torch.no_grad():
-        output = loss.eval()(replace(inputs, infrared=inputs.visible, step=10))
+        output, lower = both_levels(loss.eval(), replace(inputs, infrared=inputs.visible, step=10))
+        again = both_levels(loss, replace(inputs, infrared=inputs.visible, step=11))[1]
+        reference = both_levels(
+            make(micro_clip, positives="reference").eval(), replace(inputs, reference=None)
+        )
     assert torch.equal(loss.get_extra_state(), kept)
+    assert set(lower) == {"cross_entropy", "ranking"}
+    assert lower == again, "bad images of a validation are the same each time"
+    assert not reference[1]
     names = {"infrared", "visible", "average", "maximum", "composite", "fused_targets", "fused_texture"}
+    names |= {"good", "bad"}
     assert {name for name in output.terms if name.startswith("p_")} == {f"p_{name}" for name in names}
 
 
@@ -282,7 +290,7 @@ def test_learned_prompts_start_as_the_fixed_texts(micro_clip: FrozenClip) -> Non
     assert len(learned.lower_parameters()) == 4
     torch.testing.assert_close(fixed(inputs).total, learned(inputs).total, rtol=1e-5, atol=1e-6)
     assert "prompt_drift" not in fixed(inputs).terms
-    with pytest.raises(ValueError, match="only learned prompts in training have a lower level"):
+    with pytest.raises(ValueError, match="only learned prompts have a lower level"):
         fixed.lower_loss(fixed.prepare(inputs), ())
 
 
@@ -461,6 +469,8 @@ def test_trains_under_each_solver(with_micro: Config, solver: str) -> None:
     )
     assert {f"train/loss/promptfusion/{name}" for name in names} <= keys
     assert {f"val/loss/promptfusion/p_{name}" for name in ("infrared", "average", "composite")} <= keys
+    assert {f"val/loss/promptfusion/{name}" for name in ("p_good", "p_bad", "between")} <= keys
+    assert {f"val/lower/promptfusion/{name}" for name in ("cross_entropy", "ranking")} <= keys
     solved = {"train/solver/F", "train/solver/f"}
     if solver == "value_penalty":
         solved |= {f"train/solver/{name}" for name in ("f_z", "residual", "w")}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from clipfuse.bilevel import Alternate, GaussNewton, Joint
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss
-from clipfuse.training.first_checks import check_hypergradient, check_monitors, check_range
+from clipfuse.training.first_checks import check_hypergradient, check_range, check_validation
 from clipfuse.types import LossInputs, LossOutput
 
 
@@ -34,13 +34,13 @@ class _Loss(FusionLoss):
 def test_a_term_that_is_watched_must_exist(user_error: Any) -> None:
     plane, loss = torch.rand(1, 1, 4, 4), _Loss()
     inputs, own = LossInputs(plane, plane, plane), f"val/loss/{loss.name}"
-    check_monitors(loss, inputs, [None, f"{own}/mean", "val/metric/SSIM"], f"train/loss/{loss.name}/mean")
+    check_validation(loss, inputs, [None, f"{own}/mean", "val/metric/SSIM"], f"train/loss/{loss.name}/mean")
     assert loss.training
-    line = user_error(check_monitors, loss, inputs, [f"{own}/meen"], "")
+    line = user_error(check_validation, loss, inputs, [f"{own}/meen"], "")
     assert line.startswith(
         f"a callback watches {own}/meen, which is no term of the loss. Did you mean '{own}/mean'"
     )
-    assert "the objective is" in user_error(check_monitors, loss, inputs, [], f"{own}/other")
+    assert "the objective is" in user_error(check_validation, loss, inputs, [], f"{own}/other")
 
 
 class _Lower(BilevelLoss):
@@ -58,10 +58,24 @@ class _Lower(BilevelLoss):
         return inputs
 
     def upper_loss(self, state: LossInputs, lower: Any) -> LossOutput:
-        raise NotImplementedError
+        return LossOutput(state.fused.mean(), {})
 
     def lower_loss(self, state: LossInputs, lower: Any) -> LossOutput:
-        return LossOutput((self.look(state) - lower[0]).square().mean(), {})
+        total = (self.look(state) - lower[0]).square().mean()
+        return LossOutput(total, {"gap": total.detach()})
+
+
+def test_a_lower_loss_that_no_validation_can_compute_is_refused(user_error: Any) -> None:
+    def penalty(inputs: LossInputs) -> Tensor:
+        return torch.autograd.grad(inputs.fused.square().sum(), inputs.fused)[0]
+
+    loss, inputs = _Lower(lambda inputs: inputs.visible), _sample()
+    check_validation(loss, inputs, [f"val/lower/{loss.name}/gap"], f"train/lower/{loss.name}/gap")
+    line = user_error(check_validation, loss, inputs, [f"val/lower/{loss.name}/gab"], "")
+    assert f"Did you mean 'val/lower/{loss.name}/gap'" in line
+    line = user_error(check_validation, _Lower(penalty), inputs, [], "val/metric/SSIM")
+    assert "failed before the first update" in line
+    assert "without gradient, that of `lower_loss` too" in line
 
 
 GAUSS_NEWTON = GaussNewton(torch.optim.Adam)

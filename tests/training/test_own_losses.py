@@ -307,6 +307,9 @@ def test_the_terms_of_the_lower_level_are_logged(solver: str, tiny_config: Confi
     rows = [row for row in curves(config) if row["train/loss/total"]]
     name = Prompted().name
     assert len(rows) == 4
+    validated = [float(row[f"val/lower/{name}/gap"]) for row in curves(config) if row["val/loss/total"]]
+    assert len(validated) == 2
+    assert validated[0] != validated[1]
     for row in rows:
         assert float(row[f"train/lower/{name}/gap"]) > 0
     notes = tmp_path / "run/notes/settings.txt"

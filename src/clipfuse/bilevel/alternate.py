@@ -1,6 +1,6 @@
 """Alternation: y descends its own loss, x descends its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Alternate(NestedSolver):
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         with torch.no_grad():
             f = problem.lower_loss(y)
         total = problem.upper_loss(y)

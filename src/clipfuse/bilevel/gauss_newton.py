@@ -1,6 +1,6 @@
 """A hypergradient from first derivatives alone: the Hessian of f taken as an outer product."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class GaussNewton(Alternate):
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         leaves = [value.detach().requires_grad_() for value in y]
         both = gradients(problem.lower_loss(leaves), leaves) + gradients(problem.upper_loss(leaves), leaves)
         flat = [gradient.flatten() for gradient in mean_over_ranks(both)]

@@ -1,5 +1,6 @@
 """One loss, one step: the solver of every plain loss."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from clipfuse.bilevel.descent import mean_over_ranks
@@ -26,10 +27,11 @@ class Joint:
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Take one step; the log has F and f if both are minimised, else nothing."""
         upper_optimizer.zero_grad()
-        lower, log = problem.lower_parameters(), {}
+        lower = problem.lower_parameters()
+        log: Mapping[str, float] = {}
         total = problem.upper_loss(lower)
         if self.lower_weight and lower:
             f = problem.lower_loss(lower)

@@ -1,6 +1,6 @@
 """Bi-level optimisation by the Moreau envelope of the lower level: one loop, first derivatives alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -105,7 +105,7 @@ class Meha(NestedSolver):
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         c, theta = self.weight(k), [value.detach() for value in self._theta.values]
         f, f_theta = problem.lower_loss(y), problem.lower_loss(theta)
         upper = problem.upper_loss(y)

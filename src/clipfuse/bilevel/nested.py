@@ -1,7 +1,8 @@
 """What all solvers with a lower level share: when y moves, and the step of x."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class NestedSolver(ABC):
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Take one step and return the log by name, means over the ranks.
 
         Raises:
@@ -92,7 +93,7 @@ class NestedSolver(ABC):
     @abstractmethod
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         """Return the scalar whose gradient moves x, and the log; the last upper loss evaluated is at y."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,6 +130,48 @@ def require_weights(**values: float) -> None:
             raise ValueError(f"{name} is {value}; expected 0 or more")
 
 
-def named(names: Sequence[str], scalars: Sequence[Tensor]) -> dict[str, float]:
-    """Return the scalars as floats by name; one copy from the device."""
-    return dict(zip(names, torch.stack([scalar.detach() for scalar in scalars]).tolist(), strict=True))
+class Unread(Mapping[str, float]):
+    """Numbers by name that lie on a device until the first of them is read, then all of them are.
+
+    Whoever logs every tenth update makes the host wait for a GPU every tenth update.
+
+    Args:
+        names: of the scalars on the device.
+        scalars: one per name.
+        known: numbers that are on the host.
+    """
+
+    def __init__(
+        self, names: Sequence[str], scalars: Sequence[Tensor], known: Mapping[str, float] | None = None
+    ) -> None:
+        self._names, self._known = tuple(names), dict(known or {})
+        self._found: Tensor | None = torch.stack([scalar.detach() for scalar in scalars])
+
+    def _read(self) -> dict[str, float]:
+        if self._found is not None:
+            read = dict(zip(self._names, self._found.tolist(), strict=True))
+            self._known, self._found = read | self._known, None
+        return self._known
+
+    def __getitem__(self, name: str) -> float:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def __or__(self, known: Mapping[str, float]) -> "Unread":
+        """Return this with further numbers, still unread."""
+        other = copy(self)
+        other._known = {**self._known, **known}
+        return other
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+
+def named(names: Sequence[str], scalars: Sequence[Tensor]) -> Unread:
+    """Return the scalars by name; they are copied from the device when the first of them is read."""
+    return Unread(names, scalars)

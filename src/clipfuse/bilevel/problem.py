@@ -4,7 +4,7 @@ The problem is min_x F(x, y) subject to y in argmin_y f(x, y). The upper variabl
 a solver reaches it only through the optimiser of x.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -63,8 +63,8 @@ class Solver(Protocol):
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward
-    ) -> dict[str, float]:
-        """Take one step and return the log by name."""
+    ) -> Mapping[str, float]:
+        """Take one step and return the log by name, which may be read from the device when it is used."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, in plain types and tensors."""

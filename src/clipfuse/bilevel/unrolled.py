@@ -1,6 +1,6 @@
 """The reverse nesting: y learns from what x becomes under it, through a few steps of x."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -85,7 +85,7 @@ class Unrolled(Alternate):
 
     def step(
         self, problem: BilevelProblem, upper_optimizer: UpperOptimizer, *, backward: Backward = BACKWARD
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Take one step and return the log by name, means over the ranks.
 
         Raises:

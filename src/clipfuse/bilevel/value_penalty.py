@@ -1,6 +1,6 @@
 """Bi-level optimisation by the value function: the lower level's optimality as a penalty."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -198,7 +198,7 @@ class ValuePenalty(NestedSolver):
 
     def _upper(
         self, problem: BilevelProblem, y: Sequence[Tensor], k: int, solved: bool
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Mapping[str, float]]:
         w, mu, theta = self.weights(k)
         z = [value.detach() for value in self._z.values]
         f, f_z = problem.lower_loss(y), problem.lower_loss(z)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from clipfuse.clip.encoder import FrozenClip
 from clipfuse.errors import UserError
 from clipfuse.files import read_csv
 from clipfuse.ops.degradations import DEGRADATIONS, degradations
@@ -44,13 +44,50 @@ def measured_descriptions(infrared: Tensor, visible: Tensor) -> list[Description
         infrared: (N, 1, H, W) float in [0, 1].
         visible: the same shape.
     """
-    either = torch.stack([degradations(infrared), degradations(visible)]).any(dim=0)
-    found = []
-    for row in either.tolist():
-        words = [WORDS[kind] for kind, has in zip(DEGRADATIONS, row, strict=True) if has]
-        negative, positive = (", ".join(dict.fromkeys(pair[side] for pair in words)) for side in (0, 1))
-        found.append(Description(positive, negative))
-    return found
+    return [description_of(code) for code in defect_codes(infrared, visible).tolist()]
+
+
+def defect_codes(infrared: Tensor, visible: Tensor) -> Tensor:
+    """Return which defects either band has, (N,) int64 on its device: the sum of 2^k over `DEGRADATIONS`.
+
+    Args:
+        infrared: (N, 1, H, W) float in [0, 1].
+        visible: the same shape.
+    """
+    either = degradations(infrared) | degradations(visible)
+    return sum(each.long() << place for place, each in enumerate(either.unbind(1)))  # type: ignore[return-value]
+
+
+def description_of(code: int) -> Description:
+    """Return the words for the defects in a code of `defect_codes`."""
+    words = [WORDS[kind] for place, kind in enumerate(DEGRADATIONS) if code >> place & 1]
+    negative, positive = (", ".join(dict.fromkeys(pair[side] for pair in words)) for side in (0, 1))
+    return Description(positive, negative)
+
+
+def embed_measured(
+    clip: FrozenClip, infrared: Tensor, visible: Tensor, general: tuple[str, str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the embeddings of `measured_descriptions` without reading what was measured.
+
+    The rows are chosen on the device, from those of all 128 descriptions, which CLIP embeds once.
+
+    Args:
+        clip: embeds the texts.
+        infrared: (N, 1, H, W) float in [0, 1].
+        visible: the same shape.
+        general: the positive and the negative text of a pair without defects.
+
+    Returns:
+        Positive and negative embeddings, (N, D), and the share of pairs with defects.
+    """
+    codes = defect_codes(infrared, visible)
+    every = [description_of(code) for code in range(2 ** len(DEGRADATIONS))]
+    positive, negative = (
+        clip.encode_text([getattr(each, side) or text for each in every])[codes]
+        for side, text in zip(("positive", "negative"), general, strict=True)
+    )
+    return positive, negative, (codes > 0).to(positive.dtype).mean()
 
 
 def read_descriptions(path: str) -> dict[str, Description]:

@@ -165,9 +165,7 @@ class FrozenClip:
         Raises:
             ValueError: wrong shape or type of `images`, unknown `resize`.
         """
-        ready = self._prepare(images, resize)
-        embedding: Tensor = self.model.encode_image(ready, normalize=False)
-        return embedding.to(self.dtype)
+        return self.encode_with_features(images, (), resize)[0]
 
     @property
     def feature_layers(self) -> tuple[str, ...]:
@@ -202,7 +200,7 @@ class FrozenClip:
     def encode_with_features(
         self, images: Tensor, layers: Sequence[str], resize: str | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return `encode_image` and `image_features` from one pass of the tower."""
+        """Return `encode_image` and `image_features`, for no layer empty ones, from one pass of the tower."""
         embedding, features = image_pass(self.model, self._prepare(images, resize), layers, embed=True)
         assert embedding is not None
         return embedding.to(self.dtype), {name: value.to(self.dtype) for name, value in features.items()}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clipfuse.clip.encoder import FrozenClip
+from clipfuse.ops import sending
 from clipfuse.ops.chunks import in_chunks
 from clipfuse.ops.patches import PatchPlaces, cut_patches
 from clipfuse.ops.ranks import mean_over_ranks
@@ -35,6 +36,20 @@ class SeenPatches:
 
     def __getitem__(self, chosen: Tensor) -> "SeenPatches":
         return SeenPatches(self.fused[chosen], self.sources[chosen], self.image[chosen])
+
+    def that_count(self, counts: Tensor) -> tuple["SeenPatches", Tensor]:
+        """Return those for CLIP, and which of these count, (M,) bool.
+
+        A CPU leaves out what does not count. Elsewhere CLIP gets all of them: how many count is known on
+        the device alone, and reading it would make the host wait in the middle of each update.
+
+        Args:
+            counts: which patches count, (M,) bool.
+        """
+        if not sending.reads_freely(counts.device):
+            return self, counts
+        chosen = counts.nonzero().squeeze(1)
+        return self[chosen], counts[chosen]
 
 
 def patch_seeds(inputs: LossInputs) -> list[int]:

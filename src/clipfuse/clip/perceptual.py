@@ -72,9 +72,10 @@ class MaximumFeatures:
             *images: the images themselves, (N, 1, H, W) and (2N, 1, H, W), for a VGG.
         """
         if self.vgg is not None:
+            with torch.no_grad():  # before the fused images have a graph, and one band after the other
+                bands = [self.vgg(band, self.layers) for band in images[1].chunk(2)]
+            sources = {name: torch.cat([band[name] for band in bands]) for name in self.layers}
             fused = self.vgg(images[0], self.layers)
-            with torch.no_grad():
-                sources = self.vgg(images[1], self.layers)
         pairs = [(fused[name], sources[name]) for name in self.layers]
         return maximum_feature_loss(pairs, self.weights, relative=self.vgg is None)
 

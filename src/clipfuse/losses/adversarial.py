@@ -11,6 +11,7 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, require, require_terms
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.ops.sending import send
 from clipfuse.types import LossInputs, LossOutput
 
 _LOSS = "adversarial"
@@ -129,7 +130,7 @@ class AdversarialLoss(BilevelLoss):
             self.fidelity(inputs),
             {"target": targets * inputs.fused, "detail": gradient_length(rest * inputs.fused)},
             {"target": targets * inputs.infrared, "detail": gradient_length(rest * inputs.visible)},
-            torch.stack(draws).view(-1, 1, 1, 1).to(inputs.fused),
+            send(torch.stack(draws), inputs.fused.device, inputs.fused.dtype).view(-1, 1, 1, 1),
         )
 
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:

@@ -7,7 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from clipfuse.clip.descriptions import Description, descriptions_of, measured_descriptions, read_descriptions
+from clipfuse.clip.descriptions import (
+    Description,
+    descriptions_of,
+    embed_measured,
+    measured_descriptions,
+    read_descriptions,
+)
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.patches import (
     check_sides,
@@ -20,6 +26,7 @@ from clipfuse.clip.patches import (
 from clipfuse.clip.perceptual import MaximumFeatures
 from clipfuse.clip.similarity import direction_loss
 from clipfuse.losses.base import FusionLoss, named_errors, require, require_terms
+from clipfuse.ops import sending
 from clipfuse.ops.entropy import entropy
 from clipfuse.ops.patches import PatchPlaces, affine_places, random_views
 from clipfuse.ops.seeding import derived_seed
@@ -259,15 +266,15 @@ class AutoFuseLoss(FusionLoss):
         layers = () if self.features is None else self.features.of_clip
         both = torch.cat([inputs.visible, inputs.infrared])
         seen_fused, seen_both = self._views(inputs, both)
-        with torch.no_grad():
-            sources, source_features = self._encode(seen_both, layers)  # first: moves CLIP to their device
+        with torch.no_grad():  # first, which moves CLIP to their device
+            sources, source_features = self.clip.encode_with_features(seen_both, layers, "squash")
         visible, infrared = sources.chunk(2)
         texts, described = self._embed_texts(inputs)
         terms: dict[str, Tensor] = {}
         log: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if weights["global"] or layers:
-            fused, features = self._encode(seen_fused, layers)
+            fused, features = self.clip.encode_with_features(seen_fused, layers, "squash")
             if weights["global"]:
                 positive, negative = direction_losses(fused, visible, infrared, texts)
                 terms["global"] = positive.mean() + negative.mean()
@@ -279,7 +286,7 @@ class AutoFuseLoss(FusionLoss):
         total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         log |= {name: term.detach() for name, term in terms.items() if name != "global"}
         if weights["global"] or weights["patch"]:
-            log["described"] = total.detach().new_tensor(described)
+            log["described"] = described
         return LossOutput(total.to(inputs.fused.dtype), log)
 
     def _patch_term(
@@ -289,8 +296,8 @@ class AutoFuseLoss(FusionLoss):
         patches = seen_patches(inputs, self._places(inputs), self.clip.preprocess.size)
         total = len(patches.fused)
         gates = entropy(patches.sources.flatten(0, 1)).view(-1, 2) > self.entropy_bits
-        chosen = gates.any(dim=1).nonzero().squeeze(1)
-        patches, gates = patches[chosen], gates[chosen]
+        patches, counts = patches.that_count(gates.any(dim=1))
+        gates = gates if len(gates) == len(counts) else gates[gates.any(dim=1)]
 
         def losses_of(fused: Tensor, visible: Tensor, infrared: Tensor, part: slice) -> Tensor:
             rows = patches.image[part]
@@ -300,7 +307,7 @@ class AutoFuseLoss(FusionLoss):
         losses = patch_losses(
             self.clip, patches, (visible, infrared), losses_of, self.patch_source, self.clip_batch
         )
-        number = torch.tensor(len(losses), device=losses.device)
+        losses, number = torch.where(counts, losses, 0.0), counts.sum()
         return patch_mean(losses, number, total, self.patch_mean, self.training), number / total
 
     def _places(self, inputs: LossInputs) -> PatchPlaces:
@@ -317,12 +324,6 @@ class AutoFuseLoss(FusionLoss):
         fused, visible, infrared = random_views(planes, seeds, self.clip.preprocess.size).split(1, dim=1)
         return fused, torch.cat([visible, infrared])
 
-    def _encode(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embed whole images, squashed to CLIP's size as released; also return its features by layer."""
-        if layers:
-            return self.clip.encode_with_features(images, layers, resize="squash")
-        return self.clip.encode_image(images, resize="squash"), {}
-
     def _descriptions(self, inputs: LossInputs) -> list[Description]:
         if self.degradations == "measured":
             return measured_descriptions(inputs.infrared, inputs.visible)
@@ -334,14 +335,17 @@ class AutoFuseLoss(FusionLoss):
             )
         return [self.known.get(name, Description()) for name in inputs.sample_ids]
 
-    def _embed_texts(self, inputs: LossInputs) -> tuple[Texts, float]:
+    def _embed_texts(self, inputs: LossInputs) -> tuple[Texts, Tensor]:
         """Return the embeddings of all texts, and the share of images with texts of their own."""
-        own = self._descriptions(inputs)
-        words, count = self.texts, len(own)
-        positive, negative = (
-            self.clip.encode_text([getattr(each, side) or general for each in own])
-            for side, general in (("positive", words["text"]), ("negative", words["antonym"]))
-        )
+        words, count = self.texts, len(inputs.sample_ids)
+        general = words["text"], words["antonym"]
+        if self.degradations == "measured" and not sending.reads_freely(inputs.fused.device):
+            positive, negative, share = embed_measured(self.clip, inputs.infrared, inputs.visible, general)
+        else:
+            own = self._descriptions(inputs)
+            positive = self.clip.encode_text([each.positive or general[0] for each in own])
+            negative = self.clip.encode_text([each.negative or general[1] for each in own])
+            share = positive.new_full((), sum(each != Description() for each in own) / max(count, 1))
         P, Q, visible, infrared = self.clip.encode_text(list(words.values()))
         texts = Texts((P.expand(count, -1), positive), (Q.expand(count, -1), negative), visible, infrared)
-        return texts, sum(each != Description() for each in own) / max(count, 1)
+        return texts, share

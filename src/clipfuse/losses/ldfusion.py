@@ -212,14 +212,14 @@ class LDFusionLoss(FusionLoss):
         weights = self.weights
         layers = () if self.features is None else self.features.of_clip
         both = torch.cat([inputs.visible, inputs.infrared])
-        with torch.no_grad():
-            sources, source_features = self._encode(both, layers)  # first: moves CLIP to their device
+        with torch.no_grad():  # first, which moves CLIP to their device
+            sources, source_features = self.clip.encode_with_features(both, layers, "squash")
         texts = self._texts()
         visible, infrared = sources.chunk(2)
         terms: dict[str, Tensor] = {}
         features: dict[str, Tensor] = {}
         if weights["global"] or weights["similarity"] or layers:
-            fused, features = self._encode(inputs.fused, layers)
+            fused, features = self.clip.encode_with_features(inputs.fused, layers, "squash")
             if weights["global"]:
                 terms["global"] = language_loss(fused, visible, infrared, *texts).mean()
             if weights["similarity"]:
@@ -238,10 +238,10 @@ class LDFusionLoss(FusionLoss):
     ) -> tuple[Tensor, Tensor]:
         """Return the mean of L over patches, and the share of patches that count."""
         patches = seen_patches(inputs, self._places(inputs), self.clip.preprocess.size)
-        total = len(patches.fused)
+        total, counts = len(patches.fused), None
         if self.release.patch_filter == "entropy":
             bits = entropy(patches.sources.flatten(0, 1)).view(-1, 2)
-            patches = patches[(bits > self.entropy_bits).all(dim=1).nonzero().squeeze(1)]
+            patches, counts = patches.that_count((bits > self.entropy_bits).all(dim=1))
 
         def language_losses(fused: Tensor, visible: Tensor, infrared: Tensor, part: slice) -> Tensor:
             return language_loss(fused, visible, infrared, *texts)
@@ -252,21 +252,15 @@ class LDFusionLoss(FusionLoss):
         )
         if self.release.patch_filter == "loss":
             counts = losses.detach() >= self.loss_threshold
-            losses = torch.where(counts, losses, 0.0)
-            number = counts.sum()
+        if counts is None:
+            number = losses.new_full((), len(losses))
         else:
-            number = torch.tensor(len(losses), device=losses.device)
+            losses, number = torch.where(counts, losses, 0.0), counts.sum()
         return patch_mean(losses, number, total, self.patch_mean, self.training), number / total
 
     def _places(self, inputs: LossInputs) -> PatchPlaces:
         shape = inputs.fused.shape[-2], inputs.fused.shape[-1]
         return self.draw(shape, patch_seeds(inputs), self.release.patches, self.release.patch_side)
-
-    def _encode(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embed whole images, squashed to CLIP's size as released; also return its features by layer."""
-        if layers:
-            return self.clip.encode_with_features(images, layers, resize="squash")
-        return self.clip.encode_image(images, resize="squash"), {}
 
     def _texts(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the mean embedding (D,) of each text; CLIP computes each text once."""

@@ -113,7 +113,7 @@ class LearnedLoss(BilevelLoss):
         return inputs
 
     def upper_loss(self, state: LossInputs, lower: Sequence[Tensor]) -> LossOutput:
-        """Return F; `terms` has `weight_infrared`, the mean over pixels, and in validation f by its name."""
+        """Return F; `terms` has `weight_infrared`, the mean over pixels."""
         fused, infrared, visible = state.fused, state.infrared, state.visible
         weights = self._weights(state, lower)
         terms: dict[str, Tensor] = {}
@@ -129,13 +129,12 @@ class LearnedLoss(BilevelLoss):
             )  # of two fields, the sum of whose means
             total = total + self.weights["gradient"] * terms["gradient"]
         terms["weight_infrared"] = weights[:, 0].mean()
-        if not self.training and (self.judged_by != "task" or state.classes is not None):
-            with torch.no_grad():
-                terms |= self.lower_loss(state, lower).terms
         return LossOutput(total, {name: term.detach() for name, term in terms.items()})
 
     def lower_loss(self, state: LossInputs, lower: Sequence[Tensor]) -> LossOutput:
-        """Return f; `terms` has it by the name of the judge."""
+        """Return f; `terms` has it by the judge's name, nothing for a validation image without classes."""
+        if self.judged_by == "task" and state.classes is None:  # which `prepare` refuses in training
+            return LossOutput(state.fused.new_zeros(()), {})
         judged = self._judged(state, lower)
         if self.judged_by == "reconstruction":
             found = judged.sigmoid() - torch.cat([state.infrared, state.visible], 1)

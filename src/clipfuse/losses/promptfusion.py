@@ -4,7 +4,7 @@ The prompts learn to separate good from bad images; the network is trained to ra
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,7 +34,7 @@ class _State:
         fidelity: fidelity loss of the fused image, with graph.
         fused: embeddings of the fused images, (N, D), with graph.
         pictures: embeddings (1 + K, N, D) of the good image of each sample, and of a bad one for each pair of
-            prompts; None outside of training and with fixed prompts.
+            prompts; None with fixed prompts.
         earlier: the same of an earlier network, without graph; None without that rank.
         plain: embeddings of sources and trivial fusions by name, for the log; empty in training.
         guided: whether the second stage has begun.
@@ -199,9 +199,11 @@ class PromptFusionLoss(BilevelLoss):
                 self._pictures = join_ranks(pictures, dim=1)
             assert pictures is not None
             pictures = pictures.to(inputs.fused.device)
+        elif self.prompts is not None and (self.positives == "composite" or inputs.reference is not None):
+            pictures = self._embed_pictures(replace(inputs, step=0))  # the same at each validation
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
         ranked = guided and pictures is not None and self.teacher_decay is not None
-        earlier = self._embed_earlier(inputs) if ranked else None
+        earlier = self._embed_earlier(inputs) if ranked and (self.training or inputs.teacher) else None
         others = {} if self.training else self._plain(inputs)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return _State(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
@@ -209,9 +211,8 @@ class PromptFusionLoss(BilevelLoss):
     def upper_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
         """Return F; `terms` has probabilities of images, and the distance of the prompts from their start.
 
-        `p_fused_*` by pair; in training `p_good` and `p_bad`, the share of fused images `between` them and
-        their `margin`, the smaller distance to p_good and p_bad; in validation p of sources and trivial
-        fusions.
+        `p_fused_*` by pair; if prompts learn, `p_good`, `p_bad`, the share of fused images `between` them and
+        their `margin`, the smaller distance to both; in validation p of sources and trivial fusions.
         """
         texts = self._texts(lower)
         logits = self._logits(state.fused.unsqueeze(1), texts)
@@ -225,8 +226,7 @@ class PromptFusionLoss(BilevelLoss):
         with torch.no_grad():
             for name, images in state.plain.items():
                 terms[f"p_{name}"] = torch.sigmoid(self._logits(images.unsqueeze(1), texts)).mean()
-        if state.pictures is not None:
-            with torch.no_grad():
+            if state.pictures is not None:
                 good, bad = (torch.sigmoid(each) for each in self._score_pairs(state.pictures, texts))
                 terms |= {"p_good": good.mean(), "p_bad": bad.mean()}
                 margin = torch.minimum(good - p, p - bad)
@@ -238,8 +238,10 @@ class PromptFusionLoss(BilevelLoss):
 
     def lower_loss(self, state: _State, lower: Sequence[Tensor]) -> LossOutput:
         """Return f; `terms` has its cross-entropy, learned or not, and in the second stage its ranking."""
-        if state.pictures is None:
-            raise ValueError("promptfusion loss: only learned prompts in training have a lower level")
+        if self.prompts is None:
+            raise ValueError(f"{_LOSS} loss: only learned prompts have a lower level")
+        if state.pictures is None:  # a validation image without the reference that `positives` needs
+            return LossOutput(state.fused.new_zeros(()), {})
         texts = self._texts(lower)
         good, bad = self._score_pairs(state.pictures, texts)
         total = (F.softplus(-good) + F.softplus(bad)).mean() / 2
@@ -268,14 +270,13 @@ class PromptFusionLoss(BilevelLoss):
         images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
         p = torch.sigmoid(self._logits(images.unsqueeze(1), self._texts(self.lower_parameters())))
         scores = p.mean(dim=1).tolist()
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        names = list(shown)
-        pictures = [(f"{names[index]} {scores[index]:.2f}", shown[names[index]][0]) for index in order]
+        order = sorted(zip(shown, scores, strict=True), key=lambda each: -each[1])
+        pictures = [(f"{name} {score:.2f}", shown[name][0]) for name, score in order]
         words = {
             f"p of {name}": ", ".join(
                 f"{pair} {float(value):.3f}" for pair, value in zip(self.against, row, strict=True)
             )
-            for name, row in zip(names, p, strict=True)
+            for name, row in zip(shown, p, strict=True)
         }
         if self.prompts is not None:
             nearest = self.prompts.nearest_tokens()
@@ -304,8 +305,8 @@ class PromptFusionLoss(BilevelLoss):
 
     def _score_pairs(self, pictures: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (N, K) of the good image, and of the bad one of each pair."""
-        bad = pictures[1:].transpose(0, 1)
-        return self._logits(pictures[0].unsqueeze(1), texts), self._logits(bad, texts)
+        good, bad = pictures[0].unsqueeze(1), pictures[1:].transpose(0, 1)
+        return self._logits(good, texts), self._logits(bad, texts)
 
     def _plain(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Return sources and trivial fusions, and the good image made by rule."""
@@ -326,8 +327,7 @@ class PromptFusionLoss(BilevelLoss):
 
     @torch.no_grad()
     def _embed_pictures(self, inputs: LossInputs) -> Tensor:
-        good = self._good(inputs)
-        pictures = [good]
+        pictures = [good := self._good(inputs)]
         for name, kinds in self.against.items():
             seeds = [derived_seed(inputs.seed, inputs.step, "bad", name, each) for each in inputs.sample_ids]
             pictures.append(bad_pictures(kinds, good, inputs.infrared, inputs.visible, seeds))

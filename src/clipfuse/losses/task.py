@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
+from clipfuse.ops import sending
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.drawing import class_colors
 from clipfuse.ops.modes import evaluating
@@ -130,9 +131,9 @@ class TaskLoss(BilevelLoss):
         network.requires_grad_(not frozen)
         self._names = tuple(name for name, _ in network.named_parameters())
 
-    def setup(self, sample: LossInputs) -> None:
-        """Refuse data with more classes than the network has, beside data without any."""
-        super().setup(sample)
+    def check_labels(self, sample: LossInputs) -> None:
+        """Refuse labels with more classes than the network has, beside data without any."""
+        super().check_labels(sample)
         if wrong := self._wrong(sample):
             raise ValueError(wrong)
 
@@ -158,14 +159,20 @@ class TaskLoss(BilevelLoss):
         Raises:
             UserError: the batch has no maps of classes, or a class that the network does not have.
         """
-        if wrong := self._wrong(inputs):
+        free = inputs.classes is None or sending.reads_freely(inputs.classes.device)
+        if (free or not self.training) and (wrong := self._wrong(inputs)):
             raise UserError(wrong)
         assert inputs.classes is not None
         guided = inputs.step >= self.warmup or not self.training
         fused, chroma = inputs.fused, inputs.fused_chroma
         images = luma_chroma_to_rgb(*(each if guided else each.detach() for each in (fused, chroma)))
         classes = inputs.classes.masked_fill(inputs.classes == IGNORED, 0)
+        # On a GPU a wrong class makes both losses NaN, upon which the training calls `check_labels`: to read
+        # it here would make the host wait in the middle of each update.
+        unknown = (classes >= self.classes).any()
+        classes = classes.clamp(max=self.classes - 1)
         weights = self._pixel_weights(inputs.classes, classes).to(images.dtype)
+        weights = weights.masked_fill(unknown, float("nan"))
         judged = learnt = list(range(len(classes)))
         if self.training and not self.frozen and self.held_out:
             draws = [derived_seed(inputs.seed, "held out", each) / 2**32 for each in inputs.sample_ids]
@@ -229,8 +236,10 @@ class TaskLoss(BilevelLoss):
     def _pixel_weights(self, given: Tensor, classes: Tensor) -> Tensor:
         """Return the weight of each pixel, (N, H, W), from maps with `IGNORED` and with 0 in its place."""
         known, rows = given != IGNORED, torch.arange(len(given), device=given.device)
-        cells = (classes + self.classes * rows[:, None, None])[known]
-        counts = torch.bincount(cells, minlength=len(given) * self.classes).view(-1, self.classes)
+        cells = classes + self.classes * rows[:, None, None]
+        counts = torch.zeros(len(given) * self.classes, dtype=torch.int64, device=given.device)
+        counts.scatter_add_(0, cells.flatten(), known.flatten().long())  # `bincount` makes the host wait
+        counts = counts.view(-1, self.classes)
         by_class = counts.clamp_min(1).double().pow(-self.balance)
         weights = by_class.gather(1, classes.flatten(1)).view_as(classes) * known
         return weights / weights.sum((1, 2), keepdim=True).clamp_min(1e-12)
@@ -241,7 +250,7 @@ class TaskLoss(BilevelLoss):
         """Return the mean over those of the samples that have labels, of all ranks; and logits, if any."""
         logits = None
         if rows:
-            chosen = torch.tensor(rows, device=state.images.device)
+            chosen = sending.send(torch.tensor(rows), state.images.device)
             logits, weights = self._logits(state.images[chosen], lower), state.weights[chosen]
             right = logits.log_softmax(1).gather(1, state.classes[chosen].unsqueeze(1)).squeeze(1)
             values, number = -(weights * right).sum((1, 2)), (weights.sum((1, 2)) > 0).sum()

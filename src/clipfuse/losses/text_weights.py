@@ -17,6 +17,7 @@ from clipfuse.clip.similarity import cosine
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.losses.base import FusionLoss, require
 from clipfuse.ops.color import linear_rgb
+from clipfuse.ops.sending import send
 from clipfuse.types import LossInputs, LossOutput
 
 _LOSS = "text_weights"
@@ -197,15 +198,15 @@ class TextWeightsLoss(FusionLoss):
             for place, sample in enumerate(inputs.sample_ids)
         ]
         squares, fused = [self.rows[names[place]].squared for place in chosen], inputs.fused
-        squared = torch.tensor(squares, device=fused.device).view(-1, 1, 1, 1) if any(squares) else None
+        squared = send(torch.tensor(squares), fused.device).view(-1, 1, 1, 1) if any(squares) else None
         terms = self._terms(inputs, squared)
-        weights = self._weights[chosen].to(fused)
+        weights = self._weights[send(torch.tensor(chosen), fused.device)].to(fused)
         parts = [weights[:, place] * terms[name] for place, name in enumerate(_WEIGHTS) if name in terms]
         if self.chroma_weight:
             terms["chroma"] = _distance(inputs.fused_chroma, inputs.chroma) * 2  # a sum over Cb and Cr
             parts.append(self.chroma_weight * terms["chroma"])
         shares = {
-            f"share_{name}": fused.new_tensor(chosen.count(place) / len(chosen))
+            f"share_{name}": fused.new_full((), chosen.count(place) / len(chosen))
             for place, name in enumerate(names)
         }
         total = torch.stack(parts).sum(0).mean()

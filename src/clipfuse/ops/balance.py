@@ -1,15 +1,23 @@
 """Weights of several losses that learn: by uncertainty, and by the norms of gradients (GradNorm)."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from clipfuse.ops.plain import plain_tensors
 from clipfuse.ops.ranks import sum_over_ranks
 
 _GREATEST = 1e4  # factor that a loss near 0 can get by its uncertainty
 _LEAST_NORM = 1e-4  # share of the mean norm; below it a part counts as this
 _RATIOS = (1e-2, 1e2)  # range of a part's progress
+
+
+@lru_cache(maxsize=16)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with plain_tensors():
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 class UncertaintyWeights(nn.Module):
@@ -33,7 +41,7 @@ class UncertaintyWeights(nn.Module):
     def forward(self, totals: Sequence[Tensor], fused: Tensor, step: int) -> Tensor:
         """Return the weights p_i exp(-s_i), with gradient, (P,)."""
         factors = (-self.log_variances).exp().clamp(max=_GREATEST)
-        return factors * factors.new_tensor(self.shares)
+        return factors * _constant(self.shares, factors.dtype, factors.device)
 
     def regularization(self) -> Tensor:
         """Return the sum of s_i, which is added to the total."""
@@ -74,6 +82,7 @@ class GradientNormWeights(nn.Module):
         for name in ("norms", "values", "first"):
             self.register_buffer(name, torch.zeros(len(shares)))
         self.register_buffer("last", torch.tensor(-1))
+        self._seen: tuple[Tensor, int, int] | None = None  # `last`, its version and its value, read once
 
     def forward(self, totals: Sequence[Tensor], fused: Tensor, step: int) -> Tensor:
         """Return the weights, (P,), after they have followed a new update.
@@ -83,10 +92,17 @@ class GradientNormWeights(nn.Module):
             fused: what they are of.
             step: number of the update.
         """
-        if self.training and torch.is_grad_enabled() and fused.requires_grad and int(self.last) != step:
+        if self.training and torch.is_grad_enabled() and fused.requires_grad and self._last() != step:
             self._follow(totals, fused)
             self.last.fill_(step)
+            self._seen = self.last, self.last._version, step
         return self.weights
+
+    def _last(self) -> int:
+        """Return `last`; a GPU is read only where something else than this module has changed it."""
+        if self._seen is None or self._seen[0] is not self.last or self._seen[1] != self.last._version:
+            self._seen = self.last, self.last._version, int(self.last)
+        return self._seen[2]
 
     def _follow(self, totals: Sequence[Tensor], fused: Tensor) -> None:
         squares = []
@@ -100,18 +116,17 @@ class GradientNormWeights(nn.Module):
         with torch.no_grad():
             mine = torch.stack([*squares, *(total.detach().to(squares[0]) for total in totals)])
             whole = sum_over_ranks(mine)
-            if not bool(whole.isfinite().all()):  # on all ranks alike; the training reports it
-                return
+            sound = whole.isfinite().all()  # on all ranks alike; the training reports it
             square, value = whole.chunk(2)
             norm = square.sqrt()
             norm = norm.maximum(_LEAST_NORM * norm.mean()).clamp(min=1e-30).log()
-            if int(self.last) < 0:
-                self.norms.copy_(norm)
-                self.values.copy_(value)
-                self.first.copy_(value)
-            self.norms.lerp_(norm, 1 - self.memory)
-            self.values.lerp_(value, 1 - self.memory)
+            if self._last() < 0:
+                for kept, new in ((self.norms, norm), (self.values, value), (self.first, value)):
+                    kept.copy_(torch.where(sound, new, kept))
+            for kept, new in ((self.norms, norm), (self.values, value)):
+                kept.copy_(torch.where(sound, kept.lerp(new, 1 - self.memory), kept))
             progress = (self.values / self.first.clamp(min=1e-12)).clamp(*_RATIOS)
             logs = self.alpha * (progress / progress.mean()).log() - self.norms
-            shares = self.weights.new_tensor(self.shares)
-            self.weights.copy_(shares.sum() * (shares.log() + logs).softmax(0))
+            shares = _constant(self.shares, self.weights.dtype, self.weights.device)
+            found = shares.sum() * (shares.log() + logs).softmax(0)
+            self.weights.copy_(torch.where(sound, found, self.weights))

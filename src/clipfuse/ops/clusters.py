@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from clipfuse.ops.sending import send
+
 
 def clusters(vectors: Tensor, count: int, seeds: Sequence[int], rounds: int = 10) -> Tensor:
     """Return the cluster of each vector; clusters may be empty. No gradient.
@@ -23,12 +25,11 @@ def clusters(vectors: Tensor, count: int, seeds: Sequence[int], rounds: int = 10
         (N, P) int64, from 0 to count - 1.
     """
     vectors = vectors.detach()
-    draws = torch.stack(
-        [
-            torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            for seed in seeds
-        ]
-    ).to(vectors.device)
+    drawn_shares = [
+        torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in seeds
+    ]
+    draws = send(torch.stack(drawn_shares), vectors.device)
     chances = torch.ones(vectors.shape[:2], dtype=torch.float64, device=vectors.device)
     upper = torch.ones_like(chances[:1]).expand(vectors.shape[1], -1).triu()
     centres = vectors[:, :0]

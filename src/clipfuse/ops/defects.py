@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clipfuse.ops.pyramid import soften
+from clipfuse.ops.sending import send
 
 Maker = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -56,12 +57,11 @@ def bad_pictures(
         chosen.append(kinds[int(torch.randint(len(kinds), (), generator=generator))])
         strengths.append(torch.rand((), generator=generator))
         grains.append(torch.randn(good.shape[1:], generator=generator))
-    strength, grain = torch.stack(strengths).to(good), torch.stack(grains).to(good)
+    strength, grain = (send(torch.stack(each), good.device, good.dtype) for each in (strengths, grains))
     made = torch.empty_like(good)
     for kind in dict.fromkeys(chosen):
-        rows = torch.tensor(
-            [index for index, other in enumerate(chosen) if other == kind], device=good.device
-        )
+        own = torch.tensor([index for index, other in enumerate(chosen) if other == kind])
+        rows = send(own, good.device)
         parts = (value[rows] for value in (good, infrared, visible, strength, grain))
         made[rows] = MAKERS[kind](*parts)
     return made.clamp(0, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from clipfuse.ops.seeding import derived_seed
+from clipfuse.ops.sending import send
 
 
 def seeded_noise(planes: Tensor, sigma: float, seed: int, step: int, sample_ids: Sequence[str]) -> Tensor:
@@ -24,5 +25,5 @@ def seeded_noise(planes: Tensor, sigma: float, seed: int, step: int, sample_ids:
     for name in sample_ids:
         generator = torch.Generator().manual_seed(derived_seed(seed, step, "input noise", name))
         draws.append(torch.randn(planes.shape[1:], generator=generator))
-    noise = torch.stack(draws).to(planes.device, planes.dtype)
+    noise = send(torch.stack(draws), planes.device, planes.dtype)
     return (planes + sigma * noise).clamp(0, 1)

@@ -10,6 +10,7 @@ from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor
 
 from clipfuse.ops.pyramid import soften
+from clipfuse.ops.sending import send
 
 Sides = tuple[float, float]
 
@@ -129,7 +130,7 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
     dense = max(1, round(places.pixels / min(size)))
     height, width = size[0] * dense, size[1] * dense
     maps = places.maps if places.frames is not None else places.maps[..., :2, :]
-    maps = maps.to(images.device, images.dtype)
+    maps = send(maps, images.device, images.dtype)
     down, right = (
         (torch.arange(side, device=images.device, dtype=images.dtype) * 2 + 1) / side - 1
         for side in (height, width)
@@ -143,7 +144,7 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
     cut = F.grid_sample(images, flat, padding_mode="border", align_corners=False)
     patches = cut.unflatten(2, (-1, height)).transpose(1, 2).flatten(0, 1)
     if places.frames is not None:
-        low, high = places.frames.to(images.device, images.dtype)[:, :, None, None].chunk(2, dim=-1)
+        low, high = send(places.frames, images.device, images.dtype)[:, :, None, None].chunk(2, dim=-1)
         inside = ((xy >= low) & (xy <= high)).all(dim=-1)
         patches = patches * inside.flatten(0, 1).unsqueeze(1)
     return F.avg_pool2d(patches, dense) if dense > 1 else patches
@@ -167,7 +168,7 @@ def random_views(images: Tensor, seeds: Sequence[int], size: tuple[int, int]) ->
     cut = cut_patches(images, places, size)
     draws = [torch.rand((), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     sigma = (0.2 + 0.8 * torch.stack(draws)) / 112
-    return soften(cut, sigma.to(cut), 1 / 112)
+    return soften(cut, send(sigma, cut.device, cut.dtype), 1 / 112)
 
 
 def _uniform(seeds: Sequence[int], count: int, numbers: int) -> Tensor:

@@ -169,7 +169,8 @@ def soften(images: Tensor, sigma: float | Tensor, widest: float | None = None) -
             raise ValueError("several values of sigma need `widest`, their upper limit")
         widest = sigma
     side = min(images.shape[-2:])
-    pixels = (torch.as_tensor(sigma, dtype=images.dtype, device=images.device) * side).expand(len(images))
+    own = sigma if isinstance(sigma, Tensor) else images.new_full((), sigma)
+    pixels = (own.to(images) * side).expand(len(images))
     reach = min(int(3 * widest * side + 0.5), side - 1)
     if reach < 1:
         return images

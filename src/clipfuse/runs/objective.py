@@ -27,7 +27,8 @@ def check_objective(name: str, metrics: Any, test: bool, loss: str | None = None
     known = [f"{prefix}{each}" for prefix, part in _PARTS.items() for each in getattr(metrics, part).names]
     known = [each for each in known if test or not each.startswith("test/")]
     known += ["val/loss/total", "train/loss/total", "loss"]
-    terms = tuple(f"{part}/loss/{'' if loss is None else loss + '/'}" for part in ("val", "train"))
+    own = "" if loss is None else f"{loss}/"
+    terms = tuple(f"{part}/{level}/{own}" for part in ("val", "train") for level in ("loss", "lower"))
     if name not in known and not name.startswith(terms):
         part = name.partition("/")[0]
         shown = [each for each in known if each.startswith(f"{part}/")] or known

@@ -143,7 +143,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     if config.auto_resume and not any(isinstance(callback, LastCheckpoint) for callback in callbacks):
         raise UserError("auto_resume=true needs the checkpoint that callbacks.last writes; leave it in")
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
-    watch_scores(names, callbacks, scores, f"val/loss/{loss.name}/")
+    watch_scores(names, callbacks, scores, loss.name)
     check_objective(config.objective, metrics, config.test, loss.name)
     judging = planned_judging(config, source, callbacks)
     said = resume_notices(start, config.checkpoint, record)

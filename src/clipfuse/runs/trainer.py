@@ -197,7 +197,7 @@ def watch_scores(
         names: their keys below `callbacks`.
         callbacks: the objects; those that monitor a score are changed.
         known: the scores of each validation.
-        loss: beginning of the names of the loss's terms, which are known only when it has been computed.
+        loss: its name, of which the terms are known only when it has been computed.
 
     Raises:
         UserError: no validation computes what one of them monitors; names the nearest one.
@@ -206,11 +206,11 @@ def watch_scores(
         monitor = getattr(callback, "monitor", None)
         if not isinstance(monitor, str):
             continue
-        if monitor not in known and not monitor.startswith(loss):
+        if monitor not in known and not monitor.startswith((f"val/loss/{loss}/", f"val/lower/{loss}/")):
             raise UserError(
                 f"callbacks.{name} watches {monitor}, which no validation computes."
-                f"{did_you_mean(monitor, known)} Known are {', '.join(known)}, and {loss}TERM for a term of "
-                "the loss; watch one of these, or add a metric to metrics.validation"
+                f"{did_you_mean(monitor, known)} Known are {', '.join(known)}, and val/loss/{loss}/TERM for "
+                "a term of the loss; watch one of these, or add a metric to metrics.validation"
             )
         callback.on_validation_end = _if_defined(name, monitor, callback.on_validation_end)  # type: ignore[method-assign]
 

@@ -10,6 +10,7 @@ validation or when it is resumed.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ from clipfuse.testing.short_training import (
     state_of,
     unlike,
 )
+from clipfuse.training.stepping import both_levels
 from clipfuse.types import LossInputs
 
 try:
@@ -195,11 +197,11 @@ class LossContract:
             what = f"validates in eval() and under torch.no_grad(), one whole image, here {height}x{width}"
             with as_a_training_does(what), torch.no_grad():
                 pair = sized(part_of(inputs, [0]), height, width)
-                output = loss(pair)
+                output, lower = both_levels(loss, pair)
                 shown = loss.artifacts(pair)
-            assert output.total.isfinite(), (
-                f"the loss of a validation image is {float(output.total.detach())}"
-            )
+            value = float(output.total.detach())
+            assert math.isfinite(value), f"the loss of a validation image is {value}"
+            assert all(each.shape == () for each in lower.values()), "a term of the lower loss is no scalar"
             fits = shown is None or (isinstance(shown, LossArtifacts) and bool(shown.images))
             assert fits, "artifacts() returned no LossArtifacts with images; expected them, or None"
         for name, part in loss.named_modules():

@@ -19,7 +19,7 @@ from clipfuse.testing.examples import SmallNetwork, pass_of
 from clipfuse.training.accumulation import AccumulatingOptimizer
 from clipfuse.training.parameter_groups import grouped, optimizer_of
 from clipfuse.training.passes import Teacher
-from clipfuse.training.stepping import LossProblem, lower_parameters
+from clipfuse.training.stepping import LossProblem, both_levels, lower_parameters
 from clipfuse.types import LossInputs
 
 Node = Mapping[str, Any]
@@ -141,7 +141,7 @@ class ShortTraining:
         with evaluating(self.loss), torch.no_grad():
             batch = self.batch(inputs)
             self.loss.artifacts(batch)
-            return self.loss(batch).total
+            return both_levels(self.loss, batch)[0].total
 
     def checkpoint(self) -> bytes:
         """Return what a checkpoint holds, as a file holds it."""

@@ -1,7 +1,8 @@
 """What a training refuses before its first update, from one training crop."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,8 @@ from clipfuse.bilevel import GaussNewton, Solver
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.losses.base import BilevelLoss, FusionLoss
 from clipfuse.ops.modes import evaluating
-from clipfuse.training.stepping import LossProblem
+from clipfuse.training.loss_errors import VALIDATION, named_failures
+from clipfuse.training.stepping import LossProblem, both_levels, lower_parameters
 from clipfuse.types import LossInputs
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,8 @@ def check_range(backbone: nn.Module, fused: Tensor) -> None:
         )
 
 
-def check_monitors(loss: FusionLoss, inputs: LossInputs, monitors: Sequence[Any], objective: str) -> None:
-    """Refuse to watch a term which the loss does not have.
+def check_validation(loss: FusionLoss, inputs: LossInputs, monitors: Sequence[Any], objective: str) -> None:
+    """Refuse to watch a term which the loss does not have, and a lower loss that no validation can compute.
 
     Args:
         loss: the loss.
@@ -45,15 +47,22 @@ def check_monitors(loss: FusionLoss, inputs: LossInputs, monitors: Sequence[Any]
         objective: the score of the run.
 
     Raises:
-        UserError: names the term that is watched, and those of the loss.
+        UserError: names the term that is watched, and those of the loss; or what the lower loss raised.
     """
-    own = f"val/loss/{loss.name}/"
+    upper, lower = own = (f"val/loss/{loss.name}/", f"val/lower/{loss.name}/")
     objective = objective.replace("train/", "val/", 1)
     watched = [each for each in (*monitors, objective) if isinstance(each, str) and each.startswith(own)]
-    if not watched:
+    if not watched and not lower_parameters(loss):
         return
-    with evaluating(loss), torch.random.fork_rng(), torch.no_grad():
-        known = [own + term for term in loss(inputs).terms]
+    advice = f"{VALIDATION}, that of `lower_loss` too"
+    with (
+        evaluating(loss),
+        _kept(loss),
+        torch.no_grad(),
+        named_failures(loss, inputs, "before the first update", advice),
+    ):
+        output, terms = both_levels(loss, inputs)
+    known = [upper + term for term in output.terms] + [lower + term for term in terms]
     for name in watched:
         if name not in known:
             near = did_you_mean(name, known)
@@ -79,10 +88,6 @@ def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) ->
     """
     if type(solver) is not GaussNewton or not solver.eta or not isinstance(loss, BilevelLoss):
         return
-    kept = {
-        name: value.clone() if isinstance(value, Tensor) else value
-        for name, value in loss.state_dict().items()
-    }
     inputs = replace(
         inputs,
         fused=inputs.fused.detach().requires_grad_(),
@@ -91,12 +96,11 @@ def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) ->
     )
     last = (inputs.total_steps or 1) - 1
     looks = []
-    with torch.random.fork_rng(), torch.enable_grad():
+    with _kept(loss), torch.enable_grad():
         for step in (0, last, _LATE):
             problem = LossProblem(loss, replace(inputs, step=step))
             lower = [value.detach() for value in problem.lower_parameters()]
             looks.append(problem.lower_loss(lower).requires_grad)
-    loss.load_state_dict(kept)
     if not any(looks[:2]) and looks[2]:
         log.warning(
             "the lower loss '%s' looks at the network only after the %d updates of this run: "
@@ -109,3 +113,15 @@ def check_hypergradient(loss: FusionLoss, inputs: LossInputs, solver: Solver) ->
             "later: the correction of solver=gauss_newton is 0, and this would be the training of "
             "solver=alternate; take that, or let lower_loss depend on inputs.fused"
         )
+
+
+@contextmanager
+def _kept(loss: FusionLoss) -> Iterator[None]:
+    """Put the state of the loss and of the random generators back at the end."""
+    state = {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in loss.state_dict().items()
+    }
+    with torch.random.fork_rng():
+        yield
+    loss.load_state_dict(state)

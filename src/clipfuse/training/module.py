@@ -24,7 +24,7 @@ from clipfuse.ops.noise import seeded_noise
 from clipfuse.ops.ranks import gather_objects
 from clipfuse.training.accumulation import AccumulatingOptimizer
 from clipfuse.training.curves import UpdateRows, mean_by_name
-from clipfuse.training.first_checks import check_hypergradient, check_monitors, check_range
+from clipfuse.training.first_checks import check_hypergradient, check_range, check_validation
 from clipfuse.training.interrupts import stopped_early
 from clipfuse.training.learned_chroma import LearnedChroma
 from clipfuse.training.loss_errors import VALIDATION, named_failures
@@ -32,11 +32,7 @@ from clipfuse.training.parameter_groups import grouped, optimizer_of
 from clipfuse.training.passes import FurtherPass, Teacher
 from clipfuse.training.randomness import random_state, restore_random_state
 from clipfuse.training.scoring import ScoringModule, naming, scored_images
-from clipfuse.training.stepping import (
-    LossProblem,
-    NonFiniteLossError,
-    lower_parameters,
-)
+from clipfuse.training.stepping import LossProblem, NonFiniteLossError, both_levels, lower_parameters
 from clipfuse.types import SAMPLES_SEEN, FusionBatch, LossInputs
 
 log = logging.getLogger(__name__)
@@ -175,7 +171,7 @@ class FusionModule(ScoringModule):
             except ValueError as error:
                 raise UserError(f"{error}" or f"the loss {self.loss.name}: {reason(error)}") from error
             monitors = [getattr(each, "monitor", None) for each in self.trainer.callbacks]  # type: ignore[attr-defined]
-            check_monitors(self.loss, inputs, monitors, self.objective)
+            check_validation(self.loss, inputs, monitors, self.objective)
             if not self.global_step:
                 check_hypergradient(self.loss, inputs, self.solver)
 
@@ -215,9 +211,11 @@ class FusionModule(ScoringModule):
         update, samples = self.global_step - self.between_updates, ", ".join(batch.sample_ids[:4])
         self._rows.add(found.total, terms, f"at update {update} on samples {samples}")
         self._count(batch_idx, batch)
-        self.log("loss", found.total, batch_size=len(batch), prog_bar=True, logger=False)
+        # On the host, where it has been read: Lightning would copy a number to a GPU, and back for the bar.
+        loss = torch.tensor(found.total)
+        self.log("loss", loss, batch_size=len(batch), prog_bar=True, logger=False)
         if self.between_updates:
-            self._log_update({f"train/solver/{name}": value for name, value in solved.items()})
+            self._log_update(solved)
 
     def _count(self, batch_idx: int, batch: FusionBatch) -> None:
         self.samples_seen = (batch_idx + 1) * len(batch) * self.trainer.world_size
@@ -242,11 +240,12 @@ class FusionModule(ScoringModule):
         if not self.between_updates:
             self.trainer.should_stop = False  # the timer sets it again after the next batch
 
-    def _log_update(self, solved: dict[str, float]) -> None:
+    def _log_update(self, solved: Mapping[str, float]) -> None:
         """Log one row of the curves: means over the micro-batches of one update and over all ranks."""
-        row = self._rows.take() | solved
+        row = self._rows.take()
         if self.global_step % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
+        row |= {f"train/solver/{name}": value for name, value in solved.items()}
         row = mean_by_name(row, partial(self.trainer.strategy.reduce, reduce_op="mean"), self.device)
         rates = self._stepper.scheduler.get_last_lr()
         for group, rate in zip(self._groups, rates, strict=True):
@@ -277,11 +276,12 @@ class FusionModule(ScoringModule):
         inputs = self.loss_inputs(batch)
         when = f"at the validation after update {self.global_step}"
         with named_failures(self.loss, inputs, when, VALIDATION), self._full_precision():
-            output = self.loss(inputs)
+            output, lower = both_levels(self.loss, inputs)
         with naming(batch.sample_ids):
             images = scored_images(self.val_metrics, inputs.fused, batch, inputs.fused_chroma)
             self.val_metrics.update(**images, target_mask=batch.target_mask)
         terms = {f"val/loss/{self.loss.name}/{name}": value for name, value in output.terms.items()}
+        terms |= {f"val/lower/{self.loss.name}/{name}": value for name, value in lower.items()}
         for name, value in {"val/loss/total": output.total, **terms}.items():
             self._val_losses[name] += [float(value)] * len(batch)
         return {"fused": inputs.fused, "chroma": inputs.fused_chroma}

@@ -40,8 +40,7 @@ class Teacher:
     def follow(self, updates: int) -> None:
         """Move towards the network after so many updates."""
         share = 1 - min(self.decay, 1 - 1 / (updates + 1))
-        for name, value in self._learnt.items():
-            self.weights[name].lerp_(value, share)
+        torch._foreach_lerp_(list(self.weights.values()), list(self._learnt.values()), share)
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:

@@ -3,7 +3,7 @@
 import math
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import zip_longest
@@ -25,6 +25,18 @@ from clipfuse.types import LossInputs, LossOutput, NetworkPass
 def lower_parameters(loss: FusionLoss) -> Sequence[Tensor]:
     """Return the parameters of the loss's own lower level; none for a plain loss."""
     return loss.lower_parameters() if isinstance(loss, BilevelLoss) else ()
+
+
+def both_levels(loss: FusionLoss, inputs: LossInputs) -> tuple[LossOutput, Mapping[str, Tensor]]:
+    """Return the loss at its present parameters, and the terms of its lower loss, which shares its `prepare`.
+
+    A loss without a lower level has none. This is what a validation computes.
+    """
+    if not isinstance(loss, BilevelLoss) or not (lower := loss.lower_parameters()):
+        return loss(inputs), {}
+    state = loss.prepare(inputs)
+    upper = check_loss_output(loss, loss.upper_loss(state, lower))
+    return upper, check_loss_output(loss, loss.lower_loss(state, lower)).terms
 
 
 class NonFiniteLossError(UserError):
@@ -183,8 +195,18 @@ class LossProblem:
             self.lower = next((each for each in evaluations if each.level != "loss"), None)
         wrong = next((each for each in evaluations if not math.isfinite(each.total)), None)
         if wrong is not None or not math.isfinite(slope) or elsewhere:
+            self._check_labels()
             raise NonFiniteLossError(self._explain(evaluations or [self.upper], wrong, slope))
         return norm
+
+    def _check_labels(self) -> None:
+        """Refuse labels that a loss could not refuse without reading them in the middle of an update."""
+        for part in self.loss.modules():
+            if isinstance(part, FusionLoss):
+                try:
+                    part.check_labels(self.inputs)
+                except ValueError as error:
+                    raise UserError(str(error)) from error
 
     def _unlike(self, evaluations: Sequence[Evaluation]) -> str:
         """Return which terms the ranks have, the same on all ranks."""
