@@ -27,7 +27,7 @@ from sklearn.metrics import roc_auc_score
 from clipfuse.files import write_atomically
 
 HERE = Path(__file__).parent
-TUNING_SEED, SEEDS, CLEANING_SEEDS = 1000, (0, 1, 2), (0, 1, 2)
+TUNING_SEED, SEEDS, CLEANING_SEEDS = 1000, (3, 4, 5), (0, 1, 2)
 TARGETS = (1e-4, 1e-5, 1e-6)
 CORRUPTION = (0.5, 0.7, 0.9)
 COLOURS = {

@@ -22,7 +22,7 @@ PLAIN = PACE | {"batch": 1024}
 SABA = [{"rate": rate, "upper_rate": upper} for rate, upper in ((0.1, 0.1), (0.1, 0.3), (0.05, 0.3))]
 F2SA = [
     {"rate": rate, "upper_rate": upper, "weight": 10.0, "hold": hold}
-    for rate, upper, hold in ((0.1, 0.1, 100), (0.1, 0.3, 100), (0.1, 1.0, 30))
+    for rate, upper, hold in ((0.1, 0.1, 100), (0.1, 0.3, 100))
 ]
 QUADRATIC: dict[str, list[dict[str, float]]] = {
     "joint": [PLAIN],
@@ -55,7 +55,7 @@ def make_solver(name: str, rate: float, cleaning: bool, steps: int = 1) -> Solve
     """Return a solver of `clipfuse.bilevel` with so many steps of y and z per update, at constant weights."""
     descent = partial(torch.optim.SGD, lr=rate)
     constant = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": steps, "y_steps": steps}
-    w, central, c = (100.0, 50.0, 100.0) if cleaning else (100.0, 12.0, 110.0)
+    w, central, c = (100.0, 50.0, 100.0) if cleaning else (300.0, 20.0, 330.0)
     makers: dict[str, partial[Any]] = {
         "joint": partial(Joint),
         "alternate": partial(Alternate, descent, steps=1, every=1),
