@@ -41,8 +41,8 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.files import check_output, write_json
     from clipfuse.images import check_ranges
 
-    names = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
-    wanted = Metrics(options.protocol or "strict", names, tuple(options.own), options.lpips_weights)
+    chosen = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
+    wanted = Metrics(options.protocol or "strict", chosen, tuple(options.own), options.lpips_weights)
     metrics = _checked(wanted, bool(options.masks)).scorer()
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None

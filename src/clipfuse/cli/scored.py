@@ -8,9 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from tqdm import tqdm
-
 from clipfuse.cli.own import look_in
 from clipfuse.data.listed import given_pairs
 from clipfuse.data.masks import check_masks, files_of_pairs, find_masks, read_target_mask
@@ -123,6 +120,8 @@ def score_images(files: Mapping[str, tuple[Path, ...]], job: Job, processes: int
     Raises:
         UserError: as `Job.scores`, for the first such image; or a process was killed.
     """
+    from tqdm import tqdm
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(processes, len(files)) if processes else max(1, min(cores, len(files) // FEW))
     scores: list[Scores] = [{} for _ in job.metrics]
@@ -148,6 +147,8 @@ def _scored(job: Job, name: str, paths: Sequence[Path]) -> list[dict[str, dict[s
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
