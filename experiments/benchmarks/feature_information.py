@@ -16,7 +16,7 @@ def fmi(planes: list[Tensor]) -> Tensor:
     scores = []
     for corner in corners.split(CELLS // 81):
         fused, *sources = (_patches(each) for each in features[:, positions + corner])
-        scores.append(sum(_agreement(fused, source) for source in sources) / 2)
+        scores.append(torch.stack([_agreement(fused, source) for source in sources]).mean(dim=0))
     return torch.cat(scores).mean()[None]
 
 

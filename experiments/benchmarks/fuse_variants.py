@@ -40,7 +40,7 @@ def in_one_piece() -> None:
     import clipfuse.backbones.contourlet_autoencoder as network
     from clipfuse.ops import strips
 
-    strips.may_split = network.may_split = lambda images: False  # type: ignore[attr-defined]
+    strips.may_split = network.may_split = lambda images: False
 
 
 def by_library_attention() -> None:
@@ -61,14 +61,20 @@ def by_library_attention() -> None:
 
 def keep_memory() -> None:
     """Let the process keep what it frees, as `clipfuse fuse` does."""
-    from clipfuse.cli.fuse import keep_freed_memory
+    from clipfuse.ops.memory import keep_freed_memory
 
-    keep_freed_memory()
+    keep_freed_memory(2**30)
+
+
+def whole_with_memory() -> None:
+    """Compute whole images, and keep what is freed."""
+    in_one_piece()
+    keep_memory()
 
 
 SETTINGS: dict[str, Callable[[], None]] = {
     "whole images": in_one_piece,
-    "whole, memory kept": lambda: (in_one_piece(), keep_memory())[0],
+    "whole, memory kept": whole_with_memory,
     "whole, library's attention": by_library_attention,
     "strips": lambda: None,
     "strips, inference_mode": lambda: None,
@@ -145,7 +151,7 @@ def make_planes(options: argparse.Namespace, path: str) -> str:
 
         pair = render(0, 0, 640)
         planes = to_unit(pair.infrared)[None], rgb_to_luma_chroma(to_unit(pair.visible)[None])[0]
-        planes = tuple(plane[..., 80:560, :] for plane in planes)
+        planes = planes[0][..., 80:560, :], planes[1][..., 80:560, :]
     sized = [F.interpolate(plane, (height, width), mode="bilinear").clamp(0, 1) for plane in planes]
     torch.save(tuple(sized), path)
     return path

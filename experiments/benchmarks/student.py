@@ -10,6 +10,7 @@ read and written beside it (`fuse.py`).
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,7 +51,9 @@ def main() -> None:
             write_onnx(file, student, "student")
         onnx = load_network(file)
         networks = {"teacher": teacher, "student": student, "student, ONNX": onnx}
-        ways = {name: lambda network=network: network(*planes) for name, network in networks.items()}
+        ways: dict[str, Callable[[], object]] = {
+            name: partial(network, *planes) for name, network in networks.items()
+        }
         found = least(ways, options.rounds)
     print(f"640x480, {torch.get_num_threads()} threads, least of {options.rounds}")
     print(f"{'':<15}{'parameters':>11}{'wall s':>9}{'CPU s':>9}{'pairs/s':>9}{'of the teacher (CPU)':>22}")

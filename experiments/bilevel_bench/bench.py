@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean, median
@@ -87,11 +88,11 @@ def quadratic(size: Size, results: Results) -> None:
     for name, grid in QUADRATIC.items():
         for settings in grid if len(grid) > 1 else ():
             key = f"{name} | {TUNING_SEED} | {name_settings(settings)}"
-            results.get(key, lambda name=name, settings=settings: run(name, settings, TUNING_SEED))
+            results.get(key, partial(run, name, settings, TUNING_SEED))
     for seed, name in product(SEEDS, QUADRATIC):
         settings = chosen_quadratic(name, results.found)
         key = f"{name} | {seed} | {name_settings(settings)}"
-        results.get(key, lambda name=name, settings=settings, seed=seed: run(name, settings, seed))
+        results.get(key, partial(run, name, settings, seed))
 
 
 def chosen_quadratic(name: str, found: dict[str, Any]) -> dict[str, float]:
@@ -146,15 +147,13 @@ def cleaning(size: Size, results: Results) -> None:
     for name, grid in CLEANING.items():
         for settings in grid if len(grid) > 1 else ():
             key = f"{name} | 0.7 | {TUNING_SEED} | {name_settings(settings)}"
-            results.get(
-                key, lambda name=name, settings=settings: clean(name, settings, 0.7, TUNING_SEED, size)
-            )
+            results.get(key, partial(clean, name, settings, 0.7, TUNING_SEED, size))
     for seed, p in product(CLEANING_SEEDS, CORRUPTION):
-        results.get(f"clean samples alone | {p} | {seed}", lambda p=p, seed=seed: clean_alone(p, seed, size))
+        results.get(f"clean samples alone | {p} | {seed}", partial(clean_alone, p, seed, size))
         for name in CLEANING:
             settings = chosen_cleaning(name, results.found)
             key = f"{name} | {p} | {seed} | {name_settings(settings)}"
-            results.get(key, lambda name=name, s=settings, p=p, seed=seed: clean(name, s, p, seed, size))
+            results.get(key, partial(clean, name, settings, p, seed, size))
 
 
 def chosen_cleaning(name: str, found: dict[str, Any]) -> dict[str, float]:

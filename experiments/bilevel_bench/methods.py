@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from experiments.bilevel_bench.problems import Feed, Problem, QuadraticSums
@@ -54,7 +54,7 @@ CLEANING: dict[str, list[dict[str, float]]] = {
 def make_solver(name: str, rate: float, cleaning: bool, steps: int = 1) -> Solver:
     """Return a solver of `clipfuse.bilevel` with so many steps of y and z per update, at constant weights."""
     descent = partial(torch.optim.SGD, lr=rate)
-    constant = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": steps, "y_steps": steps}
+    constant: dict[str, Any] = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": steps, "y_steps": steps}
     w, central, c = (100.0, 50.0, 100.0) if cleaning else (300.0, 20.0, 330.0)
     makers: dict[str, partial[Any]] = {
         "joint": partial(Joint),
@@ -99,9 +99,9 @@ def run_solver(name: str, settings: Settings, problem: Problem, seed: int) -> It
 def states(name: str, settings: Settings, problem: Problem, seed: int) -> Iterator[State]:
     """Yield (x, y, calls) of any method."""
     if name == "SABA":
-        return Saba(**settings).run(problem, seed)
+        return Saba(**cast("dict[str, Any]", settings)).run(problem, seed)
     if name == "F2SA":
-        return F2sa(**settings).run(problem, seed)
+        return F2sa(**cast("dict[str, Any]", settings)).run(problem, seed)
     return run_solver(name, settings, problem, seed)
 
 

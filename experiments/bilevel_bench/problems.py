@@ -5,6 +5,7 @@ The quadratic one is generated from the description of the public bilevel benchm
 cross terms up to 0.1. Data cleaning follows Franceschi et al. (ICML 2017) on the digits of scikit-learn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -274,7 +275,7 @@ class Feed(nn.Module):
             self._tilts[level] = None if index is None or not self._points else self._tilt(level, index)
 
     def _slopes(self, level: int, index: Tensor | None) -> list[Tensor]:
-        found = []
+        found: list[Tensor] = []
         for point in self._points:
             q = point.clone().requires_grad_()
             self._count(level, index)
@@ -285,7 +286,7 @@ class Feed(nn.Module):
     def _tilt(self, level: int, index: Tensor) -> Tilt:
         pairs = zip(self._whole[level], self._slopes(level, index), strict=True)
         missing = [whole - part for whole, part in pairs]
-        middle, slope = sum(self._points) / len(missing), sum(missing) / len(missing)
+        middle, slope = (torch.stack(each).mean(dim=0) for each in (self._points, missing))
         step = self._points[0] - self._points[-1]
         length = step.norm().clamp(min=1e-300)
         return Tilt(middle, slope, step / length, (missing[0] - missing[-1]) / length)
@@ -303,10 +304,10 @@ class Feed(nn.Module):
         """Return y."""
         return [self.y]
 
-    def lower_loss(self, lower: list[Tensor]) -> Tensor:
+    def lower_loss(self, lower: Sequence[Tensor]) -> Tensor:
         """Return f."""
         return self._loss(0, lower[0])
 
-    def upper_loss(self, lower: list[Tensor]) -> Tensor:
+    def upper_loss(self, lower: Sequence[Tensor]) -> Tensor:
         """Return F."""
         return self._loss(1, lower[0])

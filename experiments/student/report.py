@@ -36,7 +36,8 @@ Rows = dict[str, list[tuple[float, float]]]  # metric -> scores of teacher and s
 
 def score(source: PairSource, ids: Sequence[str], networks: dict[str, nn.Module]) -> Rows:
     """Return the scores of both networks, and the mean difference of their images in levels of 255."""
-    scorer, rows = Scorer("strict", NAMES), {}
+    scorer = Scorer("strict", NAMES)
+    rows: Rows = {}
     for name in tqdm(ids, source.name, unit="pair"):
         pair = whole(source.load(name), name)
         fused = {

@@ -35,7 +35,9 @@ def middle(lesson: Lesson) -> Lesson:
     """Return the middle of a lesson, `SIDE` pixels each way."""
     edge = (lesson.infrared.shape[-1] - SIDE) // 2
     planes: dict[str, Any] = {field.name: getattr(lesson, field.name) for field in fields(Lesson)}
-    cut = {name: each if each is None else each[..., edge:-edge, edge:-edge] for name, each in planes.items()}
+    cut: dict[str, Any] = {
+        name: each if each is None else each[..., edge:-edge, edge:-edge] for name, each in planes.items()
+    }
     return Lesson(**cut)
 
 

@@ -1,11 +1,9 @@
 """`clipfuse fuse [--checkpoint C] --infrared D --visible D --out D`: fuse folders or single files."""
 
 import argparse
-import ctypes
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,6 @@ PAIRS_HELP = (
     "where names alone do not show the pairs: '{id}_ir.png | {id}_vis.png', or a .csv of infrared,visible; "
     "relative to --infrared and --visible"
 )
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-_KEPT = 2**30  # bytes
 # Options that change no fused image.
 _NO_MATTER = (
     *("checkpoint", "network", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust"),
@@ -94,18 +90,6 @@ def main(arguments: Sequence[str]) -> None:
     )
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep freed memory for the next pair, where the C library is GNU's.
-
-    By default it is given back and taken anew many times per pair, and the kernel fills it with zeros each
-    time.
-    """
-    with suppress(OSError, AttributeError, TypeError):  # another C library
-        library = ctypes.CDLL(None)
-        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            library.mallopt(parameter, _KEPT)
-
-
 def _network_file(options: argparse.Namespace) -> Path:
     from clipfuse.networks.load import choose_checkpoint, named
 
@@ -119,10 +103,11 @@ def _load(options: argparse.Namespace, file: Path) -> "torch.nn.Module":
     import torch
 
     from clipfuse.networks.load import load_network
+    from clipfuse.ops.memory import keep_freed_memory
 
     if options.trust:
         look_in(os.getcwd(), options.trust)
-    keep_freed_memory()
+    keep_freed_memory(2**30)
     network = load_network(file, options.trust)
     if options.onnx is None:
         try:

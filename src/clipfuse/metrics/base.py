@@ -8,8 +8,9 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from clipfuse.metrics.protocols import Protocol, protocol_named
-from clipfuse.metrics.scoring import Scorer, image_scores, keep_freed_memory
+from clipfuse.metrics.scoring import MEMORY, Scorer, image_scores
 from clipfuse.metrics.sharing import sharing
+from clipfuse.ops.memory import keep_freed_memory
 
 PART = 2**19  # pixels scored at a time
 
@@ -39,7 +40,7 @@ class FusionMetric(Metric):
 
     def __init__(self, name: str, protocol: str | Protocol = "strict", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        keep_freed_memory()
+        keep_freed_memory(MEMORY)
         self.protocol = protocol_named(protocol)
         self.definition = self.protocol.definition(name)
         self.definition.check_options(self.protocol.options.get(name, {}))

@@ -1,7 +1,6 @@
 """Scores of single images by several metrics; needs torch alone, where `base` needs torchmetrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from math import nan
 
 import torch
@@ -11,6 +10,9 @@ from clipfuse.metrics.definition import TooSmall
 from clipfuse.metrics.protocols import Protocol, protocol_named
 from clipfuse.metrics.sharing import shared, sharing
 from clipfuse.metrics.table import score_table
+from clipfuse.ops.memory import keep_freed_memory
+
+MEMORY = 2**27  # bytes kept for the next planes: the page faults of new ones cost more than the arithmetic
 
 
 def image_scores(
@@ -73,7 +75,7 @@ class Scorer:
     """
 
     def __init__(self, protocol: str | Protocol = "strict", names: str | Iterable[str] = "full") -> None:
-        keep_freed_memory()
+        keep_freed_memory(MEMORY)
         self.protocol = protocol_named(protocol)
         self.names = self.protocol.choose([names] if isinstance(names, str) else names)
         for name in self.names:
@@ -119,14 +121,3 @@ class Scorer:
     def table(self, rows: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         """Return the scores per image, {method: {metric: scores}}, as a table of text; see `score_table`."""
         return score_table(self.protocol, rows)
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Make glibc keep the memory of freed planes for the next ones.
-
-    It returns each freed plane to the system, and the page faults of the next one cost more than the
-    arithmetic (1.5 times the whole). It keeps blocks up to the largest that it has seen freed, 32 MiB at
-    most: mallopt(3), M_MMAP_THRESHOLD.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
