@@ -24,6 +24,7 @@ from experiments.bilevel_bench.methods import CLEANING, QUADRATIC, arrival, run_
 from experiments.bilevel_bench.problems import DataCleaning, QuadraticSums
 from experiments.common import format_cell, format_table
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from clipfuse.files import write_atomically
 
@@ -64,8 +65,8 @@ class Results:
         if key not in self.found:
             self.found[key] = compute()
             with write_atomically(self.path) as file:
-                json.dump(self.found, file, indent=0)
-                file.write("\n")
+                rows = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in self.found.items())
+                file.write("{\n" + ",\n".join(rows) + "\n}\n")
             print(f"{self.path.name}: {key}", flush=True)
         return self.found[key]
 
@@ -106,16 +107,35 @@ def chosen_quadratic(name: str, found: dict[str, Any]) -> dict[str, float]:
     return min(grid, key=rank) if len(grid) > 1 else grid[0]
 
 
+def solution(problem: DataCleaning, x: Tensor) -> Tensor:
+    """Return the y that minimises f at x, by L-BFGS."""
+    y = problem.start[1].clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([y], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = problem.lower_loss(x, y)
+        loss.backward()
+        return float(loss)
+
+    optimizer.step(closure)
+    return y.detach()
+
+
 def clean(name: str, settings: dict[str, float], p: float, seed: int, size: Size) -> dict[str, float]:
-    """Return what a method makes of corrupted digits: upper loss, accuracy, separation of the weights."""
+    """Return what a method's weights are worth: F and accuracy of the solution of f, and their separation.
+
+    The method's own y is not judged: it may have learned from the clean samples of F.
+    """
     problem = DataCleaning(p, seed, size["samples"])
-    x, y = problem.start
-    for x, y, calls in states(name, settings, problem, seed):  # noqa: B007
+    x = problem.start[0]
+    for x, _, calls in states(name, settings, problem, seed):  # noqa: B007
         if calls >= size["cleaning_budget"]:
             break
     weights, bad = torch.sigmoid(x), problem.corrupted
     if not bool(weights.isfinite().all()):
         return {"upper": math.inf, "accuracy": math.nan, "separation": math.nan, "clean": 0, "corrupted": 0}
+    y = solution(problem, x)
     return {
         "upper": float(problem.upper_loss(x, y)),
         "accuracy": problem.accuracy(y),
@@ -128,18 +148,7 @@ def clean(name: str, settings: dict[str, float], p: float, seed: int, size: Size
 def clean_alone(p: float, seed: int, size: Size) -> float:
     """Return the test accuracy of the classifier that f gives with weight 1 for clean samples, else 0."""
     problem = DataCleaning(p, seed, size["samples"])
-    x = torch.where(problem.corrupted, -40.0, 40.0).double()
-    y = problem.start[1].clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([y], max_iter=200, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = problem.lower_loss(x, y)
-        loss.backward()
-        return float(loss)
-
-    optimizer.step(closure)
-    return problem.accuracy(y.detach())
+    return problem.accuracy(solution(problem, torch.where(problem.corrupted, -40.0, 40.0).double()))
 
 
 def cleaning(size: Size, results: Results) -> None:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import product
 from typing import Any, cast
 
 import torch
@@ -36,26 +37,38 @@ QUADRATIC: dict[str, list[dict[str, float]]] = {
     "F2SA": F2SA,
 }
 # Data cleaning: all samples in each update. The weights are many and each moves f by 1 / 900 of its loss.
+# Twelve settings each, six where there is no weight of f.
+_OURS = [{"rate": rate, "upper_rate": upper} for rate, upper in product((0.5, 2.0), (0.05, 0.2, 0.5))]
+_WEIGHTED = [
+    {"rate": rate, "upper_rate": upper, "weight": weight}
+    for rate, upper, weight in product((0.5, 2.0), (0.2, 0.5), (1.0, 10.0, 100.0))
+]
 CLEANING: dict[str, list[dict[str, float]]] = {
-    **{
-        name: [{"rate": 0.5, "upper_rate": upper} for upper in (0.05, 0.2)]
-        for name in ("joint", "gauss_newton", "meha")
-    },
-    **{
-        name: [{"rate": 0.5, "upper_rate": 0.05}, {"rate": 0.5, "upper_rate": 0.5, "steps": 5}]
-        for name in ("value_penalty", "value_penalty, order 2")
-    },
-    "alternate": [{"rate": 0.5, "upper_rate": 0.05}],
-    "SABA": [{"rate": 0.2, "upper_rate": 100.0}, {"rate": 0.2, "upper_rate": 300.0}],
-    "F2SA": [{"rate": 0.3, "upper_rate": upper, "weight": 10.0, "hold": 100} for upper in (300.0, 1000.0)],
+    "joint": _OURS,
+    "alternate": _OURS,
+    "gauss_newton": _OURS,
+    "value_penalty": _WEIGHTED,
+    "value_penalty, order 2": _WEIGHTED,
+    "meha": _WEIGHTED,
+    "SABA": [
+        {"rate": rate, "upper_rate": upper}
+        for rate, upper in product((0.1, 0.2, 0.5, 1.0), (100.0, 300.0, 1000.0))
+    ],
+    "F2SA": [
+        {"rate": rate, "upper_rate": upper, "weight": weight, "hold": 100}
+        for rate, upper, weight in product((0.3, 1.0), (300.0, 1000.0), (1.0, 3.0, 10.0))
+    ],
 }
 
 
-def make_solver(name: str, rate: float, cleaning: bool, steps: int = 1) -> Solver:
-    """Return a solver of `clipfuse.bilevel` with so many steps of y and z per update, at constant weights."""
+def make_solver(name: str, rate: float, weight: float | None = None) -> Solver:
+    """Return a solver of `clipfuse.bilevel` with one step of y and z per update, at a constant weight.
+
+    Without a weight it is that of the quadratic problem.
+    """
     descent = partial(torch.optim.SGD, lr=rate)
-    constant: dict[str, Any] = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": steps, "y_steps": steps}
-    w, central, c = (100.0, 50.0, 100.0) if cleaning else (300.0, 20.0, 330.0)
+    constant: dict[str, Any] = {"every": 1, "mu0": 0.0, "theta0": 0.0, "z_steps": 1, "y_steps": 1}
+    w, central, c = (300.0, 20.0, 330.0) if weight is None else (weight, weight, weight)
     makers: dict[str, partial[Any]] = {
         "joint": partial(Joint),
         "alternate": partial(Alternate, descent, steps=1, every=1),
@@ -74,10 +87,7 @@ def make_solver(name: str, rate: float, cleaning: bool, steps: int = 1) -> Solve
 def run_solver(name: str, settings: Settings, problem: Problem, seed: int) -> Iterator[State]:
     """Yield (x, y, calls) after each update of one of our solvers."""
     quadratic = isinstance(problem, QuadraticSums)
-    feed, solver = (
-        Feed(problem, seed),
-        make_solver(name, settings["rate"], not quadratic, int(settings.get("steps", 1))),
-    )
+    feed, solver = Feed(problem, seed), make_solver(name, settings["rate"], settings.get("weight"))
     moved: list[dict[str, Any]] = [{"params": [feed.x]}]
     if name == "joint":
         moved.append({"params": [feed.y], "lr": settings["rate"]})
