@@ -84,7 +84,7 @@ def test_the_references_reach_the_minimum(small: QuadraticSums) -> None:
 
 
 def test_ours_reach_the_bias_of_their_weight_and_others_do_not(small: QuadraticSums) -> None:
-    settings = {"rate": 0.5, "upper_rate": 0.5, "batch": 96}  # all samples: without noise
+    settings = {"rate": 0.5, "upper_rate": 0.5, "batch": 96, "weight": 100.0}  # all samples: without noise
     ends = {}
     for name in ("value_penalty", "value_penalty, order 2", "meha", "alternate"):
         *_, (x, _, _) = islice(run_solver(name, settings, small, 0), 150)
@@ -111,8 +111,12 @@ def test_it_runs_continues_and_writes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {path.name for path in tmp_path.iterdir()} == {"quadratic.json", "cleaning.json", "curves.png"}
     found = json.loads((tmp_path / "quadratic.json").read_text())
     assert {key.split(" | ")[0] for key in found} == set(QUADRATIC)
-    monkeypatch.setattr(bench, "run_quadratic", None)  # nothing is computed again
-    monkeypatch.setattr(bench, "clean", None)
+
+    def again(*_: object) -> None:
+        pytest.fail("it was computed again")
+
+    monkeypatch.setattr(bench, "run_quadratic", again)
+    monkeypatch.setattr(bench, "clean", again)
     bench.main(["--tiny", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         bench.main(["--tiny"])
