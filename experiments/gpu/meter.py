@@ -29,7 +29,7 @@ from torch.profiler import ProfilerActivity, profile
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.files import write_json
 
-ENCODERS = ("encode_image", "image_features", "encode_with_features", "encode_text", "encode_embeddings")
+ENCODERS = ("image_features", "encode_with_features", "encode_text", "encode_embeddings")
 
 
 def synchronise(device: torch.device) -> None:

@@ -68,7 +68,7 @@ def test_help_explains_every_setting_group_and_option(clipfuse: Clipfuse, name: 
         key for entry in composed if isinstance(entry, dict) for key in entry if "override" not in key
     }
     for group, listed in groups.items():
-        options = re.findall(r"^  ([ *]) (\w+) +(\S.*)$", listed, flags=re.MULTILINE)
+        options = re.findall(r"^  ([ *]) (\w+)\s+(\S.*)$", listed, flags=re.MULTILINE)
         files = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         assert [option for _, option, _ in options] == files
         assert sum(mark == "*" for mark, _, _ in options) <= 1

@@ -91,10 +91,10 @@ def test_without_a_checkpoint_the_bundled_network_is_exported(clipfuse: Clipfuse
 
 
 def test_missing_bundled_weights(clipfuse: Clipfuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfuse.networks.load.BUNDLED", tmp_path / "gone.safetensors")
+    monkeypatch.setattr("clipfuse.networks.load.BUNDLED", tmp_path / "model.safetensors")
     code, _, errors = clipfuse("export", "--out", str(tmp_path / "out.safetensors"))
     assert code == 2
-    assert "gone.safetensors); install clipfuse again" in errors
+    assert "model.safetensors); install clipfuse again" in errors
 
 
 def test_no_path_of_the_maker_s_machine_is_handed_on(exported: Path, pairs_folder: Path) -> None:

@@ -61,7 +61,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(
 ) -> None:
     (tmp_path / "contrast_of_mine.py").write_text(
         "from clipfuse.metrics import metric\n\n\n"
-        "@metric('mine', higher_is_better=True, bounds=(0, 255))\n"
+        "@metric('contrast_of_mine', higher_is_better=True, bounds=(0, 255))\n"
         "def contrast(fused, infrared, visible):\n    return fused.amax((1, 2, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -71,7 +71,7 @@ def test_scores_do_not_depend_on_the_number_of_processes(
     code, _, others, errors = score(clipfuse, root, *words, "2")
     assert code == 0, errors
     assert others == rows
-    assert float(rows[0]["mine"]) > 0
+    assert float(rows[0]["contrast_of_mine"]) > 0
     assert "3/3" in errors
     code, _, _, errors = score(clipfuse, root, "--workers", "0")
     assert code == 2

@@ -35,7 +35,7 @@ def test_a_run_is_recorded_and_its_loggers_are_closed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     logger, folder = Logger(), tmp_path / "run"
-    trainer: Any = SimpleNamespace(loggers=[logger])
+    trainer: Any = SimpleNamespace(loggers=[logger], world_size=1)
     with recorded(folder, RECORD, trainer, overwrite=False) as status:
         assert OmegaConf.load(folder / "config.yaml").seed == 3
         status["objective"] = 0.5
@@ -48,7 +48,7 @@ def test_a_run_is_recorded_and_its_loggers_are_closed(
 
 def test_a_failed_run_closes_its_loggers_as_failed(tmp_path: Path) -> None:
     logger = Logger()
-    trainer: Any = SimpleNamespace(loggers=[logger])
+    trainer: Any = SimpleNamespace(loggers=[logger], world_size=1)
     run = recorded(tmp_path / "run", RECORD, trainer, overwrite=False)
     with pytest.raises(UserError, match=r"^out of memory"), run:
         raise MemoryError
@@ -58,7 +58,7 @@ def test_a_failed_run_closes_its_loggers_as_failed(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_starts_no_logger(tmp_path: Path) -> None:
     logger = Logger()
-    trainer: Any = SimpleNamespace(loggers=[logger])
+    trainer: Any = SimpleNamespace(loggers=[logger], world_size=1)
     (tmp_path / "thesis.tex").touch()
     run = recorded(tmp_path, RECORD, trainer, overwrite=True)
     with pytest.raises(UserError, match="holds files that are not a run"), run:

@@ -7,6 +7,7 @@ from importlib import import_module
 from clipfuse.cli import leave_current_folder
 from clipfuse.cli.streams import keep_streams
 from clipfuse.errors import UserError, did_you_mean, reason
+from clipfuse.ops.memory import keep_freed_memory
 from clipfuse.version import __version__
 
 COMMANDS = {
@@ -45,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a user's mistake, 130 after Ctrl-C.
     """
     keep_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         leave_current_folder()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+        if words[:1] == ["fuse"]:  # a process of its own: images of one size, one after the other
+            keep_freed_memory(2**30)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

@@ -103,11 +103,9 @@ def _load(options: argparse.Namespace, file: Path) -> "torch.nn.Module":
     import torch
 
     from clipfuse.networks.load import load_network
-    from clipfuse.ops.memory import keep_freed_memory
 
     if options.trust:
         look_in(os.getcwd(), options.trust)
-    keep_freed_memory(2**30)
     network = load_network(file, options.trust)
     if options.onnx is None:
         try:

@@ -12,7 +12,7 @@ from clipfuse.metrics.sharing import shared, sharing
 from clipfuse.metrics.table import score_table
 from clipfuse.ops.memory import keep_freed_memory
 
-MEMORY = 2**27  # bytes kept for the next planes: the page faults of new ones cost more than the arithmetic
+MEMORY = 2**25  # bytes kept for the next planes: the page faults of new ones cost more than the arithmetic
 
 
 def image_scores(
