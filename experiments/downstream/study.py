@@ -13,6 +13,7 @@ into SET.zip and SET_trials.zip, which `clipfuse compare` and experiments/downst
 `--tiny` tries the study itself on a few small images.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -98,24 +99,36 @@ def judge(out: Path, tiny: bool, parallel: int = 2) -> None:
     print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
 
 
-def save(out: Path, folder: Path) -> None:
-    """Write the numbers of a set: trainings with what the task networks found, and trials."""
-    save_zip(out / "samples", folder / f"{out.name}.zip", (*KEPT, "downstream/segmentation/metrics.json"))
+def save(out: Path, folder: Path, *more: str) -> None:
+    """Write the numbers of a set: trainings with what task networks found and `more` files, and trials."""
+    names = (*KEPT, "downstream/segmentation/metrics.json", *more)
+    save_zip(out / "samples", folder / f"{out.name}.zip", names)
     save_zip(out / "trials", folder / f"{out.name}_trials.zip")
+
+
+def make_options(doc: str | None, out: str) -> argparse.ArgumentParser:
+    """Return a parser for studies of both sets; `out` is the folder of the run folders by default."""
+    parser = make_parser(doc)
+    parser.add_argument("--msrs", help="folder of MSRS with the parts train and test of our split")
+    parser.add_argument("--set", nargs="+", choices=SETS, default=list(SETS), help="the sets to run")
+    parser.add_argument("--out", type=Path, default=Path(out), help="of the run folders")
+    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
+    parser.add_argument("--save", action="store_true", help="keep the numbers in results/")
+    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the study, measures nothing")
+    return parser
+
+
+def given_options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; MSRS needs its folder."""
+    options = parser.parse_args()
+    if "msrs" in options.set and not options.msrs:
+        parser.error("the set msrs needs its folder: --msrs DIR, or --set synthetic")
+    return options
 
 
 def main() -> None:
     """Run the study, or what is missing of it."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--msrs", help="folder of MSRS with the parts train and test of our split")
-    parser.add_argument("--set", nargs="+", choices=SETS, default=list(SETS), help="the sets to run")
-    parser.add_argument("--out", type=Path, default=Path("runs/downstream"), help="of the run folders")
-    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
-    parser.add_argument("--save", action="store_true", help=f"keep the numbers in {RESULTS.name}/")
-    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the study, measures nothing")
-    options = parser.parse_args()
-    if "msrs" in options.set and not options.msrs:
-        parser.error("the set msrs needs its folder: --msrs DIR, or --set synthetic")
+    options = given_options(make_options(__doc__, "runs/downstream"))
     for name in options.set:
         out = options.out / name
         data = [word.format(msrs=options.msrs) for word in SETS[name]]

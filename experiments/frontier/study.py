@@ -24,14 +24,11 @@ from typing import Any
 
 import torch
 from experiments.common import (
-    KEPT,
     build,
     find_finished,
     format_cell,
     format_table,
     load_loss,
-    make_parser,
-    save_zip,
     stack_scenes,
 )
 from experiments.compare_losses.study import seconds_per_update
@@ -124,26 +121,11 @@ def cost(out: Path, data: Sequence[str], losses: Mapping[str, Sequence[str]]) ->
     return format_table(["row", "seconds per update", "times that of fixed prompts"], rows)
 
 
-def save(out: Path, folder: Path) -> None:
-    """Write the numbers of a set: trainings with task networks, prompts and cost; and trials."""
-    names = (*KEPT, "downstream/segmentation/metrics.json", "separation.json")
-    save_zip(out / "samples", folder / f"{out.name}.zip", names)
-    save_zip(out / "trials", folder / f"{out.name}_trials.zip")
-
-
 def main() -> None:
     """Run the study, or what is missing of it."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--msrs", help="folder of MSRS with the parts train and test of our split")
-    parser.add_argument("--set", nargs="+", choices=study.SETS, default=list(study.SETS), help="sets to run")
+    parser = study.make_options(__doc__, "runs/frontier")
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="rows to run")
-    parser.add_argument("--out", type=Path, default=Path("runs/frontier"), help="of the run folders")
-    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
-    parser.add_argument("--save", action="store_true", help=f"keep the numbers in {RESULTS.name}/")
-    parser.add_argument("--tiny", action="store_true", help="small sizes: tries the study, measures nothing")
-    options = parser.parse_args()
-    if "msrs" in options.set and not options.msrs:
-        parser.error("the set msrs needs its folder: --msrs DIR, or --set synthetic")
+    options = study.given_options(parser)
     torch.set_num_threads(1)
     for name in options.set:
         out, losses = options.out / name, losses_of(name, options.loss)
@@ -154,7 +136,7 @@ def main() -> None:
         if not options.tiny:
             print("", *cost(out, data, losses), "", sep="\n", flush=True)
         if options.save:
-            save(out, RESULTS)
+            study.save(out, RESULTS, "separation.json")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from clipfuse.bilevel.descent import Descent, LowerOptimizer, mean_over_ranks, squared_distance
-from clipfuse.bilevel.nested import NestedSolver, named, require_steps, require_weights
+from clipfuse.bilevel.nested import NestedSolver, named, require_delay, require_steps, require_weights
 from clipfuse.bilevel.problem import BilevelProblem
 
 
@@ -70,8 +70,7 @@ class Meha(NestedSolver):
         for name, value in {"gamma": gamma, "c0": c0}.items():
             if not value > 0:
                 raise ValueError(f"{name} is {value}; expected a number above 0")
-        if delay < 0:
-            raise ValueError(f"delay is {delay}; expected 0 or more updates")
+        require_delay(delay)
         self.steps, self.delay = steps, delay
         self.gamma, self.c0, self.power = gamma, c0, power
         self._theta = Descent(optimizer)

@@ -119,6 +119,16 @@ def require_steps(**values: int) -> None:
             raise ValueError(f"{name} is {value}; expected 1 or more")
 
 
+def require_delay(delay: int) -> None:
+    """Refuse a negative number of updates before a schedule begins.
+
+    Raises:
+        ValueError: it is below 0.
+    """
+    if delay < 0:
+        raise ValueError(f"delay is {delay}; expected 0 or more updates")
+
+
 def require_weights(**values: float) -> None:
     """Refuse, by name, a weight that is negative or not a number.
 

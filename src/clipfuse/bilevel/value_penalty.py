@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from clipfuse.bilevel.descent import Descent, LowerOptimizer, Objective, mean_over_ranks, squared_distance
-from clipfuse.bilevel.nested import NestedSolver, named, require_steps, require_weights
+from clipfuse.bilevel.nested import NestedSolver, named, require_delay, require_steps, require_weights
 from clipfuse.bilevel.problem import BilevelProblem
 
 PENALTIES = ("linear", "quadratic", "log")
@@ -119,8 +119,7 @@ class ValuePenalty(NestedSolver):
                 "or order=1"
             )
         self.z_steps, self.y_steps = z_steps, y_steps
-        if delay < 0:
-            raise ValueError(f"delay is {delay}; expected 0 or more updates")
+        require_delay(delay)
         self.delay = delay
         self.w0, self.power, self.w_max = w0, power, w_max
         self.mu0, self.theta0, self.decay = mu0, theta0, decay

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from clipfuse.cli.devices import chosen_device
 from clipfuse.cli.launch import COMPOSED, run_hydra
 from clipfuse.cli.own import look_in
 from clipfuse.errors import UserError
@@ -16,7 +17,6 @@ from clipfuse.runs.overrides import quoted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-    from torch import device as Device
     from torch import nn
 
     from clipfuse.data.pairs import PairSource
@@ -101,7 +101,7 @@ def _distill(config: "DictConfig") -> None:
     card = out.with_suffix(".md")
     for path in (out, card):
         check_output(path, config.overwrite)
-    device = _device(config.device)
+    device = chosen_device(config.device, "device=")
     if config.trust:
         look_in(os.getcwd(), config.trust)
     file = teacher_file(config.checkpoint)
@@ -171,17 +171,6 @@ def teacher_file(given: str | None) -> Path:
             "file of 'clipfuse train' or 'clipfuse export', or bundled"
         )
     return last
-
-
-def _device(given: str | None) -> "Device":
-    import torch
-
-    try:
-        device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={given} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _student(config: "DictConfig", teacher: "nn.Module", file: Path) -> "nn.Module":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from clipfuse.cli.devices import chosen_device
 from clipfuse.cli.launch import COMPOSED, run_hydra, split_options
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import quoted
@@ -103,7 +104,7 @@ def _downstream(config: "DictConfig") -> None:
     task = build_task(config)
     data = given.data() if config.get("data") is None else build(config.data, "data")
     labels = labels_of(data, task.needs)
-    device = _device(config.device)
+    device = str(chosen_device(config.device, "device="))
     out = Path(config.out).expanduser() if config.out else given.home / OTHERS
     sources = [plain_source(name, out) for name in ALWAYS]
     sources += fused_sources(config.fused, out, data)
@@ -160,17 +161,6 @@ def _downstream(config: "DictConfig") -> None:
     print(result_table(results, {source.name: source.label for source in sources}))
     print(evaluation.summary())
     print(f"results: {task.name} of runs in their folders, of all other sources in {out}")
-
-
-def _device(given: str | None) -> str:
-    import torch
-
-    device = given or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _owned(source: "Source") -> AbstractContextManager[None]:

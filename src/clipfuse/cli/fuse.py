@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipfuse.cli.devices import chosen_device
 from clipfuse.cli.fuse_video import fuse_videos, takes_videos
 from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
@@ -100,20 +101,13 @@ def _network_file(options: argparse.Namespace) -> Path:
 
 def _load(options: argparse.Namespace, file: Path) -> "torch.nn.Module":
     """Return the network of a file on the device that was chosen."""
-    import torch
-
     from clipfuse.networks.load import load_network
 
     if options.trust:
         look_in(os.getcwd(), options.trust)
     network = load_network(file, options.trust)
     if options.onnx is None:
-        try:
-            network.to(torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(
-                f"--device {options.device} cannot be used here: {str(error).splitlines()[0]}"
-            ) from error
+        network.to(chosen_device(options.device, "--device "))
     return network
 
 

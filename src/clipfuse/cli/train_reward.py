@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipfuse.cli.devices import chosen_device
 from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
     choices, held_out = divide(read_choices(table), options.holdout, options.seed)
     check_output(out, options.overwrite)
     print(counted(choices, held_out))
-    device = _device(options.device)
+    device = chosen_device(options.device, "--device ")
     before = read_reward("bundled").network if options.start == "bundled" else None
     named = [*(before.scores if before else ()), *(each.score for each in [*choices, *held_out])]
     scores = list(dict.fromkeys(named))
@@ -100,17 +101,6 @@ def _differences(network: "RewardNetwork", choice: "Choice", device: "torch.devi
         one, _ = network(first, infrared, visible)
         other, _ = network(second, infrared, visible)
     return dict(zip(network.scores, (one - other)[0].tolist(), strict=True))
-
-
-def _device(given: str | None) -> "torch.device":
-    import torch
-
-    try:
-        device = torch.device(given or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {given} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
