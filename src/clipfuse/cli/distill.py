@@ -114,8 +114,8 @@ def _distill(config: "DictConfig") -> None:
         raise UserError(
             f"the data set '{source.name}' has no train pairs; add some, or lower data.val and data.test"
         )
-    for line in (getattr(source, "summary", str)(),):
-        print(line, end="\n" if line else "")
+    if line := getattr(source, "summary", str)():
+        print(line)
     quiet = not sys.stderr.isatty()
     with stop_on_sigterm():
         with amount_bar("the teacher fuses", " crops", config.crops, quiet) as advance:
