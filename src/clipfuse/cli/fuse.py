@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipfuse.cli.devices import chosen_device
+from clipfuse.cli.fuse_losses import compare_losses
 from clipfuse.cli.fuse_video import fuse_videos, takes_videos
 from clipfuse.cli.own import look_in
 from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
+from clipfuse.networks.by_loss import BY_LOSS, loss_weights
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +25,15 @@ PAIRS_HELP = (
 # Options that change no fused image.
 _NO_MATTER = (
     *("checkpoint", "network", "onnx", "infrared", "visible", "pairs", "out", "overwrite", "device", "trust"),
-    "codec",
+    *("codec", "loss", "compare_losses"),
 )
 
 
 def main(arguments: Sequence[str]) -> None:
     """Fuse every pair; each image appears when it is finished, and a repeat goes on behind the last one."""
     options = _parse(arguments)
+    if options.compare_losses is not None:
+        return compare_losses(options, arguments)
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
     if takes_videos(options):
         network_file = _network_file(options)
@@ -96,6 +100,8 @@ def _network_file(options: argparse.Namespace) -> Path:
 
     if options.onnx is not None:
         return Path(options.onnx)
+    if options.loss is not None:
+        return loss_weights(options.loss)
     return named(options.network) if options.network else choose_checkpoint(options.checkpoint)
 
 
@@ -126,6 +132,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--network", choices=("bundled", "student"), help="instead: a network of the package"
     )
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
+    network.add_argument(
+        "--loss",
+        metavar="NAME",
+        help=f"instead: the small network that was trained under a loss: {', '.join(BY_LOSS)}",
+    )
+    network.add_argument(
+        "--compare-losses",
+        nargs="*",
+        metavar="NAME",
+        help="instead: all these small networks, or those that are named, in one HTML page with a slider",
+    )
     parser.add_argument("--infrared", required=True, help="folder, one file, or a video")
     parser.add_argument(
         "--visible",
@@ -133,7 +150,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="folder, one file, or a video; the same folder where both bands lie below it",
     )
     parser.add_argument("--pairs", help=PAIRS_HELP)
-    parser.add_argument("--out", required=True, help="folder for the fused images, or the video to write")
+    parser.add_argument(
+        "--out", required=True, help="folder for the fused images, or the video or page to write"
+    )
     parser.add_argument("--luma", action="store_true", help="write the fused luma, in gray, without colour")
     parser.add_argument("--overwrite", action="store_true", help="replace images that are already in --out")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")

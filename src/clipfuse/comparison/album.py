@@ -9,6 +9,7 @@ from math import isnan
 from statistics import fmean
 
 from PIL import Image
+from torch import Tensor
 
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
@@ -113,15 +114,15 @@ def album(
 
 
 def encode(
-    images: Mapping[str, Mapping[str, Image.Image]], budget: int
+    images: Mapping[str, Mapping[str, Image.Image]], budget: int, ladder: Sequence[tuple[int, int]] = LADDER
 ) -> tuple[dict[str, dict[str, str]], int, int]:
     """Return images as data URIs within a budget of bytes, their longest side in pixels, and their quality.
 
-    They are scaled down as far as `LADDER` goes; what does not fit then is left out from the end.
+    They are scaled down as far as the ladder goes; what does not fit then is left out from the end.
     """
     uris: dict[str, dict[str, str]] = {}
-    side, quality = LADDER[0]
-    for side, quality in LADDER:
+    side, quality = ladder[0]
+    for side, quality in ladder:
         uris, left = {}, budget
         for name, shown in images.items():
             encoded = {key: _uri(image, side, quality) for key, image in shown.items()}
@@ -146,9 +147,13 @@ def fused_image(variant: Variant, name: str) -> Image.Image | None:
     for kind in ("color", "fused"):
         path = run / "test" / kind / f"{name}.png"
         if is_there(path):
-            levels = to_bytes(to_unit(read_image_in(path, run)))
-            return Image.fromarray(levels.permute(1, 2, 0).squeeze(-1).numpy())
+            return as_image(to_unit(read_image_in(path, run)))
     return None
+
+
+def as_image(image: Tensor) -> Image.Image:
+    """Return (1 or 3, H, W) in [0, 1] as an 8-bit image, gray or in colour."""
+    return Image.fromarray(to_bytes(image).permute(1, 2, 0).squeeze(-1).numpy())
 
 
 def _uri(image: Image.Image, side: int, quality: int) -> str:

@@ -44,19 +44,12 @@ def report(
     losses = [row.name for row in table.losses]
     places = {name: place for place, name in enumerate(losses)}
     drawn = sorted(variants, key=lambda variant: places.get(variant.name, len(places)))
-    environment = Environment(
-        loader=PackageLoader("clipfuse.comparison", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {}  # keep the order of the images
     terms = {
         variant.name: plots.draw_curves(f"terms{index}-", [variant], places, "train/loss/")
         for index, variant in enumerate(drawn)
     }
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         table=table,
         sentences=sentences,
         notes=notes,
@@ -90,6 +83,19 @@ def report(
         seen_colors=lambda seen: [*zip(seen.labels.names, class_colors(seen.labels), strict=True)],
         album_rows=lambda drawn: list(dict.fromkeys(n for shown in drawn.uris.values() for n in shown)),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page of a template beside this file."""
+    environment = Environment(
+        loader=PackageLoader("clipfuse.comparison", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # keep the order of the images
+    return environment.get_template(template).render(values)
 
 
 def _differences(variants: Sequence[Variant]) -> dict[str, list[str]]:

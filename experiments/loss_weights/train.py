@@ -1,0 +1,105 @@
+"""Train the small networks of `clipfuse fuse --loss NAME`, one for each loss, by one recipe.
+
+    python -m experiments.loss_weights.train --roadscene D/roadscene --msrs D/msrs [--loss NAME ...]
+        [--parallel 2] [--updates N] [--out FOLDER] [--keep]
+
+Each is `backbone=student` from its untrained start, the average of both bands: one seed, one schedule, one
+learning rate, the same crops. What is finished is not trained again, and what was stopped goes on. At the
+end the weights are written into the package, and their digests into the card beside them; `--keep` leaves
+the package as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.common import format_table, make_parser, run_sweeps
+from experiments.compare_losses import zoo
+
+from clipfuse.files import file_sha256, write_atomically
+from clipfuse.networks.by_loss import BY_LOSS, FOLDER, shipped
+from clipfuse.networks.checkpoints import read_checkpoint
+from clipfuse.networks.load import backbone_node, build_backbone
+from clipfuse.networks.weights import write_safetensors
+
+UPDATES = 600
+SETTINGS = [
+    *("trainer=cpu", "backbone=student", "clip=micro", "loader.crop_size=96", "optimizer.lr=0.003"),
+    *("seed=0", "test=false", "metrics.validation=[SSIM]"),
+]
+MSRS = ["data=msrs", "data.root={msrs}"]
+DATA = [
+    *("data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=200"),
+    *("+data@data.sources.msrs=msrs", "data.sources.msrs.root={msrs}"),
+]
+"""The training pairs: RoadScene's 119, MSRS's 612, 200 rendered ones."""
+NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
+CHANGES = {
+    **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),
+    **dict.fromkeys(("clip_lit", "promptfusion_views"), NO_DETAILS),
+    "adversarial": ["loss.region=saliency"],  # as real pairs have no masks, and rendered ones have
+}
+"""What a loss has beside the overrides in experiments/compare_losses/zoo.py."""
+CARD = FOLDER / "MODEL_CARD.md"
+BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+
+
+def words(name: str, roots: Mapping[str, Path], updates: int = UPDATES) -> list[str]:
+    """Return the overrides of the training under a loss; `roots` are the folders of the real pairs."""
+    data = [word.format(**roots) for word in (MSRS if name == "task" else DATA)]
+    loss = [word.replace("{warmup}", f"{updates // 5}") for word in zoo.LOSSES[name]]
+    schedule = [f"steps={updates}", f"validate_every={updates}"]
+    return [*SETTINGS, *data, *loss, *CHANGES.get(name, ()), *schedule]
+
+
+def write_weights(name: str, checkpoint: Path, folder: Path = FOLDER) -> Path:
+    """Write the network of a training as the weights of a loss."""
+    content = read_checkpoint(checkpoint)
+    path = folder / f"{name}.safetensors"
+    write_safetensors(path, backbone_node(content, (), checkpoint), build_backbone(content, checkpoint))
+    return path
+
+
+def table(files: Mapping[str, Path]) -> list[str]:
+    """Return a row for each loss whose weights are there: name, what it does, data, digest."""
+    rows = [
+        [f"`{name}`", BY_LOSS[name], "MSRS" if name == "task" else "all", f"`{file_sha256(path)}`"]
+        for name, path in files.items()
+    ]
+    return format_table(["loss", "trained for", "pairs", "SHA-256 of `NAME.safetensors`"], rows)
+
+
+def renew_card(card: Path, lines: Sequence[str]) -> None:
+    """Replace the table of a card."""
+    before, _, rest = card.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    with write_atomically(card) as file:
+        file.write("\n".join([before + BEGIN, "", *lines, "", END + after]))
+
+
+def main() -> None:
+    """Train what is missing, then write weights and card."""
+    parser = make_parser(__doc__, roadscene=True)
+    parser.add_argument("--msrs", required=True, help="folder of MSRS, with its parts train and test")
+    parser.add_argument(
+        "--loss", nargs="+", choices=BY_LOSS, default=list(BY_LOSS), help="the losses to train"
+    )
+    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
+    parser.add_argument("--updates", type=int, default=UPDATES, help="of each training")
+    parser.add_argument("--out", type=Path, default=Path("runs/loss_weights"), help="of the run folders")
+    parser.add_argument("--keep", action="store_true", help="leave the weights in the package as they are")
+    options = parser.parse_args()
+    roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
+    folders = {name: options.out / f"{options.updates}" / name for name in options.loss}
+    run_sweeps(
+        {folder: words(name, roots, options.updates) for name, folder in folders.items()}, options.parallel
+    )
+    if options.keep:
+        return
+    for name, folder in folders.items():
+        write_weights(name, folder / "0/checkpoints/last.ckpt")
+    renew_card(CARD, table(shipped()))
+    print("\n".join(table(shipped())))
+
+
+if __name__ == "__main__":
+    main()
