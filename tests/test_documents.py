@@ -39,6 +39,8 @@ from clipfuse.cli.train import GROUPS
 from clipfuse.decoding.clips import Clip, ClipWriter
 from clipfuse.files import write_json
 from clipfuse.losses.base import FusionLoss
+from clipfuse.networks.by_loss import BY_LOSS
+from clipfuse.networks.load import named
 from clipfuse.rewards.scorer import BUNDLED
 from clipfuse.runs.folder import LOG, STATUS
 from clipfuse.runs.overrides import quoted
@@ -300,6 +302,11 @@ def command(place: Place, words: Sequence[str]) -> None:
     else:
         if name == "fuse" and rest[-2:] == ["--out", "DIR"]:  # of the sources in this document, too
             rest[-1] = "fused"
+        if {"--loss", "--compare-losses"} & {*rest}:
+            for loss in BY_LOSS:  # also those whose weights are not there yet
+                Path("weights").mkdir(exist_ok=True)
+                shutil.copy(named("student"), f"weights/{loss}.safetensors")
+            place.patch.setattr("clipfuse.networks.by_loss.FOLDER", Path("weights"))
         for word in rest if name == "fuse" else ():
             if word.endswith(".mkv") and not Path(word).exists() and word != rest[-1]:
                 write_video(Path(word))
