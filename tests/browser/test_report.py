@@ -254,3 +254,32 @@ def test_what_a_machine_sees_has_a_slider_of_its_own(
     assert "test-000001" in str(under.get_attribute("alt"))
     opened.screenshot(path=str(tmp_path / f"{width}.png"), full_page=True)
     assert complaints == []
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_the_page_of_what_each_loss_makes_slides_and_sorts(browser: Any, tmp_path: Path, width: int) -> None:
+    from tests.comparison.test_by_loss import LOSSES, METRICS, PLAIN, pair
+
+    from clipfuse.comparison.by_loss import by_loss_page
+
+    file, complaints = tmp_path / "losses.html", []
+    made = pair({"pixel": (0.5, 1.0), "ldfusion": (0.75, 3.0)}, 48)
+    file.write_text(by_loss_page({"one": made, "two": made}, LOSSES, METRICS, 2, "clipfuse fuse")[0])
+    opened = browser.new_page(viewport={"width": width, "height": 900})
+    opened.on("console", lambda message: complaints.append(message.text))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.goto(file.as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    beside = opened.locator("#table").bounding_box()["x"] > opened.locator("#stage").bounding_box()["x"] + 300
+    assert beside == (width == WIDTHS["wide"])
+    assert opened.locator("#under").get_attribute("alt") == "one, ldfusion"
+    opened.locator("#image").select_option("two")
+    assert opened.locator("#over").get_attribute("alt") == "two, pixel"
+    assert opened.locator("figcaption").all_inner_texts() == [*PLAIN, *LOSSES]
+    opened.locator("#cut").fill("80")
+    over = opened.locator(".over")
+    assert over.evaluate("node => getComputedStyle(node).clipPath") == "inset(0px 0px 0px 80%)"
+    opened.locator("#table th", has_text="MSE").get_by_role("button").click()
+    assert opened.locator("#table tbody tr").first.inner_text().startswith("pixel")
+    opened.screenshot(path=str(tmp_path / f"{width}.png"), full_page=True)
+    assert complaints == []

@@ -61,7 +61,7 @@ def test_one_page_of_all_losses(
     images = json.loads(found[1])["images"]
     assert list(images) == ["train-0", "train-2", "train-4"]
     assert list(images["train-0"]) == ["infrared", "visible", "average", "maximum", "pixel", "ldfusion"]
-    assert len(set(images["train-0"].values())) == 6 - 1  # the untrained network is the average
+    assert len(set(images["train-0"].values())) == 6
     code, _, errors = clipfuse("fuse", "--compare-losses", *words, "--out", str(page))
     assert (code, "already" in errors or "exists" in errors) == (2, True)
     code, output, _ = clipfuse(
@@ -104,11 +104,11 @@ def test_mistakes_are_one_line(
 
 @pytest.mark.parametrize("other", [["--network", "student"], ["--checkpoint", "x"], ["--compare-losses"]])
 def test_a_loss_and_another_network(
-    clipfuse: Clipfuse, other: list[str], capfd: pytest.CaptureFixture
+    clipfuse: Clipfuse, other: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
         clipfuse("fuse", "--loss", "pixel", *other, "--infrared", "i", "--visible", "v", "--out", "o")
     assert stopped.value.code == 2
     assert re.search(
-        rf"error: argument {other[0]}: not allowed with argument --loss\n$", capfd.readouterr().err
+        rf"error: argument {other[0]}: not allowed with argument --loss\n$", capsys.readouterr().err
     )
