@@ -56,7 +56,7 @@ def test_many_large_pairs_stay_below_the_budget_and_undefined_scores_are_empty()
     large = pair({"pixel": (float("nan"), 1.0)}, 90)
     text, note = by_loss_page({str(each): large for each in range(3)}, LOSSES, METRICS, 3, "", 60_000)
     assert len(text) < 60_000 + 20_000
-    assert note.startswith("1 of 3 pairs, evenly spread; at most 240 px")
+    assert note.startswith("1 of 3 pairs; at most 240 px")
     pixel = Page(text).text["tr"][5].split()
     assert pixel[-2:] == ["-", "1.000"]
     single, note = by_loss_page({"a": large}, LOSSES, METRICS, 1, "")

@@ -82,7 +82,7 @@ def compare_losses(options: argparse.Namespace, arguments: Sequence[str]) -> Non
     )
     with write_atomically(out, overwrite=options.overwrite) as file:
         file.write(page)
-    print(f"written: {out}, {len(files)} losses; {note}")
+    print(f"written: {out}, {len(files)} {'loss' if len(files) == 1 else 'losses'}; {note}")
 
 
 def _fuse(

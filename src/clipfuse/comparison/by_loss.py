@@ -46,8 +46,9 @@ def by_loss_page(
         budget: the most bytes of all images; they become smaller, and pairs are left out, to fit.
     """
     uris, side, quality = encode({name: pair.images for name, pair in pairs.items()}, budget, STEPS)
+    spread = ", evenly spread" if len(uris) == len(pairs) < of else ""  # else the last ones did not fit
     note = (
-        f"{len(uris)} of {of} {'pair' if of == 1 else 'pairs'}{', evenly spread' if len(uris) < of else ''}; "
+        f"{len(uris)} of {of} {'pair' if of == 1 else 'pairs'}{spread}; "
         f"at most {side} px wide or high, WebP of quality {quality}, which loses the finest noise"
     )
     rows = {
