@@ -1,4 +1,4 @@
-"""`clipfuse degrade --in D --out D --kind K --strength S`: degraded copies of pairs, alike on every machine."""
+"""`clipfuse degrade --in D --out D --kind K`: degraded copies of pairs, alike on every machine."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, path)
         for (kind, strength), target in targets.items():
-            more = {"set": source.resolve().name, "pairs": len(pairs), "range": options.range or None}
+            more = {"set": _set_name(source), "pairs": len(pairs), "range": options.range or None}
             for part in {"", *(pair.part or "" for pair in pairs.values())}:
                 write_json(folders[target] / part / RECORD, describe(kind, strength) | more)
     for (kind, _), target in targets.items():
@@ -88,8 +88,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="clipfuse degrade",
         description="Write degraded copies of pairs by the protocol degraded-1: noise and stripes in the "
-        "infrared images; low_light, overexposed, rain and haze in the visible ones; blur and low_contrast in "
-        "both; misaligned shifts the infrared ones. The same pair gets the same images on every machine, "
+        "infrared images; low_light, overexposed, rain and haze in the visible ones; blur and low_contrast "
+        "in both; misaligned shifts the infrared ones. The same pair gets the same images on every machine, "
         "whatever other pairs are there. Images are written as PNG of 8 bits, or of 16 for files of more.",
         allow_abbrev=False,
     )
@@ -126,14 +126,24 @@ def _chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
     for word in words:
         if word not in known:
             raise UserError(
-                f"{option} {text}: '{word}' is unknown.{did_you_mean(word, known)} Expected {', '.join(known)}, "
-                "several joined by commas, or all"
+                f"{option} {text}: '{word}' is unknown.{did_you_mean(word, known)} Expected "
+                f"{', '.join(known)}, several joined by commas, or all"
             )
     return [word for word in known if word in words]
 
 
+def _set_name(folder: Path) -> str:
+    """Return the name of a folder, or of the one above where it names a part."""
+    from clipfuse.data.matching import PART_NAMES
+
+    folder = folder.resolve()
+    while folder.name.lower() in PART_NAMES and folder.parent.name:
+        folder = folder.parent
+    return folder.name or "data"
+
+
 def _labels(source: Path, pairs: Mapping[str, "PairFiles"]) -> dict[str, list[tuple[str, Path]]]:
-    """Return the files of labels of each pair with the names of their folders, as far as folders name them."""
+    """Return the files of labels of each pair, each with the name of its folder."""
     from clipfuse.data.masks import find_beside
     from clipfuse.decoding.reading import SUFFIXES
 
@@ -172,7 +182,7 @@ def _check_outputs(source: Path, out: Path, targets: Sequence[Path], overwrite: 
 def _staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     """Give folders that take the place of the targets at the end, or vanish on an error."""
     staged = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in targets}
-    made = [path for path in dict.fromkeys(each.parent for each in targets) if not path.exists()]
+    above = dict.fromkeys(path for each in targets for path in each.parents if not path.exists())
     try:
         for path in staged.values():
             path.mkdir(parents=True)
@@ -186,6 +196,6 @@ def _staged(targets: Sequence[Path]) -> Iterator[dict[Path, Path]]:
     finally:
         for path in staged.values():
             shutil.rmtree(path, ignore_errors=True)
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
+        for path in above:
+            with suppress(OSError):  # not empty
                 path.rmdir()

@@ -24,7 +24,7 @@ Draw = np.random.Generator
 
 
 def _noise(image: Floats, draw: Draw, sigma: float) -> Floats:
-    """Add white Gaussian noise of the standard deviation `sigma`, as of an infrared sensor without cooling."""
+    """Add white Gaussian noise of the standard deviation `sigma`, as of a sensor without cooling."""
     return image + sigma * draw.standard_normal(image.shape, np.float32)
 
 
@@ -66,9 +66,10 @@ def _overexposed(image: Floats, draw: Draw, saturated: float, most: float) -> Fl
 
 
 def _haze(image: Floats, draw: Draw, extinction: float) -> Floats:
-    """Mix airlight in: x t + A (1 - t), t = exp(-extinction d) (Koschmieder; Narasimhan and Nayar, IJCV 2002).
+    """Mix airlight in: x t + A (1 - t), t = exp(-extinction d).
 
-    The distance d in (0, 1] is that of `_distance`, thicker and thinner in patches by a tenth (own design).
+    Koschmieder's law (Narasimhan and Nayar, IJCV 2002). The distance d in (0, 1] is that of `_distance`,
+    thicker and thinner in patches by a tenth (own design).
     """
     patches = draw.standard_normal((4, 5), np.float32)
     height, width = image.shape[:2]
@@ -118,7 +119,7 @@ def _rain(image: Floats, draw: Draw, density: float, opacity: float, dim: float,
 
 
 def _low_contrast(image: Floats, draw: Draw, share: float) -> Floats:
-    """Leave a share of the contrast around the mean: mean + share (x - mean) (RMS contrast: Peli, JOSA 1990)."""
+    """Leave a share of the RMS contrast (Peli, J. Opt. Soc. Am. A 1990): mean + share (x - mean)."""
     mean = image.mean(dtype=np.float64)
     return (mean + share * (image - mean)).astype(np.float32)
 
@@ -206,9 +207,7 @@ KINDS: Mapping[str, Kind] = {
 """The kinds of `degraded-1`. A kind or a number that changes makes a new version of the protocol."""
 
 
-def degrade(
-    kind: str, strength: int, infrared: Tensor, visible: Tensor, name: str
-) -> tuple[Tensor, Tensor]:
+def degrade(kind: str, strength: int, infrared: Tensor, visible: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Return a degraded pair.
 
     Whatever is random is drawn by (protocol, kind, name, band), not by the strength: what grows with it is
