@@ -75,13 +75,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", choices=("train", "test"), default="test")
     options = parser.parse_args()
+    lengths = LENGTHS if options.part == "test" else (3,)
     rows, curve = [], []
     for name, pairs in sets(options.data, options.part).items():
         plain = as_table([estimate_shift(*moved(*each[1:], each[0], 0)) for each in pairs])
         wrong = as_table([estimate_shift(*each) for each in mismatched(pairs)])
         shifted = {
             length: as_table([estimate_shift(*moved(*each[1:], each[0], length)) for each in pairs])
-            for length in LENGTHS
+            for length in lengths
         }
         known = plain[:, 2] >= SURE
         middle = np.median(plain[known, :2], axis=0)
@@ -90,12 +91,13 @@ def main() -> None:
         rates = {length: np.mean((away[length] > FAR) & sure[length]) for length in away}
         rows.append(
             [name, str(len(pairs)), f"{middle[0]:+.2f}, {middle[1]:+.2f}", f"{100 * rates[0]:.1f} %"]
-            + [f"{100 * rates[length]:.1f} %" for length in LENGTHS]
+            + [f"{100 * rates[length]:.1f} %" for length in lengths]
             + [f"{100 * np.mean(~known):.1f} %", f"{100 * np.mean(wrong[:, 2] >= SURE):.1f} %"]
         )
         for limit in np.arange(1.5, 3.01, 0.25):
             flagged, found = (np.mean((away[length] > limit) & sure[length]) for length in (0, 3))
             curve.append([name, f"{limit:.2f}", f"{100 * flagged:.1f} %", f"{100 * found:.1f} %"])
+        print(f"{name} shift known of those moved by 3 px: {100 * sure[3].mean():.1f} %")
         print(
             name, "confidence of mismatched pairs, 90, 95, 99 %:", np.quantile(wrong[:, 2], (0.9, 0.95, 0.99))
         )
@@ -103,7 +105,7 @@ def main() -> None:
         for index in np.argsort(-away[0])[:12]:
             print("  ", pairs[index][0], plain[index].round(2), f"{away[0][index]:.2f} px from the median")
     head = ["set", "pairs", "median shift", "flagged as they are"]
-    head += [f"found, {length} px" for length in LENGTHS] + ["shift not known", "known of mismatched"]
+    head += [f"found, {length} px" for length in lengths] + ["shift not known", "known of mismatched"]
     print(*format_table(head, rows), "", sep="\n")
     print(*format_table(["set", "limit in px", "flagged as they are", "found, 3 px"], curve), sep="\n")
 

@@ -103,7 +103,7 @@ def _rain(image: Floats, draw: Draw, density: float, opacity: float, dim: float,
         layer = np.zeros((height, width), np.uint8)
         count = round(density * many * 640 * 640 * (height * width) / max(height, width) ** 2 / 1e6)
         places = draw.uniform(0, 1, (count, 2)) * (width, 1.2 * height) - (0, 0.1 * height)
-        lengths = 130 * scale * size * draw.uniform(0.5, 1.1, count)
+        lengths = (130 * scale * size * draw.uniform(0.5, 1.1, count)).clip(8)
         angles = np.radians(wind + draw.normal(0, 1.5, count))
         shades = 255 * draw.uniform(0.35, 1, count)
         ends = places + lengths[:, None] * np.stack((np.sin(angles), np.cos(angles)), 1)

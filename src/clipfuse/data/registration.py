@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 REACH = 12  # px that a shift may have, to each side
 LONGEST = 640  # px of a side; larger images are reduced
-SMALLEST = 32  # px of a side; smaller images are not judged
+SMALLEST = 64  # px of a side; smaller images are not judged
 FAR = 2.25  # px from the set's shift: beyond, a pair is flagged
-SURE = 1.0  # confidence: below, the shift is not known
+SURE = 0.04  # confidence: below, the shift is not known
 WHOLE = 1.0  # px of the set's own shift: beyond, there is a warning
 FEW = 5  # pairs of known shift: with fewer, no shift counts as the set's own
 _BLOCKS, _PITCH, _OVERLAP = (4, 5), 48, 1.4
 _RIDGE = 0.09
+_SIDE = 85  # px of the blocks on which `SURE` was chosen
 
 Floats = NDArray[np.float32]
 
@@ -29,8 +30,8 @@ class Shift:
     Attributes:
         right: px by which its content lies further to the right than in the visible image.
         down: px by which it lies lower.
-        confidence: height of the peak over the highest place 3 px or more away, in standard deviations of all
-            places; below `SURE` the shift is not known.
+        confidence: the normalised correlation there above the median of all places, mean over blocks; times
+            the side of the blocks over 85 px where they are smaller. Below `SURE` the shift is not known.
     """
 
     right: float
@@ -62,7 +63,7 @@ def estimate_shift(infrared: Floats, visible: Floats) -> Shift:
         visible: the same shape.
 
     Returns:
-        The shift, in px of the given images. Of images with a side below 32 px, or without any structure,
+        The shift, in px of the given images. Of images with a side below 64 px, or without any structure,
         the confidence is 0.
     """
     height, width = infrared.shape
@@ -73,11 +74,14 @@ def estimate_shift(infrared: Floats, visible: Floats) -> Shift:
     fields = [_field(image, size if scale > 1 else None) for image in (infrared, visible)]
     surface = np.zeros((2 * REACH + 1, 2 * REACH + 1), np.float32)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    for rows, columns in _blocks(size[1], size[0]):
+    blocks = _blocks(size[1], size[0])
+    for rows, columns in blocks:
         found = _correlation(*(field[:, rows, columns] for field in fields))
-        surface += cv2.dilate(found - np.median(found), cross)
+        surface += cv2.dilate(found - np.median(found), cross) / len(blocks)
     surface = cv2.GaussianBlur(surface, (0, 0), 0.7, borderType=cv2.BORDER_REFLECT)
-    return _peak(surface, scale)
+    rows, columns = blocks[0]
+    side = ((rows.stop - rows.start) * (columns.stop - columns.start)) ** 0.5
+    return _peak(surface, scale, min(1.0, side / _SIDE))
 
 
 def _field(image: Floats, size: tuple[int, int] | None) -> Floats:
@@ -120,14 +124,9 @@ def _correlation(first: Floats, second: Floats) -> Floats:
     return np.asarray(turned / energy, np.float32)
 
 
-def _peak(surface: Floats, scale: float) -> Shift:
-    spread = float(surface.std())
-    if spread < 1e-9:
-        return Shift(0.0, 0.0, 0.0)
+def _peak(surface: Floats, scale: float, trust: float) -> Shift:
     row, column = (int(place) for place in np.unravel_index(int(surface.argmax()), surface.shape))
-    rows, columns = np.mgrid[: surface.shape[0], : surface.shape[1]]
-    away = np.hypot(rows - row, columns - column) >= 3
-    confidence = float(surface[row, column] - surface[away].max()) / spread
+    confidence = trust * float(surface[row, column] - np.median(surface))
     down = row + _refined(surface[:, column], row) - REACH
     right = column + _refined(surface[row], column) - REACH
     return Shift(right * scale, down * scale, confidence)
