@@ -13,7 +13,7 @@ REACH = 12  # px that a shift may have, to each side
 LONGEST = 640  # px of a side; larger images are reduced
 SMALLEST = 64  # px of a side; smaller images are not judged
 FAR = 2.25  # px from the set's shift: beyond, a pair is flagged
-SURE = 0.04  # confidence: below, the shift is not known
+SURE = 0.045  # confidence: below, the shift is not known
 WHOLE = 1.0  # px of the set's own shift: beyond, there is a warning
 FEW = 5  # pairs of known shift: with fewer, no shift counts as the set's own
 _BLOCKS, _PITCH, _OVERLAP = (4, 5), 48, 1.4
@@ -77,19 +77,19 @@ def estimate_shift(infrared: Floats, visible: Floats) -> Shift:
     blocks = _blocks(size[1], size[0])
     for rows, columns in blocks:
         found = _correlation(*(field[:, rows, columns] for field in fields))
-        surface += cv2.dilate(found - np.median(found), cross) / len(blocks)
-    surface = cv2.GaussianBlur(surface, (0, 0), 0.7, borderType=cv2.BORDER_REFLECT)
+        surface += np.asarray(cv2.dilate(found - np.median(found), cross), np.float32) / len(blocks)
+    blurred = cv2.GaussianBlur(surface, (0, 0), 0.7, borderType=cv2.BORDER_REFLECT)
     rows, columns = blocks[0]
     side = ((rows.stop - rows.start) * (columns.stop - columns.start)) ** 0.5
-    return _peak(surface, scale, min(1.0, side / _SIDE))
+    return _peak(np.asarray(blurred, np.float32), scale, min(1.0, side / _SIDE))
 
 
 def _field(image: Floats, size: tuple[int, int] | None) -> Floats:
-    image = image.astype(np.float32)
+    plane: np.ndarray = image.astype(np.float32)
     if size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    image = cv2.GaussianBlur(image, (0, 0), 1.0)
-    across, along = cv2.Scharr(image, cv2.CV_32F, 1, 0), cv2.Scharr(image, cv2.CV_32F, 0, 1)
+        plane = cv2.resize(plane, size, interpolation=cv2.INTER_AREA)
+    plane = cv2.GaussianBlur(plane, (0, 0), 1.0)
+    across, along = cv2.Scharr(plane, cv2.CV_32F, 1, 0), cv2.Scharr(plane, cv2.CV_32F, 0, 1)
     energy = across * across + along * along
     energy += _RIDGE * energy.mean() + np.float32(1e-20)
     return np.stack(((across * across - along * along) / energy, 2 * across * along / energy))
