@@ -272,7 +272,7 @@ def command(place: Place, words: Sequence[str]) -> None:
         assert name in COMMANDS  # only named
     elif name == "evaluate":
         place.run(name, *rest, "data.train=1", *LITTLE_DATA, "metrics.test=[SSIM]")
-    elif name == "doctor" and rest:
+    elif name == "doctor" and "--download" in rest:
         from open_clip import list_pretrained
 
         assert rest[0] == "--download"

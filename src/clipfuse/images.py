@@ -312,3 +312,15 @@ def write_png(path: str | Path, image: Tensor, *, overwrite: bool) -> None:
     data = to_bytes(image.detach().cpu()).permute(1, 2, 0).numpy()
     with replace_when_whole(path, durable=False, overwrite=overwrite) as temporary:
         Image.fromarray(data[:, :, 0] if data.shape[2] == 1 else data).save(temporary, format="PNG")
+
+
+def encode_png(image: Tensor) -> bytes:
+    """Return the bytes of a PNG of 8 or 16 bits.
+
+    Args:
+        image: (1, H, W) gray or (3, H, W) RGB, uint8 or uint16.
+    """
+    import cv2
+
+    pixels = image.cpu().numpy().transpose(1, 2, 0)[..., ::-1]  # OpenCV's order is blue, green, red
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 3])[1])

@@ -1,7 +1,12 @@
 """Single checks of `clipfuse doctor`; the command as a whole: test_commands.py."""
 
+import csv
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -44,3 +49,33 @@ def test_weights_are_fetched_by_model_and_tag(
     assert doctor.main(["--download", "hf-hub:a/b", "-"]) == 0
     assert asked == [("ViT-B-32", "openai"), ("hf-hub:a/b", None)]
     assert "clip.pretrained=/path/to/it" in capsys.readouterr().out
+
+
+def test_shifted_pairs_are_flagged(clipfuse: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    for index in range(7):
+        visible = cv2.blur(
+            np.random.default_rng(index).integers(0, 256, (96, 128)).astype(np.float32), (7, 7)
+        )
+        levels = ((visible - 100) * 4).clip(0, 255).astype(np.uint8)
+        infrared = np.roll(255 - levels, (1, 5 if index == 3 else 1), (0, 1))
+        for band, image in (("ir", infrared), ("vi", levels if index < 6 else np.zeros_like(levels))):
+            (tmp_path / "pairs" / band).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "pairs" / band / f"{index}.png"), image)
+    words = ("doctor", "--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "shifts.csv"))
+    code, printed, error = clipfuse(*words)
+    assert code == 1, error
+    lines = printed.splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("pair "))
+    assert re.fullmatch(r"3 +\+[45]\.\d\d +\+[01]\.\d\d +[34]\.\d\d +\d+\.\d\d  flagged", lines[head + 1])
+    assert lines[head + 7].startswith("6  ")
+    assert lines[head + 7].endswith("not known")
+    assert "1 of 7 pairs lie more than 2.25 px from there" in printed
+    assert "warning: the whole set is shifted" in printed
+    assert "1 of 7 shifts are not known" in printed
+    rows = list(csv.DictReader((tmp_path / "shifts.csv").open()))
+    assert [row["verdict"] for row in rows] == ["flagged", *["ok"] * 5, "not known"]
+    assert clipfuse(*words)[0] == 2
+    for band in ("ir", "vi"):
+        (tmp_path / "pairs" / band / "3.png").unlink()
+    assert clipfuse(*words, "--overwrite")[0] == 0
+    assert "are for --pairs" in clipfuse("doctor", "--overwrite")[2]

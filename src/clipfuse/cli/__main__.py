@@ -17,6 +17,7 @@ COMMANDS = {
     "downstream": "train task networks on fused images: do they help a machine to see?",
     "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
+    "degrade": "write degraded copies of pairs: noise, stripes, blur, darkness, rain, haze, a shift",
     "export": "write the network of a checkpoint as a file of weights or as ONNX",
     "distill": "train a small network to fuse as another one does",
     "train-reward": "train the scorer of loss=reward on choices between fused images",
