@@ -39,10 +39,8 @@ def make(
             for name, up in metrics.items()
         }
         scores.append({name: dict(zip(names, map(float, row), strict=True)) for name, row in values.items()})
-    entry = Entry(
-        method, set, "strict-2", pairs, scores, metrics, source=f"{method}.json", scenes_from="file"
-    )
-    return replace(entry, **more)
+    made = Entry(method, set, "strict-2", pairs, scores, metrics, source=f"{method}.json")
+    return replace(made, **{"scenes_from": "file", **more})
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def broken(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (lambda c: broken(c, scores={}), "scores is {}"),
         (
             lambda c: broken(c, scores={"mine": {"EN": [1.0]}}),
-            "EN of 'mine' has 1 values, expected one for each",
+            "EN of 'mine' has 1 values, expected one",
         ),
         (lambda c: broken(c, scores={"mine": {"odd": [1.0] * 24}}), "odd of 'mine' is not among its metrics"),
         (lambda c: broken(c, scores={"mi\x1bne": {}}), "cannot be printed"),

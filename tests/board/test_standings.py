@@ -44,7 +44,7 @@ def slow_ranks(entries: list[Entry], families: dict[str, tuple[str, ...]]) -> di
 
 
 def test_ranks_intervals_and_wins_are_those_of_loops(entry: Make) -> None:
-    entries = [entry("a", 0.4), entry("b", 0.3), entry("trivial:average", 0.0)]
+    entries = [entry("a", 0.6), entry("b", 0.3), entry("trivial:average", 0.0)]
     (standing,) = build_standings(entries)
     assert [each.method for each in standing.entries] == ["a", "b", "trivial:average"]
     assert (standing.images, standing.scenes) == (24, 12)

@@ -169,7 +169,7 @@ def find_degradation(*folders: Path) -> tuple[Degradation, str | None] | None:
     Raises:
         UserError: it cannot be read, or has another form.
     """
-    for folder in dict.fromkeys(place for each in folders for place in (each, each.resolve().parent)):
+    for folder in dict.fromkeys(place for each in folders for place in (each, each.absolute().parent)):
         remedy = "make the pairs again by clipfuse degrade"
         content = read_json(folder / DEGRADATION, _Record, default=None, remedy=remedy)
         if content is not None:

@@ -168,7 +168,7 @@ def _standing(entries: Sequence[Entry], notes: list[str]) -> Standing:
     if any(len(found) > 1 for found in masks.values()):
         targets = {*FAMILIES["targets"], "target-contrast"}
         entries = [_without(each, targets) for each in entries]
-        notes.append("Left out: metrics of targets, because not all results were scored with the same masks.")
+        notes.append("Left out: metrics of targets, because the results were scored with unlike masks.")
     entries, more = _with_common_scenes(entries)
     notes += more
     images, member = shared_images([variant_of(each) for each in entries])
@@ -244,7 +244,7 @@ def in_words(standing: Standing) -> list[str]:
         else:
             end = "it is clearly before every other method."
         lines.append(
-            f"By {ranked.verdict_set} '{first}' has the best average rank, {best.rank:.2f} among {len(found)} "
-            f"methods over {standing.scenes} scenes; {end}"
+            f"By {ranked.verdict_set} '{first}' has the best average rank, {best.rank:.2f} among "
+            f"{len(found)} methods over {standing.scenes} scenes; {end}"
         )
     return lines
