@@ -46,14 +46,14 @@ def run(*words: str) -> None:
 def costs() -> dict[str, tuple[int, float]]:
     """Return parameters of each network, and CPU seconds of a thread for 640x480 pixels, least of five."""
     torch.set_num_threads(1)
-    pair = [torch.rand(1, 1, 480, 640, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
+    one, other = torch.rand(2, 1, 1, 480, 640, generator=torch.Generator().manual_seed(0))
     found = {}
     for method, name in METHODS.items():
         network = load_network(named(name))
         seconds = []
         for _ in range(5):
             start = time.process_time()
-            apply_network(network, *pair)
+            apply_network(network, one, other)
             seconds.append(time.process_time() - start)
         found[method] = sum(each.numel() for each in network.parameters()), round(min(seconds), 3)
     return found

@@ -213,7 +213,7 @@ def _order(ranked: Sequence[Ranked], row: int) -> tuple[bool, float]:
 def _column(metric: Scores, order: Sequence[int]) -> Column:
     spreads = [metric.spreads[row] for row in order]
     means = sorted({each.mean for each in spreads if each}, reverse=metric.higher_is_better)
-    cells = []
+    cells: list[Cell | None] = []
     for each in spreads:
         if each is None:
             cells.append(None)

@@ -258,7 +258,7 @@ class Stated:
         parts = [[each] for each in entries] if self.folder else [entries]
         written = self.files()
         for path, part in zip(written, parts, strict=False):
-            write_json(path, to_record(part) | more, overwrite)
+            write_json(path, {**to_record(part), **more}, overwrite)
         if self.html is not None:
             from clipfuse.board.album import load, make_album
             from clipfuse.board.page import page
