@@ -17,19 +17,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from experiments.common import make_parser
+from experiments.common import format_table, make_parser
 from tqdm import tqdm
 
 from clipfuse.board.album import slug
+from clipfuse.board.reading import read_entries
+from clipfuse.board.standings import FIRST, build_standings, in_words
 from clipfuse.cli.__main__ import main as clipfuse
+from clipfuse.comparison.table import FEW_SCENES
 from clipfuse.data.splits import read_scenes, read_split
 from clipfuse.data.synthetic import SyntheticPairs
+from clipfuse.files import write_atomically
 from clipfuse.images import write_png
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network, named
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results", HERE / "board.html"
+RESULTS, PAGE, README = HERE / "results", HERE / "board.html", HERE / "README.md"
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 METHODS = {"ClipFuse bundled": "bundled", "ClipFuse student": "student"}
 METRICS = "fast,VIF,Qabf"  # all that `balanced` and `classic-eight` rank by
 SCENES = {"msrs": r"^(\d\d\d)\d\d[DN]$"}  # of conf/data/msrs.yaml
@@ -99,6 +104,39 @@ def score(
     return fused
 
 
+def tables() -> str:
+    """Return the ranks of all stored results as tables in Markdown, and what degraded pairs cost."""
+    standings = build_standings(
+        [entry for path in sorted(RESULTS.glob("*.json")) for entry in read_entries(path)]
+    )
+    lines = []
+    for each in standings:
+        sets = [ranked.verdict_set for ranked in each.ranked]
+        lines += [f"**{each.title}**, {each.protocol}: {each.images} images of {each.scenes} scenes", ""]
+        rows = []
+        for entry in each.entries:
+            places = [each.place(entry.method, verdict_set) for verdict_set in sets]
+            cells = [f"{p.rank:.2f} ({p.low:.2f} to {p.high:.2f})" if p else "-" for p in places]
+            word = places[0].word if places[0] and each.effective_scenes >= FEW_SCENES else ""
+            wins = f"{places[0].wins:.0%}" if places[0] else "-"
+            rows.append([entry.method.removeprefix("trivial:"), *cells, wins, word])
+        lines += [*format_table(["method", *(f"rank, {s}" for s in sets), "scenes won", ""], rows), ""]
+        lines += [f"- {line}" for line in (*in_words(each), *each.notes)] + [""]
+        if each.drops:
+            names = [name for name in FIRST if any(name in drop.costs for drop in each.drops)]
+            rows = []
+            for drop in each.drops:
+                cells = []
+                for name in names:
+                    low, high = drop.costs[name].interval()
+                    cells.append(f"{drop.costs[name].value:+.3f} ({low:+.3f} to {high:+.3f})")
+                kind = f"{drop.degradation.kind} {drop.degradation.strength}"
+                rows.append([drop.method.removeprefix("trivial:"), kind, *cells])
+            lines += [f"What degraded pairs cost on {each.set}, above 0 is worse:", ""]
+            lines += [*format_table(["method", "degradation", *names], rows), ""]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Score what is at hand, and write the page of all results."""
     parser = make_parser(__doc__)
@@ -120,10 +158,6 @@ def main() -> None:
                 words = ["--in", str(pairs), "--kind", kind, "--strength", str(strength)]
                 run("degrade", *words, "--out", str(degraded))
             score(degraded, "rendered", work, ["--masks", str(pairs / "masks")], known)
-        if options.msrs:
-            test = options.msrs / "test"
-            labels = ["--masks", str(test / "Segmentation_labels"), "--mask-classes", "1,2"]
-            score(test, "msrs", work, ["--scenes", SCENES["msrs"], *labels], known)
         if options.roadscene:
             road, scenes = work / "roadscene", read_scenes("roadscene")
             names = read_split("roadscene")["test"]
@@ -132,6 +166,10 @@ def main() -> None:
             table = work / "scenes.csv"
             table.write_text("name,scene\n" + "".join(f"{name},{scenes[name]}\n" for name in names))
             score(road, "roadscene", work, ["--scenes", str(table)], known)
+        if options.msrs:
+            test = options.msrs / "test"
+            labels = ["--masks", str(test / "Segmentation_labels"), "--mask-classes", "1,2"]
+            score(test, "msrs", work, ["--scenes", SCENES["msrs"], *labels], known)
         shown = work / "images/rendered"
         shutil.rmtree(shown, ignore_errors=True)
         for word, folder in {"infrared": pairs / "ir", "visible": pairs / "vi"}.items():
@@ -140,6 +178,9 @@ def main() -> None:
             shutil.copytree(fused / slug(method), shown / slug(method))
         os.chdir(HERE)  # so that the page names the command as it is run here
         run("board", "results", "--images", str(work / "images"), "--out", PAGE.name, "--overwrite")
+        head, _, rest = README.read_text().partition(BEGIN)
+        with write_atomically(README) as file:
+            file.write(f"{head}{BEGIN}\n\n{tables()}{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

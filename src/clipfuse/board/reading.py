@@ -51,6 +51,7 @@ class _Form(BaseModel):
     set: _Word
     protocol: _Word
     scenes_from: _Word = "names"
+    lpips: _Word | None = None
     degradation: _Degraded | None = None
     pairs: Annotated[dict[str, _Pair], Field(min_length=1, max_length=100_000)]
     metrics: Annotated[dict[_Word, Literal["higher", "lower"]], Field(min_length=1, max_length=200)]
@@ -92,7 +93,9 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
         _check_word(path, word)
     for image in images:
         check_name(image)
-    directions = {name: way == "higher" for name, way in content["metrics"].items()}
+    # LPIPS of two networks is two metrics.
+    longer = {"LPIPS": f"LPIPS by {content['lpips']}"} if content.get("lpips") else {}
+    directions = {longer.get(name, name): way == "higher" for name, way in content["metrics"].items()}
     for name, up in directions.items():
         _check_word(path, name)
         if name in DEFINITIONS and DEFINITIONS[name].higher_is_better != up:
@@ -105,7 +108,8 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
     entries = []
     for method, columns in content["scores"].items():
         scores = {}
-        for name, values in columns.items():
+        for key, values in columns.items():
+            name = longer.get(key, key)
             if name not in directions or len(values) != len(images):
                 problem = (
                     "is not among its metrics" if name not in directions else f"has {len(values)} values"

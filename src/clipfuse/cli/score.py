@@ -83,6 +83,7 @@ def main(arguments: Sequence[str]) -> None:
             "unchecked": [name for name in names if name not in metrics.protocol.checked],
             "left_out": {word: len(stems) for word, stems in left_out.items()},
             "range": options.range or None,
+            "lpips": str(metrics.protocol.lpips) if "LPIPS" in names else None,
         }
         stated.write(entries, more, options.overwrite, arguments, job, files)
     print(metrics.table(columns))
