@@ -31,6 +31,7 @@ from clipfuse.files import write_atomically
 from clipfuse.images import write_png
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network, named
+from clipfuse.ops.depth import to_unit
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, README = HERE / "results", HERE / "board.html", HERE / "README.md"
@@ -69,11 +70,11 @@ def rendered(folder: Path) -> None:
     source = SyntheticPairs()
     for name in tqdm(source.parts()["test"], "rendering", unit="pair"):
         pair = source.load(name)
-        planes = {"ir": pair.infrared, "vi": pair.visible, "masks": pair.target_mask}
+        assert pair.target_mask is not None
+        planes = {"ir": pair.infrared, "vi": pair.visible, "masks": 255 * pair.target_mask.byte()}
         for kind, plane in planes.items():
-            assert plane is not None
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            write_png(folder / kind / f"{name}.png", plane.float(), overwrite=True)
+            write_png(folder / kind / f"{name}.png", to_unit(plane), overwrite=True)
 
 
 def link(names: Iterable[str], source: Path, folder: Path) -> None:

@@ -74,6 +74,7 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
     content = json.loads((tmp_path / "a.json").read_text())
     known = {key: value for key, value in record.items() if key != "set"}
     assert content["degradation"] == known | {"against": "clean"}
+    assert list(content["scores"]) == ["mean"]  # trivial fusions would be of the clean pairs
     for band in ("ir", "vi"):
         (degraded / band).symlink_to(folders / band)
     assert clipfuse(*words(degraded, fused, f"--json={tmp_path / 'b.json'}"))[0] == 0

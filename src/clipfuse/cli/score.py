@@ -156,6 +156,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "images); the scores do not depend on it",
     )
     options = parser.parse_args(arguments)
+    options.trivial &= not options.degraded  # they would be fusions of the clean pairs
     others = options.protocol or options.own or options.out or options.json or options.html
     if options.explain and (others or options.metrics != "full" or options.lpips_weights):
         raise UserError(

@@ -39,7 +39,7 @@ def add_stated(parser: argparse.ArgumentParser) -> None:
         "--degraded",
         metavar="FOLDER",
         help="of clipfuse degrade, from which the images were fused, where --infrared and --visible are "
-        "clean; needless where those are the degraded ones",
+        "clean; the trivial fusions are left out; needless where those are the degraded ones",
     )
     group.add_argument(
         "--parameters", action="append", default=[], metavar="[LABEL=]N", help="size of a method's network"
