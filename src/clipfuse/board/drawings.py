@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from clipfuse.board.ranks import Ranked
 from clipfuse.board.standings import Standing
@@ -78,7 +79,10 @@ def draw_costs(standing: Standing, name: str) -> Drawing | None:
             if trivial:
                 axes.axhline(min(trivial), color=str(rcParams["text.color"]), linestyle=":", linewidth=1)
             axes.set_xscale("log")
-            axes.margins(x=0.25, y=0.2)
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            spent = [cost for _, cost, _ in points]
+            axes.set_xlim(min(spent) / 3, max(spent) * 8)  # room for whole decades and for names
+            axes.margins(y=0.2)
             axes.set_xlabel(title, fontsize=9)
         grid[0].invert_yaxis()
         grid[0].set_ylabel(f"average rank by {verdict_set}", fontsize=9)
