@@ -1,6 +1,5 @@
 """The report in a real browser: `make test-browser`. Fails, never skips, where there is none."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,19 +44,6 @@ def machine_report(
         judge(root / "downstream-sources" / name, maps=48)
     assert main(["compare", str(root), "--html", str(folder / "report.html")]) == 0
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    assert chromium, "no chromium on this machine: apt-get install chromium"
-    with sync_playwright() as playwright:
-        # Root, as in a container, may not use the sandbox.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_our_own_file_is_explained_to_every_digit(
         (
             "Method,EN\nOurs,6.1",
             ["--protocol", "tang"],
-            "leave out --protocol, --metrics, --own, --lpips-weights, --out and --json",
+            "leave out --protocol, --metrics, --own, --lpips-weights, --out, --json and --html",
         ),
     ],
 )

@@ -175,7 +175,7 @@ def test_labels_names_and_ties(clipfuse: Run, folders: Path) -> None:
         (None, ["--fused", "trivial:average={folder}/ours"], "the label 'trivial:average' is taken"),
         (None, ["--fused", "{folder}/nowhere"], "nowhere: no such folder"),
         (None, ["--fused", "=nowhere"], "--fused =nowhere: expected a folder, or LABEL=folder"),
-        (None, ["--out", "{folder}/m.json"], "--out and --json are both"),
+        (None, ["--out", "{folder}/m.json"], "two of --out, --json and --html are"),
         (None, ["--out", "{folder}/ours"], "ours is a folder; name a file"),
         (None, ["--out", "{folder}/ours/a.png/x.csv"], "ours/a.png: cannot be written to"),
         (None, ["--out", "{folder}/ours/a.png"], "is there already; choose another file or add --overwrite"),

@@ -16,6 +16,7 @@ COMMANDS = {
     "score": "score the fused images of any method, one folder each",
     "downstream": "train task networks on fused images: do they help a machine to see?",
     "compare": "compare the runs of a sweep: table, statistical tests, verdict, HTML report",
+    "board": "make a leaderboard, one page, of the results of many methods",
     "fuse": "fuse folders of infrared and visible images with a checkpoint",
     "degrade": "write degraded copies of pairs: noise, stripes, blur, darkness, rain, haze, a shift",
     "export": "write the network of a checkpoint as a file of weights or as ONNX",

@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipfuse.cli.fuse import PAIRS_HELP
+from clipfuse.cli.stated import Stated, add_stated
 from clipfuse.cli.value_range import add_range, given_ranges
 from clipfuse.errors import UserError
 
@@ -30,15 +29,19 @@ def main(arguments: Sequence[str]) -> None:
         return
     options = _parse(arguments)
     fused = _folders(options.fused)
-    outputs = [Path(name) for name in (options.out, options.json) if name]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise UserError(f"--out and --json are both {outputs[0]}; choose two files")
+    stated = Stated.of(options, list(fused))
+    outputs = [Path(name) for name in (options.out, options.html) if name] + stated.files()
+    twice = next(
+        (path for path in outputs if [each.resolve() for each in outputs].count(path.resolve()) > 1), None
+    )
+    if twice is not None:
+        raise UserError(f"two of --out, --json and --html are {twice}; choose a file for each")
 
     # Imported late: --help must not wait for torch.
     from clipfuse.cli.explain import explanation
     from clipfuse.cli.scored import Job, Metrics, find_files, score_images
     from clipfuse.data.masks import parse_classes
-    from clipfuse.files import check_output, write_json
+    from clipfuse.files import check_output
     from clipfuse.images import check_ranges
 
     chosen = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
@@ -47,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     classes = parse_classes(options.mask_classes, "--mask-classes")
     masks = Path(options.masks) if options.masks else None
     folders = Path(options.infrared), Path(options.visible)
-    files, found, left_out = find_files(*folders, options.pairs, masks, classes, fused)
+    files, found, left_out, scenes = find_files(*folders, options.pairs, masks, classes, fused)
     sources = ["infrared", "visible", *(["masks"] if masks else [])]
     ranges = given_ranges(options.range)
     check_ranges(list(files.values()), ranges, "--range={},{}")
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     for path in outputs:
         check_output(path, options.overwrite)
+    pairs, scenes_from = stated.pairs(files, job, scenes) if stated.wanted else ({}, "")
     (methods,) = score_images(files, job, options.workers)
     names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
@@ -73,9 +77,15 @@ def main(arguments: Sequence[str]) -> None:
     }
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
-    if options.json:
-        record = _record(columns, names, metrics.protocol, left_out) | {"range": options.range or None}
-        write_json(Path(options.json), record, options.overwrite)
+    if stated.wanted:
+        entries = stated.entries(methods, names, metrics.protocol, pairs, scenes_from)
+        more = {
+            "unchecked": [name for name in names if name not in metrics.protocol.checked],
+            "left_out": {word: len(stems) for word, stems in left_out.items()},
+            "range": options.range or None,
+            "lpips": str(metrics.protocol.lpips) if "LPIPS" in names else None,
+        }
+        stated.write(entries, more, options.overwrite, arguments, job, files)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")
@@ -133,8 +143,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add_range(parser)
     parser.add_argument("--out", help="CSV file for the scores per image")
-    parser.add_argument("--json", help="JSON file for the means")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out and --json")
+    add_stated(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument(
         "--no-trivial", dest="trivial", action="store_false", help="leave out the trivial fusions"
     )
@@ -146,11 +156,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "images); the scores do not depend on it",
     )
     options = parser.parse_args(arguments)
-    others = options.protocol or options.own or options.out or options.json or options.metrics != "full"
-    if options.explain and (others or options.lpips_weights):
+    options.trivial &= not options.degraded  # they would be fusions of the clean pairs
+    others = options.protocol or options.own or options.out or options.json or options.html
+    if options.explain and (others or options.metrics != "full" or options.lpips_weights):
         raise UserError(
             "--explain compares with all protocols and prints: leave out --protocol, --metrics, --own, "
-            "--lpips-weights, --out and --json"
+            "--lpips-weights, --out, --json and --html"
         )
     return options
 
@@ -205,28 +216,3 @@ def _write_csv(
     )
     with write_atomically(path, overwrite=overwrite) as file:
         file.write(csv_text(["method", "name", *names, "protocol"], rows))
-
-
-def _record(
-    columns: Mapping[str, Mapping[str, Sequence[float]]],
-    names: Sequence[str],
-    protocol: "Protocol",
-    left_out: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """Return the content of the JSON file."""
-    means: dict[str, dict[str, float | None]] = {}
-    undefined: dict[str, dict[str, int]] = {}
-    for method, metrics in columns.items():
-        for name, scores in metrics.items():
-            defined = [score for score in scores if isfinite(score)]
-            means.setdefault(method, {})[name] = fmean(defined) if defined else None
-            if len(defined) < len(scores):
-                undefined.setdefault(method, {})[name] = len(scores) - len(defined)
-    return {
-        "protocol": str(protocol),
-        "images": max(len(scores) for metrics in columns.values() for scores in metrics.values()),
-        "unchecked": [name for name in names if name not in protocol.checked],
-        "methods": means,
-        "undefined": undefined,
-        "left_out": {word: len(stems) for word, stems in left_out.items()},
-    }

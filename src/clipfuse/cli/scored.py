@@ -164,12 +164,12 @@ def find_files(
     masks: Path | None,
     classes: Sequence[int] | None,
     fused: Mapping[str, Path],
-) -> tuple[dict[str, tuple[Path, ...]], str, dict[str, list[str]]]:
+) -> tuple[dict[str, tuple[Path, ...]], str, dict[str, list[str]], dict[str, str]]:
     """Return for each image the infrared and the visible file, its mask, and that of each method.
 
     Only images that every method has are scored. The second value is the sentence how the pairs were found;
     the third names what is left out: of the pairs those that a method lacks, of a method what belongs to no
-    scored pair.
+    scored pair; the fourth holds the scenes that the table of the pairs states.
 
     Args:
         infrared: folder of the infrared images.
@@ -215,7 +215,8 @@ def find_files(
         raise UserError("--mask-classes has no effect without --masks; name the folder of the maps")
     together = {sample: tuple(files[word][sample] for word in order) for sample in common}
     check_sizes(together)
-    return together, found.summary(), {word: names for word, names in left_out.items() if names}
+    scenes = {sample: scene for sample in common if (scene := found.pairs[sample].scene)}
+    return together, found.summary(), {word: names for word, names in left_out.items() if names}, scenes
 
 
 def read_files(

@@ -73,6 +73,19 @@ def collect(
         member: their scenes, of `shared_images`.
         trivial: for each trivial fusion its scores, metric -> image -> score.
     """
+    upwards = protocol.definition(name).higher_is_better
+    return gather_scores(variants, name, upwards, images, member, trivial)
+
+
+def gather_scores(
+    variants: Sequence[Variant],
+    name: str,
+    higher_is_better: bool,
+    images: Sequence[str],
+    member: Array,
+    trivial: Sequence[Mapping[str, Mapping[str, float]]] = (),
+) -> Scores:
+    """Do as `collect`, for a metric of a given direction, which no protocol here need have."""
     arrays = [
         np.array([[run.scores[name].get(image, nan) for image in images] for run in variant.runs])
         for variant in variants
@@ -87,7 +100,7 @@ def collect(
     present = sizes > 0
     return Scores(
         name,
-        protocol.definition(name).higher_is_better,
+        higher_is_better,
         kept,
         shown,
         [None if each is None else each @ member[kept][:, present] / sizes[present] for each in shown],

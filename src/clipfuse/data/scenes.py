@@ -11,55 +11,54 @@ from clipfuse.images import natural_order
 EXPECTED = "null, auto, a regular expression over the names, or the path of a .csv file of name,scene"
 
 
-def given_scenes(scenes: str, ids: Collection[str]) -> tuple[dict[str, str], str]:
+def given_scenes(scenes: str, ids: Collection[str], word: str = "data.scenes") -> tuple[dict[str, str], str]:
     """Return the scene of each id, and where the scenes are from: "file" or "regular expression".
 
     Args:
         scenes: the path of a ".csv" file with the columns `name` and `scene`, or a regular expression that
             matches a part of each id; the scene is its first group, or the whole match if it has no group.
         ids: the images.
+        word: the setting's name, for messages.
 
     Raises:
         UserError: the file is missing or has another form, the expression is not valid, or an id has no
             scene; the first such id is named.
     """
     if scenes.endswith(".csv"):
-        return _from_file(Path(scenes).expanduser(), ids), "file"
+        return _from_file(Path(scenes).expanduser(), ids, word), "file"
     try:
         expression = re.compile(scenes)
     except re.error as error:
-        raise UserError(
-            f"data.scenes={scenes}: no regular expression ({error}); expected {EXPECTED}"
-        ) from None
+        raise UserError(f"{word}={scenes}: no regular expression ({error}); expected {EXPECTED}") from None
     found = {}
     for name in ids:
         match = expression.search(name)
         scene = None if match is None else match[1] if expression.groups else match[0]
         if not scene:
             raise UserError(
-                f"data.scenes={scenes}: '{name}' does not match, so its scene is unknown; mend the "
-                "expression, or set data.scenes=auto or null"
+                f"{word}={scenes}: '{name}' does not match, so its scene is unknown; mend the "
+                f"expression, or set {word}=auto or null"
             )
         found[name] = scene
     return found, "regular expression"
 
 
-def _from_file(path: Path, ids: Collection[str]) -> dict[str, str]:
-    remedy = "give data.scenes a file with the columns name,scene"
+def _from_file(path: Path, ids: Collection[str], word: str) -> dict[str, str]:
+    remedy = f"give {word} a file with the columns name,scene"
     rows = read_csv(path, ["name", "scene"], remedy=remedy)
     known: dict[str, str] = {}
     for line, row in enumerate(rows, start=2):
         name, scene = row.get("name"), row.get("scene")
         if not name or not scene:
-            raise UserError(f"data.scenes={path}: line {line} has no name or no scene; expected name,scene")
+            raise UserError(f"{word}={path}: line {line} has no name or no scene; expected name,scene")
         if known.setdefault(name, scene) != scene:
             raise UserError(
-                f"data.scenes={path}: line {line} puts '{name}' into '{scene}', an earlier one into "
+                f"{word}={path}: line {line} puts '{name}' into '{scene}', an earlier one into "
                 f"'{known[name]}'; keep one"
             )
     if missing := [name for name in ids if name not in known]:
         raise UserError(
-            f"data.scenes={path}: has no line for {len(missing)} of {len(ids)} images, the first is "
+            f"{word}={path}: has no line for {len(missing)} of {len(ids)} images, the first is "
             f"'{missing[0]}'; add them"
         )
     return {name: known[name] for name in ids}

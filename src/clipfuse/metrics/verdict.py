@@ -88,6 +88,14 @@ CLASSIC = VerdictSet(
     version=1,
     summary="one vote for every published metric; many measure the same, and degenerate fusions win by them",
 )
+# Eight scores of CDDFuse's kind of table that no copy of a source wins: of the board alone, not of `compare`.
+EIGHT = ("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM")
+CLASSIC_EIGHT = VerdictSet(
+    name="classic-eight",
+    version=1,
+    summary="one vote for each of eight published metrics; stretched contrast and sharpening win by it",
+    members={name: (name,) for name in EIGHT},
+)
 VERDICTS: Mapping[str, VerdictSet] = {
     verdict.name: verdict for verdict in (BALANCED, BALANCED_MACHINE, CLASSIC)
 }

@@ -1,0 +1,1 @@
+"""The leaderboard: results of many methods on many sets, as one page."""
