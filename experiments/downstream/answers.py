@@ -28,17 +28,28 @@ from clipfuse.comparison.statistics import Array, Estimate
 from clipfuse.comparison.variants import select
 from clipfuse.metrics.verdict import BALANCED
 
-RESAMPLES = 2000
+RESAMPLES, LEVEL = 2000, 0.05
 
 
-def in_words(estimate: Estimate | None) -> str:
-    """Return a difference with its interval, and whether the interval leaves out 0."""
-    if estimate is None:
-        return "not measured"
-    low, high = estimate.interval()
-    found = "found" if low > 0 or high < 0 else "not found"
-    least = statistics.detectable(estimate)
-    return f"{estimate.value:+.2f} [{low:+.2f}, {high:+.2f}], {found}; {least:.2f} would be"
+def in_words(estimates: Sequence[Estimate | None]) -> list[str]:
+    """Return differences with their intervals, and what can be said of each once all are corrected for.
+
+    The words are those of `clipfuse compare`: clearly by Holm's correction, likely by Benjamini and
+    Hochberg's, both at 5 %. Beside them is the difference that would be found in four of five repetitions
+    if it were tested alone.
+    """
+    p_values = [each.p for each in estimates if each is not None]
+    corrected = zip(statistics.holm(p_values), statistics.benjamini_hochberg(p_values), strict=True)
+    found = []
+    for each in estimates:
+        if each is None:
+            found.append("not measured")
+            continue
+        (low, high), (holm, discovery) = each.interval(), next(corrected)
+        word = "clearly" if holm < LEVEL else "likely" if discovery < LEVEL else "not found"
+        least = statistics.detectable(each)
+        found.append(f"{each.value:+.2f} [{low:+.2f}, {high:+.2f}], {word}; {least:.2f} would be")
+    return found
 
 
 def resampled(scores: Scores, rows: Sequence[int], draws: Mapping[int, Array], scenes: Array) -> Array:
@@ -124,23 +135,21 @@ def answers(path: Path) -> list[str]:
         "",
     ]
     band = seen.band
+    others = [other for other in (band, "both") if other]
+    words = iter(in_words([seen.gap(places[loss], other) for loss in losses for other in others]))
     rows = []
-    for loss in losses:
-        against = [seen.gap(places[loss], other) for other in (band, "both") if other]
-        cell = seen.cell(seen.main, places[loss])
-        mean = "-" if cell is None else f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
-        rows.append([loss, mean, *map(in_words, against)])
-    for name in seen.rows[seen.losses :]:
+    for name in seen.rows:
         cell = seen.cell(seen.main, places[name])
-        rows.append(
-            [name, "-" if cell is None else f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]", "", ""]
-        )
-    lines += format_table(["source", "mIoU", f"less {band}", "less both"], rows)
+        mean = "-" if cell is None else f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+        rows.append([name, mean, *(next(words) if name in losses else "" for _ in others)])
+    lines += format_table(["source", "mIoU", *(f"less {other}" for other in others)], rows)
     crossed = seen.crossed[seen.main]
     lines += ["", "Losses against each other:", ""]
     pairs = [(a, b) for i, a in enumerate(losses) for b in losses[i + 1 :]]
-    differences = [[a, b, in_words(crossed.gap(places[a], places[b]))] for a, b in pairs]
-    lines += format_table(["loss", "less", "mIoU"], differences)
+    differences = in_words([crossed.gap(places[a], places[b]) for a, b in pairs])
+    lines += format_table(
+        ["loss", "less", "mIoU"], [[*pair, text] for pair, text in zip(pairs, differences, strict=True)]
+    )
     images, member = shared_images(material.variants)
     sources, missing = find_sources(material.tested)
     if sources is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from clipfuse.data.degraded import KINDS, STRENGTHS, degrade
 from clipfuse.data.synthetic.source import render
@@ -18,7 +19,7 @@ LINE = 18  # px of a line of text
 ROWS = 5
 
 
-def strip(kind: str, pair: tuple[np.ndarray, ...], name: str) -> np.ndarray:
+def strip(kind: str, pair: tuple[Tensor, Tensor], name: str) -> np.ndarray:
     """Return the clean image of a band that a kind changes, and three degraded ones, under a line of text."""
     band = 1 if "visible" in KINDS[kind].bands else 0
     versions = [pair, *(degrade(kind, strength, *pair, name) for strength in STRENGTHS)]

@@ -53,7 +53,7 @@ def moved(infrared: Floats, visible: Floats, sample: str, length: int) -> tuple[
     """Return a pair whose infrared content lies `length` px away from where it was."""
     angle = np.random.default_rng(derived_seed("shift", sample)).uniform(0, 2 * np.pi)
     matrix = np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]])
-    shifted = cv2.warpAffine(infrared, matrix, infrared.shape[::-1], flags=cv2.INTER_CUBIC)
+    shifted = np.asarray(cv2.warpAffine(infrared, matrix, infrared.shape[::-1], flags=cv2.INTER_CUBIC))
     inside = slice(MARGIN, -MARGIN)
     return shifted[inside, inside], visible[inside, inside]
 
@@ -70,11 +70,11 @@ def information(infrared: Floats, visible: Floats, right: float, down: float) ->
     """Return the mutual information of 24 x 24 levels of equal shares, in nats, once a shift is undone."""
     matrix = np.array([[1, 0, -right], [0, 1, -down]], np.float64)
     back = cv2.warpAffine(infrared, matrix, infrared.shape[::-1])
-    levels = []
+    levels: list[np.ndarray] = []
     for image in (back, visible):
         inside = image[12:-12, 12:-12].ravel()
         levels.append(np.searchsorted(np.quantile(inside, np.linspace(0, 1, 25)[1:-1]), inside))
-    shares = np.histogram2d(*levels, bins=24)[0] / len(levels[0])
+    shares = np.histogram2d(levels[0], levels[1], bins=24)[0] / len(levels[0])
     apart = np.outer(shares.sum(axis=1), shares.sum(axis=0))
     return float((shares[shares > 0] * np.log(shares[shares > 0] / apart[shares > 0])).sum())
 

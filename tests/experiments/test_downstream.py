@@ -2,9 +2,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from experiments.downstream.answers import balanced, predictors
+from experiments.downstream.answers import balanced, in_words, predictors
 
 from clipfuse.comparison.scores import Scores
+from clipfuse.comparison.statistics import Estimate
 from clipfuse.metrics.verdict import FAMILIES
 
 SCENES = 6
@@ -51,3 +52,17 @@ def test_a_predictor_that_orders_as_the_machine_is_found_and_one_that_opposes_it
     }
     lines = {line[0]: line[1:] for line in predictors(tried, machine, [2, 2])}
     assert lines == {"same": ["+1.00", "[+1.00, +1.00]", "yes"], "error": ["-1.00", "[-1.00, -1.00]", "yes"]}
+
+
+def test_words_are_corrected_over_the_table() -> None:
+    def estimate(value: float) -> Estimate:
+        return Estimate(value, 1.0, 0.0, 1000.0)  # p of a normal law
+
+    alone = in_words([estimate(2.5)])  # p = 0.013
+    assert ", clearly; " in alone[0]
+    among = in_words([estimate(2.5), *(estimate(0.1) for _ in range(9)), None])
+    assert ", not found; " in among[0]  # Holm 0.13, Benjamini and Hochberg 0.13
+    assert among[-1] == "not measured"
+    three = in_words([estimate(value) for value in (2.3, 2.25, 2.2)])  # p = 0.022, 0.025, 0.028
+    assert all(", likely; " in text for text in three)  # Holm 0.064
+    assert three[0].startswith("+2.30 [+0.34, +4.26]")

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
         for sample, pair in tqdm(pairs.items(), "degrading", unit="pair"):
             stored = read_registered(pair.infrared, pair.visible, ranges)
             depths = [torch.uint8 if plane.dtype == torch.uint8 else torch.uint16 for plane in stored]
-            clean = [to_unit(plane) for plane in stored]
+            clean = to_unit(stored[0]), to_unit(stored[1])
             written = [encode_png(from_unit(*each)) for each in zip(clean, depths, strict=True)]
             for (kind, strength), target in targets.items():
                 planes = degrade(kind, strength, *clean, pair.name)

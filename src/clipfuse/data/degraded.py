@@ -109,8 +109,8 @@ def _rain(image: Floats, draw: Draw, density: float, opacity: float, dim: float,
         ends = places + lengths[:, None] * np.stack((np.sin(angles), np.cos(angles)), 1)
         thick = max(1, round(2.4 * scale * size))
         for start, end, shade in zip(places, ends, shades, strict=True):
-            points = [tuple(int(16 * value) for value in point) for point in (start, end)]
-            cv2.line(layer, *points, float(shade), thick, cv2.LINE_AA, 4)
+            first, last = ([int(16 * value) for value in point] for point in (start, end))
+            cv2.line(layer, first, last, float(shade), thick, cv2.LINE_AA, 4)
         soft = cv2.GaussianBlur(layer.astype(np.float32) / 255, (0, 0), 0.35 + 1.2 * scale * size**2)
         cover = 1 - (1 - cover) * (1 - opacity * soft)
     airlight = _airlight(image)
@@ -128,12 +128,12 @@ def _misaligned(image: Floats, draw: Draw, pixels: int) -> Floats:
     """Shift by whole pixels to the left, right, top or bottom; what is missing is mirrored."""
     place = np.array((1, 1)) * pixels
     place[draw.integers(2)] += pixels * (2 * draw.integers(2) - 1)
-    padded = cv2.copyMakeBorder(image, *[pixels] * 4, cv2.BORDER_REFLECT_101)
+    padded = cv2.copyMakeBorder(image, pixels, pixels, pixels, pixels, cv2.BORDER_REFLECT_101)
     return padded[place[0] :, place[1] :][: image.shape[0], : image.shape[1]]
 
 
 def _luma(image: Floats) -> Floats:
-    return image if image.ndim == 2 else image @ np.float32((0.299, 0.587, 0.114))
+    return image if image.ndim == 2 else image @ np.array((0.299, 0.587, 0.114), np.float32)
 
 
 def _mixed(image: Floats, share: Floats, light: float) -> Floats:
