@@ -65,7 +65,11 @@ VALUES = {
     "polarity": ("hot", "cold"),
     "salience": ("high", "low", "none"),
     "weather": ("day", "dusk", "night", "fog"),
+    "person": ("yes", "no"),
+    "car": ("yes", "no"),
+    "bike": ("yes", "no"),
 }
+THINGS = ("person", "car", "bike")
 
 WORDS = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text(encoding="utf-8"))
 
@@ -95,6 +99,9 @@ def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
     kind, quality = picture.get("kind"), picture.get("quality")
     noun = pick("nouns")
     claims = dict[str, tuple[str, ...]]()
+    if any(name in picture for name in THINGS) and chance(0.2):  # of the objects alone
+        text = _things(picture, claims, rng, pick)
+        return Caption(article(noun) + text, (claims,))
     if all(picture.get(name) in values for name, values in IDEAL.items()) and chance(0.45):
         words = [str(options[rng.integers(len(options))]) for options in WORDS["clear"]]
         text = "{} {} {} with {} {} and {} {}".format(*words)
@@ -115,7 +122,29 @@ def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
         text += f" {pick('weathers', picture['weather'])}"
     elif chance(0.1) and "road" not in text:
         text += f" {pick('places')}"
+    elif chance(0.35) and " with" not in text:
+        text += _things(picture, claims, rng, pick)
     return Caption(text, (claims,))
+
+
+def _things(
+    picture: Attributes,
+    claims: dict[str, tuple[str, ...]],
+    rng: np.random.Generator,
+    pick: Callable[..., str],
+) -> str:
+    """Return words for one or two objects that are seen, or one that is not, and add what they claim."""
+    seen = [name for name in THINGS if picture.get(name) == "yes"]
+    absent = [name for name in THINGS if picture.get(name) == "no"]
+    if seen and (not absent or rng.random() < 0.7):
+        named = [str(name) for name in rng.permutation(seen)[: int(rng.integers(1, 3))]]
+        claims |= {name: ("yes",) for name in named}
+        return f" {pick('with')} " + " and ".join(pick("things", name) for name in named)
+    if absent:
+        name = str(rng.choice(absent))
+        claims[name] = ("no",)
+        return f" {pick('absent', name)}"
+    return ""
 
 
 def _plain(

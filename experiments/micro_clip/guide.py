@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from experiments.micro_clip import recipe
 from experiments.micro_clip.evaluate import BANDS, CLEAR, Judge, Planes, fusions, views
-from experiments.micro_clip.scenes import real_scenes, synthetic_scenes
+from experiments.micro_clip.scenes import Scene, presence, real_scenes, synthetic_scenes
 from kornia.filters import gaussian_blur2d
 from kornia.geometry.transform import resize as rescale
 from torch import Tensor
@@ -199,16 +199,25 @@ def draw(shown: dict[str, Tensor], path: Path, rows: int = 5) -> None:
     cv2.imwrite(str(path), np.vstack([head, sheet]), [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
+def nights() -> list[Scene]:
+    """Return every second night scene of MSRS's test part in which a person is seen."""
+    found = [each for each in real_scenes("msrs", ["test"]) if each.weather == "night"]
+    return [
+        each for each in found if each.things is not None and presence(each.things).get("person") == "yes"
+    ][::2]
+
+
 def main(folder: Path | None, pictures: Path) -> None:
     torch.set_num_threads(1)
     judge = Judge(folder)
     worlds: dict[str, Callable[[], list[Planes]]] = {
         "synthetic, test part": lambda: views(synthetic_scenes("test", 40), judge.size, 0),
-        "RoadScene, held out": lambda: views(real_scenes(["val", "test"]), judge.size, 1)[1::2],
+        "RoadScene, held out": lambda: views(real_scenes("roadscene", ["val", "test"]), judge.size, 1)[1::2],
+        "MSRS, held-out nights": lambda: views(nights(), judge.size, 0),
     }
     for title, load in worlds.items():
         shown = study(judge, title, load(), pixels=8)
-        name = "guidance.jpg" if title.startswith("synthetic") else "real.jpg"
+        name = "guidance.jpg" if title.startswith("synthetic") else f"{title.split(',')[0]}.jpg"
         if title.startswith("synthetic") or pictures != Path(__file__).parent:
             draw(shown, pictures / name)  # real images are not ours to publish
 

@@ -2,12 +2,11 @@
 
     python -m experiments.micro_clip.train [key=value ...]
 
-reads `config.yaml`; an override names a dotted key, such as `data.real=false out=runs/synthetic_only`.
+reads `config.yaml`; an override names a dotted key, such as `data.share.msrs=0 out=runs/no_msrs`.
 Interrupted, it goes on from its last checkpoint. The same machine and number of threads give the same
 weights.
 """
 
-import math
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from experiments.micro_clip.captions import VALUES, vocabulary
-from experiments.micro_clip.scenes import Batches, real_scenes, synthetic_scenes
+from experiments.micro_clip.scenes import REAL, Batches, Scene, real_scenes, synthetic_scenes
 from omegaconf import OmegaConf
 from open_clip import CLIP
 from open_clip.transformer import text_global_pool
@@ -26,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from clipfuse.clip.micro_files import build_micro, save_micro
+from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
 from clipfuse.ops.seeding import derived_seed
 
 FOLDER = Path(__file__).parent
+KIND_WEIGHT = 3  # of telling the kinds of fusion apart, the hardest of the attributes
 
 
 class SeenTokens:
@@ -116,12 +116,13 @@ class Heads(nn.Module):
 
     def forward(self, image: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy over the attributes that are known of any image."""
-        losses = [
-            F.cross_entropy(row(16 * image), column, ignore_index=-1)
-            for row, column in zip(self.rows, labels.T, strict=True)
-            if (column >= 0).any()
-        ]
-        return torch.stack(losses).mean()
+        total, weights = image.new_zeros(()), 0
+        for name, row, column in zip(VALUES, self.rows, labels.T, strict=True):
+            if (column >= 0).any():
+                weight = KIND_WEIGHT if name == "kind" else 1
+                total = total + weight * F.cross_entropy(row(16 * image), column, ignore_index=-1)
+                weights += weight
+        return total / max(weights, 1)
 
 
 def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -135,18 +136,31 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: Mapping[str, Any]
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Warm up and fall to 0 as a cosine until `restart`; then fall again, from `restart_share` of it."""
-    warmup, restart, steps = settings["warmup"], settings["restart"], settings["steps"]
-
-    def second(step: int) -> float:
-        return float(settings["restart_share"] * (1 + math.cos(math.pi * step / max(steps - restart, 1))) / 2)
-
+    """Warm up, then fall to 0 as a cosine."""
+    warmup, steps = settings["warmup"], settings["steps"]
     parts: list[torch.optim.lr_scheduler.LRScheduler] = [
         torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, min(restart, steps) - warmup),
-        torch.optim.lr_scheduler.LambdaLR(optimizer, second),
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warmup),
     ]
-    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [warmup, restart])
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, parts, [warmup])
+
+
+def read_domains(data: Mapping[str, Any]) -> dict[str, list[Scene]]:
+    """Return the training scenes of each domain that has a share."""
+    found = {}
+    if data["share"]["synthetic"]:
+        found["synthetic"] = synthetic_scenes(
+            "train", data["scenes"], data["scene_size"], cache=data["cache"]
+        )
+        if not data["references"]:
+            found["synthetic"] = [replace(scene, reference=None) for scene in found["synthetic"]]
+    return found | {name: real_scenes(name, data["real_parts"]) for name in REAL if data["share"][name]}
+
+
+def starting_weights(model: nn.Module, start: str | None) -> None:
+    """Give a model the weights of another one of its shape; words that one has not seen stay random."""
+    if start is not None:
+        model.load_state_dict(load_micro(Path(start))[0].state_dict())
 
 
 def train(config: Mapping[str, Any]) -> None:
@@ -155,6 +169,7 @@ def train(config: Mapping[str, Any]) -> None:
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(config["seed"])
     model = cast(CLIP, build_micro(config))
+    starting_weights(model, config["start"])
     seen, table = SeenTokens(), model.token_embedding
     model.token_embedding = nn.Embedding.from_pretrained(table.weight[seen.ids].clone(), freeze=False)
     model.visual.to(memory_format=torch.channels_last)
@@ -173,11 +188,7 @@ def train(config: Mapping[str, Any]) -> None:
         start = state["step"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    synthetic = synthetic_scenes("train", data["scenes"], data["scene_size"], cache=data["cache"])
-    if not data["references"]:
-        synthetic = [replace(scene, reference=None) for scene in synthetic]
-    real = real_scenes(data["real_parts"]) if data["real"] else []
-    batches = Batches(synthetic if data["synthetic"] else [], real, config, start)
+    batches = Batches(read_domains(data), config, start)
     mean, std = (torch.tensor(pre[name]).view(3, 1, 1) for name in ("mean", "std"))
     begin = time.time()
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)

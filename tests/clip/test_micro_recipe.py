@@ -6,19 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 sys.path.append(str(Path(__file__).parents[2]))
 from experiments.micro_clip import recipe
-from experiments.micro_clip.captions import DEFAULTS, Caption, draw, truth
-from experiments.micro_clip.scenes import Batches, Scene
+from experiments.micro_clip.captions import DEFAULTS, VALUES, WORDS, Caption, draw, truth
+from experiments.micro_clip.evaluate import BANDS, DEFECTS, HOURS, KINDS, OBJECTS, PARAPHRASES
+from experiments.micro_clip.scenes import Batches, Scene, presence
 from experiments.micro_clip.train import (
     SeenTokens,
     contrastive,
     direction,
     encode_text,
     read_config,
+    starting_weights,
     targets,
 )
+
+from clipfuse.clip.micro_files import BUNDLED
 
 CLEAN = {"band": "fused", "kind": "ideal", "quality": "clean"}
 TEXTS = [
@@ -41,12 +46,13 @@ def scene() -> Scene:
     mask = np.zeros((150, 150), np.uint8)
     mask[40:90, 60:90] = 255
     infrared, visible = ((255 * plane).astype(np.uint8) for plane in planes)
-    return Scene(np.maximum(infrared, mask // 2), visible, mask, visible, "day")
+    return Scene(np.maximum(infrared, mask // 2), visible, mask, visible, "day", mask // 255)
 
 
 @pytest.fixture(scope="module")
 def batches(scene: Scene) -> Batches:
-    return Batches([scene], [Scene(scene.infrared, scene.visible)], read_config(["train.scenes=4"]))
+    plain = Scene(scene.infrared, scene.visible)
+    return Batches({"synthetic": [scene], "roadscene": [plain]}, read_config(["train.scenes=4"]))
 
 
 def test_default_texts_are_captions_and_their_tokens_are_seen():
@@ -90,12 +96,12 @@ def test_drawn_captions_are_true_and_their_tokens_are_seen(batches):
 
 def test_batches_depend_on_seed_and_step_alone(batches, scene):
     first, second = (list(b) for _, b in zip(range(2), iter(batches), strict=False))
-    later = Batches(batches.synthetic, batches.real, read_config(["train.scenes=4"]), start=1)
+    later = Batches(batches.domains, read_config(["train.scenes=4"]), start=1)
     again = next(iter(later))
     assert all(torch.equal(a, b) for a, b in zip(second, again, strict=True))
     assert not torch.equal(first[0], second[0])
     pictures, tokens, facts, values = first
-    assert values.shape == (16, 6)
+    assert values.shape == (16, len(VALUES))
     assert pictures.shape == (16, 1, 112, 112)
     assert facts.shape == (16, len(tokens))
     assert (facts == 1).any(0)[:-2].all()  # each caption but the two defaults was drawn for a picture
@@ -161,11 +167,43 @@ def test_cut_texts_encode_as_whole_ones():
     from clipfuse.clip.micro_files import build_micro
 
     model = build_micro(read_config([])).eval()
+    starting_weights(model, str(BUNDLED))  # a training can start from a bundled edition
+    stored = load_file(BUNDLED / "model.safetensors")["visual.conv1.weight"]
+    assert torch.equal(model.get_parameter("visual.conv1.weight"), stored.float())
     import open_clip
 
     tokens = open_clip.get_tokenizer("ViT-B-32")(TEXTS[:3])
     with torch.no_grad():
         torch.testing.assert_close(encode_text(model, tokens[:, :16]), model.encode_text(tokens))
+
+
+def test_objects_are_said_to_be_there_absent_or_neither():
+    things = np.zeros((100, 100), np.uint8)
+    things[:10, :20] = 1  # a person
+    things[50, :30] = 2  # too little of a car
+    assert presence(things) == {"person": "yes", "bike": "no"}
+    caption = Caption("an image with people and a car", ({"person": ("yes",), "car": ("yes",)},))
+    assert [caption.holds(p) for p in ({"person": "yes", "car": "yes"}, presence(things))] == [1, -1]
+    assert caption.holds({"person": "no"}) == 0
+    # What is drawn for a scene of persons alone names no car as seen.
+    seen = {"band": "fused", "person": "yes", "car": "no"}
+    drawn = [draw(seen, np.random.default_rng(seed)) for seed in range(300)]
+    named = [{k: v for claims in caption.alternatives for k, v in claims.items()} for caption in drawn]
+    assert {claims.get("car", ("no",)) for claims in named} == {("no",)}
+    assert any("person" in claims for claims in named)
+
+
+def test_texts_of_the_evaluation_are_of_seen_words_and_paraphrases_of_no_caption():
+    asked = [*BANDS.values(), *DEFECTS.values(), *KINDS.values(), *HOURS.values()]
+    asked += [text for two in OBJECTS.values() for text in two]
+    unseen = [text for groups in PARAPHRASES.values() for group in groups for text in group.values()]
+    import open_clip
+
+    SeenTokens().place(open_clip.get_tokenizer("ViT-B-32")([*asked, *unseen]))
+    phrases = {each.format(n="image") for kind in WORDS["kinds"].values() for each in kind}
+    assert not phrases & set(unseen)
+    sizes = {name: {tuple(group) for group in groups} for name, groups in PARAPHRASES.items()}
+    assert sizes == {"band": {tuple(BANDS)}, "defect": {tuple(DEFECTS)}, "kind": {tuple(KINDS)}}
 
 
 def test_truth_is_a_table():
