@@ -202,18 +202,16 @@ def report(judge: Judge, domain: str, found: Sequence[Planes], each: int) -> dic
     figures["ideal or average"] = confusion(f"**{domain}, ideal or average**", two, [*FUSIONS])
     all_kinds = {name: judge.choose([v[name] for v in made], [*KINDS.values()]) for name in KINDS}
     figures["fusion of five"] = confusion(f"**{domain}, kind of fusion**", all_kinds, [*KINDS])
-    for name, values in (("band", bands), ("defect", answers), ("kind", all_kinds)):
-        images = {"band": {b: [v[b] for v in found] for b in BANDS}}
-        images["defect"] = {d: [v[d] for v in spoilt] for d in DEFECTS}
-        images["kind"] = {k: [v[k] for v in made] for k in KINDS}
+    asked = {"band": (bands, found), "defect": (answers, spoilt), "kind": (all_kinds, made)}
+    for question, (values, planes) in asked.items():
         trained = rate(values)
         others = [
-            rate({truth: judge.choose(images[name][truth], [*texts.values()]) for truth in values})
-            for texts in PARAPHRASES[name]
+            rate({truth: judge.choose([v[truth] for v in planes], [*texts.values()]) for truth in values})
+            for texts in PARAPHRASES[question]
         ]
-        each = ", ".join(f"{100 * other:.1f}" for other in others)
-        print(f"\n{name} by unseen texts: {each} %; by trained ones {100 * trained:.1f} %")
-        figures[f"{name}: unseen texts / trained"] = float(np.mean(others)) / trained
+        each_text = ", ".join(f"{100 * other:.1f}" for other in others)
+        print(f"\n{question} by unseen texts: {each_text} %; by trained ones {100 * trained:.1f} %")
+        figures[f"{question}: unseen texts / trained"] = float(np.mean(others)) / trained
     return figures | presence_report(judge, found, made)
 
 

@@ -101,7 +101,10 @@ def synthetic_scenes(
             np.save(path.with_suffix(".draft.npy"), planes)
             path.with_suffix(".draft.npy").replace(path)
     weathers = [sample_scene(seed, index, size)[0].weather.name for index in indices]
-    return [Scene(*five[:4], name, five[4]) for five, name in zip(planes, weathers, strict=True)]
+    return [
+        Scene(five[0], five[1], five[2], five[3], name, five[4])
+        for five, name in zip(planes, weathers, strict=True)
+    ]
 
 
 def real_scenes(name: str, parts: Sequence[str]) -> list[Scene]:

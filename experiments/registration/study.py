@@ -53,7 +53,7 @@ def moved(infrared: Floats, visible: Floats, sample: str, length: int) -> tuple[
     """Return a pair whose infrared content lies `length` px away from where it was."""
     angle = np.random.default_rng(derived_seed("shift", sample)).uniform(0, 2 * np.pi)
     matrix = np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]])
-    shifted = np.asarray(cv2.warpAffine(infrared, matrix, infrared.shape[::-1], flags=cv2.INTER_CUBIC))
+    shifted = cv2.warpAffine(infrared, matrix, infrared.shape[::-1], flags=cv2.INTER_CUBIC).astype(np.float32)
     inside = slice(MARGIN, -MARGIN)
     return shifted[inside, inside], visible[inside, inside]
 
