@@ -39,7 +39,7 @@ def test_trainings_differ_in_their_loss_alone() -> None:
         assert {key: config[key] for key in same} == {key: configs["pixel"][key] for key in same}
         if name != "task":
             assert config.data == configs["pixel"].data
-    assert configs["pixel"].data.sources.msrs.root == "y"
+    assert configs["pixel"].data.sources.roadscene.root == "x"
     assert configs["task"].data.root == "y"
 
 
