@@ -268,7 +268,7 @@ def command(place: Place, words: Sequence[str]) -> None:
     name, *rest = words[1:]
     if name == "--version":
         assert place.run(name).strip() == __version__
-    elif not rest and name != "doctor":
+    elif (not rest and name != "doctor") or rest == ["--help"]:
         assert name in COMMANDS  # only named
     elif name == "evaluate":
         place.run(name, *rest, "data.train=1", *LITTLE_DATA, "metrics.test=[SSIM]")

@@ -28,7 +28,7 @@ SETTINGS = [
 ]
 MSRS = ["data=msrs", "data.root={msrs}"]
 DATA = ["data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=200"]
-"""The training pairs: RoadScene's 119 and 200 rendered ones, the cameras that `clip=micro` knows."""
+"""The training pairs: RoadScene's 119 and 200 rendered ones, the cameras that `clip=micro` has seen."""
 NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
 CHANGES = {
     **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),

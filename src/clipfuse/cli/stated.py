@@ -85,7 +85,6 @@ class Stated:
         """
         from dataclasses import replace
 
-        from clipfuse.board.reading import find_degradation
         from clipfuse.board.results import About
         from clipfuse.metrics.protocols import PROTOCOLS
 
@@ -96,6 +95,8 @@ class Stated:
             raise UserError(f"--{given[0]} has no effect without --json or --html; add one of them")
         degradation, title = None, None
         if options.json or options.html:
+            from clipfuse.board.reading import find_degradation  # slow: score alone does not wait for it
+
             found = find_degradation(infrared, visible)
             if options.degraded:
                 if found:
