@@ -77,10 +77,10 @@ def score(
     }
 
 
-def average_ranks(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """Return each candidate's mean rank over the scores of one set of scenes; 1 is best, equals share one."""
+def average_ranks(scores: Mapping[str, Scores], among: Sequence[str] = (*METRICS, *OWN)) -> dict[str, float]:
+    """Return each candidate's mean rank over the scores that all have; 1 is best, equals share one."""
     names = list(scores)
-    keys = [key for key in (*METRICS, *OWN) if all(key in scores[name] for name in names)]
+    keys = [key for key in among if all(key in scores[name] for name in names)]
     table = [rankdata([scores[name][key] * (1 if key in LOWER else -1) for name in names]) for key in keys]
     return {name: fmean(float(ranks[index]) for ranks in table) for index, name in enumerate(names)}
 

@@ -12,11 +12,11 @@
 4. The images of what is left are looked at: day, night, people, vehicles, texture, hard light.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
-from scipy.stats import rankdata
+from experiments.best_recipe.rule import Fuse, Scores, average_ranks
 from torch import Tensor
 from torch.nn.functional import max_pool2d, unfold
 
@@ -29,8 +29,6 @@ BALANCED = tuple(name for names in FAMILIES.values() for name in names)
 NOISE, OVERSHOOT, LUMA, SKY = 2.0, 0.01, 0.05, 2.0
 MAXIMUM = "trivial:maximum"
 PATCH = 32  # side of the patch of sky
-Fuse = Callable[[Tensor, Tensor], Tensor]
-Scores = dict[str, float]
 
 
 def overshoot(fused: Tensor, infrared: Tensor, visible: Tensor, reach: int = 3, margin: float = 8) -> Tensor:
@@ -111,14 +109,6 @@ def score(
     }
 
 
-def ranks(scores: Mapping[str, Scores], keys: Sequence[str] = BALANCED) -> dict[str, float]:
-    """Return each candidate's mean rank over the families that all have; 1 is best, equals share one."""
-    names = list(scores)
-    shared = [key for key in keys if all(key in scores[name] for name in names)]
-    table = [rankdata([-scores[name][key] for name in names]) for key in shared]
-    return {name: fmean(float(column[index]) for column in table) for index, name in enumerate(names)}
-
-
 def rejection(name: str, scores: Mapping[str, Scores]) -> str | None:
     """Return why a candidate is out of the race by one set of scenes, or None."""
     own, maximum = scores[name], scores[MAXIMUM]
@@ -145,7 +135,7 @@ def decide(sets: Mapping[str, Mapping[str, Scores]]) -> dict[str, tuple[float, s
         name: next((why for rows in sets.values() if (why := rejection(name, rows))), None) for name in names
     }
     kept = [name for name in names if reasons[name] is None]
-    found = [ranks({name: rows[name] for name in kept}) for rows in sets.values()]
+    found = [average_ranks({name: rows[name] for name in kept}, BALANCED) for rows in sets.values()]
     total = {
         name: fmean(each[name] for each in found) if name in kept else float(len(names)) for name in names
     }

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.cli.finished import stop_on_sigterm
     from clipfuse.data.degraded import KINDS, RECORD, STRENGTHS, degrade, describe
     from clipfuse.data.listed import given_pairs
+    from clipfuse.data.matching import set_name
     from clipfuse.files import write_json
     from clipfuse.images import check_ranges, encode_png, read_registered
     from clipfuse.ops.depth import from_unit, to_unit
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, path)
         for (kind, strength), target in targets.items():
-            more = {"set": _set_name(source), "pairs": len(pairs), "range": options.range or None}
+            more = {"set": set_name(source) or "data", "pairs": len(pairs), "range": options.range or None}
             for part in {"", *(pair.part or "" for pair in pairs.values())}:
                 write_json(folders[target] / part / RECORD, describe(kind, strength) | more)
     for (kind, _), target in targets.items():
@@ -130,16 +131,6 @@ def _chosen(option: str, text: str, known: Sequence[str]) -> list[str]:
                 f"{', '.join(known)}, several joined by commas, or all"
             )
     return [word for word in known if word in words]
-
-
-def _set_name(folder: Path) -> str:
-    """Return the name of a folder, or of the one above where it names a part."""
-    from clipfuse.data.matching import PART_NAMES
-
-    folder = folder.resolve()
-    while folder.name.lower() in PART_NAMES and folder.parent.name:
-        folder = folder.parent
-    return folder.name or "data"
 
 
 def _labels(source: Path, pairs: Mapping[str, "PairFiles"]) -> dict[str, list[tuple[str, Path]]]:

@@ -304,10 +304,8 @@ def _by_label(option: str, words: Sequence[str], fused: Sequence[str]) -> dict[s
 
 def _set_name(infrared: Path, visible: Path) -> str:
     """Return the name of the folder above both bands that names no part, else that of the infrared folder."""
-    from clipfuse.data.matching import PART_NAMES
+    from clipfuse.data.matching import set_name
 
     folder = infrared.resolve()
     above = folder if folder == visible.resolve() else folder.parent
-    while above.name.lower() in PART_NAMES and above.parent.name:
-        above = above.parent
-    return above.name or folder.name or "data"
+    return set_name(above) or folder.name or "data"

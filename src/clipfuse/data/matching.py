@@ -229,3 +229,11 @@ def _clash(marks: Sequence[Mark]) -> str:
         f"{first.parent}: {first.name} and {second.name} could both be the {band} file of one pair; "
         f"keep one, name its mark by data.{band}=NAME, or {REMEDY}"
     )
+
+
+def set_name(folder: Path) -> str:
+    """Return the name of a folder, or of the nearest one above that names no part; empty at the root."""
+    folder = folder.resolve()
+    while folder.name.lower() in PART_NAMES and folder.parent.name:
+        folder = folder.parent
+    return folder.name
