@@ -31,7 +31,10 @@ ALLOWED = {
         "backbones.chroma",
     },
     "clip": {"lazy", "errors", "files", "types", "ops", "clip"},
-    "losses": {"lazy", "errors", "types", "ops", "clip", "rewards", "losses.base", "losses.promptfusion"},
+    "losses": {
+        *("lazy", "errors", "types", "ops", "clip", "rewards", "metrics", "losses.base"),
+        "losses.promptfusion",
+    },
     "rewards": {"errors", "files", "types", "ops", "rewards"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},

@@ -99,7 +99,7 @@ def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
     kind, quality = picture.get("kind"), picture.get("quality")
     noun = pick("nouns")
     claims = dict[str, tuple[str, ...]]()
-    if any(name in picture for name in THINGS) and chance(0.2):  # of the objects alone
+    if any(name in picture for name in THINGS) and chance(0.08):  # of the objects alone
         text = _things(picture, claims, rng, pick)
         return Caption(article(noun) + text, (claims,))
     if all(picture.get(name) in values for name, values in IDEAL.items()) and chance(0.45):
@@ -108,7 +108,8 @@ def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
         return Caption(text.format(n=noun), (IDEAL,))
     if kind is not None and kind in WORDS["kinds"] and chance(0.6):
         claims["kind"] = (kind,)
-        text = pick("kinds", kind).format(n=noun)
+        whole = pick("kinds", kind) if chance(0.5) else f"{pick('fusions')} {pick('ways', kind)}"
+        text = whole.format(n=noun)
         if quality and chance(0.4) and text.startswith("a fused"):
             claims["quality"] = (quality,)
             text = article(f"{pick('adjectives', quality)} {text[2:]}")
@@ -122,7 +123,7 @@ def draw(picture: Attributes, rng: np.random.Generator) -> Caption:
         text += f" {pick('weathers', picture['weather'])}"
     elif chance(0.1) and "road" not in text:
         text += f" {pick('places')}"
-    elif chance(0.35) and " with" not in text:
+    elif chance(0.2) and " with" not in text:
         text += _things(picture, claims, rng, pick)
     return Caption(text, (claims,))
 

@@ -29,7 +29,7 @@ from clipfuse.clip.micro_files import build_micro, load_micro, save_micro
 from clipfuse.ops.seeding import derived_seed
 
 FOLDER = Path(__file__).parent
-KIND_WEIGHT = 3  # of telling the kinds of fusion apart, the hardest of the attributes
+HARD = {"kind": 3, "band": 2}  # weights of attributes, in the classifiers; of all others 1
 
 
 class SeenTokens:
@@ -119,7 +119,7 @@ class Heads(nn.Module):
         total, weights = image.new_zeros(()), 0
         for name, row, column in zip(VALUES, self.rows, labels.T, strict=True):
             if (column >= 0).any():
-                weight = KIND_WEIGHT if name == "kind" else 1
+                weight = HARD.get(name, 1)
                 total = total + weight * F.cross_entropy(row(16 * image), column, ignore_index=-1)
                 weights += weight
         return total / max(weights, 1)

@@ -135,5 +135,92 @@ def test_bfloat16_and_float64(network: Student) -> None:
 
 
 def test_sizes_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="student: width 3; expected 4 or more"):
+    with pytest.raises(ValueError, match="student: width 3 and start 'average'; expected 4 or more"):
         Student(width=3)
+
+
+def by_rule(infrared: Tensor, visible: Tensor) -> Tensor:
+    """The untrained network of `start=energy`, written out for one pair of planes in float64."""
+
+    def blurred(plane: Tensor) -> Tensor:
+        taps = torch.tensor([1.0, 4, 6, 4, 1], dtype=plane.dtype) / 16
+        kernel = (taps[:, None] * taps)[None, None]
+        return F.conv2d(F.pad(plane, (2, 2, 2, 2), mode="reflect"), kernel)
+
+    def sized(plane: Tensor, height: int, width: int) -> Tensor:
+        return F.interpolate(plane, (height, width), mode="bilinear", align_corners=False)
+
+    faint = (0.25 / 255) ** 2
+    bands, layers = [infrared, visible], []
+    for level in range(4):
+        height, width = bands[0].shape[-2:]
+        small = [sized(blurred(band), height // 2, width // 2) for band in bands]
+        details = [band - sized(half, height, width) for band, half in zip(bands, small, strict=True)]
+        if level == 0:
+            halves = [F.avg_pool2d(detail**2, 2) for detail in details]
+            energies = [F.avg_pool2d(half, 3, 1, 1, count_include_pad=False) + faint for half in halves]
+        else:
+            energies = [blurred(detail**2) + faint for detail in details]
+        warm, light = (energy**2 for energy in energies)
+        share = warm / (warm + light)
+        if level == 0:
+            share = sized(share, height, width)
+        layers.append(share * details[0] + (1 - share) * details[1])
+        bands = small
+    ahead = bands[1] - bands[0]
+    size = (ahead**2 + 0.02**2).sqrt()
+    ratio = float(ahead.mean() / (size.mean() - 0.02))
+    day = min(max((ratio - 0.7) / 0.25, 0), 1)
+    weight = (0.5 - (3 * day**2 - 2 * day**3) * ahead / size / 2).clamp(0.01, 0.99)
+    fused = weight * bands[0] + (1 - weight) * bands[1]
+    for layer in reversed(layers):
+        fused = sized(fused, *layer.shape[-2:]) + layer
+    limited = fused.clone()
+    height, width = fused.shape[-2:]
+    for row in range(height):
+        for column in range(width):
+            place = (..., slice(max(0, row - 3), row + 4), slice(max(0, column - 3), column + 4))
+            near = torch.cat([infrared[place].flatten(), visible[place].flatten()])
+            value = min(
+                max(float(fused[..., row, column]), float(near.min()) - 8 / 255), float(near.max()) + 8 / 255
+            )
+            limited[..., row, column] = value
+    return limited
+
+
+@pytest.mark.parametrize("lifted", [0.0, 0.35])
+def test_untrained_by_energy_it_is_the_rule(lifted: float) -> None:
+    """By night and, with a brighter visible band, by day."""
+    infrared, visible = (0.2 + 0.4 * images(1, 1, 64, width)[..., :96].double() for width in (96, 97))
+    infrared = F.avg_pool2d(infrared, 5, 1, 2)
+    network = Student(start="energy").double()
+    with torch.no_grad():
+        # 1e-9: the weights of the network pass through a logarithm and back.
+        torch.testing.assert_close(
+            network(infrared, visible + lifted).fused, by_rule(infrared, visible + lifted), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 16), (40, 33)])
+def test_any_size_by_energy(size: tuple[int, int]) -> None:
+    fused = Student(start="energy")(images(2, 1, *size), images(2, 1, *size[::-1]).mT).fused
+    assert fused.shape == (2, 1, *size)
+    assert fused.isfinite().all()
+
+
+def test_no_pixel_lies_far_outside_of_both_bands() -> None:
+    torch.manual_seed(0)
+    network = Student(start="energy")
+    torch.nn.init.normal_(network.fine.weight, std=2)
+    torch.nn.init.normal_(network.coarse.weight, std=2)
+    infrared, visible = 0.3 + 0.1 * images(2, 1, 64, 64), 0.4 + 0.1 * images(2, 1, 64, 64)
+    with torch.no_grad():
+        fused = network(infrared, visible).fused
+    # 1e-6: float32
+    assert float(fused.min()) >= 0.3 - 8 / 255 - 1e-6
+    assert float(fused.max()) <= 0.5 + 8 / 255 + 1e-6
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="start 'maximum'; expected 4 or more, and one of average, energy"):
+        Student(start="maximum")

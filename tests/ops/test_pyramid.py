@@ -8,6 +8,7 @@ from torch import Tensor
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.ops.pyramid import (
     collapse_pyramid,
+    daylight_weight,
     detail_maximum,
     energy_fusion,
     laplacian_pyramid,
@@ -128,3 +129,14 @@ def test_tiny_and_flat_images_are_finite() -> None:
     for side in (1, 2, 7):
         flat = torch.full((1, 1, side, side), 0.5)
         assert detail_maximum(flat, flat).isfinite().all()
+
+
+def test_the_base_is_the_brighter_band_by_day_and_the_average_else() -> None:
+    dark, bright = 0.2 + 0.1 * noise(1, 1, 20, 24), 0.5 + 0.1 * noise(1, 1, 20, 24)
+    assert float(daylight_weight(dark, bright).max()) < 0.02  # by day: the visible band alone
+    torch.testing.assert_close(daylight_weight(bright, dark), torch.full_like(dark, 0.5))
+    equal = daylight_weight(dark, dark.flip(-1))  # as often brighter as darker
+    torch.testing.assert_close(equal, torch.full_like(dark, 0.5))
+    lamp = bright.clone()
+    lamp[..., :4, :4] = 0.05  # a car in the shade, warmer than its surroundings
+    assert float(daylight_weight(dark, lamp)[..., :4, :4].min()) > 0.9

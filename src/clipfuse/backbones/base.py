@@ -23,7 +23,7 @@ class FusionBackbone(nn.Module, ABC):
         chroma_features: names of the features from which the chroma is learned, all of one size.
     """
 
-    size_multiple: ClassVar[int] = 1
+    size_multiple: int = 1
     chroma_features: ClassVar[tuple[str, ...]] = ("fused",)
 
     def learn_chroma(self, dim: int, scale: int) -> None:

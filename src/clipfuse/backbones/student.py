@@ -9,20 +9,24 @@ from torch import Tensor, nn
 
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.ops.black import keep_black
+from clipfuse.ops.pyramid import binomial, daylight_weight, laplacian_pyramid
 from clipfuse.types import FusionOutput
 
 LEVELS = 4  # details that are mixed; the base has a sixteenth of the sides
 _MOST = 3.0  # greatest gain, and the inverse of the smallest
 _SHIFT = 0.25  # greatest change of the brightness of the base
 _KNEE = 0.02  # from here to black and to white the output approaches them without reaching them
+_REACH, _OUTSIDE = 3, 8 / 255  # pixels to each side, and how far beyond their range the output may go
+STARTS = ("average", "energy")
 _FAINT = (0.25 / 255) ** 2  # energy below which a detail counts as none, as in `energy_fusion`
 
 
 class Student(FusionBackbone):
     """Compute for each place and scale how much of each band to keep; mix the details of both by it.
 
-    Both bands are split into four details and a base (means of 2x2, enlarged bilinearly, subtracted). With a
-    weight w and a gain g from the network, and of the base b also a shift s:
+    Both bands are split into four details and a base (means of 2x2, enlarged bilinearly, subtracted; with
+    `start=energy` by `laplacian_pyramid`). With a weight w and a gain g from the network, and of the base b
+    also a shift s:
 
         detail = g (w d_I + (1 - w) d_V)
         base = m + g (w b_I + (1 - w) b_V - m) + s,  m the mean of the mixed base over the image
@@ -30,10 +34,13 @@ class Student(FusionBackbone):
     w is in (0, 1), g in (1/3, 3), s within a quarter of the range. The finest weights and gains are computed
     at half resolution, those of the coarser details and the base at a quarter, and all are enlarged
     bilinearly or averaged: they are smooth, so that the output has no checkerboard and no edge that neither
-    band has. One encoder sees either band: its details, its means, and the logarithm of its local energy.
-    The last layers start at zero: the untrained network returns the average of both bands. Near black and
-    white, from 5 levels of 255, the output approaches them smoothly, so that a gradient is left; in eval mode
-    black is kept (`keep_black`).
+    band has. One encoder sees either band: its details, its means, and the logarithm of its local energy. The
+    last layers start at zero: the untrained network returns the average of both bands, or with `start=energy`
+    a fusion by rule, whose weights it then learns to change: details have weights in the ratio of their
+    squared local energies, and the base is the average, by day the brighter band (`daylight_weight`). No
+    pixel of it is more than 8 levels of 255 above or below all that either band shows within 3 pixels
+    (`_limited`): no halo. Near black and white, from 5 levels, the output approaches them smoothly, so that a
+    gradient is left; in eval mode black is kept (`keep_black`).
 
     Own design, for `clipfuse distill`: networks that draw an image need many channels at full resolution for
     what subtraction and addition do here exactly, and its weights can be looked at (feature `shares`).
@@ -41,17 +48,25 @@ class Student(FusionBackbone):
     Args:
         width: channels at a quarter of the sides, 4 or more; 24 gives 18,323 parameters.
         chroma: also learn the chroma of the fused image (`ChromaHead`).
+        start: the fusion of the untrained network: `average`, or `energy`, details by their local energy on
+            a base as bright as the visible one by day.
 
     Raises:
-        ValueError: width is too small.
+        ValueError: width is too small, or start is another word.
     """
 
     size_multiple = 2**LEVELS
 
-    def __init__(self, width: int = 24, chroma: bool = False) -> None:
+    def __init__(self, width: int = 24, chroma: bool = False, start: str = "average") -> None:
         super().__init__()
-        if width < 4:
-            raise ValueError(f"student: width {width}; expected 4 or more")
+        if width < 4 or start not in STARTS:
+            raise ValueError(
+                f"student: width {width} and start '{start}'; expected 4 or more, and one of "
+                f"{', '.join(STARTS)}"
+            )
+        self.by_energy = start == "energy"
+        if self.by_energy:
+            self.size_multiple = 2 * 2**LEVELS  # a base of 2 px, whose neighbourhood can be mirrored
         fine = 16  # channels at half resolution
         self.encode = nn.Conv2d(7, fine, 3, padding=1)
         self.halve = nn.Conv2d(2 * fine, width, 3, stride=2, padding=1)
@@ -74,7 +89,7 @@ class Student(FusionBackbone):
         g (1 - w) by which the finest details of both bands are multiplied.
         """
         bands = torch.cat([infrared, visible], dim=1)
-        details, base = _split(bands)
+        details, base = laplacian_pyramid(bands, LEVELS) if self.by_energy else _split(bands)
         evidence = torch.stack(_evidence(bands, details), dim=2).flatten(0, 1)
         seen = F.relu(self.encode(evidence)).unflatten(0, bands.shape[:2]).flatten(1, 2)
         coarse = F.relu(self.halve(seen))
@@ -84,16 +99,25 @@ class Student(FusionBackbone):
         hidden = F.relu(self.skip(seen) + _twice(self.enlarge(coarse)))
         hidden = F.relu(self.mix(hidden))
         maps = [*self.fine(hidden).split(2, dim=1), *self.coarse(coarse).split(2, dim=1)]
-        rest = torch.cat(maps[-2:], dim=1)  # of the base: three maps
-        fused = self._base(base, F.avg_pool2d(rest, 4))
+        rest = F.avg_pool2d(torch.cat(maps[-2:], dim=1), 4)  # of the base: three maps
+        if self.by_energy:
+            rest = _told(rest, torch.logit(daylight_weight(*base.chunk(2, dim=1))))
+        fused = self._base(base, rest)
         for level in reversed(range(LEVELS)):
-            shares = _shares(maps[level])
+            if self.by_energy:
+                given = F.avg_pool2d(maps[level], 2 ** (level - 2)) if level > 2 else maps[level]
+                maps[level] = given = _told(given, _stronger(details[level], level))
+                shares = _shares(given)
+            else:
+                shares = _shares(maps[level])
+                if level > 2:
+                    shares = F.avg_pool2d(shares, 2 ** (level - 2))
             if level == 0:
                 shares = _twice(shares)
-            elif level > 2:
-                shares = F.avg_pool2d(shares, 2 ** (level - 2))
             (warm, light), (thermal, color) = shares.chunk(2, dim=1), details[level].chunk(2, dim=1)
             fused = torch.addcmul(torch.addcmul(_twice(fused), warm, thermal), light, color)
+        if self.by_energy:
+            fused = _limited(fused, bands)
         fused = _within(fused)
         return FusionOutput(
             fused if self.training else keep_black(fused, infrared, visible),
@@ -151,6 +175,37 @@ def _shares(maps: Tensor) -> Tensor:
     weight, gain = torch.sigmoid(maps[:, :1]), _gain(maps[:, 1:])
     warm = gain * weight
     return torch.cat([warm, gain - warm], dim=1)
+
+
+def _told(maps: Tensor, first: Tensor) -> Tensor:
+    """Return maps to whose first, the logit of the infrared weight, what a rule gives is added."""
+    return torch.cat([maps[:, :1] + first, maps[:, 1:]], dim=1)
+
+
+def _stronger(detail: Tensor, level: int) -> Tensor:
+    """Return the logit of the infrared weight by local energy, (N, 1, h, w); of the finest at half size.
+
+    Weights are in the ratio of the squared energies: the logit is twice the difference of their logarithms.
+    """
+    if level == 0:
+        near = F.avg_pool2d(F.avg_pool2d(detail.square(), 2), 3, 1, 1, count_include_pad=False) + _FAINT
+    else:
+        near = binomial(detail.square()) + _FAINT
+    warm, light = near.log().chunk(2, dim=1)
+    return 2 * (warm - light)
+
+
+def _limited(fused: Tensor, bands: Tensor) -> Tensor:
+    """Return an image (N, 1, H, W) held near the range of both bands, (N, 2, H, W), around each pixel."""
+    high, low = (_greatest(sign * bands) for sign in (1, -1))
+    return torch.minimum(torch.maximum(fused, -low - _OUTSIDE), high + _OUTSIDE)
+
+
+def _greatest(bands: Tensor) -> Tensor:
+    side = 2 * _REACH + 1
+    # In two passes, which is faster.
+    rows = F.max_pool2d(bands.amax(1, keepdim=True), (side, 1), 1, (_REACH, 0))
+    return F.max_pool2d(rows, (1, side), 1, (0, _REACH))
 
 
 def _gain(maps: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ class FrozenClip:
             model: `micro`; a name of an open_clip model, such as `ViT-B-32-quickgelu`; `local-dir:/path`, a
                 folder with `open_clip_config.json` and weights; or `hf-hub:organisation/repository`.
             pretrained: one of the model's tags, such as `openai`, which is downloaded at its first use; or a
-                weights file (a state dict of torch or safetensors, or OpenAI's own). For `micro`, a folder.
+                weights file (a state dict of torch or safetensors, or OpenAI's own). For `micro`, a folder,
+                or an earlier edition: `micro_1`.
             quick_gelu: use QuickGELU although the model's name lacks `-quickgelu`. A weights file does not
                 record its activation: OpenAI's weights need QuickGELU, and without it the features are wrong,
                 without an error.

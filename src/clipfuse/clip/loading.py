@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipfuse.clip.fetching import fetch, offline
-from clipfuse.clip.micro_files import load_micro
+from clipfuse.clip.micro_files import EDITIONS, load_micro
 from clipfuse.clip.towers import speed_up
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import file_sha256, weights_sha256
@@ -184,10 +184,11 @@ def _why_not(model: str, path: Path | None, is_script: bool, error: Exception) -
     return f"{path} is no weights file, or a truncated one; fetch it again, or name another with pretrained="
 
 
-def _load_micro(folder: str | None) -> Source:
-    model, config = load_micro(None if folder is None else Path(folder))
+def _load_micro(edition: str | None) -> Source:
+    folder = None if edition is None else EDITIONS.get(edition, Path(edition))
+    model, config = load_micro(folder)
     _freeze(model)
-    identity = {"model": MICRO, "pretrained": folder and Path(folder).name, "version": config["version"]}
+    identity = {"model": MICRO, "pretrained": folder and folder.name, "version": config["version"]}
     identity |= _facts(model)
     speed_up(model)
     return Source(model, config["preprocess"], None, identity, seen=tuple(config["seen"]))

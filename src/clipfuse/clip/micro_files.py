@@ -18,7 +18,9 @@ from clipfuse.files import read_bytes, read_json, write_atomically, write_json
 
 TABLE = "token_embedding.weight"
 ROWS, IDS = "token_embedding.rows", "token_embedding.ids"
-BUNDLED = Path(__file__).parent / "micro"
+EDITIONS = {name: Path(__file__).parent / name for name in ("micro", "micro_1")}
+"""The bundled models: the newest, and earlier ones, on which older runs were trained."""
+BUNDLED = EDITIONS["micro"]
 
 
 def initial_rows(count: int, width: int, seed: int) -> Tensor:

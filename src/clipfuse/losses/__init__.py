@@ -7,6 +7,7 @@ from clipfuse.lazy import attach
 if TYPE_CHECKING:
     from clipfuse.losses.adversarial import AdversarialLoss
     from clipfuse.losses.autofuse import AutoFuseLoss
+    from clipfuse.losses.balanced import BalancedLoss
     from clipfuse.losses.base import BilevelLoss, FusionLoss
     from clipfuse.losses.clip_ratio import ClipRatioLoss
     from clipfuse.losses.ldfusion import LDFusionLoss
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdversarialLoss",
     "AutoFuseLoss",
+    "BalancedLoss",
     "BilevelLoss",
     "BilevelWeightedSum",
     "ClipRatioLoss",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = attach(
     {
         "adversarial": ("AdversarialLoss",),
         "autofuse": ("AutoFuseLoss",),
+        "balanced": ("BalancedLoss",),
         "base": ("BilevelLoss", "FusionLoss"),
         "clip_ratio": ("ClipRatioLoss",),
         "ldfusion": ("LDFusionLoss",),

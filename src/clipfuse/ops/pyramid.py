@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ALIKE = 0.02  # difference of brightness from which one band is the brighter one
 _SMALLEST = 4  # pixels; smaller images are not halved; four details then fit a network's least side, 32
 
 
@@ -91,8 +92,30 @@ def energy_fusion(
     return collapse_pyramid(details, level + base_gain * (base - level))
 
 
+def daylight_weight(infrared: Tensor, visible: Tensor) -> Tensor:
+    """Return the weight of the infrared band in a base that is an average, and by day the brighter band.
+
+    r = mean(V - I) / mean|V - I| is 1 where the visible band is the brighter one everywhere, t rises smoothly
+    from 0 at r = 0.7 to 1 at r = 0.95, and the weight is (1 - t s) / 2, s the sign of V - I, smoothed. With t
+    = 1 the image is nearly as bright as the visible band, as the eye expects it by day; at night and where
+    neither band is the brighter one it is the average. Own design: experiments/second_recipe.
+
+    Args:
+        infrared: (N, 1, H, W) in [0, 1], low-pass.
+        visible: of the same shape.
+
+    Returns:
+        (N, 1, H, W) in [0.01, 0.99].
+    """
+    ahead = visible - infrared
+    size = (ahead.square() + _ALIKE**2).sqrt()
+    ratio = ahead.mean((2, 3), keepdim=True) / (size - _ALIKE).mean((2, 3), keepdim=True).clamp(min=1e-4)
+    day = ((ratio - 0.7) / 0.25).clamp(0, 1)
+    return (0.5 - day.square() * (1.5 - day) * ahead / size).clamp(0.01, 0.99)
+
+
 def _local(products: Tensor) -> Tensor:
-    return _binomial(products) + (0.25 / 255) ** 2
+    return binomial(products) + (0.25 / 255) ** 2
 
 
 def _greater(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
@@ -102,10 +125,11 @@ def _greater(first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
 def _halved(images: Tensor) -> Tensor:
     # As kornia's pyrdown, which fixes the size when it is exported.
     height, width = images.shape[-2:]
-    return F.interpolate(_binomial(images), (height // 2, width // 2), mode="bilinear", align_corners=False)
+    return F.interpolate(binomial(images), (height // 2, width // 2), mode="bilinear", align_corners=False)
 
 
-def _binomial(images: Tensor) -> Tensor:
+def binomial(images: Tensor) -> Tensor:
+    """Blur (N, C, H, W), of sides above 2 px, by [1 4 6 4 1] / 16 along both; mirrored outside."""
     # By shifted sums: a convolution of planes apart is slower, and what pads runs on one thread per plane.
     for dim, border in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
         padded, side = F.pad(images, border, mode="reflect"), images.shape[dim]

@@ -1,0 +1,196 @@
+"""The search for the second recipe: one network from one start under many losses, then five seeds.
+
+    python -m experiments.second_recipe.search --roadscene D/roadscene --msrs D/msrs [--parallel 2]
+
+1. losses: `backbone=student backbone.start=energy` under each loss, one seed, and from the average;
+2. seeds: the winner, and the best that asks a CLIP, with five seeds and twice the updates, beside the start.
+
+Every round ends with the rule of `rule.py`, on the validation scenes of three sets; its tables are written
+into `--out`, and with `--save` into `results/`. What has finished in `--out` is not trained again.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from experiments.best_recipe.rule import Fuse, Scores, load_scenes, trivial
+from experiments.common import format_cell, format_table, load_sources, make_parser, run_sweeps
+from experiments.compare_losses import zoo
+from experiments.loss_weights.train import NO_DETAILS
+from experiments.second_recipe.rule import BALANCED, decide, score
+from torch import Tensor
+
+from clipfuse.backbones.student import Student
+from clipfuse.data.folder import PairedFolder
+from clipfuse.files import write_atomically, write_json
+from clipfuse.networks.load import load_backbone
+from clipfuse.types import FusionBatch
+
+HERE = Path(__file__).parent
+BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for validation
+EVERY = 3  # of the scenes of those blocks one is scored
+UPDATES = 600
+SETTINGS = [
+    *("trainer=cpu", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
+    *("test=false", "metrics.validation=[SSIM]"),
+]
+DATA = [
+    *("data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=200"),
+    *("+data@data.sources.msrs=msrs", "data.sources.msrs.root={msrs}", "data.sources.msrs.split={split}"),
+    "data.sources.msrs.labels=null",
+]
+TERMS = ("intensity", "gradient", "ssim", "decomposition", "difference")  # of the pixel loss
+LOSSES = {
+    "balanced": ["loss=balanced"],
+    "pixel": ["loss=pixel"],
+    "edges, ssim": ["loss=pixel", "loss.intensity_weight=0", "loss.ssim_weight=1"],
+    "ldfusion": ["loss=ldfusion"],
+    "weighted_sum": zoo.LOSSES["weighted_sum"],
+    "promptfusion": [*zoo.LOSSES["promptfusion"], *NO_DETAILS],
+    "promptfusion, balanced": [
+        *("loss=promptfusion", "solver=value_penalty", "loss.warmup={warmup}"),
+        "loss.fidelity._target_=clipfuse.losses.balanced.BalancedLoss",
+        *(f"~loss.fidelity.{term}_weight" for term in TERMS),
+    ],
+    "ldfusion, balanced": ["loss=weighted_sum", "+loss.parts={balanced:1,ldfusion:0.1}"],
+    "autofuse": ["loss=autofuse"],
+    "region_contrast": ["loss=region_contrast"],
+    "text_weights": ["loss=text_weights"],
+    "reward": ["loss=reward"],
+}
+"""Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
+WITHOUT_CLIP = ("balanced", "pixel", "edges, ssim", "text_weights", "reward")
+START, FROM_AVERAGE = "start:energy", "balanced, from the average"
+
+
+def write_split(msrs: str, path: Path) -> None:
+    """Write the parts of MSRS: its training images without the blocks for validation; the official test."""
+    source = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$")
+    parts = source.parts()
+    pool = [*parts["train"], *parts["val"]]
+    write_json(
+        path,
+        {
+            "train": [name for name in pool if name[:3] not in BLOCKS],
+            "val": [name for name in pool if name[:3] in BLOCKS],
+            "test": [*parts["test"]],
+        },
+    )
+
+
+def words(loss: Sequence[str], data: Sequence[str], updates: int, seeds: str, start: str) -> list[str]:
+    """Return the overrides of the trainings under a loss."""
+    given = [word.replace("{warmup}", f"{updates // 5}") for word in loss]
+    schedule = [f"steps={updates}", f"validate_every={updates}", f"seed={seeds}"]
+    return [*SETTINGS, f"backbone.start={start}", *data, *given, *schedule]
+
+
+def scenes(roadscene: str, msrs: str, split: Path) -> dict[str, list[FusionBatch]]:
+    """Return the validation scenes of the three sets."""
+    found = {name: load_scenes(source, "val") for name, source in load_sources(roadscene).items()}
+    source = PairedFolder(
+        msrs, split=str(split), masks="Segmentation_labels", mask_classes=[1, 2], scenes=r"^(\d\d\d)\d\d[DN]$"
+    )
+    found["msrs"] = load_scenes(source, "val")[::EVERY]
+    return found
+
+
+def fuse(network: torch.nn.Module, infrared: Tensor, visible: Tensor) -> Tensor:
+    """Return the fused luma of a network."""
+    with torch.inference_mode():
+        fused: Tensor = network(infrared, visible).fused
+    return fused
+
+
+def candidates(folders: Mapping[str, Path]) -> dict[str, Fuse]:
+    """Return the trivial fusions, the untrained start, and the network of each training, `name/seed`."""
+
+    def simple(name: str, infrared: Tensor, visible: Tensor) -> Tensor:
+        return trivial(infrared, visible)[name]
+
+    plane = torch.zeros(1, 1, 16, 16)
+    found: dict[str, Fuse] = {name: partial(simple, name) for name in trivial(plane, plane)}
+    found[START] = partial(fuse, Student(start="energy").eval())
+    for name, folder in folders.items():
+        for run in sorted(path.parent for path in folder.glob("*/status.json")):
+            network = load_backbone(run / "checkpoints/last.ckpt", ["experiments"]).eval()
+            found[f"{name}/{run.name}"] = partial(fuse, network)
+    return found
+
+
+def judge(sets: Mapping[str, Sequence[FusionBatch]], fusions: Mapping[str, Fuse]) -> tuple[list[str], str]:
+    """Return the recipes, best first, and the tables of all; seeds of one recipe are ranked by their mean."""
+    found: dict[str, dict[str, list[Scores]]] = {}
+    for name, batches in sets.items():
+        days = [batch.sample_ids[0] for batch in batches if name == "msrs" and batch.sample_ids[0][-1] == "D"]
+        for key, row in score(batches, fusions, days).items():
+            found.setdefault(name, {}).setdefault(key.partition("/")[0], []).append(row)
+    means = {
+        kind: {name: {key: fmean(row[key] for row in rows) for key in rows[0]} for name, rows in each.items()}
+        for kind, each in found.items()
+    }
+    order = decide(means)
+    lines = []
+    for kind, each in found.items():
+        keys = [key for key in (*BALANCED, "noise", "overshoot", "luma", "sky") if key in each[START][0]]
+        body = []
+        for name in order:
+            cells = [format_cell([row[key] for row in each[name]]) for key in keys]
+            among = [key for key in BALANCED if key in each[START][0]]
+            mean = format_cell([fmean(row[key] for key in among) for row in each[name]])
+            body.append([name, mean, *cells])
+        lines += ["", f"**{kind}**", "", *format_table(["recipe", "mean", *keys], body)]
+    ranks = [[name, f"{rank:.2f}", why or ""] for name, (rank, why) in order.items()]
+    lines += ["", *format_table(["recipe", "mean rank", "rejected as"], ranks)]
+    kept = [name for name, (_, why) in order.items() if why is None and not name.startswith("trivial:")]
+    return kept, "\n".join(lines).strip() + "\n"
+
+
+def main() -> None:
+    """Run the rounds, or what is missing of them."""
+    parser = make_parser(__doc__, roadscene=True)
+    parser.add_argument("--msrs", required=True, help="folder of MSRS, with its parts train and test")
+    parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/second_recipe"), help="of the run folders")
+    parser.add_argument("--save", action="store_true", help="keep the tables in results/")
+    options = parser.parse_args()
+    split = (options.out / "msrs.json").resolve()
+    split.parent.mkdir(parents=True, exist_ok=True)
+    if not split.exists():
+        write_split(options.msrs, split)
+    roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
+    data = [word.format(**roots, split=split) for word in DATA]
+    sets = scenes(options.roadscene, options.msrs, split)
+
+    def finish(title: str, sweeps: Mapping[str, list[str]]) -> list[str]:
+        folders = {name: options.out / title / name.replace(", ", "_").replace(" ", "-") for name in sweeps}
+        run_sweeps({folders[name]: each for name, each in sweeps.items()}, options.parallel)
+        kept, table = judge(sets, candidates(folders))
+        print(f"\n## {title}\n\n{table}", flush=True)
+        for place in (options.out, *((HERE / "results",) if options.save else ())):
+            place.mkdir(parents=True, exist_ok=True)
+            with write_atomically(place / f"{title}.md") as file:
+                file.write(table)
+        return kept
+
+    first = {name: words(loss, data, UPDATES, "0", "energy") for name, loss in LOSSES.items()}
+    first[FROM_AVERAGE] = words(LOSSES["balanced"], data, UPDATES, "0", "average")
+    kept = finish("losses", first)
+    finalists = list(
+        dict.fromkeys(
+            chain(
+                [name for name in kept if name in LOSSES][:1],
+                [name for name in kept if name in LOSSES and name not in WITHOUT_CLIP][:1],
+            )
+        )
+    )
+    finish(
+        "seeds", {name: words(LOSSES[name], data, 2 * UPDATES, "0,1,2,3,4", "energy") for name in finalists}
+    )
+
+
+if __name__ == "__main__":
+    main()
