@@ -171,7 +171,10 @@ def by_rule(infrared: Tensor, visible: Tensor) -> Tensor:
     size = (ahead**2 + 0.02**2).sqrt()
     ratio = float(ahead.mean() / (size.mean() - 0.02))
     day = min(max((ratio - 0.7) / 0.25, 0), 1)
-    weight = (0.5 - (3 * day**2 - 2 * day**3) * ahead / size / 2).clamp(0.01, 0.99)
+    weight = 0.5 - (3 * day**2 - 2 * day**3) * ahead / size / 2
+    above = bands[0] - bands[0].mean() - 0.3
+    hot = 1 / (1 + (-above / 0.04).exp()) / (1 + (ahead / 0.05).exp())
+    weight = (weight + (1 - weight) * hot).clamp(0.01, 0.99)
     fused = weight * bands[0] + (1 - weight) * bands[1]
     for layer in reversed(layers):
         fused = sized(fused, *layer.shape[-2:]) + layer

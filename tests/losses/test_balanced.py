@@ -64,10 +64,11 @@ def test_a_better_fusion_has_less_of_it_and_is_found_by_descent() -> None:
 def test_brightness() -> None:
     dark, bright = torch.full((1, 1, 64, 64), 0.2), torch.full((1, 1, 64, 64), 0.6)
     loss = BalancedLoss()
-    # By day the visible band's brightness is wanted, at night the average. Weights end at 0.01 and 0.99.
+    # By day the visible band's brightness is wanted, at night the average. Weights end at 0.01 and 0.99, and
+    # what is as warm as the mean is hot by 0.0005.
     assert float(loss(bright, dark, bright).terms["brightness"]) == pytest.approx(0, abs=0.02)
     assert float(loss(dark, dark, bright).terms["brightness"]) == pytest.approx(0.8, abs=0.02)
-    assert float(loss((dark + bright) / 2, bright, dark).terms["brightness"]) == pytest.approx(0, abs=1e-5)
+    assert float(loss((dark + bright) / 2, bright, dark).terms["brightness"]) == pytest.approx(0, abs=1e-3)
     assert "brightness" not in BalancedLoss(0.0)(bright, dark, bright).terms
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from clipfuse.metrics.definition import DEFINITIONS
 from clipfuse.ops.pyramid import (
+    base_weight,
     collapse_pyramid,
-    daylight_weight,
     detail_maximum,
     energy_fusion,
     laplacian_pyramid,
@@ -131,12 +131,20 @@ def test_tiny_and_flat_images_are_finite() -> None:
         assert detail_maximum(flat, flat).isfinite().all()
 
 
-def test_the_base_is_the_brighter_band_by_day_and_the_average_else() -> None:
+def test_the_base_is_the_brighter_band_by_day_else_the_average_and_warm_where_hot() -> None:
     dark, bright = 0.2 + 0.1 * noise(1, 1, 20, 24), 0.5 + 0.1 * noise(1, 1, 20, 24)
-    assert float(daylight_weight(dark, bright).max()) < 0.02  # by day: the visible band alone
-    torch.testing.assert_close(daylight_weight(bright, dark), torch.full_like(dark, 0.5))
-    equal = daylight_weight(dark, dark.flip(-1))  # as often brighter as darker
-    torch.testing.assert_close(equal, torch.full_like(dark, 0.5))
+    assert float(base_weight(dark, bright).max()) < 0.02  # by day: the visible band alone
+    # 0.002: what is near to the mean is hot by sigmoid(-7.5) = 0.0005, or twice that with its texture.
+    torch.testing.assert_close(base_weight(bright, dark), torch.full_like(dark, 0.5), rtol=0, atol=0.002)
+    equal = base_weight(dark, dark.flip(-1))  # as often brighter as darker
+    torch.testing.assert_close(equal, torch.full_like(dark, 0.5), rtol=0, atol=0.002)
+    hot = dark.clone()
+    hot[..., :4, :4] = 0.9  # a car that is dark to the eye, at night
+    weight = base_weight(hot, dark)
+    assert float(weight[..., :4, :4].min()) > 0.98
+    torch.testing.assert_close(
+        weight[..., 4:, 4:], torch.full_like(weight[..., 4:, 4:], 0.5), rtol=0, atol=0.01
+    )
     lamp = bright.clone()
     lamp[..., :4, :4] = 0.05  # a car in the shade, warmer than its surroundings
-    assert float(daylight_weight(dark, lamp)[..., :4, :4].min()) > 0.9
+    assert float(base_weight(dark, lamp)[..., :4, :4].min()) > 0.9

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from clipfuse.backbones.base import FusionBackbone
 from clipfuse.ops.black import keep_black
-from clipfuse.ops.pyramid import binomial, daylight_weight, laplacian_pyramid
+from clipfuse.ops.pyramid import base_weight, binomial, laplacian_pyramid
 from clipfuse.types import FusionOutput
 
 LEVELS = 4  # details that are mixed; the base has a sixteenth of the sides
@@ -37,10 +37,10 @@ class Student(FusionBackbone):
     band has. One encoder sees either band: its details, its means, and the logarithm of its local energy. The
     last layers start at zero: the untrained network returns the average of both bands, or with `start=energy`
     a fusion by rule, whose weights it then learns to change: details have weights in the ratio of their
-    squared local energies, and the base is the average, by day the brighter band (`daylight_weight`). No
-    pixel of it is more than 8 levels of 255 above or below all that either band shows within 3 pixels
-    (`_limited`): no halo. Near black and white, from 5 levels, the output approaches them smoothly, so that a
-    gradient is left; in eval mode black is kept (`keep_black`).
+    squared local energies, and the base is the average, by day the brighter band, and warm where hot
+    (`base_weight`). No pixel of it is more than 8 levels of 255 above or below all that either band shows
+    within 3 pixels (`_limited`): no halo. Near black and white, from 5 levels, the output approaches them
+    smoothly, so that a gradient is left; in eval mode black is kept (`keep_black`).
 
     Own design, for `clipfuse distill`: networks that draw an image need many channels at full resolution for
     what subtraction and addition do here exactly, and its weights can be looked at (feature `shares`).
@@ -49,7 +49,7 @@ class Student(FusionBackbone):
         width: channels at a quarter of the sides, 4 or more; 24 gives 18,323 parameters.
         chroma: also learn the chroma of the fused image (`ChromaHead`).
         start: the fusion of the untrained network: `average`, or `energy`, details by their local energy on
-            a base as bright as the visible one by day.
+            a base that is bright by day and warm where hot.
 
     Raises:
         ValueError: width is too small, or start is another word.
@@ -101,7 +101,7 @@ class Student(FusionBackbone):
         maps = [*self.fine(hidden).split(2, dim=1), *self.coarse(coarse).split(2, dim=1)]
         rest = F.avg_pool2d(torch.cat(maps[-2:], dim=1), 4)  # of the base: three maps
         if self.by_energy:
-            rest = _told(rest, torch.logit(daylight_weight(*base.chunk(2, dim=1))))
+            rest = _told(rest, torch.logit(base_weight(*base.chunk(2, dim=1))))
         fused = self._base(base, rest)
         for level in reversed(range(LEVELS)):
             if self.by_energy:

@@ -7,7 +7,7 @@ from torch import Tensor
 import clipfuse.metrics.balanced  # noqa: F401  # defines the metrics that are looked up below
 from clipfuse.losses.base import FusionLoss, require
 from clipfuse.metrics.definition import DEFINITIONS
-from clipfuse.ops.pyramid import daylight_weight
+from clipfuse.ops.pyramid import base_weight
 from clipfuse.types import LossInputs, LossOutput
 
 _METRICS = {
@@ -28,7 +28,7 @@ class BalancedLoss(FusionLoss):
     The metrics are those of `clipfuse.metrics.balanced`, without their rounding to 8 bits, of each image; one
     that is not defined for an image, as both bands are flat, counts as kept. They compare details, and hardly
     see how bright an image is: B is the brightness that is wanted, the average of both bands, by day the
-    brighter one (`daylight_weight`), and A are means of 32x32 pixels.
+    brighter one, and where hot the infrared one (`base_weight`), and A are means of 32x32 pixels.
 
     Own design. It shows what the metrics themselves ask for. In a comparison that ranks by `balanced-1` it is
     no competitor but an upper mark: it descends what the others are judged by.
@@ -82,6 +82,6 @@ def _wrong_brightness(fused: Tensor, infrared: Tensor, visible: Tensor) -> Tenso
         F.avg_pool2d(image, _CELL, ceil_mode=True, count_include_pad=False)
         for image in (fused, infrared, visible)
     )
-    wanted = color + daylight_weight(thermal, color) * (thermal - color)
+    wanted = color + base_weight(thermal, color) * (thermal - color)
     means = (ours - wanted).mean((1, 2, 3)).abs().mean()
     return (ours - wanted).abs().mean() + means

@@ -92,13 +92,17 @@ def energy_fusion(
     return collapse_pyramid(details, level + base_gain * (base - level))
 
 
-def daylight_weight(infrared: Tensor, visible: Tensor) -> Tensor:
-    """Return the weight of the infrared band in a base that is an average, and by day the brighter band.
+def base_weight(infrared: Tensor, visible: Tensor) -> Tensor:
+    """Return the infrared weight of a base that is an average, by day the brighter band, and warm where hot.
 
-    r = mean(V - I) / mean|V - I| is 1 where the visible band is the brighter one everywhere, t rises smoothly
-    from 0 at r = 0.7 to 1 at r = 0.95, and the weight is (1 - t s) / 2, s the sign of V - I, smoothed. With t
-    = 1 the image is nearly as bright as the visible band, as the eye expects it by day; at night and where
-    neither band is the brighter one it is the average. Own design: experiments/second_recipe.
+    w = (1 - t s) / 2, s the sign of V - I, smoothed over 0.02;
+    t rises smoothly from 0 to 1 as r = mean(V - I) / mean|V - I| goes from 0.7 to 0.95;
+    weight = w + (1 - w) h, h = sigmoid((I - mean I - 0.3) / 0.04) sigmoid((I - V) / 0.05).
+
+    r is 1 where the visible band is the brighter one everywhere: by day the image is as bright as the
+    visible band, as the eye expects it. At night, and where neither band is the brighter one, it is the
+    average. h keeps what is far warmer than the scene as bright as it is: a car that is dark to the eye does
+    not turn gray. Own design; what each part costs by `balanced-1`: experiments/second_recipe.
 
     Args:
         infrared: (N, 1, H, W) in [0, 1], low-pass.
@@ -111,7 +115,10 @@ def daylight_weight(infrared: Tensor, visible: Tensor) -> Tensor:
     size = (ahead.square() + _ALIKE**2).sqrt()
     ratio = ahead.mean((2, 3), keepdim=True) / (size - _ALIKE).mean((2, 3), keepdim=True).clamp(min=1e-4)
     day = ((ratio - 0.7) / 0.25).clamp(0, 1)
-    return (0.5 - day.square() * (1.5 - day) * ahead / size).clamp(0.01, 0.99)
+    weight = 0.5 - day.square() * (1.5 - day) * ahead / size
+    above = infrared - infrared.mean((2, 3), keepdim=True)
+    hot = torch.sigmoid((above - 0.3) / 0.04) * torch.sigmoid(-ahead / 0.05)
+    return (weight + (1 - weight) * hot).clamp(0.01, 0.99)
 
 
 def _local(products: Tensor) -> Tensor:
