@@ -25,6 +25,7 @@ MOVED = {
     "CHANGELOG.md": "changelog.md",
     "src/clipfuse/metrics/README.md": "metrics.md",
     "src/clipfuse/backbones/best/MODEL_CARD.md": "bundled_network.md",
+    "src/clipfuse/backbones/best/FIRST_CARD.md": "first_network.md",
     "src/clipfuse/backbones/best/STUDENT_CARD.md": "bundled_student.md",
     "src/clipfuse/backbones/by_loss/MODEL_CARD.md": "bundled_losses.md",
     "src/clipfuse/clip/micro/MODEL_CARD.md": "micro_clip.md",

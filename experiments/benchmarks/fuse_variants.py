@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.load import load_backbone, named
 
 Planes = tuple[Tensor, ...]
 
@@ -91,7 +91,7 @@ def network_of(variant: str, onnx: str | None) -> Callable[..., Tensor]:
         assert onnx is not None
         return read_onnx(Path(onnx))
     SETTINGS.get(variant, lambda: None)()
-    network: nn.Module = load_backbone(BUNDLED)
+    network: nn.Module = load_backbone(named("first"))
 
     def fuse(*planes: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in variant):

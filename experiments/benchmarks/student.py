@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--student", default="student", help="a file, or the one in the package")
     options = parser.parse_args()
-    teacher, student = load_network(), load_network(options.student)
+    teacher, student = load_network("first"), load_network(options.student)
     planes = torch.rand(2, 1, 1, 480, 640).unbind()
     with TemporaryDirectory() as folder, torch.inference_mode():
         file = Path(folder) / "student.onnx"

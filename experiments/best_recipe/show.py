@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
 from clipfuse.metrics import FusionMetrics
-from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.load import load_backbone, named
 from clipfuse.ops.color import eight_bit_rgb
 from clipfuse.ops.depth import to_bytes, to_unit
 from clipfuse.tracking.pictures import draw_panel
@@ -89,7 +89,7 @@ def beside_the_rule(networks: Networks, source: PairSource) -> dict[str, Scores]
 def main() -> None:
     """Score, print and draw."""
     parser = make_parser(__doc__, roadscene=True)
-    parser.add_argument("--checkpoint", type=Path, default=BUNDLED)
+    parser.add_argument("--checkpoint", type=Path, default=named("first"))
     parser.add_argument("--out", type=Path, default=Path("runs/best_recipe"))
     options = parser.parse_args()
     network = load_backbone(options.checkpoint, ["experiments"])

@@ -26,7 +26,7 @@ from clipfuse.data.pairs import PairSource
 from clipfuse.data.transforms import whole
 from clipfuse.metrics import DEFINITIONS, PROTOCOLS, FusionMetrics
 from clipfuse.metrics.verdict import BALANCED, CLASSIC, VerdictSet
-from clipfuse.networks.load import BUNDLED, load_backbone
+from clipfuse.networks.load import load_backbone, named
 
 Scores = dict[str, dict[str, list[float]]]  # fusion -> metric -> one per scene
 BASES = ("energy pyramid", "Laplacian pyramid", "bundled network")  # the first came first on validation
@@ -39,7 +39,7 @@ VOTING = [name for members in BALANCED.members.values() for name in members]
 
 def load_networks(runs: Path | None, kind: str) -> dict[str, nn.Module]:
     """Return the bundled network and the trained ones, as "LOSS/SEED"."""
-    networks = {"bundled network": load_backbone(BUNDLED)}
+    networks = {"bundled network": load_backbone(named("first"))}
     for file in sorted((runs / KINDS[kind]).glob("*/*/checkpoints/last.ckpt")) if runs else ():
         if (file.parents[1] / "test" / "metrics.json").exists():  # it has finished
             loss, seed = file.parts[-4:-2]

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/student"), help="folder for the real panel")
     parser.add_argument("--every", type=int, default=4, help="of MSRS's test pairs, every so many")
     options = parser.parse_args()
-    networks = {"teacher": load_network(), "student": load_network(options.student)}
+    networks = {"teacher": load_network("first"), "student": load_network(options.student)}
     sources: dict[str, PairSource] = {
         "rendered": SyntheticPairs(),
         "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),

@@ -23,7 +23,7 @@ from clipfuse.data.mixed import MixedPairs
 from clipfuse.data.synthetic import SyntheticPairs
 from clipfuse.files import file_sha256
 from clipfuse.networks.distilling import Lesson, distil
-from clipfuse.networks.load import BUNDLED, load_network
+from clipfuse.networks.load import BUNDLED, load_network, named
 from clipfuse.networks.weights import write_safetensors
 from clipfuse.tracking.progress import amount_bar
 
@@ -56,7 +56,7 @@ def main() -> None:
         }
     )
     with amount_bar("the teacher fuses", " crops", CROPS.crops) as advance:
-        lessons = draw_lessons(source, load_network(), BUNDLED, CROPS, advance)
+        lessons = draw_lessons(source, load_network("first"), named("first"), CROPS, advance)
     torch.manual_seed(0)
     student = Student()
     with amount_bar("the student learns", " updates", UPDATES) as advance:

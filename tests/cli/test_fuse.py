@@ -12,7 +12,7 @@ from PIL import Image
 from clipfuse.cli.options import conf_dir
 from clipfuse.images import read_image
 from clipfuse.networks.checkpoints import read_checkpoint
-from clipfuse.networks.load import BUNDLED, backbone_node, load_backbone
+from clipfuse.networks.load import BUNDLED, backbone_node, load_backbone, named
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
 
@@ -90,14 +90,20 @@ def test_the_bundled_weights_are_used_and_named(
     assert float((fused - expected).abs().max()) <= 0.51 / 255  # a file has 8 bits
 
 
-def test_the_bundled_network_is_that_of_experiment_best_and_of_its_card() -> None:
-    node = backbone_node(read_checkpoint(BUNDLED), (), BUNDLED)
-    content = BUNDLED.read_bytes()
+@pytest.mark.parametrize(
+    ("name", "experiment", "card"), [("bundled", "best", "MODEL_CARD"), ("first", "first", "FIRST_CARD")]
+)
+def test_a_network_of_the_package_is_that_of_its_experiment_and_of_its_card(
+    name: str, experiment: str, card: str
+) -> None:
+    file = named(name)
+    node = backbone_node(read_checkpoint(file), (), file)
+    content = file.read_bytes()
     assert len(content) < 5e6
-    assert hashlib.sha256(content).hexdigest() in BUNDLED.with_name("MODEL_CARD.md").read_text()
+    assert hashlib.sha256(content).hexdigest() in file.with_name(f"{card}.md").read_text()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        # The file is older than the last setting, which is at its default.
-        assert compose("train", ["experiment=best"]).backbone == {**node, "chroma": False}
+        # That of `first` is older than the last setting, which is at its default.
+        assert compose("train", [f"experiment={experiment}"]).backbone == {"chroma": False, **node}
 
 
 def test_two_files(clipfuse: Clipfuse, trained: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
     network.add_argument(
-        "--network", choices=("bundled", "student"), help="instead: a network of the package"
+        "--network", choices=("bundled", "first", "student"), help="instead: a network of the package"
     )
     parser.add_argument("--out", required=True, help="file to write, such as clipfuse.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")

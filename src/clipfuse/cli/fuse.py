@@ -129,7 +129,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     network = parser.add_mutually_exclusive_group()
     network.add_argument("--checkpoint", help="file of 'clipfuse train'; by default the bundled weights")
     network.add_argument(
-        "--network", choices=("bundled", "student"), help="instead: a network of the package"
+        "--network", choices=("bundled", "first", "student"), help="instead: a network of the package"
     )
     network.add_argument("--onnx", help="instead: ONNX file of 'clipfuse export'; runs on the CPU")
     network.add_argument(

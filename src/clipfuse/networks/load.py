@@ -14,8 +14,13 @@ from clipfuse.networks.weights import limited_parameters
 
 _BACKBONES = "clipfuse.backbones"
 BUNDLED = Path(__file__).parents[1] / "backbones/best/model.safetensors"
-NAMED = {"bundled": "model.safetensors", "student": "student.safetensors"}
-"""The networks in the package: name -> file. `bundled` is taken where none is named."""
+NAMED = {
+    "bundled": "model.safetensors",
+    "first": "first.safetensors",
+    "student": "student.safetensors",
+}
+"""The networks in the package: name -> file. `bundled` is taken where none is named; `first` was it before,
+and `student` learned from that."""
 _ROOM = 4  # a network may be larger than its file: some plugins hold a weight twice while they are built
 
 
@@ -134,7 +139,7 @@ def load_network(path: str | Path | None = None, trust: Sequence[str] = ()) -> n
 
     Args:
         path: a checkpoint of `clipfuse train`, or what `clipfuse export` made of it, .safetensors or .onnx;
-            "student" or "bundled", if no file has this name; None: the bundled weights.
+            "bundled", "first" or "student", if no file has this name; None: the bundled weights.
         trust: packages beside our backbones whose classes the checkpoint may name.
 
     Returns:
