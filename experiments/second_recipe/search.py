@@ -6,8 +6,9 @@
 2. seeds: the winner, and the best of those with a CLIP, with five seeds, beside the start;
 3. length: the winner with twice and four times the updates.
 
-`--loss` takes some of the losses, so that a budget can be spent a loss at a time. Every round ends with the rule of `rule.py`, on the validation scenes of three sets; its tables are written
-into `--out`, and with `--save` into `results/`. What has finished in `--out` is not trained again.
+`--loss` takes some of the losses, so that a budget can be spent a loss at a time. Every round ends with the
+rule of `rule.py`, on the validation scenes of three sets; its tables are written into `--out`, and with
+`--save` into `results/`. What has finished in `--out` is not trained again.
 """
 
 from collections.abc import Mapping, Sequence
