@@ -185,7 +185,7 @@ def by_rule(infrared: Tensor, visible: Tensor) -> Tensor:
             place = (..., slice(max(0, row - 3), row + 4), slice(max(0, column - 3), column + 4))
             near = torch.cat([infrared[place].flatten(), visible[place].flatten()])
             value = min(
-                max(float(fused[..., row, column]), float(near.min()) - 8 / 255), float(near.max()) + 8 / 255
+                max(float(fused[..., row, column]), float(near.min()) - 7 / 255), float(near.max()) + 7 / 255
             )
             limited[..., row, column] = value
     return limited
@@ -220,8 +220,8 @@ def test_no_pixel_lies_far_outside_of_both_bands() -> None:
     with torch.no_grad():
         fused = network(infrared, visible).fused
     # 1e-6: float32
-    assert float(fused.min()) >= 0.3 - 8 / 255 - 1e-6
-    assert float(fused.max()) <= 0.5 + 8 / 255 + 1e-6
+    assert float(fused.min()) >= 0.3 - 7 / 255 - 1e-6
+    assert float(fused.max()) <= 0.5 + 7 / 255 + 1e-6
 
 
 def test_an_unknown_start_is_refused() -> None:

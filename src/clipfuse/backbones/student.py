@@ -16,8 +16,9 @@ LEVELS = 4  # details that are mixed; the base has a sixteenth of the sides
 _MOST = 3.0  # greatest gain, and the inverse of the smallest
 _SHIFT = 0.25  # greatest change of the brightness of the base
 _KNEE = 0.02  # from here to black and to white the output approaches them without reaching them
-_REACH, _OUTSIDE = 3, 8 / 255  # pixels to each side, and how far beyond their range the output may go
+_REACH, _OUTSIDE = 3, 7 / 255  # pixels to each side, and how far beyond their range the output may go
 STARTS = ("average", "energy")
+_WEAK = (2 / 255) ** 2  # energy from which a detail's weight and gain are learned more than given
 _FAINT = (0.25 / 255) ** 2  # energy below which a detail counts as none, as in `energy_fusion`
 
 
@@ -34,13 +35,15 @@ class Student(FusionBackbone):
     w is in (0, 1), g in (1/3, 3), s within a quarter of the range. The finest weights and gains are computed
     at half resolution, those of the coarser details and the base at a quarter, and all are enlarged
     bilinearly or averaged: they are smooth, so that the output has no checkerboard and no edge that neither
-    band has. One encoder sees either band: its details, its means, and the logarithm of its local energy. The
-    last layers start at zero: the untrained network returns the average of both bands, or with `start=energy`
-    a fusion by rule, whose weights it then learns to change: details have weights in the ratio of their
-    squared local energies, and the base is the average, by day the brighter band, and warm where hot
-    (`base_weight`). No pixel of it is more than 8 levels of 255 above or below all that either band shows
-    within 3 pixels (`_limited`): no halo. Near black and white, from 5 levels, the output approaches them
-    smoothly, so that a gradient is left; in eval mode black is kept (`keep_black`).
+    band has. One encoder sees either band: its details, its means, and the logarithm of its local energy.
+    Near black and white, from 5 levels of 255, the output approaches them smoothly, so that a gradient is
+    left; in eval mode black is kept (`keep_black`).
+
+    The last layers start at zero: the untrained network returns the average of both bands, or with
+    `start=energy` a fusion by rule. Of that it learns to change the details, whose weights are in the ratio of
+    the squared local energies (`_by_energy`, by which flat skies stay flat); the base is the average, by day
+    the brighter band, and warm where hot (`base_weight`). No pixel of it is more than 7 levels of 255 above or
+    below all that either band shows within 3 pixels (`_limited`): no halo.
 
     Own design, for `clipfuse distill`: networks that draw an image need many channels at full resolution for
     what subtraction and addition do here exactly, and its weights can be looked at (feature `shares`).
@@ -72,7 +75,7 @@ class Student(FusionBackbone):
         self.halve = nn.Conv2d(2 * fine, width, 3, stride=2, padding=1)
         self.near = nn.Conv2d(width, width, 3, padding=2, dilation=2)
         self.far = nn.ModuleList(_Spread(width, dilation) for dilation in (4, 8))
-        self.coarse = nn.Conv2d(width, 2 * (LEVELS - 2) + 3, 1)
+        self.coarse = nn.Conv2d(width, 2 * (LEVELS - 2) + (0 if self.by_energy else 3), 1)
         self.enlarge, self.skip = nn.Conv2d(width, fine, 1, bias=False), nn.Conv2d(2 * fine, fine, 1)
         self.mix = nn.Conv2d(fine, fine, 3, padding=1)
         self.fine = nn.Conv2d(fine, 4, 1)
@@ -99,15 +102,16 @@ class Student(FusionBackbone):
         hidden = F.relu(self.skip(seen) + _twice(self.enlarge(coarse)))
         hidden = F.relu(self.mix(hidden))
         maps = [*self.fine(hidden).split(2, dim=1), *self.coarse(coarse).split(2, dim=1)]
-        rest = F.avg_pool2d(torch.cat(maps[-2:], dim=1), 4)  # of the base: three maps
         if self.by_energy:
-            rest = _told(rest, torch.logit(base_weight(*base.chunk(2, dim=1))))
-        fused = self._base(base, rest)
+            thermal, color = base.chunk(2, dim=1)
+            fused = color + base_weight(thermal, color) * (thermal - color)
+        else:
+            fused = self._base(base, F.avg_pool2d(torch.cat(maps[LEVELS:], dim=1), 4))
         for level in reversed(range(LEVELS)):
             if self.by_energy:
                 given = F.avg_pool2d(maps[level], 2 ** (level - 2)) if level > 2 else maps[level]
-                maps[level] = given = _told(given, _stronger(details[level], level))
-                shares = _shares(given)
+                maps[level] = _by_energy(given, details[level], level)
+                shares = _shares(maps[level])
             else:
                 shares = _shares(maps[level])
                 if level > 2:
@@ -177,22 +181,20 @@ def _shares(maps: Tensor) -> Tensor:
     return torch.cat([warm, gain - warm], dim=1)
 
 
-def _told(maps: Tensor, first: Tensor) -> Tensor:
-    """Return maps to whose first, the logit of the infrared weight, what a rule gives is added."""
-    return torch.cat([maps[:, :1] + first, maps[:, 1:]], dim=1)
+def _by_energy(maps: Tensor, detail: Tensor, level: int) -> Tensor:
+    """Return maps that change weights in the ratio of the bands' squared local energies, and a gain of 1.
 
-
-def _stronger(detail: Tensor, level: int) -> Tensor:
-    """Return the logit of the infrared weight by local energy, (N, 1, h, w); of the finest at half size.
-
-    Weights are in the ratio of the squared energies: the logit is twice the difference of their logarithms.
+    The logit of such a weight is twice the difference of the energies' logarithms. Where the energies are
+    those of a few grey levels or less the maps count less, and in a flat sky not at all.
     """
     if level == 0:
-        near = F.avg_pool2d(F.avg_pool2d(detail.square(), 2), 3, 1, 1, count_include_pad=False) + _FAINT
+        near = F.avg_pool2d(F.avg_pool2d(detail.square(), 2), 3, 1, 1, count_include_pad=False)
     else:
-        near = binomial(detail.square()) + _FAINT
-    warm, light = near.log().chunk(2, dim=1)
-    return 2 * (warm - light)
+        near = binomial(detail.square())
+    both = near.sum(1, keepdim=True)
+    warm, light = (near + _FAINT).log().chunk(2, dim=1)
+    maps = maps * (both / (both + _WEAK))
+    return torch.cat([maps[:, :1] + 2 * (warm - light), maps[:, 1:]], dim=1)
 
 
 def _limited(fused: Tensor, bands: Tensor) -> Tensor:
