@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Choose a learning rate for each loss, then train five seeds at it; `parallel` trainings at a time."""
     steps, seeds = (4, "0,1") if tiny else (STEPS, SEEDS)
-    shared = [*data, "clip=micro", *(TINY[name] if tiny else [])]
+    shared = [*data, "clip=micro_1", *(TINY[name] if tiny else [])]
     trial = [*shared, f"optimizer.lr={','.join(map(str, RATES))}", f"seed={TRIAL_SEED}", "test=false"]
     trial += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
     trial += ["objective=val/metric/SSIM"]
