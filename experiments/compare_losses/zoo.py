@@ -34,6 +34,7 @@ LOSSES = {
     "learned_loss_task": ["loss=learned_loss", "loss.judge=task"],
     "adversarial": ["loss=adversarial", "solver.every=1", "solver.steps=1"],
     "reward": ["loss=reward"],
+    "balanced": ["loss=balanced"],
     "uncertainty": [*study.LOSSES["weighted_sum"], "loss.balance=uncertainty"],
     "gradnorm": [*study.LOSSES["weighted_sum"], "loss.balance=gradnorm"],
     "lpips": ["loss=weighted_sum", "+loss.parts={pixel:1,lpips:1}"],

@@ -1,17 +1,18 @@
 """The search for the second recipe: one network from one start under many losses, then five seeds.
 
-    python -m experiments.second_recipe.search --roadscene D/roadscene --msrs D/msrs [--parallel 2]
+    python -m experiments.second_recipe.search --roadscene D/roadscene --msrs D/msrs [--loss NAME ...]
 
 1. losses: `backbone=student backbone.start=energy` under each loss, one seed, and from the average;
-2. seeds: the winner, and the best that asks a CLIP, with five seeds and twice the updates, beside the start.
+2. seeds: the winner, and the best of those with a CLIP, with five seeds, beside the start;
+3. length: the winner with twice and four times the updates.
 
-Every round ends with the rule of `rule.py`, on the validation scenes of three sets; its tables are written
-into `--out`, and with `--save` into `results/`. What has finished in `--out` is not trained again.
+`--loss` takes some of the losses, so that a budget can be spent a loss at a time. Every round ends with the
+rule of `rule.py`, on the validation scenes of three sets; its tables are written into `--out`, and with
+`--save` into `results/`. What has finished in `--out` is not trained again.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -153,6 +154,7 @@ def main() -> None:
     """Run the rounds, or what is missing of them."""
     parser = make_parser(__doc__, roadscene=True)
     parser.add_argument("--msrs", required=True, help="folder of MSRS, with its parts train and test")
+    parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="the losses to try")
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/second_recipe"), help="of the run folders")
     parser.add_argument("--save", action="store_true", help="keep the tables in results/")
@@ -176,20 +178,17 @@ def main() -> None:
                 file.write(table)
         return kept
 
-    first = {name: words(loss, data, UPDATES, "0", "energy") for name, loss in LOSSES.items()}
+    chosen = {name: LOSSES[name] for name in options.loss}
+    first = {name: words(loss, data, UPDATES, "0", "energy") for name, loss in chosen.items()}
     first[FROM_AVERAGE] = words(LOSSES["balanced"], data, UPDATES, "0", "average")
     kept = finish("losses", first)
-    finalists = list(
-        dict.fromkeys(
-            chain(
-                [name for name in kept if name in LOSSES][:1],
-                [name for name in kept if name in LOSSES and name not in WITHOUT_CLIP][:1],
-            )
-        )
-    )
-    finish(
-        "seeds", {name: words(LOSSES[name], data, 2 * UPDATES, "0,1,2,3,4", "energy") for name in finalists}
-    )
+    best = [name for name in kept if name in LOSSES]
+    finalists = dict.fromkeys([*best[:1], *[name for name in best if name not in WITHOUT_CLIP][:1]])
+    seeds = "0,1,2,3,4"
+    kept = finish("seeds", {name: words(LOSSES[name], data, UPDATES, seeds, "energy") for name in finalists})
+    winner = next((name for name in kept if name in LOSSES), best[0])
+    longer = {f"{winner}, {n} updates": (LOSSES[winner], n) for n in (UPDATES, 2 * UPDATES, 4 * UPDATES)}
+    finish("length", {name: words(loss, data, n, "0", "energy") for name, (loss, n) in longer.items()})
 
 
 if __name__ == "__main__":

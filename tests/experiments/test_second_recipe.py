@@ -7,8 +7,11 @@ import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[2]))
-from experiments.second_recipe import rule
+from experiments.common import compose_run
+from experiments.second_recipe import rule, search
 
+from clipfuse.files import read_json
+from clipfuse.images import write_png
 from clipfuse.types import FusionBatch
 
 
@@ -82,3 +85,50 @@ def test_scores_of_scenes():
     )
     assert {"noise", "overshoot", *rule.BALANCED} - {"kept-targets"} <= found["average"].keys()
     assert "luma" not in rule.score([scene], average)["average"]
+
+
+def test_the_trainings_of_the_search_compose_and_differ_in_loss_and_start_alone(tmp_path: Path):
+    data = [word.format(roadscene="x", msrs="y", split="z") for word in search.DATA]
+    configs = {
+        name: compose_run([*search.words(loss, data, 10, "3", "energy"), "run_dir=x"])
+        for name, loss in search.LOSSES.items()
+    }
+    best = compose_run(["experiment=best", *data[1:2], "trainer=cpu", "run_dir=x"])
+    for config in configs.values():
+        same = ("backbone", "data", "optimizer", "scheduler", "loader", "steps", "seed")
+        assert {key: config[key] for key in same} == {key: configs["pixel"][key] for key in same}
+    assert configs["promptfusion"].loss.warmup == 2
+    fidelity = {"brightness_weight": 1.0, **configs["promptfusion, balanced"].loss.fidelity}
+    assert fidelity == configs["balanced"].loss
+    for key in ("backbone", "loss", "optimizer", "scheduler", "loader"):
+        assert best[key] == configs["balanced"][key], key
+    assert best.data.sources.msrs.scenes == configs["pixel"].data.sources.msrs.scenes
+
+
+def test_the_split_holds_whole_blocks_apart(tmp_path: Path):
+    names = ["00001D", "00501D", "01002N", "01202N"]
+    for part, chosen in {"train": names, "test": ["00102D"]}.items():
+        for band in ("ir", "vi"):
+            folder = tmp_path / "msrs" / part / band
+            folder.mkdir(parents=True)
+            for name in chosen:
+                write_png(folder / f"{name}.png", torch.zeros(1, 8, 8, dtype=torch.uint8), overwrite=False)
+    search.write_split(str(tmp_path / "msrs"), tmp_path / "split.json")
+    split = read_json(tmp_path / "split.json", remedy="")
+    assert {part: sorted(found) for part, found in split.items()} == {
+        "train": ["00001D", "01202N"],
+        "val": ["00501D", "01002N"],
+        "test": ["00102D"],
+    }
+
+
+def test_of_several_seeds_the_mean_is_ranked_and_trivial_fusions_are_in_the_race():
+    infrared, visible = (band.repeat_interleave(4, -1).repeat_interleave(4, -2) for band in bands())
+    scene = FusionBatch(infrared, visible, torch.full((1, 2, 80, 96), 0.5), ("00001D",))
+    fusions = search.candidates({})
+    weak = {f"weak/{seed}": lambda first, second, seed=seed: 0.5 + 0.01 * seed + 0 * first for seed in (0, 1)}
+    kept, table = search.judge({"msrs": [scene]}, {**fusions, **weak})
+    assert "weak" in kept
+    assert all(f"| {name} |" in table for name in ("trivial:average", "trivial:laplacian", search.START))
+    row = next(line for line in table.splitlines() if line.startswith("| weak |"))
+    assert "±" in row

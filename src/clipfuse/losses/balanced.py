@@ -30,7 +30,7 @@ class BalancedLoss(FusionLoss):
     see how bright an image is: B is the brightness that is wanted, the average of both bands, by day the
     brighter one, and where hot the infrared one (`base_weight`), and A are means of 32x32 pixels.
 
-    Own design. It shows what the metrics themselves ask for. In a comparison that ranks by `balanced-1` it is
+    Own design. It shows what the metrics themselves want. In a comparison that ranks by `balanced-1` it is
     no competitor but an upper mark: it descends what the others are judged by.
 
     Args:

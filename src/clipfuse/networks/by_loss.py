@@ -21,6 +21,7 @@ BY_LOSS = {
     "learned_loss": "a network weighs the sources, and learns it by finding both in the fused image",
     "adversarial": "pixel, and two discriminators: infrared targets, visible edges",
     "reward": "pixel, and the score of the bundled scorer of fused images",
+    "balanced": "what the metrics of `balanced-1` miss: an upper mark; no CLIP",
     "task": "pixel, and a network that finds classes in the fused image; trained on MSRS alone",
 }
 """What each of these networks was trained to do: name of the loss -> one line."""
