@@ -4,8 +4,8 @@
 
 Another architecture (a ViT where the bundled one is a ResNet), another start, other real scenes (the
 validation and test parts of RoadScene), and none of the renderer's ideal fusions among its images. Writes
-`runs/promptfusion/judge`, a folder that `clip=micro clip.pretrained=FOLDER` takes. The judge of the study was made by the
-recipe of `clip=micro_1`; today's is that of the second edition.
+`runs/promptfusion/judge`, a folder that `clip=micro clip.pretrained=FOLDER` takes. The judge of the study was
+made by the recipe of `clip=micro_1`; today's is that of the second edition.
 """
 
 from experiments.micro_clip.train import read_config, train

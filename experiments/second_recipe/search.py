@@ -35,7 +35,7 @@ BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for val
 EVERY = 3  # of the scenes of those blocks one is scored
 UPDATES = 600
 SETTINGS = [
-    *("trainer=cpu", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
+    *("trainer=cpu", "clip=micro_1", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
     *("test=false", "metrics.validation=[SSIM]"),
 ]
 DATA = [

@@ -247,8 +247,16 @@ def test_an_earlier_edition_is_loaded_by_its_name() -> None:
     """`clip=micro_1` gives the weights by which runs before the second edition were trained."""
     newest = build(OmegaConf.load(conf_dir() / "clip/micro.yaml"), "clip")
     first = build(OmegaConf.load(conf_dir() / "clip/micro_1.yaml"), "clip")
-    assert (newest.identity["model"], newest.identity["pretrained"], newest.identity["version"]) == ("micro", None, 2)
-    assert (first.identity["model"], first.identity["pretrained"], first.identity["version"]) == ("micro", "micro_1", 1)
+    assert (newest.identity["model"], newest.identity["pretrained"], newest.identity["version"]) == (
+        "micro",
+        None,
+        2,
+    )
+    assert (first.identity["model"], first.identity["pretrained"], first.identity["version"]) == (
+        "micro",
+        "micro_1",
+        1,
+    )
     # What runs of the first edition recorded, from before there was a second one.
     assert first.identity["weights_sha256"].startswith("923789ecfadc1478")
     assert first.seen_tokens is not None

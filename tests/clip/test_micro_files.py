@@ -88,7 +88,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path, tiny_config: Config) ->
 def test_the_bundled_editions_are_the_newest_and_earlier_ones_with_a_card_each() -> None:
     """`clip=micro` is the newest, `clip=micro_N` the one of version N; each is at most 15 MB."""
     assert EDITIONS["micro"] == BUNDLED
-    versions = {name: json.loads((folder / "config.json").read_text())["version"] for name, folder in EDITIONS.items()}
+    versions = {
+        name: json.loads((folder / "config.json").read_text())["version"] for name, folder in EDITIONS.items()
+    }
     newest = versions.pop("micro")
     assert versions == {f"micro_{version}": version for version in range(1, newest)}
     for name, folder in EDITIONS.items():
