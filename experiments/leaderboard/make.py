@@ -36,7 +36,7 @@ from clipfuse.ops.depth import to_unit
 HERE = Path(__file__).parent
 RESULTS, PAGE, README = HERE / "results", HERE / "board.html", HERE / "README.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-METHODS = {"ClipFuse bundled": "bundled", "ClipFuse student": "student"}
+METHODS = {"ClipFuse bundled": "bundled", "ClipFuse first": "first"}
 METRICS = "fast,VIF,Qabf"  # all that `balanced` and `classic-eight` rank by
 SCENES = {"msrs": r"^(\d\d\d)\d\d[DN]$"}  # of conf/data/msrs.yaml
 DEGRADED = [("noise", 2), ("low_light", 2)]  # of rendered scenes

@@ -88,7 +88,7 @@ def test_scores_of_scenes():
 
 
 def test_the_trainings_of_the_search_compose_and_differ_in_loss_and_start_alone(tmp_path: Path):
-    data = [word.format(roadscene="x", msrs="y", split="z") for word in search.DATA]
+    data = [word.format(roadscene="x", msrs="y", split="z", rendered=200) for word in search.DATA]
     configs = {
         name: compose_run([*search.words(loss, data, 10, "3", "energy"), "run_dir=x"])
         for name, loss in search.LOSSES.items()
