@@ -29,6 +29,7 @@ MOVED = {
     "src/clipfuse/backbones/best/STUDENT_CARD.md": "bundled_student.md",
     "src/clipfuse/backbones/by_loss/MODEL_CARD.md": "bundled_losses.md",
     "src/clipfuse/clip/micro/MODEL_CARD.md": "micro_clip.md",
+    "src/clipfuse/clip/micro_1/MODEL_CARD.md": "micro_clip_1.md",
     "src/clipfuse/rewards/bundled/MODEL_CARD.md": "bundled_scorer.md",
 }
 ORIGIN = {address: path for path, address in MOVED.items()}

@@ -13,7 +13,7 @@ from clipfuse.cli.options import conf_dir
 
 FILES = sorted(path for path in conf_dir().rglob("*.yaml") if path.parent.name != "wandb")
 # Files of one class that has another file with all of its arguments.
-VARIANTS = ("clip/micro", "clip/vit_b32_openai")
+VARIANTS = ("clip/micro", "clip/micro_1", "clip/vit_b32_openai")
 # Arguments that no file holds: those that the engine gives, and those that no user sets.
 LEFT_OUT = {
     "clipfuse.data.datamodule.FusionDataModule": {"source", "accumulate", "seed"},

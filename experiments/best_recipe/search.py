@@ -59,7 +59,10 @@ FIDELITIES: dict[str, Weights] = {
 def base(roadscene: str) -> Recipe:
     """Return what every recipe has in common until a round decides otherwise."""
     return {
-        "engine": ["trainer=cpu", "test=false", "objective=val/metric/SSIM", "metrics.validation=[SSIM]"],
+        "engine": [
+            *("trainer=cpu", "clip=micro_1", "test=false"),
+            *("objective=val/metric/SSIM", "metrics.validation=[SSIM]"),
+        ],
         "network": ["backbone=contourlet_tiny", "backbone.smooth=true"],
         "data": ["data=mixed", f"{REAL}={roadscene}", RENDERED],
         "schedule": [f"steps={STEPS}", f"validate_every={STEPS}"],

@@ -166,7 +166,7 @@ def main() -> None:
     """Run the study, or what is missing of it."""
     parser = make_parser(__doc__)
     parser.add_argument("--roadscene", help="folder of the real pairs; without: rendered ones only")
-    parser.add_argument("--clip", default="micro", help="an option of clipfuse train")
+    parser.add_argument("--clip", default="micro_1", help="an option of clipfuse train")
     parser.add_argument("--out", type=Path, help="of the run folders; default: runs/compare_losses_CLIP")
     parser.add_argument(
         "--save",

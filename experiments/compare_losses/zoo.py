@@ -101,7 +101,7 @@ def main() -> None:
         return
     out = options.out / "msrs"
     data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
-    study.train(out, "msrs", data, tiny=False, losses=losses, parallel=options.parallel)
+    study.train(out, "msrs", data, tiny=False, losses=losses, parallel=options.parallel, clip="micro")
     study.judge(out, tiny=False, parallel=options.parallel)
     if options.save:
         study.save(out, HERE / "results")

@@ -68,10 +68,11 @@ def train(
     tiny: bool,
     losses: Mapping[str, Sequence[str]] = LOSSES,
     parallel: int = 2,
+    clip: str = "micro_1",
 ) -> None:
     """Choose a learning rate for each loss, then train five seeds at it; `parallel` trainings at a time."""
     steps, seeds = (4, "0,1") if tiny else (STEPS, SEEDS)
-    shared = [*data, "clip=micro", *(TINY[name] if tiny else [])]
+    shared = [*data, f"clip={clip}", *(TINY[name] if tiny else [])]
     trial = [*shared, f"optimizer.lr={','.join(map(str, RATES))}", f"seed={TRIAL_SEED}", "test=false"]
     trial += [f"validate_every={steps}", f"metrics.validation=[{','.join(METRICS)}]"]
     trial += ["objective=val/metric/SSIM"]

@@ -3,7 +3,8 @@
     python -m experiments.frontier.answer
 
 The network is three numbers x: the share of the composite against the average, added detail, added contrast.
-Rendered scenes, the bundled CLIP, float64. For each lower level, y*(x) by L-BFGS from the texts:
+Rendered scenes, the first edition of the bundled CLIP, float64. For each lower level, y*(x) by L-BFGS from
+the texts:
 
 - moves: |y*(x1) - y*(x0)| / |y*(x0) - y0|, x1 = x0 with a share of the composite higher by 0.2, both solved
   anew from what L-BFGS found at x0: without a dependence on x they are equal;
@@ -129,7 +130,7 @@ def main() -> None:
     """Print the table."""
     make_parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    clip = FrozenClip.load("micro").to(dtype=torch.float64)
+    clip = FrozenClip.load("micro", "micro_1").to(dtype=torch.float64)
     torch.set_default_dtype(torch.float64)
     pairs: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "loss/promptfusion.yaml").pairs)
     source = SyntheticPairs(train=2 * BATCH, val=1, test=1, size=96)

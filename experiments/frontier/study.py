@@ -130,7 +130,7 @@ def main() -> None:
     for name in options.set:
         out, losses = options.out / name, losses_of(name, options.loss)
         data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
-        study.train(out, name, data, options.tiny, losses, options.parallel)
+        study.train(out, name, data, options.tiny, losses, options.parallel, clip="micro")
         study.judge(out, options.tiny, options.parallel)
         print("", *prompts(out), "", sep="\n", flush=True)
         if not options.tiny:

@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = SyntheticPairs(test=24)
     planes = stack_scenes(source, "test", ("infrared", "visible", "reference"))
-    loss = LDFusionLoss(FrozenClip.load("micro"))
+    loss = LDFusionLoss(FrozenClip.load("micro", "micro_1"))
 
     def row(name: str, fused: Tensor, infrared: Tensor, visible: Tensor) -> None:
         inputs = LossInputs(fused, infrared, visible)

@@ -53,7 +53,7 @@ class Judge:
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
-        self.clip = FrozenClip.load("micro")
+        self.clip = FrozenClip.load("micro", "micro_1")
         texts = [str(getattr(RELEASES[2025], name)) for name in ("text", "visible_text", "infrared_text")]
         self.texts = self.clip.encode_text(texts).unbind()
         with torch.no_grad():

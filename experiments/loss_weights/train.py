@@ -23,12 +23,12 @@ from clipfuse.networks.weights import write_safetensors
 
 UPDATES = 600
 SETTINGS = [
-    *("trainer=cpu", "backbone=student", "clip=micro", "loader.crop_size=96", "optimizer.lr=0.003"),
+    *("trainer=cpu", "backbone=student", "clip=micro_1", "loader.crop_size=96", "optimizer.lr=0.003"),
     *("seed=0", "test=false", "metrics.validation=[SSIM]"),
 ]
 MSRS = ["data=msrs", "data.root={msrs}"]
 DATA = ["data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=200"]
-"""The training pairs: RoadScene's 119 and 200 rendered ones, the cameras that `clip=micro` has seen."""
+"""The training pairs: RoadScene's 119 and 200 rendered ones, the cameras that `clip=micro_1` has seen."""
 NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
 CHANGES = {
     **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),

@@ -14,7 +14,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from clipfuse.cli.repeat import group_words, split_from
+from clipfuse.cli.repeat import _settings, group_words, split_from
 from clipfuse.errors import UserError
 from clipfuse.ops.settings import leaves
 
@@ -213,6 +213,18 @@ def test_a_folder_that_is_no_training_is_refused(clipfuse: Clipfuse, earlier: Pa
         assert code == 2
         assert f"take its settings by: clipfuse train --from {earlier}" in errors
     assert sorted(os.listdir()) == ["conf", "mine_here.py", "other", "pairs"]
+
+
+def test_a_run_of_an_earlier_edition_of_micro_begins_by_it(tmp_path: Path) -> None:
+    """Its record means by `clip=micro` the edition of its version."""
+    clip = {"_target_": "clipfuse.clip.encoder.FrozenClip.load", "model": "micro"}
+    for version, expected in ((1, {**clip, "pretrained": "micro_1"}), (2, clip)):
+        identity = {"model": "micro", "pretrained": None, "version": version}
+        record = {"loss": {"clip": dict(clip)}, "backbone": {}, "clip": dict(clip), "clip_identity": identity}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+        found = _settings(tmp_path)
+        assert {key: value for key, value in found["clip"].items() if value is not None} == expected
+        assert found["loss"]["clip"] == "${clip}"
 
 
 def test_choices_are_composed_and_settings_put_on_top() -> None:

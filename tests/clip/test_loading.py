@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
 from clipfuse.clip.encoder import FrozenClip
 from clipfuse.clip.loading import _openai_hashes
 from clipfuse.errors import UserError
-from clipfuse.files import weights_sha256
+from clipfuse.files import conf_dir, weights_sha256
+from clipfuse.runs.build import build
 
 
 def refused(model: str, pretrained: str | None = None, **more: bool) -> str:
@@ -239,6 +241,28 @@ def test_a_local_folder(tmp_path: Path, tiny_folder: Path, name: str) -> None:
     assert clip.preprocess.resize == "squash"
     assert clip.encode_text(["an infrared image"]).shape == (1, 24)
     assert clip.identity["weights_sha256"] == weights_sha256(model.state_dict())  # in any format
+
+
+def test_an_earlier_edition_is_loaded_by_its_name() -> None:
+    """`clip=micro_1` gives the weights by which runs before the second edition were trained."""
+    newest = build(OmegaConf.load(conf_dir() / "clip/micro.yaml"), "clip")
+    first = build(OmegaConf.load(conf_dir() / "clip/micro_1.yaml"), "clip")
+    assert (newest.identity["model"], newest.identity["pretrained"], newest.identity["version"]) == (
+        "micro",
+        None,
+        2,
+    )
+    assert (first.identity["model"], first.identity["pretrained"], first.identity["version"]) == (
+        "micro",
+        "micro_1",
+        1,
+    )
+    # What runs of the first edition recorded, from before there was a second one.
+    assert first.identity["weights_sha256"].startswith("923789ecfadc1478")
+    assert first.seen_tokens is not None
+    assert newest.seen_tokens is not None
+    assert set(first.seen_tokens) < set(newest.seen_tokens)  # no text of a loss has lost a word
+    assert pickle.loads(pickle.dumps(first)) is first
 
 
 def test_loading_leaves_the_log_alone(tmp_path: Path, tiny_folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from clipfuse.clip.micro_files import build_micro, initial_rows, load_micro, save_micro
+from clipfuse.clip.micro_files import BUNDLED, EDITIONS, build_micro, initial_rows, load_micro, save_micro
 from clipfuse.errors import UserError
 
 Config = Callable[..., dict[str, Any]]
@@ -83,3 +83,17 @@ def test_what_cannot_be_saved_is_refused(tmp_path: Path, tiny_config: Config) ->
     with pytest.raises(ValueError, match="logit_scale holds"):
         save_micro(model, [1], config, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bundled_editions_are_the_newest_and_earlier_ones_with_a_card_each() -> None:
+    """`clip=micro` is the newest, `clip=micro_N` the one of version N; each is at most 15 MB."""
+    assert EDITIONS["micro"] == BUNDLED
+    versions = {
+        name: json.loads((folder / "config.json").read_text())["version"] for name, folder in EDITIONS.items()
+    }
+    newest = versions.pop("micro")
+    assert versions == {f"micro_{version}": version for version in range(1, newest)}
+    for name, folder in EDITIONS.items():
+        assert (folder / "model.safetensors").stat().st_size < 15e6
+        card = (folder / "MODEL_CARD.md").read_text()
+        assert f"version {versions.get(name, newest)}" in card.partition("\n")[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipfuse.api.comparing import compare
+from clipfuse.comparison.facts import _clip_name
 from clipfuse.comparison.plots import Drawing
 
 Factory = Callable[..., Path]
@@ -55,6 +56,12 @@ def test_values_that_differ_are_shown_with_their_losses(sweep: Factory) -> None:
     assert known["data"] == "synthetic (pixel); roadscene in mine (ldfusion)"
     assert known["split"] == "fingerprint 4bcf (pixel); hash, fingerprint 4bcf (ldfusion)"
     assert known["versions"].endswith("clipfuse 0.1.0, torch 2.9.1, commit ababababab (ldfusion)")
+
+
+def test_an_edition_of_the_bundled_clip_is_named_by_its_version() -> None:
+    first = {"model": "micro", "version": 1}
+    names = [_clip_name({**first, "pretrained": given}) for given in (None, "micro_1", "/mine/micro")]
+    assert [name.partition(" (")[0] for name in names] == ["micro 1", "micro 1", "micro /mine/micro 1"]
 
 
 def test_labels_of_an_axis_tell_values_apart() -> None:

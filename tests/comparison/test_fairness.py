@@ -120,6 +120,19 @@ def test_losses_that_ask_a_clip_ask_the_same(sweep: Factory) -> None:
         check(root)
 
 
+def test_runs_of_two_editions_of_the_bundled_clip_are_told_the_name_of_the_earlier(sweep: Factory) -> None:
+    first = {"model": "micro", "pretrained": None, "version": 1, "weights_sha256": "9237"}
+    root = sweep("ldfusion", options={"clip_identity": first})
+    sweep("clip_ratio", options={"clip_identity": {**first, "pretrained": "micro_1"}})
+    assert check(root) == []  # the same weights by both names
+    sweep("promptfusion", options={"clip_identity": {**first, "version": 2, "weights_sha256": "a226"}})
+    with pytest.raises(
+        UserError,
+        match=r"differ in clip: .*weights_sha256=9237, .*weights_sha256=a226.*; clip=micro_1 trains by",
+    ):
+        check(root)
+
+
 def test_a_path_into_the_run_folder_is_no_difference(sweep: Factory) -> None:
     for seed in (0, 1):
         path = f"runs/{seed}/mine.csv"

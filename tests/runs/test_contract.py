@@ -25,7 +25,15 @@ from clipfuse.errors import UserError
 from clipfuse.losses.base import ParameterGroup
 from clipfuse.ops.settings import leaves
 from clipfuse.runs import resume
-from clipfuse.runs.contract import KINDS, RULES, decide, flatten, present_name, read_tuning
+from clipfuse.runs.contract import (
+    KINDS,
+    RULES,
+    decide,
+    earlier_edition,
+    flatten,
+    present_name,
+    read_tuning,
+)
 from clipfuse.runs.record import run_record
 from clipfuse.runs.train import train
 
@@ -268,6 +276,41 @@ def test_values_are_held_in_the_terms_of_the_rules() -> None:
         "versions.git_commit": "a.b.c",
         "clip_identity.weights_sha256": ["a", "b"],
     }
+
+
+def test_the_edition_of_the_bundled_clip_is_the_one_of_the_record() -> None:
+    """`clip=micro` of a record is the edition of its version, by whatever name it is had today."""
+    clip = {"_target_": "clipfuse.clip.encoder.FrozenClip.load", "model": "micro"}
+    old = {
+        "loss": {"clip": clip},
+        "clip": clip,
+        "clip_identity": {"model": "micro", "version": 1, "pretrained": None},
+    }
+    given = {**clip, "pretrained": "micro_1"}
+    new = {
+        "loss": {"clip": given},
+        "clip": given,
+        "clip_identity": {**old["clip_identity"], "pretrained": "micro_1"},
+    }
+    assert earlier_edition(old) == "micro_1"
+    assert earlier_edition({"clip_identity": [{"model": "ViT-B-32"}, old["clip_identity"]]}) == "micro_1"
+    assert flatten(old) == flatten(new)
+    newest = {**old, "clip_identity": {"model": "micro", "version": 2, "pretrained": None}}
+    for record in (
+        new,
+        newest,
+        {"clip_identity": None},
+        {"clip_identity": {"model": "ViT-B-32", "version": 1}},
+        {},
+    ):
+        assert earlier_edition(record) is None
+    assert flatten(newest)["clip.pretrained"] is None
+    folder = {
+        **old,
+        "clip": {**clip, "pretrained": "mine"},
+        "clip_identity": {**old["clip_identity"], "version": 5},
+    }
+    assert flatten(folder)["clip.pretrained"] == "mine"
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,32 @@ def test_a_run_from_before_some_settings_goes_on_with_their_defaults(
     assert read_checkpoint(path)["global_step"] == 6
 
 
+@pytest.mark.filterwarnings("ignore:this CLIP has never seen")
+def test_a_run_of_an_earlier_edition_of_micro_goes_on_by_it_alone(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """A run from before the second edition has recorded `micro`, version 1: today this is `clip=micro_1`."""
+    words = ["test=false", "loss=clip_ratio"]
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(tiny_config("clip=micro_1", *words, break_after(4)))
+    path = tmp_path / "run/checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=False)
+    record = content["clipfuse"]["config"]
+    assert (record["clip_identity"]["version"], record["clip_identity"].pop("pretrained")) == (1, "micro_1")
+    assert record["clip"].pop("pretrained") == "micro_1"
+    record["clip_identity"]["pretrained"] = None
+    torch.save(content, path)
+    before = contents(tmp_path / "run")
+    with pytest.raises(
+        UserError,
+        match=r"its clip\.pretrained is 'micro_1', this run's is None \(add clip=micro_1\); a resumed",
+    ):
+        train(tiny_config("auto_resume=true", *words))
+    assert contents(tmp_path / "run") == before
+    train(tiny_config("clip=micro_1", "auto_resume=true", *words))
+    assert read_checkpoint(path)["global_step"] == 6
+
+
 def test_other_conditions_of_a_run_that_goes_on_are_named(
     tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -234,7 +234,7 @@ def _settings(run: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from clipfuse.runs.contract import present_name
+    from clipfuse.runs.contract import earlier_edition, present_name
 
     file = run / "config.yaml"
     if not file.is_file():
@@ -271,7 +271,11 @@ def _settings(run: Path) -> dict[str, Any]:
                     with suppress(OmegaConfBaseException):
                         if OmegaConf.create({**base, "value": raw}).value == node[key]:
                             node[key] = raw
-    return _linked(base, base.get("clip"))
+    base = _linked(base, base.get("clip"))
+    clip = base.get("clip")
+    if (edition := earlier_edition(record)) and isinstance(clip, dict) and clip.get("model") == "micro":
+        clip["pretrained"] = clip.get("pretrained") or edition
+    return base
 
 
 def _linked(base: dict[str, Any], clip: Any) -> dict[str, Any]:

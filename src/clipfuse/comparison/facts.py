@@ -85,6 +85,8 @@ def _clip_name(identity: Mapping[str, Any]) -> str:
     words = [
         str(identity[key]) for key in ("model", "pretrained", "version") if identity.get(key) is not None
     ]
+    if "_".join(words[::2]) == identity.get("pretrained"):  # an edition of the bundled CLIP, micro_1
+        del words[1]
     name = " ".join(words) or "unknown"
     return f"{name} ({STAND_IN})" if identity.get("model") == "micro" else name
 

@@ -6,7 +6,7 @@ from typing import Any
 from clipfuse.comparison.collect import Leaves, Run
 from clipfuse.comparison.variants import group
 from clipfuse.errors import UserError
-from clipfuse.runs.contract import KINDS, Tuning, decide, flatten, read_tuning
+from clipfuse.runs.contract import KINDS, Tuning, decide, earlier_edition, flatten, read_tuning
 
 # kind -> key -> [(value in words, the runs that have it)], two values or more
 Differences = dict[str, dict[str, list[tuple[str, list[Run]]]]]
@@ -84,6 +84,8 @@ def _refusal(refused: Sequence[str], differences: Differences, allowed: Sequence
     tune = (
         "; a rate that was tuned for all by one rule is declared as tuning" if key == "optimizer.lr" else ""
     )
+    for edition in (earlier_edition(run.config) for run in (one[0], other[0]) if kind == "clip"):
+        tune = tune or (edition and f"; clip={edition} trains by the earlier edition of clip=micro") or ""
     return UserError(
         f"the runs differ in {kind}: {one[0].folder} has {key}={first}, {other[0].folder} has {key}={second}"
         f"{rest}; such numbers do not compare: give runs of one {kind}, or add --mix "

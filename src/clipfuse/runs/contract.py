@@ -28,6 +28,8 @@ KINDS = (
 )
 ROW = "row"
 HARMLESS = "harmless"
+_BUNDLED = "micro"  # the CLIP whose weights the package brings
+_CLIP_MODELS = (["clip", "model"], ["clip_identity", "model"])  # how keys that name a CLIP end
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
 
     A path into the run folder is the same in every run. The version of a package counts by major and minor
     number, our own in full. Several CLIPs count by the weights of each. What the record of an earlier version
-    lacks has its default.
+    lacks has its default; where the bundled CLIP was an earlier edition, its present name.
 
     Args:
         record: the content of `config.yaml`.
@@ -261,10 +263,32 @@ def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
         elif key.startswith("versions.") and key not in ("versions.clipfuse", "versions.git_commit"):
             flat[key] = ".".join(str(value).split(".")[:2])
     clips = record.get("clip_identity")
+    if edition := earlier_edition(record):
+        for key in [each for each in flat if each.split(".")[-2:] in _CLIP_MODELS]:
+            pretrained = f"{key.removesuffix('model')}pretrained"
+            if flat[key] == _BUNDLED and flat.get(pretrained) is None:
+                flat[pretrained] = edition
     if isinstance(clips, list):
         del flat["clip_identity"]
         flat["clip_identity.weights_sha256"] = sorted(str(each.get("weights_sha256")) for each in clips)
     return flat
+
+
+def earlier_edition(record: Mapping[str, Any]) -> str | None:
+    """Return the present name of the bundled CLIP of a run, as in `clip=micro_1`, where it is not the newest.
+
+    `clip=micro` is the newest edition, so a record means by it the one whose version it holds.
+
+    Args:
+        record: the content of `config.yaml`.
+    """
+    clips = record.get("clip_identity")
+    for each in clips if isinstance(clips, list) else [clips]:
+        if isinstance(each, Mapping) and each.get("model") == _BUNDLED and each.get("pretrained") is None:
+            name = f"{_BUNDLED}_{each.get('version')}"
+            if (conf_dir() / "clip" / f"{name}.yaml").is_file():
+                return name
+    return None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from clipfuse.files import read_yaml
 from clipfuse.networks.checkpoints import REMEDY, read_checkpoint
 from clipfuse.networks.weights import walk
 from clipfuse.runs.composed import resolved
-from clipfuse.runs.contract import decide, flatten
+from clipfuse.runs.contract import decide, earlier_edition, flatten
 from clipfuse.runs.folder import lies_in, read_status
 
 
@@ -110,6 +110,7 @@ def _check_begun(folder: Path, config: Mapping[str, Any]) -> None:
 
 def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """Return the first setting that a run which goes on may not change, with both values; else nothing."""
+    edition = earlier_edition(saved)
     saved, asked = flatten(saved), flatten(asked)
     if "split_of" not in saved:  # an older run identifies its pairs by their names alone
         asked["split_sha256"] = asked.get("names_sha256")
@@ -118,7 +119,8 @@ def _difference(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     for key in sorted(saved.keys() | asked.keys()):
         same = saved.get(key) in (asked.get(key), resolved(asked.get(key)))  # older runs resolved variables
         if not decide(key).resume and not same:
-            return f"{key} is {saved.get(key)!r}, this run's is {asked.get(key)!r}"
+            remedy = f" (add clip={edition})" if key == "clip.pretrained" and edition else ""
+            return f"{key} is {saved.get(key)!r}, this run's is {asked.get(key)!r}{remedy}"
     return ""
 
 
