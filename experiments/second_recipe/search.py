@@ -37,7 +37,7 @@ EVERY = 3  # of the scenes of those blocks one is scored
 PAIRS = {"all pairs": (1, 200), "every third pair": (3, 120)}  # of MSRS one of so many, and rendered ones
 UPDATES = 600
 SETTINGS = [
-    *("trainer=cpu", "clip=micro_1", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
+    *("trainer=cpu", "clip=micro", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
     *("test=false", "metrics.validation=[SSIM]"),
 ]
 DATA = [
