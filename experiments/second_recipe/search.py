@@ -3,8 +3,7 @@
     python -m experiments.second_recipe.search --roadscene D/roadscene --msrs D/msrs [--loss NAME ...]
 
 1. losses: `backbone=student backbone.start=energy` under each loss, one seed, and from the average;
-2. data: the winner on all training pairs of MSRS, or on every third beside fewer rendered ones, so that a
-   quarter of the crops are RoadScene's; with one, two and four times the updates;
+2. length: the winner with one, two and four times the updates;
 3. seeds: the winner of that, and so the best of the losses with a CLIP, with five seeds, beside the start.
 
 `--loss` takes some of the losses, so that a budget can be spent a loss at a time. Every round ends with the
@@ -33,15 +32,15 @@ from clipfuse.types import FusionBatch
 
 HERE = Path(__file__).parent
 BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for validation
-EVERY = 3  # of the scenes of those blocks one is scored
-PAIRS = {"all pairs": (1, 200), "every third pair": (3, 120)}  # of MSRS one of so many, and rendered ones
+EVERY = 3  # of MSRS's pairs one is trained with, or scored: neighbours show nearly the same
 UPDATES = 600
 SETTINGS = [
-    *("trainer=cpu", "clip=micro", "backbone=student", "loader.crop_size=96", "optimizer.lr=0.004"),
+    *("trainer=cpu", "clip=micro", "backbone=student", "optimizer.lr=0.002"),
+    *("loader.crop_size=192", "loader.batch_size=4"),
     *("test=false", "metrics.validation=[SSIM]"),
 ]
 DATA = [
-    *("data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train={rendered}"),
+    *("data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=120"),
     *("+data@data.sources.msrs=msrs", "data.sources.msrs.root={msrs}", "data.sources.msrs.split={split}"),
     "data.sources.msrs.labels=null",
 ]
@@ -69,18 +68,17 @@ WITHOUT_CLIP = ("balanced", "pixel", "edges, ssim", "text_weights", "reward")
 START, FROM_AVERAGE = "start:energy", "balanced, from the average"
 
 
-def write_split(msrs: str, path: Path, every: int = 1) -> None:
-    """Write the parts of MSRS: its training images without the blocks for validation; the official test.
+def write_split(msrs: str, path: Path) -> None:
+    """Write the parts of MSRS: of its training images every third outside of the blocks for validation.
 
-    Of the training images every so many is taken: neighbours show nearly the same.
+    Otherwise four of five crops would be from MSRS, and what is learned there costs RoadScene.
     """
-    source = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$")
-    parts = source.parts()
+    parts = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$").parts()
     pool = [*parts["train"], *parts["val"]]
     write_json(
         path,
         {
-            "train": [name for name in pool if name[:3] not in BLOCKS][::every],
+            "train": [name for name in pool if name[:3] not in BLOCKS][::EVERY],
             "val": [name for name in pool if name[:3] in BLOCKS],
             "test": [*parts["test"]],
         },
@@ -166,12 +164,10 @@ def main() -> None:
     options = parser.parse_args()
     roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
     options.out.mkdir(parents=True, exist_ok=True)
-    data = {}
-    for name, (every, rendered) in PAIRS.items():
-        split = (options.out / f"msrs_{every}.json").resolve()
-        if not split.exists():
-            write_split(options.msrs, split, every)
-        data[name] = [word.format(**roots, split=split, rendered=rendered) for word in DATA]
+    split = (options.out / "msrs.json").resolve()
+    if not split.exists():
+        write_split(options.msrs, split)
+    data = [word.format(**roots, split=split) for word in DATA]
     sets = scenes(options.roadscene, options.msrs, split)
 
     def finish(title: str, sweeps: Mapping[str, list[str]]) -> list[str]:
@@ -185,24 +181,17 @@ def main() -> None:
                 file.write(table)
         return kept
 
-    usual = data["all pairs"]
-    sweeps = {name: words(LOSSES[name], usual, UPDATES, "0", "energy") for name in options.loss}
-    sweeps[FROM_AVERAGE] = words(LOSSES["balanced"], usual, UPDATES, "0", "average")
+    sweeps = {name: words(LOSSES[name], data, UPDATES, "0", "energy") for name in options.loss}
+    sweeps[FROM_AVERAGE] = words(LOSSES["balanced"], data, UPDATES, "0", "average")
     best = [name for name in finish("losses", sweeps) if name in LOSSES]
-    settings = {
-        f"{name}, {count * UPDATES} updates": (pairs, count * UPDATES)
-        for name, pairs in data.items()
-        for count in (1, 2, 4)
-    }
-    found = finish(
-        "data", {name: words(LOSSES[best[0]], *each, "0", "energy") for name, each in settings.items()}
-    )
-    trained = [name for name in found if name in settings]
+    lengths = {f"{best[0]}, {count * UPDATES} updates": count * UPDATES for count in (1, 2, 4)}
+    sweeps = {name: words(LOSSES[best[0]], data, count, "0", "energy") for name, count in lengths.items()}
+    trained = [name for name in finish("length", sweeps) if name in lengths]
     if not trained:
         raise SystemExit("the rule rejects every training; see the tables")
-    chosen = settings[trained[0]]
     finalists = dict.fromkeys([*best[:1], *[name for name in best if name not in WITHOUT_CLIP][:1]])
-    finish("seeds", {name: words(LOSSES[name], *chosen, "0,1,2,3,4", "energy") for name in finalists})
+    count, seeds = lengths[trained[0]], "0,1,2,3,4"
+    finish("seeds", {name: words(LOSSES[name], data, count, seeds, "energy") for name in finalists})
 
 
 if __name__ == "__main__":

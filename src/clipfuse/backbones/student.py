@@ -18,7 +18,7 @@ _SHIFT = 0.25  # greatest change of the brightness of the base
 _KNEE = 0.02  # from here to black and to white the output approaches them without reaching them
 _REACH, _OUTSIDE = 3, 7 / 255  # pixels to each side, and how far beyond their range the output may go
 STARTS = ("average", "energy")
-_WEAK = (2 / 255) ** 2  # energy from which a detail's weight and gain are learned more than given
+_WEAK = (8 / 255) ** 2  # energy from which a detail's weight is learned more than given
 _FAINT = (0.25 / 255) ** 2  # energy below which a detail counts as none, as in `energy_fusion`
 
 
@@ -40,17 +40,18 @@ class Student(FusionBackbone):
     left; in eval mode black is kept (`keep_black`).
 
     The last layers start at zero: the untrained network returns the average of both bands, or with
-    `start=energy` a fusion by rule. Of that it learns to change the details, whose weights are in the ratio
-    of the squared local energies (`_by_energy`, by which flat skies stay flat); the base is the average, by
-    day the brighter band, and warm where hot (`base_weight`). No pixel of it is more than 7 levels of 255
-    above or below all that either band shows within 3 pixels (`_limited`): no halo.
+    `start=energy` a fusion by rule. Of that it learns to change the weights of the details, which are in the
+    ratio of the squared local energies (`_by_energy`, by which flat skies stay flat). Their gain stays 1, and
+    the base is the average, by day the brighter band, and warm where hot (`base_weight`): learned, they
+    gained nothing and cost flat skies. No pixel of it is more than 7 levels of 255 above or below all that
+    either band shows within 3 pixels (`_limited`): no halo.
 
     Own design, for `clipfuse distill`: networks that draw an image need many channels at full resolution for
     what subtraction and addition do here exactly, and its weights can be looked at (feature `shares`).
 
     Args:
         width: channels at a quarter of the sides, 4 or more; 24 gives 18,323 parameters, from `energy`
-            75 fewer.
+            18,164.
         chroma: also learn the chroma of the fused image (`ChromaHead`).
         start: the fusion of the untrained network: `average`, or `energy`, details by their local energy on
             a base that is bright by day and warm where hot.
@@ -76,10 +77,11 @@ class Student(FusionBackbone):
         self.halve = nn.Conv2d(2 * fine, width, 3, stride=2, padding=1)
         self.near = nn.Conv2d(width, width, 3, padding=2, dilation=2)
         self.far = nn.ModuleList(_Spread(width, dilation) for dilation in (4, 8))
-        self.coarse = nn.Conv2d(width, 2 * (LEVELS - 2) + (0 if self.by_energy else 3), 1)
+        kinds = 1 if self.by_energy else 2  # of maps of each detail: weights, and gains
+        self.coarse = nn.Conv2d(width, kinds * (LEVELS - 2) + (0 if self.by_energy else 3), 1)
         self.enlarge, self.skip = nn.Conv2d(width, fine, 1, bias=False), nn.Conv2d(2 * fine, fine, 1)
         self.mix = nn.Conv2d(fine, fine, 3, padding=1)
-        self.fine = nn.Conv2d(fine, 4, 1)
+        self.fine = nn.Conv2d(fine, 2 * kinds, 1)
         for last in (self.coarse, self.fine):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -102,7 +104,8 @@ class Student(FusionBackbone):
             coarse = spread(coarse)
         hidden = F.relu(self.skip(seen) + _twice(self.enlarge(coarse)))
         hidden = F.relu(self.mix(hidden))
-        maps = [*self.fine(hidden).split(2, dim=1), *self.coarse(coarse).split(2, dim=1)]
+        kinds = 1 if self.by_energy else 2
+        maps = [*self.fine(hidden).split(kinds, dim=1), *self.coarse(coarse).split(kinds, dim=1)]
         if self.by_energy:
             thermal, color = base.chunk(2, dim=1)
             fused = color + base_weight(thermal, color) * (thermal - color)
@@ -111,10 +114,9 @@ class Student(FusionBackbone):
         for level in reversed(range(LEVELS)):
             if self.by_energy:
                 given = F.avg_pool2d(maps[level], 2 ** (level - 2)) if level > 2 else maps[level]
-                maps[level] = _by_energy(given, details[level], level)
-                shares = _shares(maps[level])
+                finest = shares = _by_energy(given, details[level], level)
             else:
-                shares = _shares(maps[level])
+                finest = shares = _shares(maps[level])
                 if level > 2:
                     shares = F.avg_pool2d(shares, 2 ** (level - 2))
             if level == 0:
@@ -126,7 +128,7 @@ class Student(FusionBackbone):
         fused = _within(fused)
         return FusionOutput(
             fused if self.training else keep_black(fused, infrared, visible),
-            {"fused": hidden, "shares": _shares(maps[0])},
+            {"fused": hidden, "shares": finest},
         )
 
     def _base(self, bands: Tensor, maps: Tensor) -> Tensor:
@@ -183,10 +185,11 @@ def _shares(maps: Tensor) -> Tensor:
 
 
 def _by_energy(maps: Tensor, detail: Tensor, level: int) -> Tensor:
-    """Return maps that change weights in the ratio of the bands' squared local energies, and a gain of 1.
+    """Return weights of both bands' details in the ratio of their squared local energies, changed by maps.
 
-    The logit of such a weight is twice the difference of the energies' logarithms. Where the energies are
-    those of a few grey levels or less the maps count less, and in a flat sky not at all.
+    The maps, (N, 1, h, w), are added to the logit of the infrared weight, twice the difference of the
+    logarithms of both energies. Where these are those of some grey levels or less, the maps count less, and
+    in a flat sky not at all.
     """
     if level == 0:
         near = F.avg_pool2d(F.avg_pool2d(detail.square(), 2), 3, 1, 1, count_include_pad=False)
@@ -194,8 +197,8 @@ def _by_energy(maps: Tensor, detail: Tensor, level: int) -> Tensor:
         near = binomial(detail.square())
     both = near.sum(1, keepdim=True)
     warm, light = (near + _FAINT).log().chunk(2, dim=1)
-    maps = maps * (both / (both + _WEAK))
-    return torch.cat([maps[:, :1] + 2 * (warm - light), maps[:, 1:]], dim=1)
+    weight = torch.sigmoid(2 * (warm - light) + maps * (both / (both + _WEAK)))
+    return torch.cat([weight, 1 - weight], dim=1)
 
 
 def _limited(fused: Tensor, bands: Tensor) -> Tensor:
