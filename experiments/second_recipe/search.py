@@ -71,7 +71,7 @@ START, FROM_AVERAGE = "start:energy", "balanced, from the average"
 def write_split(msrs: str, path: Path) -> None:
     """Write the parts of MSRS: of its training images every third outside of the blocks for validation.
 
-    Otherwise four of five crops would be from MSRS, and what is learned there costs RoadScene.
+    Otherwise two of three crops would be from MSRS, and what is learned there costs RoadScene.
     """
     parts = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$").parts()
     pool = [*parts["train"], *parts["val"]]
