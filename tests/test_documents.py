@@ -63,7 +63,7 @@ INLINE = re.compile(r"(?<!`)`((?:clipfuse|make|pip|python -m|tensorboard) [^`]+)
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
 # What a training on this machine, or within seconds, cannot have.
 ELSEWHERE = re.compile(
-    r"\btrainer=ddp|\blogger=|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna|\bexperiment=best"
+    r"\btrainer=ddp|\blogger=|\bdata=(?!synthetic|folder)|\bclip=vit|\bhydra/launcher=|\bsweep=optuna|\bexperiment=(?:best|first)"
 )
 LITTLE = ["trainer=cpu", "steps=2", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
 LITTLE += ["metrics.validation=[SSIM]", "metrics.test=[SSIM]", "trainer.log_every_n_steps=1"]

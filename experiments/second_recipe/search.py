@@ -22,17 +22,16 @@ from experiments.common import format_cell, format_table, load_sources, make_par
 from experiments.compare_losses import zoo
 from experiments.loss_weights.train import NO_DETAILS
 from experiments.second_recipe.rule import BALANCED, decide, score
+from experiments.second_recipe.split import EVERY, write_split
 from torch import Tensor
 
 from clipfuse.backbones.student import Student
 from clipfuse.data.folder import PairedFolder
-from clipfuse.files import write_atomically, write_json
+from clipfuse.files import write_atomically
 from clipfuse.networks.load import load_backbone
 from clipfuse.types import FusionBatch
 
 HERE = Path(__file__).parent
-BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for validation
-EVERY = 3  # of MSRS's pairs one is trained with, or scored: neighbours show nearly the same
 UPDATES = 600
 SETTINGS = [
     *("trainer=cpu", "clip=micro", "backbone=student", "optimizer.lr=0.002"),
@@ -66,23 +65,6 @@ LOSSES = {
 """Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
 WITHOUT_CLIP = ("balanced", "pixel", "edges, ssim", "text_weights", "reward")
 START, FROM_AVERAGE = "start:energy", "balanced, from the average"
-
-
-def write_split(msrs: str, path: Path) -> None:
-    """Write the parts of MSRS: of its training images every third outside of the blocks for validation.
-
-    Otherwise two of three crops would be from MSRS, and what is learned there costs RoadScene.
-    """
-    parts = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$").parts()
-    pool = [*parts["train"], *parts["val"]]
-    write_json(
-        path,
-        {
-            "train": [name for name in pool if name[:3] not in BLOCKS][::EVERY],
-            "val": [name for name in pool if name[:3] in BLOCKS],
-            "test": [*parts["test"]],
-        },
-    )
 
 
 def words(loss: Sequence[str], data: Sequence[str], updates: int, seeds: str, start: str) -> list[str]:

@@ -26,7 +26,8 @@ ONLY_YOURS = {
     ],
     ("loss", "custom"): ["loss._target_=clipfuse.losses.pixel.PixelLoss"],
     ("data", "mixed"): ["data.sources.roadscene.root=somewhere"],
-    ("experiment", "best"): ["data.sources.roadscene.root=somewhere"],
+    ("experiment", "best"): ["data.sources.roadscene.root=somewhere", "data.sources.msrs.root=elsewhere"],
+    ("experiment", "first"): ["data.sources.roadscene.root=somewhere"],
     ("loss", "weighted_sum"): ["loss.parts={pixel:1}"],
     ("backbone", "custom"): ["backbone._target_=clipfuse.backbones.conv_tiny.ConvTiny"],
 }
