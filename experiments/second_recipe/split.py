@@ -1,6 +1,8 @@
 """Write the parts of MSRS by which the second recipe was searched, and its network is trained.
 
-python -m experiments.second_recipe.split --msrs D/msrs --out msrs.json
+    python -m experiments.second_recipe.split --msrs D/msrs --out msrs.json
+
+`search.py` writes and takes the same.
 """
 
 from pathlib import Path

@@ -155,7 +155,10 @@ def test_a_loader_process_reports_in_one_line(clipfuse: Clipfuse, pairs: Path, t
         (["checkpoint=nowhere.ckpt"], ["no checkpoint at nowhere.ckpt", "last.ckpt"]),
         (["experiment=quik"], ["unknown experiment 'quik'", "Did you mean 'quick'?"]),
         (["backbone=conv_tini"], ["unknown backbone 'conv_tini'", "Did you mean 'conv_tiny'?"]),
-        (["~loss"], ["loss is missing: loss=X with X one of adversarial, autofuse, clip_ratio, custom, "]),
+        (
+            ["~loss"],
+            ["loss is missing: loss=X with X one of adversarial, autofuse, balanced, clip_ratio, custom, "],
+        ),
         (["metrics=null"], ["metrics=null: expected metrics=X with X one of default, or ~metrics"]),
         (["overwrite=perhaps"], ["overwrite is 'perhaps'", "valid boolean"]),
         (["loss=custom", "loss._target_=math.pi"], ["'math.pi' is 3.14", "expected a class"]),
