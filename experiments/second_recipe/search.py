@@ -18,11 +18,11 @@ from statistics import fmean
 
 import torch
 from experiments.best_recipe.rule import Fuse, Scores, load_scenes, trivial
-from experiments.common import format_cell, format_table, load_sources, make_parser, run_sweeps
+from experiments.common import format_cell, format_table, fuse, load_sources, make_parser, run_sweeps
 from experiments.compare_losses import zoo
 from experiments.loss_weights.train import NO_DETAILS
 from experiments.second_recipe.rule import BALANCED, decide, score
-from experiments.second_recipe.split import EVERY, write_split
+from experiments.second_recipe.split import EVERY, SCENES, write_split
 from torch import Tensor
 
 from clipfuse.backbones.student import Student
@@ -78,17 +78,10 @@ def scenes(roadscene: str, msrs: str, split: Path) -> dict[str, list[FusionBatch
     """Return the validation scenes of the three sets."""
     found = {name: load_scenes(source, "val") for name, source in load_sources(roadscene).items()}
     source = PairedFolder(
-        msrs, split=str(split), masks="Segmentation_labels", mask_classes=[1, 2], scenes=r"^(\d\d\d)\d\d[DN]$"
+        msrs, split=str(split), masks="Segmentation_labels", mask_classes=[1, 2], scenes=SCENES
     )
     found["msrs"] = load_scenes(source, "val")[::EVERY]
     return found
-
-
-def fuse(network: torch.nn.Module, infrared: Tensor, visible: Tensor) -> Tensor:
-    """Return the fused luma of a network."""
-    with torch.inference_mode():
-        fused: Tensor = network(infrared, visible).fused
-    return fused
 
 
 def candidates(folders: Mapping[str, Path]) -> dict[str, Fuse]:
@@ -99,10 +92,10 @@ def candidates(folders: Mapping[str, Path]) -> dict[str, Fuse]:
 
     plane = torch.zeros(1, 1, 16, 16)
     found: dict[str, Fuse] = {name: partial(simple, name) for name in trivial(plane, plane)}
-    found[START] = partial(fuse, Student(start="energy").eval())
+    found[START] = partial(fuse, Student(start="energy"))
     for name, folder in folders.items():
         for run in sorted(path.parent for path in folder.glob("*/status.json")):
-            network = load_backbone(run / "checkpoints/last.ckpt", ["experiments"]).eval()
+            network = load_backbone(run / "checkpoints/last.ckpt", ["experiments"])
             found[f"{name}/{run.name}"] = partial(fuse, network)
     return found
 
@@ -122,10 +115,10 @@ def judge(sets: Mapping[str, Sequence[FusionBatch]], fusions: Mapping[str, Fuse]
     lines = []
     for kind, each in found.items():
         keys = [key for key in (*BALANCED, "noise", "overshoot", "luma", "sky") if key in each[START][0]]
+        among = [key for key in BALANCED if key in keys]
         body = []
         for name in order:
             cells = [format_cell([row[key] for row in each[name]]) for key in keys]
-            among = [key for key in BALANCED if key in each[START][0]]
             mean = format_cell([fmean(row[key] for key in among) for row in each[name]])
             body.append([name, mean, *cells])
         lines += ["", f"**{kind}**", "", *format_table(["recipe", "mean", *keys], body)]

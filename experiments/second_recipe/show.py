@@ -1,6 +1,8 @@
 """Draw rendered scenes under the networks of the package beside trivial fusions, into `panel.jpg`.
 
-python -m experiments.second_recipe.show [--out FILE]
+    python -m experiments.second_recipe.show [--out FILE]
+
+Real ones were looked at by hand, and stay out of the project.
 """
 
 from pathlib import Path

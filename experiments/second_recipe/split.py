@@ -12,6 +12,7 @@ from experiments.common import make_parser
 from clipfuse.data.folder import PairedFolder
 from clipfuse.files import write_json
 
+SCENES = r"^(\d\d\d)\d\d[DN]$"  # of conf/data/msrs.yaml
 BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for validation
 EVERY = 3  # of MSRS's pairs one is trained with, or scored: neighbours show nearly the same
 
@@ -21,7 +22,7 @@ def write_split(msrs: str, path: Path) -> None:
 
     Otherwise two of three crops would be from MSRS, and what is learned there costs RoadScene.
     """
-    parts = PairedFolder(msrs, scenes=r"^(\d\d\d)\d\d[DN]$").parts()
+    parts = PairedFolder(msrs, scenes=SCENES).parts()
     pool = [*parts["train"], *parts["val"]]
     write_json(
         path,
