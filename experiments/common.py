@@ -88,26 +88,41 @@ def _run_sweep(folder: Path, overrides: Iterable[str], parallel: int) -> None:
     print(f"{folder}: {time.time() - start:.0f} s", flush=True)
 
 
-def save_zip(folder: Path, path: Path, names: Sequence[str] = KEPT) -> None:
+def save_zip(
+    folder: Path,
+    path: Path,
+    names: Sequence[str] = KEPT,
+    below: Sequence[str] = (".",),
+    places: Mapping[str, str] | None = None,
+) -> None:
     """Write files at and below a folder into a zip that `clipfuse compare` reads; replaces an older one.
 
     The same files give the same bytes (with one version of zlib): entries are sorted, their time is fixed.
+    The files, which are text, name no place of this machine: the folder becomes its name, the working folder
+    ".", and each of `places` its name.
 
     Args:
         folder: what becomes the top of the zip.
         path: the zip.
         names: ends of the paths of the files that are kept.
+        below: the folders in it that are kept; all by default.
+        places: further paths, such as the folder of the data -> what the zip says instead.
     """
+    renamed = {str(folder.absolute()): folder.name, os.getcwd(): ".", **(places or {})}
     files = {
         file.relative_to(folder).as_posix(): file
-        for file in folder.rglob("*")
+        for top in below
+        for file in (folder / top).rglob("*")
         if file.is_file() and any(f"/{file.relative_to(folder).as_posix()}".endswith(f"/{n}") for n in names)
     }
     with write_atomically(path, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(files.items()):
             entry = zipfile.ZipInfo(name)  # of 1980
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=9)
+            content = file.read_bytes()
+            for place in sorted(renamed, key=len, reverse=True):
+                content = content.replace(place.encode(), renamed[place].encode())
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED, compresslevel=9)
 
 
 def find_finished(folders: Sequence[Path]) -> list[Run]:

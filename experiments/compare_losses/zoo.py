@@ -5,8 +5,9 @@
 
 Network, schedule, learning rates and their rule are those of study.py; data, seeds and protocol those of
 experiments/downstream, from whose run folders it goes on when `--out` names them. What is finished is not
-done again, so that a budget can be spent a loss at a time: `--loss` takes some of them. `--panel` draws six
-test scenes under the first seed of each loss that has been trained.
+done again, so that a budget can be spent a loss at a time: `--loss` takes some of them, and `--save` keeps
+each in a zip of its own; `clipfuse compare` and experiments.downstream.answers read them together. `--panel`
+draws six test scenes under the first seed of each loss that has been trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="the losses to run")
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="of the run folders")
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
-    parser.add_argument("--save", action="store_true", help="keep the numbers in results/msrs.zip")
+    parser.add_argument("--save", action="store_true", help="keep the numbers in results/zoo")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
     parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
     options = parser.parse_args()
@@ -102,9 +103,10 @@ def main() -> None:
     out = options.out / "msrs"
     data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
     study.train(out, "msrs", data, tiny=False, losses=losses, parallel=options.parallel, clip="micro")
+    study.restore_plain(out)
     study.judge(out, tiny=False, parallel=options.parallel)
     if options.save:
-        study.save(out, HERE / "results")
+        study.save(out, HERE / "results/zoo", msrs=str(options.msrs), losses=list(losses))
 
 
 if __name__ == "__main__":

@@ -118,9 +118,14 @@ def predictors(metrics: Mapping[str, Scores], machine: Scores, runs: Sequence[in
 
 
 def read(path: Path) -> tuple[Material, Seen]:
-    """Return what `clipfuse compare` reads of a set's zip or folder, and what the segmentation found."""
-    runs, notes = select(find_runs([path]), partial=False)
-    plain, more = find_plain([path], runs)
+    """Return what `clipfuse compare` reads of a set, and what the segmentation found.
+
+    Args:
+        path: a zip or folder of trainings, or a folder of such zips.
+    """
+    paths = sorted(path.glob("*.zip")) or [path]
+    runs, notes = select(find_runs(paths), partial=False)
+    plain, more = find_plain(paths, runs)
     material = gather(runs, [*notes, *more], plain=plain)
     return material, next(each for each in material.seen if each.task == "segmentation")
 
@@ -174,7 +179,7 @@ def answers(path: Path) -> list[str]:
 def main() -> None:
     """Print the answers, and write them where that is asked for."""
     parser = make_parser(__doc__)
-    parser.add_argument("runs", type=Path, help="zip or folder of the trainings of one set")
+    parser.add_argument("runs", type=Path, help="zip, folder or folder of zips of the trainings of one set")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     text = "\n".join(answers(options.runs)) + "\n"

@@ -42,7 +42,7 @@ def scores(paths: Sequence[Path]) -> Figure:
             )
         axes.set_yticks(range(len(known)), [name for name, _, _ in known])
         axes.set_xlabel(f"{seen.main}, %")
-        axes.set_title(path.stem if path.suffix else path.parent.name)
+        axes.set_title(path.parent.name if path.name == "samples" else path.stem)
         axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -70,7 +70,7 @@ def main() -> None:
     """Draw what the name of the file asks for: a .png of scores, a .jpg of maps."""
     parser = make_parser(__doc__)
     parser.add_argument("out", type=Path, help="file to write: .png for scores, .jpg for maps")
-    parser.add_argument("runs", type=Path, nargs="+", help="zips or folders of the trainings of a set")
+    parser.add_argument("runs", type=Path, nargs="+", help="zip, folder or folder of zips of each set")
     parser.add_argument("--images", type=int, default=4, help="rows of the panel")
     options = parser.parse_args()
     if options.out.suffix == ".png":

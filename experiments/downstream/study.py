@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -100,11 +101,41 @@ def judge(out: Path, tiny: bool, parallel: int = 2) -> None:
     print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
 
 
-def save(out: Path, folder: Path, *more: str) -> None:
-    """Write the numbers of a set: trainings with what task networks found and `more` files, and trials."""
+def save(
+    out: Path, folder: Path, *more: str, msrs: str | None = None, losses: Sequence[str] | None = None
+) -> None:
+    """Write the numbers of a set: trainings with what task networks found and `more` files, and trials.
+
+    Args:
+        out: the folder of a set.
+        folder: where SET.zip and SET_trials.zip go.
+        more: names of further files of the runs.
+        msrs: the folder of MSRS, which the zips call data/msrs.
+        losses: each has zips of its own in the folders SET and SET_trials, so that a study can be run a part
+            at a time, on several machines. By default one zip for all.
+    """
+    places = {str(msrs): "data/msrs"} if msrs else {}
     names = (*KEPT, "downstream/segmentation/metrics.json", *more)
-    save_zip(out / "samples", folder / f"{out.name}.zip", names)
-    save_zip(out / "trials", folder / f"{out.name}_trials.zip")
+    if losses is None:
+        save_zip(out / "samples", folder / f"{out.name}.zip", names, places=places)
+        save_zip(out / "trials", folder / f"{out.name}_trials.zip", places=places)
+        return
+    for loss in losses:
+        kept, trials = folder / out.name / f"{loss}.zip", folder / f"{out.name}_trials" / f"{loss}.zip"
+        save_zip(out / "samples", kept, names, [loss, "downstream-sources"], places)
+        save_zip(out / "trials", trials, below=[loss], places=places)
+
+
+def restore_plain(out: Path) -> None:
+    """Unpack what task networks found of this set's plain sources, so that another study need not train them.
+
+    `clipfuse downstream` takes a result only where the images, labels and settings are the same.
+    """
+    kept = RESULTS / f"{out.name}.zip"
+    if kept.exists() and not (out / "samples/downstream-sources").exists():
+        with zipfile.ZipFile(kept) as archive:
+            own = [name for name in archive.namelist() if name.startswith("downstream-sources/")]
+            archive.extractall(out / "samples", own)
 
 
 def make_options(doc: str | None, out: str) -> argparse.ArgumentParser:
@@ -136,7 +167,7 @@ def main() -> None:
         train(out, name, data, options.tiny, parallel=options.parallel)
         judge(out, options.tiny, options.parallel)
         if options.save:
-            save(out, RESULTS)
+            save(out, RESULTS, msrs=options.msrs)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ these are:
 5. cost: processor seconds of an update, by `experiments.compare_losses.study.seconds_per_update`.
 
 What is finished is not done again, so that a budget can be spent a row at a time: `--loss` takes some of
-them. `--save` keeps the numbers in results/, zips that `clipfuse compare` and experiments.downstream.answers
-read.
+them. `--save` keeps the numbers of each row in a zip of its own in results/, which `clipfuse compare` and
+experiments.downstream.answers take together.
 `--tiny` tries the study itself on a few small images.
 """
 
@@ -131,12 +131,14 @@ def main() -> None:
         out, losses = options.out / name, losses_of(name, options.loss)
         data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
         study.train(out, name, data, options.tiny, losses, options.parallel, clip="micro")
+        if not options.tiny:
+            study.restore_plain(out)
         study.judge(out, options.tiny, options.parallel)
         print("", *prompts(out), "", sep="\n", flush=True)
         if not options.tiny:
             print("", *cost(out, data, losses), "", sep="\n", flush=True)
         if options.save:
-            study.save(out, RESULTS, "separation.json")
+            study.save(out, RESULTS, "separation.json", msrs=options.msrs, losses=options.loss)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the studies share: zips of results, finished runs, composed trainings, tables."""
 
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from clipfuse.comparison.collect import find_runs
 from experiments import common
 
 Factory = Callable[..., Path]
+EXPERIMENTS = Path(common.__file__).parent
 
 
 def test_a_zip_of_the_same_files_has_the_same_bytes(sweep: Factory, tmp_path: Path) -> None:
@@ -40,6 +42,37 @@ def test_the_end_of_a_name_is_a_whole_name(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     common.save_zip(tmp_path, tmp_path / "kept.zip", ("status.json",))
     assert zipfile.ZipFile(tmp_path / "kept.zip").namelist() == ["run/status.json", "status.json"]
+
+
+def test_a_zip_names_no_place_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "study/samples/pixel/0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(
+        f"run_dir: {run}\nroot: /elsewhere/msrs\nstarted_in: {tmp_path}\nkept: /elsewhere\n"
+    )
+    common.save_zip(run.parents[1], tmp_path / "kept.zip", places={"/elsewhere/msrs": "data/msrs"})
+    written = zipfile.ZipFile(tmp_path / "kept.zip").read("pixel/0/config.yaml").decode()
+    assert written.split("\n")[:3] == ["run_dir: samples/pixel/0", "root: data/msrs", "started_in: ."]
+    assert "kept: /elsewhere" in written
+
+
+@pytest.mark.parametrize("kept", sorted(EXPERIMENTS.rglob("*.zip")), ids=lambda path: path.name)
+def test_the_kept_zips_name_no_place_of_a_machine(kept: Path) -> None:
+    with zipfile.ZipFile(kept) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".csv"):
+                found = re.search(r"(?<![\w./*:}-])/\w[\w.-]*/[\w./-]*", archive.read(name).decode())
+                assert found is None, f"{name}: {found and found[0]}"
+
+
+def test_a_part_of_the_folders_can_be_kept(tmp_path: Path) -> None:
+    for name in ("pixel", "ldfusion", "downstream-sources"):
+        (tmp_path / "samples" / name / "0").mkdir(parents=True)
+        (tmp_path / "samples" / name / "0/status.json").write_text("{}")
+    common.save_zip(tmp_path / "samples", tmp_path / "kept.zip", below=["pixel", "downstream-sources"])
+    names = zipfile.ZipFile(tmp_path / "kept.zip").namelist()
+    assert names == ["downstream-sources/0/status.json", "pixel/0/status.json"]
 
 
 def test_only_finished_runs_are_taken(sweep: Factory) -> None:

@@ -1,7 +1,10 @@
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.downstream import study
 from experiments.downstream.answers import balanced, in_words, predictors
 
 from clipfuse.comparison.scores import Scores
@@ -66,3 +69,30 @@ def test_words_are_corrected_over_the_table() -> None:
     three = in_words([estimate(value) for value in (2.3, 2.25, 2.2)])  # p = 0.022, 0.025, 0.028
     assert all(", likely; " in text for text in three)  # Holm 0.064
     assert three[0].startswith("+2.30 [+0.34, +4.26]")
+
+
+def test_a_study_is_kept_a_loss_at_a_time_and_takes_plain_sources_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, machine = tmp_path / "msrs", "downstream/segmentation/metrics.json"
+    for folder in ("samples/pixel/0", "samples/task/0", "samples/downstream-sources/both", "trials/pixel/0"):
+        (out / folder / machine).parent.mkdir(parents=True)
+        (out / folder / machine).write_text(folder)
+        (out / folder / "config.yaml").write_text("root: /elsewhere/msrs")
+    study.save(out, tmp_path / "kept", msrs="/elsewhere/msrs", losses=["pixel"])
+    with zipfile.ZipFile(tmp_path / "kept/msrs/pixel.zip") as archive:
+        assert {name.split("/")[0] for name in archive.namelist()} == {"pixel", "downstream-sources"}
+        assert archive.read("pixel/0/config.yaml") == b"root: data/msrs"
+    assert not (tmp_path / "kept/msrs/task.zip").exists()
+    assert zipfile.ZipFile(tmp_path / "kept/msrs_trials/pixel.zip").namelist() == ["pixel/0/config.yaml"]
+
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "first")
+    study.restore_plain(tmp_path / "new/msrs")  # nothing is kept yet
+    assert not (tmp_path / "new").exists()
+    study.save(out, study.RESULTS)
+    study.restore_plain(tmp_path / "new/msrs")
+    kept = [file for file in (tmp_path / "new").rglob("*") if file.is_file()]
+    assert {
+        file.parents[len(machine.split("/")) - 1].name for file in kept if file.name == "metrics.json"
+    } == {"both"}
+    assert not (tmp_path / "new/msrs/samples/pixel").exists()
