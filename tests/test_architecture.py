@@ -19,6 +19,7 @@ ALLOWED = {
     "ops": {"types", "files", "ops"},
     "decoding": {"errors", "decoding"},
     "images": {"errors", "files", "ops", "decoding"},
+    "processes": {"errors"},
     "bilevel": {"bilevel"},
     "contourlet": {"types", "ops", "contourlet"},
     "backbones": {
@@ -38,7 +39,9 @@ ALLOWED = {
     "rewards": {"errors", "files", "types", "ops", "rewards"},
     "metrics": {"lazy", "errors", "ops", "metrics"},
     "data": {"errors", "files", "types", "ops", "decoding", "images", "data"},
-    "downstream": {"lazy", "errors", "types", "files", "ops", "images", "networks", "downstream"},
+    "downstream": {
+        *("lazy", "errors", "types", "files", "ops", "images", "processes", "networks", "downstream"),
+    },
     "networks": {"errors", "version", "types", "files", "lazy", "ops", "networks"},
     "training": {"errors", "types", "files", "ops", "bilevel", "losses.base", "networks", "training"},
     "tracking": {
@@ -75,7 +78,8 @@ ALLOWED = {
     },
     "cli": {
         *("errors", "version", "types", "files", "decoding", "images", "ops", "clip", "metrics", "data"),
-        *("rewards", "networks", "downstream", "training", "tracking", "runs", "comparison", "board", "cli"),
+        *("rewards", "processes", "networks", "downstream", "training", "tracking", "runs", "comparison"),
+        *("board", "cli"),
     },
 }
 # Package of others -> where it may be imported at all.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipfuse.cli.downstream import as_overrides
 from clipfuse.downstream.sources import ALWAYS
@@ -237,8 +238,57 @@ def test_a_training_is_judged_at_its_end(here: Path, clipfuse: Command) -> None:
     assert (here / "runs/a/downstream/segmentation/metrics.json").read_bytes() != old
 
 
-def test_a_training_without_labels_is_refused_before_it_begins(here: Path, clipfuse: Command) -> None:
-    code, _, errors = clipfuse("train", *WORDS, "data.labelled=false", "run_dir=runs/c", "trainer=cpu")
-    assert code == 2
-    assert "has no labels" in errors
-    assert not (here / "runs").exists()
+def test_a_run_on_other_pairs_is_judged_without_the_sources_of_the_first(
+    here: Path, clipfuse: Command
+) -> None:
+    trained_here(clipfuse, "run_dir=runs/a", "downstream_seeds=[0]")
+    beside = {path: path.read_bytes() for path in here.glob("runs/downstream-sources/*/downstream/*/*.json")}
+    assert len(beside) == len(ALWAYS)
+    output = trained_here(clipfuse, "run_dir=runs/b", "downstream_seeds=[0]", "data.shift=20")
+    assert "runs/downstream-sources holds results for other data, so that infrared" in output
+    table = output.split("\nsource")[1].split("\n\n")[0]
+    assert [line.split()[0] for line in table.splitlines()[2:]] == ["fused"]
+    assert {path: path.read_bytes() for path in beside} == beside
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.labelled=false"], "has no labels"),
+        (["data.lacking=[1N]"], "1 of 8 pairs have no map of classes"),
+        (["downstream_seeds=[]"], "downstream_seeds is []; expected one or more different whole numbers"),
+        (["downstream_seeds=[0,0]"], "downstream_seeds is [0, 0]"),
+        (["downstream=segmentation", "downstream.encoder=typo.pth"], "downstream.encoder is 'typo.pth'"),
+        (["downstream=segmentation", "downstream.encoder=other.pth"], "another encoder than that of fpn_"),
+        (["downstream=segmentation", "data.bare=[0D,1N,2D,3N,4D]"], "the training part hold class 'ground'"),
+        (
+            ["downstream=detection", "downstream.boxes=components"],
+            "test part (3) has an object",
+        ),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_a_training_begins(
+    words: list[str], message: str, here: Path, clipfuse: Command
+) -> None:
+    torch.save({"features.0.0.weight": torch.zeros(1)}, here / "other.pth")
+    bare = ["data.bare=[5D,6N,7D]"] if "has an object" in message else []
+    for command in (["train", "run_dir=runs/c", "trainer=cpu"], ["downstream", "bundled"]):
+        if command[0] == "downstream" and "downstream_seeds" in words[0]:
+            continue
+        code, _, errors = clipfuse(command[0], *WORDS, *command[1:], *words, *bare)
+        assert code == 2, errors
+        (line,) = [each for each in errors.splitlines() if each.startswith("clipfuse: error: ")]
+        assert message in line
+        assert not (here / "runs").exists()
+
+
+def test_results_without_their_maps_are_logged_without_overlays(here: Path, clipfuse: Command) -> None:
+    words = ["downstream", "bundled", *WORDS, "seeds=[0]"]
+    assert clipfuse(*words)[0] == 0
+    for folder in here.rglob("predicted"):
+        shutil.rmtree(folder)
+    code, _, errors = clipfuse(*words, "+logger.mine._target_=tests.downstream.recorder.Recorder")
+    assert code == 0, errors
+    logged = [RECORDERS.pop().logged for _ in range(len(ALWAYS) + 1)]
+    assert all("downstream/segmentation/mIoU" in each for each in logged)
+    assert not any("downstream/segmentation/overlays" in each for each in logged)

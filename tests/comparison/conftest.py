@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clipfuse.files import json_sha256
+
 CLASSES = ("none", "car", "person", "bus")  # no image has a bus
 LABELS = {
     "names": CLASSES,
@@ -119,7 +121,8 @@ def write(
 
         for image in images[:2]:
             plane = np.random.default_rng(len(image)).integers(0, 4, (maps, maps)).astype(np.uint8)
-            file = path.parent / "predicted" / f"{protocol}-{seeds[0]}" / f"{image}.png"
+            kind = json_sha256({"updates": 300, "input": "color", **(settings or {})})[:8]
+            file = path.parent / "predicted" / f"{protocol}-{seeds[0]}-{kind}" / f"{image}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(plane).save(file)
     return path

@@ -92,9 +92,10 @@ def test_all_rows_are_shown_on_the_images_whose_maps_were_kept(root: Path) -> No
 
 
 def test_a_bad_map_is_named(root: Path) -> None:
-    place = "downstream/segmentation/predicted/retrained-1-0/test-000001.png"
     found = compared(root)
-    folder = found.numbers.seen[0].first[0].folder
+    first = found.numbers.seen[0].first[0]
+    folder = first.folder
+    place = f"downstream/segmentation/predicted/retrained-1-0-{first.kind[:8]}/test-000001.png"
     Image.new("L", (24, 24), 77).save(str(folder / place))
     drawn = overlays(found.numbers.seen[0], found.material.variants, None, None)
     assert f"1 cannot be drawn, the first: {folder / place}: is no map of 4 classes" in drawn.note

@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from clipfuse.downstream.evaluation import Evaluation
 from clipfuse.downstream.material import Material
-from clipfuse.downstream.protocols import FROZEN, RETRAINED
+from clipfuse.downstream.networks import weights_of
+from clipfuse.downstream.protocols import FROZEN, PLAIN, RETRAINED
 from clipfuse.downstream.results import Result, results_file
-from clipfuse.downstream.sources import ALWAYS, plain_source
+from clipfuse.downstream.segmentation import Segmentation
+from clipfuse.downstream.sources import ALWAYS, Source, plain_source
 
 sys.path.append(str(Path(__file__).parents[2]))  # processes import the task by its name
 from tests.downstream.tiny import LABELS, TinyPairs, TinyTask, material
@@ -187,3 +190,41 @@ def test_what_a_data_set_lacks_is_the_kind_that_the_task_needs(tmp_path: Path, u
         in message
     )
     assert "'Marks'" in message
+
+
+def test_a_network_that_is_to_be_kept_is_trained_again_where_its_file_is_missing(tmp_path: Path) -> None:
+    def judged(save: str | None) -> list[str]:
+        task = Segmentation("fpn_resnet10", updates=2, batch_size=2, crop=(32, 32), save=save)
+        lines: list[str] = []
+        given = evaluation(material(task), FROZEN, note=lines.append)
+        given.run([plain_source(name, tmp_path) for name in PLAIN])
+        return lines
+
+    assert judged(None) == []
+    assert len(judged(None)) == 4  # done before
+    before = {path: path.read_text() for path in tmp_path.rglob("metrics.json")}
+    assert judged(str(tmp_path / "judge.pt")) == []
+    assert {path.name for path in tmp_path.glob("*.pt")} == {"judge-0.pt", "judge-1.pt"}
+    for path, text in before.items():
+        old, new = (json.loads(each)["results"] for each in (text, path.read_text()))
+        assert [each["images"] for each in old] == [each["images"] for each in new]
+    assert len(judged(str(tmp_path / "judge.pt"))) == 4
+
+
+def test_a_network_of_a_file_needs_no_training_images(tmp_path: Path) -> None:
+    task = Segmentation("fpn_resnet10", updates=2, batch_size=2, crop=(32, 32))
+    path = tmp_path / "judge.pt"
+    torch.save(weights_of(task.build(LABELS, 3, 0), "fpn_resnet10", LABELS.names), path)
+    asked: list[str] = []
+
+    def watched(source: Source) -> Source:
+        def image(pair: Any) -> Any:
+            asked.append(pair.sample_ids[0])
+            return source.image(pair)
+
+        return replace(source, image=image)
+
+    given = evaluation(material(Segmentation("fpn_resnet10", weights=str(path))), FROZEN)
+    found = given.run([watched(plain_source(name, tmp_path)) for name in PLAIN])
+    assert all(len(results) == 1 for results in found.values())
+    assert set(asked) == {"5D", "6N", "7D"}

@@ -98,7 +98,11 @@ def test_the_key_holds_all_that_decides_the_numbers() -> None:
 
 def test_maps_are_kept_as_index_images(tmp_path: Path) -> None:
     found = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
-    write_predicted(predicted_file(tmp_path, "segmentation", "retrained-1", 0, "1N"), found)
+    write_predicted(predicted_file(tmp_path, "segmentation", "retrained-1", 0, RESULT.settings, "1N"), found)
     shown = shown_judgements(tmp_path, "segmentation", RESULT)
     assert shown["1N"]["map"].equal(found)
     assert shown["1N"]["confusion"] == IMAGES["1N"]["judgement"]["confusion"]
+    luma = replace(RESULT, settings={**RESULT.settings, "input": "luma"})
+    write_predicted(predicted_file(tmp_path, "segmentation", "retrained-1", 0, luma.settings, "1N"), found.T)
+    assert shown_judgements(tmp_path, "segmentation", RESULT)["1N"]["map"].equal(found)
+    assert shown_judgements(tmp_path, "segmentation", luma)["1N"]["map"].equal(found.T)

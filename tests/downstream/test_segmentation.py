@@ -117,6 +117,15 @@ def test_the_loss_is_the_weighted_mean_over_labelled_pixels() -> None:
     assert found == pytest.approx(total / weight, rel=1e-5)
     unlabelled = [replace(each, classes=torch.full((64, 64), 255, dtype=torch.uint8)) for each in TRAIN[:2]]
     assert task.loss(network, images, unlabelled).item() == 0.0
+    known = [replace(each, classes=torch.where(each.classes == 2, 255, each.classes)) for each in TRAIN]  # type: ignore[arg-type,call-overload]
+    for kind in ("log", "equal"):  # a class that no label teaches has no weight, and is not found
+        other: Any = tiny(class_weights=kind).build(LABELS, 3, 0).eval()
+        other.network.head.bias.data.copy_(torch.tensor([0.0, 0.0, 1e3]))
+        with torch.no_grad():
+            assert set(task.judge(other, LABELS, TEST[0])["map"].unique().tolist()) == {2}
+            tiny(class_weights=kind).prepare(other, known)
+            assert other.class_weights[2] == 0
+            assert 2 not in task.judge(other, LABELS, TEST[0])["map"]
     equal: Any = tiny(class_weights="equal").build(LABELS, 3, 0)
     tiny(class_weights="equal").prepare(equal, TRAIN)
     assert equal.class_weights.tolist() == [1, 1, 1]

@@ -1,6 +1,6 @@
 """A data set of a few labelled pairs in memory, and a task that a process learns in no time.
 
-A module of its own, as the processes of `clipfuse.downstream.processes` import the task by its name.
+A module of its own, as the processes of `clipfuse.processes` import the task by its name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,14 @@ class TinyPairs:
 
     name = "tiny"
 
-    def __init__(self, labelled: bool = True, shift: int = 0, lacking: Sequence[str] = ()) -> None:
-        self.labelled, self.shift, self.lacking = labelled, shift, lacking
+    def __init__(
+        self,
+        labelled: bool = True,
+        shift: int = 0,
+        lacking: Sequence[str] = (),
+        bare: Sequence[str] = (),
+    ) -> None:
+        self.labelled, self.shift, self.lacking, self.bare = labelled, shift, lacking, bare
 
     def parts(self) -> Mapping[str, Sequence[str]]:
         return {
@@ -48,6 +54,9 @@ class TinyPairs:
 
     def load(self, sample_id: str) -> Pair:
         pair = tiny_pair(int(sample_id[:-1]) + self.shift)
+        if sample_id in self.bare:  # of the ground alone
+            assert pair.classes is not None
+            return replace(pair, classes=torch.zeros_like(pair.classes))
         return replace(pair, classes=None) if sample_id in self.lacking else pair
 
     def labels(self) -> LabelSet | None:
@@ -125,7 +134,7 @@ def material(task: Task | None = None, channels: str = "color", shift: int = 0) 
 
 def write_options(folder: Path) -> None:
     """Write a search path of Hydra with this data set and this task, `data=tiny downstream=tiny`."""
-    settings = {"data/tiny": ("TinyPairs", "labelled: true\nshift: 0\nlacking: []\n")}
+    settings = {"data/tiny": ("TinyPairs", "labelled: true\nshift: 0\nlacking: []\nbare: []\n")}
     settings["downstream/tiny"] = ("TinyTask", "updates: 12\n")
     for name, (target, rest) in settings.items():
         path = folder / f"{name}.yaml"

@@ -13,13 +13,13 @@ from clipfuse.data.listed import given_pairs
 from clipfuse.data.masks import check_masks, files_of_pairs, find_masks, read_target_mask
 from clipfuse.data.matching import ImageFile
 from clipfuse.decoding.ranges import Ranges
-from clipfuse.downstream.processes import packed, workers
 from clipfuse.errors import UserError
 from clipfuse.images import check_sizes, image_files, read_image
 from clipfuse.metrics import Scorer, trivial_fusions
 from clipfuse.metrics.protocols import protocol_named
 from clipfuse.ops.color import rgb_to_luma_chroma
 from clipfuse.ops.depth import to_unit
+from clipfuse.processes import packed, workers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -145,10 +145,25 @@ def _join_and_judge(config: "DictConfig") -> None:
         check_objective(config.objective, build(config.metrics, "metrics"), config.test)
 
 
+def _name_classes(config: "DictConfig") -> None:
+    """Put the names of the classes in the place of their file, as a loss that sees labels takes names."""
+    from omegaconf import DictConfig, OmegaConf
+
+    data = config.get("data")
+    labels = data.get("labels") if isinstance(data, DictConfig) else None
+    given = labels.get("classes") if isinstance(labels, DictConfig) else None
+    if isinstance(given, str):
+        from clipfuse.data.labels.description import class_names
+
+        root = "." if OmegaConf.is_missing(data, "root") else str(data.get("root", "."))
+        labels.classes = list(class_names(given, Path(root), "data.labels.classes"))
+
+
 def _check(config: "DictConfig") -> None:
     from clipfuse.cli.config import check_config
     from clipfuse.runs.train import TrainSettings
 
+    _name_classes(config)
     check_config(config, TrainSettings, GROUPS)
 
 

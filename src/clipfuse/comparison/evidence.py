@@ -25,20 +25,6 @@ MOST_FOUND = 100  # boxes of one class in an image that count
 _EPSILON = np.spacing(1)  # in COCO's denominator
 
 
-def quick(expression: str) -> bool:
-    """Whether a regular expression of a stranger's file is one, and cannot take long on a name.
-
-    Repetitions of groups, and more than three repetitions, can take exponential or high polynomial time.
-    """
-    if len(expression) > 200 or re.search(r"\)\s*[*+?{]|\(\?|\\\d", expression):
-        return False
-    try:
-        re.compile(expression)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return len(re.findall(r"[*+?{]", expression)) <= 3
-
-
 class Evidence(ABC):
     """The judgements of one task network on the images of one source.
 

@@ -10,19 +10,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat
 
-from clipfuse.comparison.evidence import TASKS, Confusions, Detections, Evidence, quick
+from clipfuse.comparison.evidence import TASKS, Confusions, Detections, Evidence
 from clipfuse.comparison.statistics import Array
 from clipfuse.comparison.zips import Folder, children, open_folder
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256, read_json
 from clipfuse.images import check_name
+from clipfuse.ops.expressions import MOST_GROUPS, quick
 from clipfuse.types import LabelSet
 
 FOLDER = "downstream"  # in a run folder, and in that of another source
 PLAIN = ("infrared", "visible", "average", "maximum", "both")
 SOURCES = "downstream-sources"  # in a sweep: folders of the sources that no run has made
 _REMEDY = "compute it again by clipfuse downstream, or move it away"
-_MOST_BYTES = 2**26
+_MOST_BYTES = 2**28  # as `clipfuse.downstream.results` writes
 _EQUAL = 1e-9  # of a score that was recorded to the one that its judgements give; both are float64
 _MOST_CLASSES = 256
 
@@ -38,7 +39,7 @@ class _Labels(BaseModel):
     background: Annotated[int, Field(ge=0, lt=_MOST_CLASSES)] | None = 0
     palette: list[Annotated[list[_Level], Field(min_length=3, max_length=3)]] = []
     groups: Annotated[
-        list[Annotated[list[_Word], Field(min_length=2, max_length=2)]], Field(max_length=20)
+        list[Annotated[list[_Word], Field(min_length=2, max_length=2)]], Field(max_length=MOST_GROUPS)
     ] = []
     objects: list[_Word] = []
 

@@ -69,7 +69,8 @@ def overlays(
     what = "those whose maps were kept" if seen.task == "segmentation" else "those with the most objects"
     note = (
         f"{len(uris)} of {len(seen.images)} test images: {what}; first run and task seed {seen.seeds[0]} of "
-        f"each source; at most {side} px wide or high"
+        f"each source; at most {side} px wide or high; what is neither run nor trivial fusion lies over the "
+        "visible image"
     )
     if seen.task == "detection":
         note += (
@@ -90,7 +91,7 @@ def _chosen(seen: Seen) -> list[str]:
 
 
 def _map_file(judged: Judged, name: str):  # type: ignore[no-untyped-def]  # a path in a folder or zip
-    kind = f"{judged.protocol}-{judged.seed}"
+    kind = f"{judged.protocol}-{judged.seed}-{judged.kind[:8]}"
     return judged.folder / FOLDER / judged.task / "predicted" / kind / f"{name}.png"
 
 

@@ -11,9 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import pairwise
 from math import ceil
-from statistics import fmean
 from threading import Lock
 from time import monotonic
 from typing import Any
@@ -22,9 +20,9 @@ import torch
 
 from clipfuse.downstream import protocols
 from clipfuse.downstream.base import Example, Judgement, Task
+from clipfuse.downstream.learning import curve
 from clipfuse.downstream.material import Material, examples_sha256
-from clipfuse.downstream.processes import Workers, packed
-from clipfuse.downstream.processes import workers as processes
+from clipfuse.downstream.networks import saved_file
 from clipfuse.downstream.results import (
     KEPT,
     Result,
@@ -38,9 +36,13 @@ from clipfuse.downstream.results import (
 )
 from clipfuse.downstream.sources import BOTH, Source
 from clipfuse.errors import UserError
+from clipfuse.processes import Workers, packed, workers
 from clipfuse.types import LabelSet
 
-POINTS = 50  # of a curve of losses
+LOST = (
+    "a process that trained a task network was killed, perhaps for want of memory; lower parallel, and "
+    "repeat the command: what is finished is kept"
+)
 PROTOCOLS = (protocols.RETRAINED, protocols.FROZEN)
 
 
@@ -73,8 +75,7 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UserError(f"protocol is {self.protocol!r}; expected {' or '.join(PROTOCOLS)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise UserError(f"seeds is {list(self.seeds)}; expected one or more different whole numbers")
+        check_seeds(self.seeds, "seeds")
         self.task = self.material.task
         protocols.check_files(self.task, self.material.labels, self.protocol)
         if self.task.weights is not None and len(self.seeds) > 1:  # one network: each would find the same
@@ -104,7 +105,11 @@ class Evaluation:
     def _missing(self, source: Source) -> list[int]:
         origin, known = self.material.origin(source), self._known(source)
         done = {each.seed for each in known if each.origin == origin}
-        return [seed for seed in self.seeds if seed not in done]
+        return [seed for seed in self.seeds if seed not in done or self._unsaved(seed)]
+
+    def _unsaved(self, seed: int) -> bool:
+        """Whether a network that is to be kept in a file is in none, so that it must be trained again."""
+        return self.task.save is not None and not saved_file(self.task.save, seed).is_file()
 
     def _known(self, source: Source) -> list[Result]:
         results = known_results(source.folder, self.task.name, self.material.labels, self.overwrite)
@@ -139,7 +144,7 @@ class Evaluation:
                 works on a source.
         """
         found = self.judged(sources)
-        with processes(self.parallel) as call:
+        with workers(self.parallel, LOST) as call:
             if self.protocol == protocols.FROZEN:
                 self._frozen(found, call)
             elif call is None:
@@ -196,9 +201,10 @@ class Evaluation:
             return
         plain = {each.name: each for each in sources if each.name in protocols.PLAIN}
         with self._making:
-            mix = {name: self.material.examples(plain[name], self.material.train) for name in protocols.PLAIN}
+            taught_by = protocols.PLAIN if self.task.weights is None else ()  # a file is taught already
+            mix = {name: self.material.examples(plain[name], self.material.train) for name in taught_by}
             tests = {name: self.material.examples(each, self.material.test) for name, each in wanted.items()}
-        taught = examples_sha256([example for name in protocols.PLAIN for example in mix[name]])
+        taught = examples_sha256([example for images in mix.values() for example in images])
         digests = {name: (taught, examples_sha256(each)) for name, each in tests.items()}
         todo = {
             seed: [
@@ -244,6 +250,8 @@ class Evaluation:
 
     def _is_known(self, source: Source, seed: int, digests: tuple[str, str]) -> bool:
         """Whether the very same images have been judged, whatever made them; then their origin is noted."""
+        if self._unsaved(seed):
+            return False
         key = self._key(seed, digests)
         same = next((each for each in self._known(source) if each.key == key and each.seed == seed), None)
         if same is not None:
@@ -268,7 +276,7 @@ class Evaluation:
         labels = self.material.labels
         for name, judgement in judgements.items():
             if "map" in judgement:
-                path = predicted_file(source.folder, self.task.name, self.protocol, seed, name)
+                path = predicted_file(source.folder, self.task.name, self.protocol, seed, self.settings, name)
                 write_predicted(path, torch.as_tensor(judgement["map"]))
         scenes = {each.name: each.scene for each in self.material.blank(self.material.test)}
         recorded = {name: record_of(each) for name, each in judgements.items()}
@@ -291,6 +299,16 @@ class Evaluation:
         add_result(source.folder, self.task.name, self.material.labels, result, self.overwrite)
 
 
+def check_seeds(seeds: Sequence[int], setting: str) -> None:
+    """Require one or more different task seeds.
+
+    Raises:
+        UserError: names the setting.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"{setting} is {list(seeds)}; expected one or more different whole numbers")
+
+
 Found = tuple[dict[str, dict[str, Any]], float, list[float]]
 
 
@@ -306,7 +324,7 @@ def _retrain(
     """Return the judgement of each test image, with maps of the first ones alone, seconds, and the curve."""
     start, losses = monotonic(), list[float]()
     judgements = protocols.retrained(task, labels, train, test, seed, progress, device, losses)
-    return _slim(judgements), monotonic() - start, _curve(losses)
+    return _slim(judgements), monotonic() - start, curve(losses)
 
 
 def _freeze(
@@ -320,14 +338,7 @@ def _freeze(
 ) -> tuple[dict[str, dict[str, dict[str, Any]]], float, list[float]]:
     start, losses = monotonic(), list[float]()
     judgements = protocols.frozen(task, labels, train_of, test_of, seed, progress, device, losses)
-    return {name: _slim(each) for name, each in judgements.items()}, monotonic() - start, _curve(losses)
-
-
-def _curve(losses: Sequence[float]) -> list[float]:
-    """Return the mean loss of each of at most `POINTS` equal parts of a training."""
-    count = min(POINTS, len(losses))
-    edges = [round(part * len(losses) / count) for part in range(count + 1)] if count else []
-    return [fmean(losses[low:high]) for low, high in pairwise(edges)]
+    return {name: _slim(each) for name, each in judgements.items()}, monotonic() - start, curve(losses)
 
 
 def _slim(judgements: Mapping[str, Judgement]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,8 @@ Own design; warm-up and decay as in the training recipes of torchvision.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from clipfuse.downstream.base import Example, Progress, Task
 from clipfuse.errors import UserError
 from clipfuse.ops.seeding import derived_seed
 
+POINTS = 50  # of a curve of losses
 _WARM_UP = 0.05
 
 
@@ -73,6 +76,13 @@ def learn(
                 progress(update + 1, task.updates)
     network.eval()
     return losses
+
+
+def curve(losses: Sequence[float]) -> list[float]:
+    """Return the mean loss of each of at most `POINTS` equal parts of a training."""
+    count = min(POINTS, len(losses))
+    edges = [round(part * len(losses) / count) for part in range(count + 1)] if count else []
+    return [fmean(losses[low:high]) for low, high in pairwise(edges)]
 
 
 def order(count: int, batch_size: int, updates: int, seed: int) -> Iterator[list[int]]:

@@ -271,10 +271,15 @@ def write_trained(save: str, seed: int, network: nn.Module, name: str, classes: 
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(save).expanduser()
     content: Any = weights_of(network, name, classes)
-    with write_atomically(path.with_name(f"{path.stem}-{seed}{path.suffix}"), "wb") as file:
+    with write_atomically(saved_file(save, seed), "wb") as file:
         torch.save(content, file)
+
+
+def saved_file(save: str, seed: int) -> Path:
+    """Return the file of a trained network beside the name given: of seed 0 judge-0.pt for judge.pt."""
+    path = Path(save).expanduser()
+    return path.with_name(f"{path.stem}-{seed}{path.suffix}")
 
 
 def _copy(module: nn.Module, given: Mapping[str, Any], where: str, what: str) -> None:

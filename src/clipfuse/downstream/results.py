@@ -21,7 +21,7 @@ from clipfuse.images import read_image, write_png
 from clipfuse.types import LabelSet
 
 KEPT = 8  # images whose map of classes that was found is kept
-_LARGEST = 2**29  # bytes of a file that is read
+_LARGEST = 2**28  # bytes of a file that is read; `clipfuse.comparison.judged` reads as many
 _REMEDY = "move it away, and it is computed again"
 
 
@@ -205,9 +205,15 @@ def record_of(judgement: Judgement) -> dict[str, Any]:
     return {name: value for name, value in judgement.items() if name != "map"}
 
 
-def predicted_file(folder: Path, task: str, protocol: str, seed: int, image: str) -> Path:
-    """Return the file of the map of classes that was found on an image: an index PNG."""
-    return results_file(folder, task).parent / "predicted" / f"{protocol}-{seed}" / f"{image}.png"
+def predicted_file(
+    folder: Path, task: str, protocol: str, seed: int, settings: Mapping[str, Any], image: str
+) -> Path:
+    """Return the file of the map of classes that was found on an image: an index PNG.
+
+    Its folder has the first digits of the settings' digest, as `metrics.json` holds results of several.
+    """
+    kind = f"{protocol}-{seed}-{json_sha256(dict(settings))[:8]}"
+    return results_file(folder, task).parent / "predicted" / kind / f"{image}.png"
 
 
 def write_predicted(path: Path, found: Tensor) -> None:
@@ -224,7 +230,7 @@ def shown_judgements(folder: Path, task: str, result: Result) -> dict[str, dict[
     shown = {}
     for image in list(result.images)[:KEPT]:
         judgement = dict(result.images[image]["judgement"])
-        path = predicted_file(folder, task, result.protocol, result.seed, image)
+        path = predicted_file(folder, task, result.protocol, result.seed, result.settings, image)
         if path.is_file():
             judgement["map"] = read_image(path)[0]
         shown[image] = judgement

@@ -128,11 +128,15 @@ class Segmentation(Task):
         return segmentation_network(self.network, self.encoder, len(labels), channels, seed)
 
     def prepare(self, network: nn.Module, examples: Sequence[Example]) -> None:
-        """Set the weights of the classes from the training labels, which are those of every source."""
+        """Set the weights of the classes from the training labels, which are those of every source.
+
+        A class without a training pixel, such as an ignored background, has none; `judge` never finds it.
+        """
         weights: Any = network.class_weights
-        if self.class_weights == "log":
-            share = shares(LabelSet(tuple(map(str, range(len(weights))))), examples)
-            weights.copy_(torch.tensor([1 / math.log(_LOG_OFFSET + each) for each in share]))
+        for place, share in enumerate(shares(LabelSet(tuple(map(str, range(len(weights))))), examples)):
+            weights[place] = float(share > 0)
+            if share and self.class_weights == "log":
+                weights[place] = 1 / math.log(_LOG_OFFSET + share)
 
     def loss(self, network: nn.Module, images: Tensor, examples: Sequence[Example]) -> Tensor:
         """Return the mean cross entropy of labelled pixels, each with the weight of its class."""
@@ -146,7 +150,9 @@ class Segmentation(Task):
         """Return the confusion matrix, rows truth and columns found, and the map that was found."""
         image = example.image[None].to(next(network.parameters()).device).float().div_(255)
         logits = network(image.contiguous(memory_format=torch.channels_last))
-        found = logits[0].argmax(dim=0).to(torch.uint8).cpu()
+        known: Any = network.class_weights
+        logits = logits[0].masked_fill(known[:, None, None] == 0, -math.inf)
+        found = logits.argmax(dim=0).to(torch.uint8).cpu()
         return {
             "confusion": confusion_matrix(_classes(example), found, len(labels)).tolist(),
             "map": found,

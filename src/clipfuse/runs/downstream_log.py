@@ -33,15 +33,21 @@ def curves(results: Results) -> Table:
 
 
 def overlays(material: Material, sources: Sequence[Source], results: Results) -> Table:
-    """Return a table of test images: the truth on the first source, and what was found on each."""
-    task, names = material.task, material.test[:_SHOWN]
+    """Return a table of test images: the truth on the first source, and what was found on each.
+
+    Images whose map was not kept for every source, as in results without their files, are left out.
+    """
+    task = material.task
+    found = [shown_judgements(each.folder, task.name, results[each.name][0]) for each in sources]
+    drawn = {"map"} if task.needs == "classes" else set()
+    names = [name for name in material.test if all(drawn <= each.get(name, {}).keys() for each in found)]
+    names = [name for name in names if all(name in each for each in found)][:_SHOWN]
     columns = ["image", "truth"]
     rows: list[list[Any]] = [[name] for name in names]
-    for source in sources:
-        found = shown_judgements(source.folder, task.name, results[source.name][0])
+    for source, judgements in zip(sources, found, strict=True):
         columns.append(source.name)
         for row, example in zip(rows, material.examples(source, names), strict=True):
-            for judgement in (*([None] if len(row) == 1 else []), found[example.name]):
+            for judgement in (*([None] if len(row) == 1 else []), judgements[example.name]):
                 row.append(to_picture(task.draw(material.labels, example, judgement) / 255))
     return columns, rows
 
@@ -138,6 +144,7 @@ def log_source(
             logger.log_hyperparams(record)
         logger.log_metrics({**scores, SAMPLES_SEEN: seen}, None)
         for name, (columns, rows) in tables.items():
-            logger.log_rows(f"{prefix}/{name}", columns, rows, seen)
+            if rows:
+                logger.log_rows(f"{prefix}/{name}", columns, rows, seen)
         commands.append(logger.finish(failed=False))
     return [each for each in commands if each]

@@ -145,7 +145,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
     scores = [f"val/metric/{name}" for name in metrics.validation.names] + ["val/loss/total"]
     watch_scores(names, callbacks, scores, loss.name)
     check_objective(config.objective, metrics, config.test, loss.name)
-    judging = planned_judging(config, source, callbacks)
+    judging = planned_judging(config, source, data, callbacks)
     said = resume_notices(start, config.checkpoint, record)
     said += [] if start.trained else notices(record, loss, solver, callbacks)
     writer = next((callback for callback in callbacks if isinstance(callback, TestWriter)), None)
@@ -183,7 +183,7 @@ def _train(config: DictConfig, folder: Path, command: str | None) -> float | Non
             trainer.test(module, datamodule=data, verbose=False)
             objective = trainer.callback_metrics.get(config.objective, objective)
         if judging is not None:
-            judging.run(folder, data, trainer, module)
+            judging.run(folder, trainer, module)
         defined = sorted(name for name, value in trainer.callback_metrics.items() if value.isfinite())
         found = None if objective is None else float(objective)
         status["objective"] = found if found is not None and isfinite(found) else None

@@ -86,6 +86,8 @@ def test_names_come_from_a_file_of_one_name_per_line(tmp_path: Path) -> None:
         ({"groups": {"car": "N$"}}, "has a group 'car'; expected a word that is no name of a class"),
         ({"groups": {"a/b": "N$"}}, "has a group 'a/b'"),
         ({"groups": {"night": "N("}}, "data.labels.groups.night is 'N(', no regular expression"),
+        ({"groups": {"night": "(?i)n$"}}, "data.labels.groups.night is '(?i)n$', which compare would not"),
+        ({"groups": {f"g{i}": "N$" for i in range(21)}}, "data.labels.groups has 21 groups; expected 20"),
     ],
 )
 def test_what_is_wrong_is_named(

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipfuse.errors import UserError, did_you_mean
 from clipfuse.files import read_text
+from clipfuse.ops.expressions import MOST_GROUPS, quick
 from clipfuse.types import IGNORED, LabelSet
 
 KINDS = {
@@ -78,7 +79,7 @@ def parse_labels(given: object, root: Path, where: str = "data.labels") -> Descr
         raise _wrong(
             f"{where}.kind", kind, "; ".join(f"{name} ({text})" for name, text in KINDS.items()) + near
         )
-    names = _names(given.get("classes"), root, f"{where}.classes")
+    names = class_names(given.get("classes"), root, f"{where}.classes")
     palette = _palette(given.get("palette"), len(names), f"{where}.palette")
     if kind == "color":
         if not palette:
@@ -111,7 +112,17 @@ def _wrong(where: str, given: object, expected: str) -> UserError:
     return UserError(f"{where} is {given!r}; expected {expected}")
 
 
-def _names(given: Any, root: Path, where: str) -> tuple[str, ...]:
+def class_names(given: Any, root: Path, where: str) -> tuple[str, ...]:
+    """Return the names of the classes, given as a list or as a text file of one name per line.
+
+    Args:
+        given: the setting.
+        root: folder of the data set, below which the file may lie.
+        where: the setting's name, for messages.
+
+    Raises:
+        UserError: names the setting, and what was expected.
+    """
     if isinstance(given, str) and given.endswith(".txt"):
         file = next((each for each in (root / given, Path(given).expanduser()) if each.is_file()), None)
         if file is None:
@@ -143,6 +154,8 @@ def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, st
         return ()
     if not isinstance(given, Mapping):
         raise _wrong(where, given, "a mapping of names and regular expressions over sample ids")
+    if len(given) > MOST_GROUPS:
+        raise UserError(f"{where} has {len(given)} groups; expected {MOST_GROUPS} at most")
     for name, expression in given.items():
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name) or name in names:
             raise UserError(f"{where} has a group {name!r}; expected a word that is no name of a class")
@@ -153,6 +166,11 @@ def _groups(given: Any, names: Sequence[str], where: str) -> tuple[tuple[str, st
                 f"{where}.{name} is {expression!r}, no regular expression ({error}); expected one over the "
                 "sample ids, such as 'N$'"
             ) from None
+        if not quick(expression):
+            raise UserError(
+                f"{where}.{name} is {expression[:60]!r}, which compare would not run; expected at most three "
+                "repetitions, none of a group, no (?...) and no reference back, such as '^[Nn]ight'"
+            )
     return tuple(given.items())
 
 

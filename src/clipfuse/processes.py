@@ -1,4 +1,4 @@
-"""Processes in which task networks are trained, several at a time."""
+"""Processes that train or score for a command, several at a time."""
 
 import ctypes
 import io
@@ -17,11 +17,6 @@ from torch import Tensor
 
 from clipfuse.errors import UserError
 
-LOST = (
-    "a process that trained a task network was killed, perhaps for want of memory; lower parallel, and "
-    "repeat the command: what is finished is kept"
-)
-
 
 class Workers:
     """Processes of one thread each, which end with this one.
@@ -31,7 +26,7 @@ class Workers:
         lost: what the error is where one of them was killed.
     """
 
-    def __init__(self, count: int, lost: str = LOST) -> None:
+    def __init__(self, count: int, lost: str) -> None:
         self._lost = lost
         # Spawned, as a fork of a process whose libraries have threads may wait for ever.
         self._pool = ProcessPoolExecutor(count, get_context("spawn"), _follow_parent)
@@ -63,7 +58,7 @@ class Workers:
 
 
 @contextmanager
-def workers(count: int, lost: str = LOST) -> Iterator[Workers | None]:
+def workers(count: int, lost: str) -> Iterator[Workers | None]:
     """Give so many processes; None for one, which is this one. See `Workers`."""
     if count == 1:
         yield None
