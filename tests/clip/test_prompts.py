@@ -96,6 +96,18 @@ def test_features_at_other_values_leave_the_module_alone(tiny_clip: Clips) -> No
         prompts.features(other[:1])
 
 
+def test_few_sets_of_values_are_remembered(tiny_clip: Clips) -> None:
+    """Points between those that a solver moves are new at each of its checks."""
+    prompts = LearnablePrompts(tiny_clip(), {"a": "x"}, length=3)
+    moved = [prompts.contexts[0].detach().clone()]
+    for step in range(12):
+        moved[0].add_(0.1)
+        expected = prompts.kept_features(moved)
+        prompts.kept_features([moved[0] + step])  # of its own memory
+        assert prompts.kept_features(moved) is expected
+    assert len(prompts._known) <= 4
+
+
 def test_the_state_is_the_contexts(tiny_clip: Clips) -> None:
     clip = tiny_clip()
     prompts = LearnablePrompts(clip, {"positive": "", "negative": ""}, length=4)

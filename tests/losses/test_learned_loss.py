@@ -284,6 +284,13 @@ def test_data_without_classes_are_refused_for_the_task_alone() -> None:
         loss.setup(inputs)
     with pytest.raises(UserError, match="a batch has no maps of classes"):
         loss(inputs)
+    inputs = example_inputs()
+    assert inputs.classes is not None
+    wrong = replace(inputs, classes=inputs.classes.masked_fill(inputs.classes == 1, 3))
+    for check in (loss.check_labels, loss):
+        with pytest.raises((UserError, ValueError), match="has class 3, and the task network has 3 classes"):
+            check(wrong)
+    LearnedLoss(width=4).check_labels(wrong)
 
 
 def config_of(tiny_config: Callable[..., DictConfig], *overrides: str) -> DictConfig:

@@ -229,6 +229,22 @@ def test_pictures_serve_for_some_updates_and_survive_a_checkpoint(micro_clip: Fr
     assert smaller.shape[1] == 2
 
 
+def test_a_look_ahead_at_some_of_the_batch_leaves_what_is_kept(micro_clip: FrozenClip) -> None:
+    loss, inputs = make(micro_clip, pictures_every=3), example_inputs()
+    first = loss.prepare(replace(inputs, step=3)).pictures
+    assert first is not None
+    others = replace(inputs, infrared=inputs.visible, visible=inputs.infrared, step=6)
+    whole = loss.prepare(others).pictures
+    kept = loss.get_extra_state().clone()
+    ahead = loss.prepare(others.part(slice(0, 2))).pictures
+    assert ahead is not None
+    assert whole is not None
+    assert torch.equal(ahead, kept[:, :2])
+    assert torch.equal(loss.get_extra_state(), kept)
+    assert loss.prepare(replace(others, step=7)).pictures is not None
+    assert torch.equal(loss.get_extra_state(), kept)
+
+
 def test_validation_neither_needs_nor_changes_what_training_keeps(micro_clip: FrozenClip) -> None:
     loss, inputs = make(micro_clip), example_inputs()
     loss.prepare(inputs)

@@ -38,6 +38,15 @@ def test_uncertainty_counts_the_shares_and_stays_finite() -> None:
     with torch.no_grad():
         module.log_variances.fill_(-1000.0)
     torch.testing.assert_close(module(ones, ones[0], 0), torch.tensor([1e4, 2e4]))
+    # A loss below 0 gets that factor, and the total stays bounded.
+    module = UncertaintyWeights({"below": 1.0})
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    for step in range(40):
+        total = module(-ones[0][None], ones[0], step)[0] * -ones[0] + module.regularization()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    assert total.item() == pytest.approx(-1e4 - math.log(1e4), rel=1e-5)
 
 
 def quadratics(fused: Tensor) -> list[Tensor]:

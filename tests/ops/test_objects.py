@@ -49,6 +49,17 @@ def test_a_window_is_a_square_about_its_object(
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_a_window_does_not_depend_on_those_beside_it() -> None:
+    """A window of 24 px beside one of 200, which is sampled more densely: as on two ranks."""
+    images = torch.rand(3, 1, 200, 240, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    edges = torch.tensor([(30, 20, 40, 30), (0, 0, 180, 180), (80, 20, 90, 36)])
+    together = cut_patches(images, object_windows((200, 240), edges), (48, 48))
+    for index in range(3):
+        one = slice(index, index + 1)
+        alone = cut_patches(images[one], object_windows((200, 240), edges[one]), (48, 48))
+        torch.testing.assert_close(together[one], alone, rtol=0, atol=1e-12)
+
+
 def test_parts_of_a_map_on_which_nothing_is_labelled_are_none() -> None:
     plane = torch.full((6, 8), IGNORED)
     plane[1:3, 2:6] = 3

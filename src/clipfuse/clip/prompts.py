@@ -10,6 +10,7 @@ from clipfuse.clip.encoder import FrozenClip
 from clipfuse.ops.seeding import derived_seed
 
 POSITIONS = ("end", "middle", "front")
+_MOST_KNOWN = 4  # sets of values whose features are kept
 
 
 class LearnablePrompts(nn.Module):
@@ -158,7 +159,9 @@ class LearnablePrompts(nn.Module):
         # A solver changes its values in place, which raises their version.
         key = tuple((value.data_ptr(), value._version) for value in contexts)
         if key not in self._known:
-            self._known = {old: kept for old, kept in self._known.items() if old[0][0] != key[0][0]}
+            others = [old for old in self._known if old[0][0] != key[0][0]]
+            # A solver has two sets of values that it moves; of others, such as points between them, few stay.
+            self._known = {old: self._known[old] for old in others[-_MOST_KNOWN + 1 :]}
             # The values are kept, too: their memory cannot become that of other values with the same key.
             self._known[key] = [value.detach() for value in contexts], self.features(contexts).detach()
         return self._known[key][1]

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, LossArtifacts, require, require_terms
+from clipfuse.ops import sending
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.filters import sobel_fields
 from clipfuse.ops.modes import evaluating
@@ -98,6 +99,12 @@ class LearnedLoss(BilevelLoss):
         """Return the labels that the judge needs."""
         return super().required() | ({"classes": self.name} if self.judged_by == "task" else {})
 
+    def check_labels(self, sample: LossInputs) -> None:
+        """Refuse labels with more classes than the judge has, beside data without any."""
+        super().check_labels(sample)
+        if wrong := self._wrong(sample):
+            raise ValueError(wrong)
+
     def lower_parameters(self) -> Sequence[Tensor]:
         """Return the weights of the loss network, and of what judges."""
         return tuple(self.parameters())
@@ -108,8 +115,15 @@ class LearnedLoss(BilevelLoss):
         Raises:
             UserError: `judge=task`, and a batch has no maps of classes.
         """
-        if self.judged_by == "task" and self.training and inputs.classes is None:
-            raise UserError(f"{_LOSS} loss: a batch has no maps of classes, by which the task network judges")
+        if self.judged_by == "task" and self.training:
+            if inputs.classes is None:
+                raise UserError(
+                    f"{_LOSS} loss: a batch has no maps of classes, by which the task network judges"
+                )
+            # On a GPU a wrong class makes f NaN, upon which the training calls `check_labels`: to read it
+            # here would make the host wait in each update.
+            if sending.reads_freely(inputs.classes.device) and (wrong := self._wrong(inputs)):
+                raise UserError(wrong)
         return inputs
 
     def upper_loss(self, state: LossInputs, lower: Sequence[Tensor]) -> LossOutput:
@@ -142,11 +156,29 @@ class LearnedLoss(BilevelLoss):
         else:
             assert state.classes is not None
             known = state.classes != IGNORED
-            wrong = nn.functional.cross_entropy(judged, state.classes, ignore_index=IGNORED, reduction="none")
+            unknown = (known & (state.classes >= judged.shape[1])).any()
+            classes = state.classes.clamp(max=judged.shape[1] - 1).masked_fill(~known, IGNORED)
+            wrong = nn.functional.cross_entropy(judged, classes, ignore_index=IGNORED, reduction="none")
+            wrong = wrong.masked_fill(unknown, float("nan"))
             pixels = known.sum((1, 2))
             means = wrong.sum((1, 2)) / pixels.clamp(min=1)
             total = mean_over_ranks(means, (pixels > 0).sum(), self.training)
         return LossOutput(total, {self.judged_by: total.detach()})
+
+    def _wrong(self, inputs: LossInputs) -> str:
+        """Return which class of a batch the judge does not have, or an empty text."""
+        if self.judged_by != "task" or inputs.classes is None:
+            return ""
+        count = getattr(self.judge, "classes", None)
+        most = inputs.classes.masked_fill(inputs.classes == IGNORED, 0).flatten(1).amax(1)
+        if not isinstance(count, int) or int(most.max()) < count:
+            return ""
+        at = int(most.argmax())
+        return (
+            f"{_LOSS} loss: {inputs.sample_ids[at]} has class {int(most[at])}, and the task network has "
+            f"{count} classes, 0 to {count - 1}; set {self.place}.task.classes to the number of classes in "
+            "the data"
+        )
 
     @torch.no_grad()
     def artifacts(self, inputs: LossInputs) -> LossArtifacts:

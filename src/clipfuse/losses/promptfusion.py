@@ -17,7 +17,7 @@ from clipfuse.clip.similarity import cosine, margin_ranking
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops.defects import MAKERS, bad_pictures
 from clipfuse.ops.patches import random_views
-from clipfuse.ops.pyramid import detail_maximum
+from clipfuse.ops.pyramid import detail_maximum, fusions_by_rule
 from clipfuse.ops.ranks import join_ranks, own_part
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LossInputs, LossOutput
@@ -157,6 +157,7 @@ class PromptFusionLoss(BilevelLoss):
         for index, context in enumerate(self.lower_parameters()):
             self.register_buffer(f"start{index}", context.detach().clone(), persistent=False)
         self._pictures: Tensor | None = None
+        self._whole = -1, 0  # the last update, and the samples of its batch
 
     def setup(self, sample: LossInputs) -> None:
         """Refuse data without the reference that `positives` needs; set up the fidelity loss."""
@@ -198,7 +199,7 @@ class PromptFusionLoss(BilevelLoss):
         fused = self._encode(inputs.fused if guided else inputs.fused.detach(), inputs, "fused")
         ranked = guided and pictures is not None and self.teacher_decay is not None
         earlier = self._embed_earlier(inputs) if ranked and (self.training or inputs.teacher) else None
-        others = {} if self.training else self._plain(inputs)
+        others = {} if self.training else fusions_by_rule(inputs.infrared, inputs.visible)
         plain = {name: self._encode(each, inputs, name) for name, each in others.items()}
         return PromptState(self.fidelity(inputs), fused, pictures, earlier, plain, guided)
 
@@ -258,7 +259,7 @@ class PromptFusionLoss(BilevelLoss):
 
         Captions have the mean probability over the pairs of prompts, `texts` that of each pair.
         """
-        shown = {"fused": inputs.fused, **self._plain(inputs)}
+        shown = {"fused": inputs.fused, **fusions_by_rule(inputs.infrared, inputs.visible)}
         if inputs.reference is not None:
             shown["reference"] = inputs.reference
         images = self.clip.encode_image(torch.cat([each[:1] for each in shown.values()]), resize="squash")
@@ -301,16 +302,6 @@ class PromptFusionLoss(BilevelLoss):
         good, bad = pictures[0].unsqueeze(1), pictures[1:].transpose(0, 1)
         return self._logits(good, texts), self._logits(bad, texts)
 
-    def _plain(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Return sources and trivial fusions, and the good image made by rule."""
-        return {
-            "infrared": inputs.infrared,
-            "visible": inputs.visible,
-            "average": (inputs.infrared + inputs.visible) / 2,
-            "maximum": inputs.infrared.maximum(inputs.visible),
-            "composite": detail_maximum(inputs.infrared, inputs.visible),
-        }
-
     def _good(self, inputs: LossInputs) -> Tensor:
         if self.positives == "composite":
             return detail_maximum(inputs.infrared, inputs.visible)
@@ -319,9 +310,16 @@ class PromptFusionLoss(BilevelLoss):
         return inputs.reference
 
     def _keep_pictures(self, inputs: LossInputs) -> Tensor:
-        """Return the good and bad images of this update; every so often keep new ones."""
-        kept = None if self._pictures is None else own_part(self._pictures, dim=1)
-        kept = kept if kept is not None and kept.shape[1] == len(inputs.fused) else None
+        """Return the good and bad images of this update; every so often keep new ones.
+
+        Where a solver looks ahead with some of the batch, after it, they are some of the batch's.
+        """
+        kept, count = None if self._pictures is None else own_part(self._pictures, dim=1), len(inputs.fused)
+        step, whole = self._whole
+        if kept is not None and step == inputs.step and count < whole:
+            return kept[:, :count].to(inputs.fused.device)
+        self._whole = inputs.step, count
+        kept = kept if kept is not None and kept.shape[1] == count else None
         if kept is None or inputs.step % self.pictures_every == 0:
             fresh = self._embed_pictures(inputs)
             self._pictures = join_ranks(fresh, dim=1)  # of all ranks: one of them writes the checkpoint

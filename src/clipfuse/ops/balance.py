@@ -1,5 +1,6 @@
 """Weights of several losses that learn: by uncertainty, and by the norms of gradients (GradNorm)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -27,7 +28,8 @@ class UncertaintyWeights(nn.Module):
     of 1, and has the weight 1 / L_i. Source: Kendall, Gal and Cipolla, CVPR 2018, with s = log sigma^2. There
     a regression has exp(-s)/2 L + s/2 (half of this form, so the same weights among regressions), and a
     classification exp(-s) L + s/2, whose optimum is s = log 2L. One form for all parts is own design, since a
-    fusion loss is neither likelihood. The losses must be positive; the factor exp(-s_i) is 1e4 at most.
+    fusion loss is neither likelihood. The factor exp(-s_i) is 1e4 at most, which a loss of 0 or less
+    gets.
 
     Args:
         shares: p_i by name, above 0.
@@ -44,8 +46,8 @@ class UncertaintyWeights(nn.Module):
         return factors * _constant(self.shares, factors.dtype, factors.device)
 
     def regularization(self) -> Tensor:
-        """Return the sum of s_i, which is added to the total."""
-        return self.log_variances.sum()
+        """Return the sum of s_i, which is added to the total; where a factor ends, its s_i does, too."""
+        return self.log_variances.clamp(min=-math.log(_GREATEST)).sum()
 
 
 class GradientNormWeights(nn.Module):

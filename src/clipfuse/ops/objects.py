@@ -83,4 +83,4 @@ def object_windows(
     maps = torch.zeros(len(edges), 1, 3, 3, dtype=torch.float64)
     maps[:, 0, 0, 0], maps[:, 0, 1, 1], maps[:, 0, 2, 2] = side / width, side / height, 1.0
     maps[:, 0, :2, 2] = 2 * center / limit - 1
-    return PatchPlaces(maps, None, float(side.max()))
+    return PatchPlaces(maps, None, side)

@@ -24,12 +24,12 @@ class PatchPlaces:
             `grid_sample`'s coordinates without `align_corners`, [-1, 1] from edge to edge.
         frames: (N, P, 4) left, top, right, bottom in the image's coordinates: what lies outside is 0.
             None if nothing is.
-        pixels: side of the largest patch, in pixels of the image.
+        pixels: side of the largest patch, in pixels of the image: of all, or of each image, (N,).
     """
 
     maps: Tensor
     frames: Tensor | None
-    pixels: float
+    pixels: float | Tensor
 
 
 def affine_places(
@@ -117,7 +117,8 @@ def perspective_places(
 def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> Tensor:
     """Cut patches out, bilinearly; the gradient reaches the images.
 
-    Where a patch is much larger than `size`, it is sampled more densely and averaged.
+    Where a patch is much larger than `size`, it is sampled more densely and averaged: the patches of an image
+    do not depend on the other images, if `places.pixels` does not.
 
     Args:
         images: (N, C, H, W).
@@ -127,6 +128,8 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
     Returns:
         (N * P, C, *size), the patches of one image after another.
     """
+    if isinstance(places.pixels, Tensor):
+        return _cut_each(images, places, places.pixels.tolist(), size)
     dense = max(1, round(places.pixels / min(size)))
     height, width = size[0] * dense, size[1] * dense
     maps = places.maps if places.frames is not None else places.maps[..., :2, :]
@@ -148,6 +151,20 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
         inside = ((xy >= low) & (xy <= high)).all(dim=-1)
         patches = patches * inside.flatten(0, 1).unsqueeze(1)
     return F.avg_pool2d(patches, dense) if dense > 1 else patches
+
+
+def _cut_each(images: Tensor, places: PatchPlaces, pixels: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """Cut the patches of images together whose sides ask for the same density."""
+    together: dict[int, list[int]] = {}
+    for index, side in enumerate(pixels):
+        together.setdefault(max(1, round(side / min(size))), []).append(index)
+    frames = places.frames
+    found = []
+    for dense, rows in together.items():
+        own = PatchPlaces(places.maps[rows], None if frames is None else frames[rows], dense * min(size))
+        found.append(cut_patches(images[rows], own, size).unflatten(0, (len(rows), -1)))
+    order = torch.tensor([index for rows in together.values() for index in rows]).argsort().tolist()
+    return torch.cat(found)[order].flatten(0, 1)
 
 
 def random_views(images: Tensor, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:

@@ -175,6 +175,14 @@ def detail_maximum(infrared: Tensor, visible: Tensor, gain: float = 1.2, lift: f
     return (fused + warm_targets(infrared) * (target - fused)).clamp(0, 1)
 
 
+def fusions_by_rule(infrared: Tensor, visible: Tensor) -> dict[str, Tensor]:
+    """Return both bands, their average and maximum, and `detail_maximum` as `composite`, by name."""
+    return {
+        **{"infrared": infrared, "visible": visible, "average": (infrared + visible) / 2},
+        **{"maximum": infrared.maximum(visible), "composite": detail_maximum(infrared, visible)},
+    }
+
+
 def warm_targets(infrared: Tensor) -> Tensor:
     """Guess a soft mask of targets: bright, and brighter than their surroundings. Own design.
 
