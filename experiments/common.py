@@ -34,6 +34,7 @@ KEPT = (  # of a run folder and of its sweep, where the images and weights are n
     *("sweep.yaml", "status.json", "config.yaml", "metrics.csv"),
     *("test/metrics.json", "test/per_image.csv", "seconds_per_update.json"),
 )
+MSRS_SCENES = r"^(\d\d\d)\d\d[DN]$"  # blocks of 100 numbers; of conf/data/msrs.yaml
 
 
 def make_parser(doc: str | None, roadscene: bool = False) -> argparse.ArgumentParser:

@@ -1,14 +1,16 @@
 """What does a bi-level step with learned prompts cost, against a step with fixed ones?
 
-A batch of 8 crops of 96 pixels, contourlet_tiny with Adam, loss and solver as configured. A cycle is
-`solver.every` updates: one embeds new images and solves the lower level, the others do not. Both kinds of
-training take their cycles in turns. ViT-B-32 has random weights, which cost as much as any.
+A batch of 8 crops of 96 pixels, contourlet_tiny with Adam, loss and solver as configured or by overrides. A
+cycle is 10 updates: one embeds new images and solves the lower level, the others do not (of solver=meha all
+do). Both kinds of training take their cycles in turns. ViT-B-32 has random weights, which cost as much as
+any.
 
     OMP_NUM_THREADS=2 python -m experiments.benchmarks.promptfusion_step [--rounds 3] [--clip micro]
+        [solver=value_penalty solver.order=2]
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import hydra
 import torch
@@ -25,18 +27,18 @@ from clipfuse.types import LossInputs
 COUNT, SIDE = 8, 96
 
 
-def make_loss(clip: FrozenClip, prompts: str) -> tuple[PromptFusionLoss, Solver]:
+def make_loss(clip: FrozenClip, prompts: str, solver: Sequence[str] = ()) -> tuple[PromptFusionLoss, Solver]:
     """Return the configured loss, past its first stage, and its solver."""
-    words = ["loss=promptfusion", f"loss.prompts={prompts}", "loss.warmup=0", "~loss.clip"]
+    words = ["loss=promptfusion", f"loss.prompts={prompts}", "loss.warmup=0", "~loss.clip", *solver]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", words)
     loss = hydra.utils.instantiate(config.loss, clip=clip, _convert_="all").train()
     return loss, Joint() if prompts == "fixed" else hydra.utils.instantiate(config.solver)
 
 
-def make_cycle(clip: FrozenClip, prompts: str, updates: int) -> Callable[[], None]:
+def make_cycle(clip: FrozenClip, prompts: str, updates: int, words: Sequence[str] = ()) -> Callable[[], None]:
     """Return `updates` steps of training, the first of which solves the lower level."""
-    loss, solver = make_loss(clip, prompts)
+    loss, solver = make_loss(clip, prompts, words)
     network = make_backbone()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     infrared, visible = torch.rand(2, COUNT, 1, SIDE, SIDE)
@@ -88,6 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clip", action="append", choices=("micro", "ViT-B-32"))
+    parser.add_argument("solver", nargs="*", help="overrides of the solver with learned prompts")
     options = parser.parse_args()
     every = 10  # as in conf/solver/value_penalty.yaml
     print(f"{torch.get_num_threads()} threads, batch {COUNT}, {SIDE}x{SIDE}, a cycle of {every} updates")
@@ -95,10 +98,14 @@ def main() -> None:
         torch.manual_seed(0)
         clip = make_clip(name)
         learned, fixed = seconds(
-            options.rounds, make_cycle(clip, "learned", every), make_cycle(clip, "fixed", every)
+            options.rounds,
+            make_cycle(clip, "learned", every, options.solver),
+            make_cycle(clip, "fixed", every),
         )
         print(f"\n{name}: a step of the cycle {1e3 * learned / every:.0f} ms, with fixed prompts "
               f"{1e3 * fixed / every:.0f} ms, ratio {learned / fixed:.2f}")  # fmt: skip
+        if options.solver:
+            continue
         work = parts(clip)
         for row, duration in zip(work, seconds(options.rounds, *work.values()), strict=True):
             print(f"  {row:<42}{1e3 * duration:>8.0f} ms")

@@ -4,10 +4,11 @@
     python -m experiments.compare_losses.zoo --msrs data/msrs --panel FILE.jpg
 
 Network, schedule, learning rates and their rule are those of study.py; data, seeds and protocol those of
-experiments/downstream, from whose run folders it goes on when `--out` names them. What is finished is not
-done again, so that a budget can be spent a loss at a time: `--loss` takes some of them, and `--save` keeps
-each in a zip of its own; `clipfuse compare` and experiments.downstream.answers read them together. `--panel`
-draws six test scenes under the first seed of each loss that has been trained.
+experiments/downstream. A loss takes some 30 minutes of two cores, so that a budget can be spent a few at a
+time, on several machines: `--loss` takes some of them, `--save` keeps each in a zip of its own in
+results/zoo, and one that is kept there is not trained again. `clipfuse compare` and
+experiments.downstream.answers read the zips together. `--panel` draws six test scenes under the first seed of
+each loss that has been trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ from pathlib import Path
 
 from experiments.common import make_parser
 from experiments.downstream import study
+from experiments.frontier import prompts
 from PIL import Image
 
 from clipfuse.images import read_image
 from clipfuse.ops.depth import to_unit
 from clipfuse.tracking.pictures import draw_panel
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results/zoo"
 LOSSES = {
     **study.LOSSES,
     "clip_ratio": ["loss=clip_ratio"],
@@ -53,6 +55,14 @@ VGG = {
 # Of day and of night the test scene with the most pixels of persons, of cars and of bikes.
 SCENES = ("00449D", "00187D", "00402D", "01177N", "01197N", "01179N")
 PER_ROW = 10  # images beside each other
+
+
+def not_kept(name: str, losses: Sequence[str]) -> list[str]:
+    """Return the losses of which no zip of this set is kept; say of the others that they are."""
+    kept = [loss for loss in losses if (RESULTS / name / f"{loss}.zip").exists()]
+    if kept:
+        print(f"kept in {RESULTS / name}, not trained again: {', '.join(kept)}", flush=True)
+    return [loss for loss in losses if loss not in kept]
 
 
 def trained(out: Path, chosen: Sequence[str]) -> dict[str, Path]:
@@ -91,14 +101,16 @@ def main() -> None:
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
     parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
     options = parser.parse_args()
-    losses = {loss: LOSSES[loss] for loss in options.loss}
+    if options.panel:
+        draw(options.msrs, trained(options.out, options.loss), 150).save(options.panel, quality=85)
+        return
+    losses = {loss: LOSSES[loss] for loss in not_kept("msrs", options.loss)}
     if "lpips" in losses:
         if options.vgg:
             losses["lpips"] = [*LOSSES["lpips"], *(word.format(folder=options.vgg) for word in VGG["lpips"])]
         else:
             del losses["lpips"]
-    if options.panel:
-        draw(options.msrs, trained(options.out, options.loss), 150).save(options.panel, quality=85)
+    if not losses:
         return
     out = options.out / "msrs"
     data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
@@ -106,7 +118,8 @@ def main() -> None:
     study.restore_plain(out)
     study.judge(out, tiny=False, parallel=options.parallel)
     if options.save:
-        study.save(out, HERE / "results/zoo", msrs=str(options.msrs), losses=list(losses))
+        prompts.table(out)  # writes what it measures
+        study.save(out, RESULTS, prompts.KEPT, msrs=str(options.msrs), losses=list(losses))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ SETS = {
     "msrs": ["data=msrs", "data.root={msrs}"],
     "synthetic": ["data=synthetic", "data.train=300", "data.val=20", "data.test=100"],
 }
+UPDATES = {"msrs": 1600, "synthetic": 800}  # of a task network: some ten passes over the training images
 TINY = {
     "msrs": ["data.val=0.02", "loader.crop_size=32"],
     "synthetic": ["data.train=6", "data.val=2", "data.test=4", "data.size=64", "loader.crop_size=32"],
@@ -96,7 +97,8 @@ def judge(out: Path, tiny: bool, parallel: int = 2) -> None:
     start = time.time()
     command = [sys.executable, "-m", "clipfuse.cli", "downstream", str(out / "samples"), "bundled"]
     command += ["downstream=segmentation", "seeds=[0,1]", f"parallel={parallel}"]
-    command += ["downstream.updates=2", "downstream.batch_size=2"] if tiny else []
+    command += [f"downstream.updates={2 if tiny else UPDATES[out.name]}"]
+    command += ["downstream.batch_size=2"] if tiny else []
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
 

@@ -15,7 +15,7 @@ import torch
 from experiments.common import find_finished, format_table, make_parser, run_sweeps
 from experiments.compare_losses.study import last_validation
 from experiments.downstream import study
-from experiments.frontier.study import separation
+from experiments.frontier.prompts import separation
 from scipy.stats import rankdata
 
 from clipfuse.files import write_json

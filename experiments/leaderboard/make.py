@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from experiments.common import format_table, make_parser
+from experiments.common import MSRS_SCENES, format_table, make_parser
 from tqdm import tqdm
 
 from clipfuse.board.album import slug
@@ -38,7 +38,6 @@ RESULTS, PAGE, README = HERE / "results", HERE / "board.html", HERE / "README.md
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 METHODS = {"ClipFuse bundled": "bundled", "ClipFuse first": "first"}
 METRICS = "fast,VIF,Qabf"  # all that `balanced` and `classic-eight` rank by
-SCENES = {"msrs": r"^(\d\d\d)\d\d[DN]$"}  # of conf/data/msrs.yaml
 DEGRADED = [("noise", 2), ("low_light", 2)]  # of rendered scenes
 
 
@@ -170,7 +169,7 @@ def main() -> None:
         if options.msrs:
             test = options.msrs / "test"
             labels = ["--masks", str(test / "Segmentation_labels"), "--mask-classes", "1,2"]
-            score(test, "msrs", work, ["--scenes", SCENES["msrs"], *labels], known)
+            score(test, "msrs", work, ["--scenes", MSRS_SCENES, *labels], known)
         shown = work / "images/rendered"
         shutil.rmtree(shown, ignore_errors=True)
         for word, folder in {"infrared": pairs / "ir", "visible": pairs / "vi"}.items():

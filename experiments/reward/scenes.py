@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from experiments.common import MSRS_SCENES
 from torch import Tensor
 
 from clipfuse.data.folder import PairedFolder
@@ -51,9 +52,7 @@ def scenes(data: str, part: str, most: int | None = None) -> list[Scene]:
         folder = "test" if part == "test" else "train"
         root = f"{os.environ['CLIPFUSE_DATA']}/msrs/{folder}"
         val, test = (0.0, 1.0) if part == "test" else (0.2, 0.0)
-        source = PairedFolder(
-            root, split="hash", val=val, test=test, scenes=r"^(\d\d\d)\d\d[DN]$", name="msrs"
-        )
+        source = PairedFolder(root, split="hash", val=val, test=test, scenes=MSRS_SCENES, name="msrs")
     names = list(source.parts()[part])
     if most is not None and len(names) > most:
         names = names[:: len(names) // most][:most]

@@ -18,11 +18,19 @@ from statistics import fmean
 
 import torch
 from experiments.best_recipe.rule import Fuse, Scores, load_scenes, trivial
-from experiments.common import format_cell, format_table, fuse, load_sources, make_parser, run_sweeps
+from experiments.common import (
+    MSRS_SCENES,
+    format_cell,
+    format_table,
+    fuse,
+    load_sources,
+    make_parser,
+    run_sweeps,
+)
 from experiments.compare_losses import zoo
 from experiments.loss_weights.train import NO_DETAILS
 from experiments.second_recipe.rule import BALANCED, decide, score
-from experiments.second_recipe.split import EVERY, SCENES, write_split
+from experiments.second_recipe.split import EVERY, write_split
 from torch import Tensor
 
 from clipfuse.backbones.student import Student
@@ -78,7 +86,7 @@ def scenes(roadscene: str, msrs: str, split: Path) -> dict[str, list[FusionBatch
     """Return the validation scenes of the three sets."""
     found = {name: load_scenes(source, "val") for name, source in load_sources(roadscene).items()}
     source = PairedFolder(
-        msrs, split=str(split), masks="Segmentation_labels", mask_classes=[1, 2], scenes=SCENES
+        msrs, split=str(split), masks="Segmentation_labels", mask_classes=[1, 2], scenes=MSRS_SCENES
     )
     found["msrs"] = load_scenes(source, "val")[::EVERY]
     return found

@@ -7,12 +7,11 @@
 
 from pathlib import Path
 
-from experiments.common import make_parser
+from experiments.common import MSRS_SCENES, make_parser
 
 from clipfuse.data.folder import PairedFolder
 from clipfuse.files import write_json
 
-SCENES = r"^(\d\d\d)\d\d[DN]$"  # of conf/data/msrs.yaml
 BLOCKS = ("005", "010")  # of MSRS's training drives, a day and a night: for validation
 EVERY = 3  # of MSRS's pairs one is trained with, or scored: neighbours show nearly the same
 
@@ -22,7 +21,7 @@ def write_split(msrs: str, path: Path) -> None:
 
     Otherwise two of three crops would be from MSRS, and what is learned there costs RoadScene.
     """
-    parts = PairedFolder(msrs, scenes=SCENES).parts()
+    parts = PairedFolder(msrs, scenes=MSRS_SCENES).parts()
     pool = [*parts["train"], *parts["val"]]
     write_json(
         path,

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from experiments.common import format_table, make_parser
+from experiments.common import MSRS_SCENES, format_table, make_parser
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -96,7 +96,7 @@ def main() -> None:
     sources: dict[str, PairSource] = {
         "rendered": SyntheticPairs(),
         "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
-        "msrs": PairedFolder(options.msrs, scenes=r"^(\d\d\d)\d\d[DN]$", name="msrs"),
+        "msrs": PairedFolder(options.msrs, scenes=MSRS_SCENES, name="msrs"),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     titles = ["infrared", "visible", "teacher", "student", "8 x difference"]

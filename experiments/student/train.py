@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from experiments.common import make_parser
+from experiments.common import MSRS_SCENES, make_parser
 
 from clipfuse.backbones.student import Student
 from clipfuse.cli.distill import draw_lessons
@@ -50,7 +50,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = MixedPairs(
         {
-            "msrs": PairedFolder(options.msrs, scenes=r"^(\d\d\d)\d\d[DN]$", name="msrs"),
+            "msrs": PairedFolder(options.msrs, scenes=MSRS_SCENES, name="msrs"),
             "roadscene": PairedFolder(options.roadscene, split="roadscene", name="roadscene"),
             "synthetic": SyntheticPairs(train=200),
         }

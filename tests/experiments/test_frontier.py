@@ -27,7 +27,7 @@ def test_each_row_composes(name: str) -> None:
         config = compose_run([*downstream.words(words, 300), *data, "clip=micro", "run_dir=x"])
         check_config(config, TrainSettings, GROUPS)
         assert config.loss.get("warmup", 60) == 60, loss
-        if loss == "views_objects":
+        if loss == "promptfusion_views_objects":
             assert list(config.loss.objects) == ["person", "car"]
             names = OmegaConf.to_container(config.loss, resolve=True)["class_names"]  # type: ignore[call-overload,index]
             assert name == "msrs" or tuple(names) == LABELS.names
@@ -55,7 +55,8 @@ def test_the_choice_looks_at_validation_alone() -> None:
     rows = json.loads(kept.read_text())
     scores = {tuple(row["setting"]): row for row in rows}
     target, anchor = choose.choose(scores, {setting: row["right"] for setting, row in scores.items()})
-    assert [f"loss.fused_target={target}", f"loss.anchor_weight={anchor}"] == study.CHOSEN
+    settings = OmegaConf.load(conf_dir() / "loss/promptfusion_views.yaml")
+    assert (settings.fused_target, settings.anchor_weight) == (target, anchor)
 
 
 def test_the_answer_is_measured_where_it_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
