@@ -151,8 +151,7 @@ def _name_classes(config: "DictConfig") -> None:
 
     data = config.get("data")
     labels = data.get("labels") if isinstance(data, DictConfig) else None
-    given = labels.get("classes") if isinstance(labels, DictConfig) else None
-    if isinstance(given, str):
+    if isinstance(labels, DictConfig) and isinstance(given := labels.get("classes"), str):
         from clipfuse.data.labels.description import class_names
 
         root = "." if OmegaConf.is_missing(data, "root") else str(data.get("root", "."))

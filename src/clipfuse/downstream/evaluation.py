@@ -151,7 +151,8 @@ class Evaluation:
                 for source in found:
                     self._retrained(source, None)
             else:
-                at_a_time = ceil(self.parallel / len(self.seeds))  # sources whose images are in memory
+                # Sources whose images are in memory: those trained on, and one that is made meanwhile.
+                at_a_time = 1 + ceil(self.parallel / len(self.seeds))
                 with ThreadPoolExecutor(at_a_time) as threads:
                     waiting = [threads.submit(self._retrained, source, call) for source in found]
                     try:
