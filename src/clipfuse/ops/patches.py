@@ -154,7 +154,7 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
 
 
 def _cut_each(images: Tensor, places: PatchPlaces, pixels: Sequence[float], size: tuple[int, int]) -> Tensor:
-    """Cut the patches of images together whose sides ask for the same density."""
+    """Cut the patches of images together of one density."""
     together: dict[int, list[int]] = {}
     for index, side in enumerate(pixels):
         together.setdefault(max(1, round(side / min(size))), []).append(index)
