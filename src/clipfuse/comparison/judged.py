@@ -16,7 +16,7 @@ from clipfuse.comparison.zips import Folder, children, open_folder
 from clipfuse.errors import UserError
 from clipfuse.files import json_sha256, read_json
 from clipfuse.images import check_name
-from clipfuse.ops.expressions import MOST_GROUPS, quick
+from clipfuse.ops.expressions import LONGEST, MOST_GROUPS, quick
 from clipfuse.types import LabelSet
 
 FOLDER = "downstream"  # in a run folder, and in that of another source
@@ -31,16 +31,15 @@ _Word = Annotated[str, Field(min_length=1, max_length=200)]
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
 _Level = Annotated[int, Field(ge=0, le=255)]
 _Number = Annotated[FiniteFloat, Field(ge=-1e9, le=1e9)]
-_Group = Annotated[list[_Word], Field(min_length=2, max_length=2)]
+_Expression = Annotated[str, Field(min_length=1, max_length=LONGEST)]
+_Group = Annotated[list[_Expression], Field(min_length=2, max_length=2)]
 
 
 class _Labels(BaseModel):
     names: Annotated[list[_Word], Field(min_length=1, max_length=_MOST_CLASSES)]
     background: Annotated[int, Field(ge=0, lt=_MOST_CLASSES)] | None = 0
     palette: list[Annotated[list[_Level], Field(min_length=3, max_length=3)]] = []
-    groups: Annotated[
-        list[Annotated[list[_Word], Field(min_length=2, max_length=2)]], Field(max_length=MOST_GROUPS)
-    ] = []
+    groups: Annotated[list[_Group], Field(max_length=MOST_GROUPS)] = []
     objects: list[_Word] = []
 
 

@@ -3,6 +3,7 @@
 import re
 
 MOST_GROUPS = 20  # expressions of one data set
+LONGEST = 2**18  # characters of one, which may list the names of a group
 
 
 def quick(expression: str) -> bool:
@@ -10,10 +11,11 @@ def quick(expression: str) -> bool:
 
     Repetitions of groups, and more than three repetitions, can take exponential or high polynomial time.
     """
-    if len(expression) > 200 or re.search(r"\)\s*[*+?{]|\(\?|\\\d", expression):
+    repetitions = len(re.findall(r"[*+?{]", expression))
+    if len(expression) > (200 if repetitions else LONGEST) or re.search(r"\)\s*[*+?{]|\(\?|\\\d", expression):
         return False
     try:
         re.compile(expression)
     except (re.error, OverflowError, RecursionError):
         return False
-    return len(re.findall(r"[*+?{]", expression)) <= 3
+    return repetitions <= 3

@@ -128,9 +128,12 @@ def cut_patches(images: Tensor, places: PatchPlaces, size: tuple[int, int]) -> T
     Returns:
         (N * P, C, *size), the patches of one image after another.
     """
-    if isinstance(places.pixels, Tensor):
-        return _cut_each(images, places, places.pixels.tolist(), size)
-    dense = max(1, round(places.pixels / min(size)))
+    pixels = places.pixels
+    if isinstance(pixels, Tensor):
+        if len(pixels):
+            return _cut_each(images, places, pixels.tolist(), size)
+        pixels = 0.0  # of no image
+    dense = max(1, round(pixels / min(size)))
     height, width = size[0] * dense, size[1] * dense
     maps = places.maps if places.frames is not None else places.maps[..., :2, :]
     maps = send(maps, images.device, images.dtype)
