@@ -38,5 +38,5 @@ def test_a_killed_process_is_one_line_with_the_remedy(user_error: Any) -> None:
 def test_one_at_a_time_is_this_process() -> None:
     with workers(1, "not seen") as pool:
         assert pool is None
-    with workers(2) as pool:
+    with workers(2, "not seen") as pool:
         assert isinstance(pool, Workers)
