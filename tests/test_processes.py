@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clipfuse.downstream.base import Example
+from clipfuse.downstream.evaluation import LOST
 from clipfuse.processes import Workers, packed, workers
 from clipfuse.types import Boxes
 
@@ -28,15 +29,15 @@ def test_examples_arrive_as_they_were_and_share_no_memory_with_torch() -> None:
 
 
 def test_a_killed_process_is_one_line_with_the_remedy(user_error: Any) -> None:
-    pool = Workers(2, "a process was killed; do this")
+    pool = Workers(2, LOST)
     job: Future[bytes] = Future()
     job.set_exception(BrokenProcessPool())
-    assert user_error(pool.result, job) == "a process was killed; do this"
+    assert "lower parallel, and repeat the command" in user_error(pool.result, job)
     pool.stop()
 
 
 def test_one_at_a_time_is_this_process() -> None:
-    with workers(1, "not seen") as pool:
+    with workers(1, LOST) as pool:
         assert pool is None
-    with workers(2, "not seen") as pool:
+    with workers(2, LOST) as pool:
         assert isinstance(pool, Workers)

@@ -92,6 +92,10 @@ def looks_like_video(
     strange = np.sort(np.einsum("abn,cbn->ac", every, every, optimize=True)[apart] / 2)
     if not len(strange):
         return False
+    alike, strange = (
+        alike.round(6),
+        strange.round(6),
+    )  # equal pairs are equal, whatever order a machine sums in
     below, up_to = (np.searchsorted(strange, alike, side) for side in ("left", "right"))
     above = (below + up_to).mean() / 2 / len(strange)
     return bool(above >= 0.5 + sure / np.sqrt(12 * len(alike)))

@@ -40,8 +40,10 @@ def overlays(material: Material, sources: Sequence[Source], results: Results) ->
     task = material.task
     found = [shown_judgements(each.folder, task.name, results[each.name][0]) for each in sources]
     drawn = {"map"} if task.needs == "classes" else set()
-    names = [name for name in material.test if all(drawn <= each.get(name, {}).keys() for each in found)]
-    names = [name for name in names if all(name in each for each in found)][:_SHOWN]
+    kept = [
+        name for name in material.test if all(name in each and drawn <= each[name].keys() for each in found)
+    ]
+    names = kept[:_SHOWN]
     columns = ["image", "truth"]
     rows: list[list[Any]] = [[name] for name in names]
     for source, judgements in zip(sources, found, strict=True):

@@ -133,8 +133,7 @@ def test_fmb_with_15_and_14_classes(tmp_path: Path) -> None:
             image(tmp_path / part / "color" / f"{name}.png", 5, 3)
             stored = classes(tmp_path / part / "Label" / f"{name}.png", 6, 15)
     whole, fewer = (
-        opened(tmp_path, "data=fmb", "data.val=0.5", "data.scenes=null", *more)
-        for more in ((), ("data.labels.ignore=0",))
+        opened(tmp_path, "data=fmb", "data.val=0.5", *more) for more in ((), ("data.labels.ignore=0",))
     )
     found, without = (source.load("00003").classes for source in (whole, fewer))
     assert found is not None
