@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from clipfuse.cli import train
 from clipfuse.errors import UserError
@@ -70,3 +71,22 @@ def test_a_sweep_goes_on_where_it_was_started(
     assert Path.cwd() == tmp_path / "start"
     monkeypatch.chdir(tmp_path)
     assert train._resumed(["sweep.resume=it's"])[-1] == f"hydra.sweep.dir='{tmp_path}/it\\'s'"
+
+
+def test_a_loss_gets_the_names_of_a_file_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("ground\nperson\n")
+    config = OmegaConf.create(
+        {
+            "data": {"root": str(tmp_path), "labels": {"classes": "classes.txt"}},
+            "loss": {"classes": "${oc.select:data.labels.classes,16}"},
+        }
+    )
+    train._name_classes(config)
+    assert list(config.loss.classes) == ["ground", "person"]
+    train._name_classes(config)  # names stay
+    assert list(config.data.labels.classes) == ["ground", "person"]
+    for data in ({}, {"labels": None}, {"labels": "oops"}, None):
+        train._name_classes(OmegaConf.create({"data": data}))  # which other checks judge
+    config.data.labels.classes = "none.txt"
+    with pytest.raises(UserError, match=r"data\.labels\.classes=none\.txt: no such file"):
+        train._name_classes(config)

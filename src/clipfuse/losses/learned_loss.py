@@ -10,6 +10,7 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, LossArtifacts, require, require_terms
 from clipfuse.ops import sending
+from clipfuse.ops.checks import unknown_class
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.filters import sobel_fields
 from clipfuse.ops.modes import evaluating
@@ -170,15 +171,10 @@ class LearnedLoss(BilevelLoss):
         if self.judged_by != "task" or inputs.classes is None:
             return ""
         count = getattr(self.judge, "classes", None)
-        most = inputs.classes.masked_fill(inputs.classes == IGNORED, 0).flatten(1).amax(1)
-        if not isinstance(count, int) or int(most.max()) < count:
+        if not isinstance(count, int):
             return ""
-        at = int(most.argmax())
-        return (
-            f"{_LOSS} loss: {inputs.sample_ids[at]} has class {int(most[at])}, and the task network has "
-            f"{count} classes, 0 to {count - 1}; set {self.place}.task.classes to the number of classes in "
-            "the data"
-        )
+        fault = unknown_class(inputs.classes, inputs.sample_ids, count, f"{self.place}.task.classes")
+        return fault and f"{_LOSS} loss: {fault}"
 
     @torch.no_grad()
     def artifacts(self, inputs: LossInputs) -> LossArtifacts:

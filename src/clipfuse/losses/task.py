@@ -11,6 +11,7 @@ from torch.func import functional_call
 from clipfuse.errors import UserError
 from clipfuse.losses.base import BilevelLoss, FusionLoss, LossArtifacts, named_errors, require
 from clipfuse.ops import sending
+from clipfuse.ops.checks import unknown_class
 from clipfuse.ops.color import luma_chroma_to_rgb
 from clipfuse.ops.drawing import class_colors
 from clipfuse.ops.modes import evaluating
@@ -223,15 +224,8 @@ class TaskLoss(BilevelLoss):
         classes = inputs.classes
         if classes is None:
             return f"{_LOSS} loss: a batch has no maps of classes, from which the task network learns"
-        most = classes.masked_fill(classes == IGNORED, 0).flatten(1).amax(1)
-        if int(most.max()) < self.classes:
-            return ""
-        at = int(most.argmax())
-        return (
-            f"{_LOSS} loss: {inputs.sample_ids[at]} has class {int(most[at])}, and the task network has "
-            f"{self.classes} classes, 0 to {self.classes - 1}; set {self.place}.network.classes to the "
-            "number of classes in the data"
-        )
+        fault = unknown_class(classes, inputs.sample_ids, self.classes, f"{self.place}.network.classes")
+        return fault and f"{_LOSS} loss: {fault}"
 
     def _pixel_weights(self, given: Tensor, classes: Tensor) -> Tensor:
         """Return the weight of each pixel, (N, H, W), from maps with `IGNORED` and with 0 in its place."""

@@ -1,11 +1,11 @@
 """Checks of tensors at the borders of the library."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from clipfuse.types import LossOutput
+from clipfuse.types import IGNORED, LossOutput
 
 MOST_IMAGES = 16
 """Images that a loss may return for the log."""
@@ -85,3 +85,22 @@ def _is_image(image: object) -> bool:
 
 def _kind(value: object) -> str:
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def unknown_class(classes: Tensor, sample_ids: Sequence[str], count: int, setting: str) -> str:
+    """Return which class of a batch a task network does not have, or an empty text; a GPU is read.
+
+    Args:
+        classes: (N, H, W), `IGNORED` where there is no label.
+        sample_ids: of the N images.
+        count: classes of the network.
+        setting: that gives it more, for the message.
+    """
+    most = classes.masked_fill(classes == IGNORED, 0).flatten(1).amax(1)
+    if int(most.max()) < count:
+        return ""
+    at = int(most.argmax())
+    return (
+        f"{sample_ids[at]} has class {int(most[at])}, and the task network has {count} classes, 0 to "
+        f"{count - 1}; set {setting} to the number of classes in the data"
+    )
