@@ -40,7 +40,7 @@ def scores(paths: Sequence[Path]) -> Figure:
             axes.plot(
                 cell.mean, height, "o", markerfacecolor=fill, color="C0" if row < seen.losses else "0.4"
             )
-        axes.set_yticks(range(len(known)), [name for name, _, _ in known])
+        axes.set_yticks(range(len(known)), [name.partition(" optimizer.lr=")[0] for name, _, _ in known])
         axes.set_xlabel(f"{seen.main}, %")
         axes.set_title(path.parent.name if path.name == "samples" else path.stem)
         axes.grid(axis="x", alpha=0.3)
