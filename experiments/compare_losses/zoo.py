@@ -1,17 +1,20 @@
 """Every loss on real pairs of a second camera: five seeds each, under balanced-1 and for a machine.
 
-    python -m experiments.compare_losses.zoo --msrs data/msrs [--loss NAME ...] [--save]
+    python -m experiments.compare_losses.zoo --msrs data/msrs [--loss NAME ...] [--part PART ...] [--save]
     python -m experiments.compare_losses.zoo --msrs data/msrs --panel FILE.jpg
 
 Network, schedule, learning rates and their rule are those of study.py; data, seeds and protocol those of
-experiments/downstream. A loss takes some 30 minutes of two cores, so that a budget can be spent a few at a
-time, on several machines: `--loss` takes some of them, `--save` keeps each in a zip of its own in
-results/zoo, and one that is kept there is not trained again. `clipfuse compare` and
+experiments/downstream. The part `images` trains a loss and scores its test images, some 5 minutes of two
+cores; `machine` trains task networks on the images of these trainings, some 15. So a budget can be spent a
+few losses at a time, on several machines: `--loss` takes some of them, `--save` keeps each in a zip of its
+own in results/zoo, and a part that is kept there is not done again. `clipfuse compare` and
 experiments.downstream.answers read the zips together. `--panel` draws six test scenes under the first seed of
 each loss that has been trained.
 """
 
-from collections.abc import Mapping, Sequence
+import argparse
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.common import make_parser
@@ -55,14 +58,64 @@ VGG = {
 # Of day and of night the test scene with the most pixels of persons, of cars and of bikes.
 SCENES = ("00449D", "00187D", "00402D", "01177N", "01197N", "01179N")
 PER_ROW = 10  # images beside each other
+PARTS = ("images", "machine")
+UPDATES = 800  # of a task network: half of those in experiments/downstream, to pay for all losses
 
 
-def not_kept(name: str, losses: Sequence[str]) -> list[str]:
-    """Return the losses of which no zip of this set is kept; say of the others that they are."""
-    kept = [loss for loss in losses if (RESULTS / name / f"{loss}.zip").exists()]
+def not_kept(name: str, losses: Sequence[str], part: str) -> list[str]:
+    """Return the losses of which no zip of this set keeps this part; say of the others that they are kept."""
+    kept = [loss for loss in losses if _keeps(RESULTS / name / f"{loss}.zip", part)]
     if kept:
-        print(f"kept in {RESULTS / name}, not trained again: {', '.join(kept)}", flush=True)
+        print(f"{part} kept in {RESULTS / name}, not done again: {', '.join(kept)}", flush=True)
     return [loss for loss in losses if loss not in kept]
+
+
+def _keeps(path: Path, part: str) -> bool:
+    """Return whether a zip of one loss keeps a part, of all its trainings."""
+    if not path.exists():
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.startswith(f"{path.stem}/")]
+    runs = sum(name.endswith("/config.yaml") for name in names)
+    return part == "images" or runs == sum(name.endswith("/segmentation/metrics.json") for name in names)
+
+
+def run(
+    name: str,
+    options: argparse.Namespace,
+    losses_of: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
+    chosen: Sequence[str],
+) -> list[str]:
+    """Train and judge what is missing of a set; return the losses that were trained.
+
+    Args:
+        name: of the set.
+        options: of the command line: out, msrs, part, parallel, save; tiny where it has it.
+        losses_of: the overrides of losses, by their names.
+        chosen: the losses.
+    """
+    out, tiny = options.out / name, getattr(options, "tiny", False)
+    data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
+    trained: dict[str, None] = {}
+    for part in PARTS:
+        losses = not_kept(name, chosen, part) if part in options.part else []
+        if not losses:
+            continue
+        study.train(out, name, data, tiny, losses_of(losses), options.parallel, clip="micro")
+        print("", *prompts.table(out), "", sep="\n", flush=True)  # kept beside the runs
+        if part == "machine":
+            if not tiny:
+                study.restore_plain(out, sorted((RESULTS / name).glob("*.zip")))
+            study.judge(out, tiny, options.parallel, losses, UPDATES)
+        if options.save:
+            study.save(out, RESULTS, prompts.KEPT, msrs=options.msrs, losses=losses)
+        trained |= dict.fromkeys(losses)
+    return list(trained)
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the parts of the study."""
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="what to do")
 
 
 def trained(out: Path, chosen: Sequence[str]) -> dict[str, Path]:
@@ -91,10 +144,9 @@ def draw(root: Path, folders: Mapping[str, Path], height: int) -> Image.Image:
 def main() -> None:
     """Run what is missing, or draw."""
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--msrs", type=Path, required=True, help="folder of MSRS with the parts train and test"
-    )
+    parser.add_argument("--msrs", required=True, help="folder of MSRS with the parts train and test")
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="the losses to run")
+    add_part(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/zoo"), help="of the run folders")
     parser.add_argument("--parallel", type=int, default=2, help="trainings at a time, of one thread each")
     parser.add_argument("--save", action="store_true", help="keep the numbers in results/zoo")
@@ -102,24 +154,13 @@ def main() -> None:
     parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
     options = parser.parse_args()
     if options.panel:
-        draw(options.msrs, trained(options.out, options.loss), 150).save(options.panel, quality=85)
+        draw(Path(options.msrs), trained(options.out, options.loss), 150).save(options.panel, quality=85)
         return
-    losses = {loss: LOSSES[loss] for loss in not_kept("msrs", options.loss)}
-    if "lpips" in losses:
-        if options.vgg:
-            losses["lpips"] = [*LOSSES["lpips"], *(word.format(folder=options.vgg) for word in VGG["lpips"])]
-        else:
-            del losses["lpips"]
-    if not losses:
-        return
-    out = options.out / "msrs"
-    data = [word.format(msrs=options.msrs) for word in study.SETS["msrs"]]
-    study.train(out, "msrs", data, tiny=False, losses=losses, parallel=options.parallel, clip="micro")
-    study.restore_plain(out)
-    study.judge(out, tiny=False, parallel=options.parallel)
-    if options.save:
-        prompts.table(out)  # writes what it measures
-        study.save(out, RESULTS, prompts.KEPT, msrs=str(options.msrs), losses=list(losses))
+    losses = dict(LOSSES)
+    if options.vgg:
+        losses["lpips"] = [*LOSSES["lpips"], *(word.format(folder=options.vgg) for word in VGG["lpips"])]
+    chosen = [loss for loss in options.loss if loss != "lpips" or options.vgg]
+    run("msrs", options, lambda names: {loss: losses[loss] for loss in names}, chosen)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.common import KEPT, make_parser, run_sweeps, save_zip
@@ -92,12 +92,19 @@ def train(
     )
 
 
-def judge(out: Path, tiny: bool, parallel: int = 2) -> None:
-    """Train and score the task networks; what is done before is not done again."""
+def judge(
+    out: Path, tiny: bool, parallel: int = 2, losses: Iterable[str] = LOSSES, updates: int | None = None
+) -> None:
+    """Train and score the task networks of these losses; what is done before is not done again.
+
+    By default `UPDATES` of the set.
+    """
     start = time.time()
-    command = [sys.executable, "-m", "clipfuse.cli", "downstream", str(out / "samples"), "bundled"]
+    command = [sys.executable, "-m", "clipfuse.cli", "downstream"]
+    command += [*(str(out / "samples" / loss) for loss in losses), "bundled"]
+    command += [f"out={out / 'samples/downstream-sources'}"]
     command += ["downstream=segmentation", "seeds=[0,1]", f"parallel={parallel}"]
-    command += [f"downstream.updates={2 if tiny else UPDATES[out.name]}"]
+    command += [f"downstream.updates={2 if tiny else updates or UPDATES[out.name]}"]
     command += ["downstream.batch_size=2"] if tiny else []
     subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     print(f"{out}: task networks {time.time() - start:.0f} s", flush=True)
@@ -128,16 +135,18 @@ def save(
         save_zip(out / "trials", trials, below=[loss], places=places)
 
 
-def restore_plain(out: Path) -> None:
-    """Unpack what task networks found of this set's plain sources, so that another study need not train them.
+def restore_plain(out: Path, zips: Iterable[Path]) -> None:
+    """Unpack what task networks found of the plain sources from the first zip that holds it.
 
-    `clipfuse downstream` takes a result only where the images, labels and settings are the same.
+    `clipfuse downstream` takes a result only where the images, labels and settings are the same; what is
+    missing it trains.
     """
-    kept = RESULTS / f"{out.name}.zip"
-    if kept.exists() and not (out / "samples/downstream-sources").exists():
-        with zipfile.ZipFile(kept) as archive:
+    for path in () if (out / "samples/downstream-sources").exists() else zips:
+        with zipfile.ZipFile(path) as archive:
             own = [name for name in archive.namelist() if name.startswith("downstream-sources/")]
             archive.extractall(out / "samples", own)
+        if own:
+            return
 
 
 def make_options(doc: str | None, out: str) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """The bi-level frontier: what does each way to nest prompts and network give? Five seeds, real and rendered.
 
-    python -m experiments.frontier.study [--msrs data/msrs] [--set msrs synthetic] [--loss NAME ...] [--save]
+    python -m experiments.frontier.study [--msrs data/msrs] [--set SET ...] [--loss ROW ...] [--part PART ...]
 
 For each set, as in experiments/downstream, whose data, seeds, network, schedule and rule for learning rates
 these are:
@@ -12,13 +12,15 @@ these are:
 5. cost: processor seconds of an update, by `experiments.compare_losses.study.seconds_per_update`.
 
 Rows that `experiments.compare_losses.zoo` has, too, are trained once for both: `--save` keeps each row in a
-zip of its own beside the zoo's, and a row that is kept there is not trained again. So the study can be run
-some rows at a time (`--loss`), on several machines; what is finished in `--out` is not done again either.
+zip of its own beside the zoo's, and a part of a row that is kept there (`images`: 1 and 2; `machine`: 3) is
+not done again. So the study can be run some rows at a time (`--loss`), on several machines; what is finished
+in `--out` is not done again either.
 `--tiny` tries the study itself on a few small images.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +28,6 @@ from experiments.common import format_table
 from experiments.compare_losses import zoo
 from experiments.compare_losses.study import seconds_per_update
 from experiments.downstream import study
-from experiments.frontier import prompts
 
 from clipfuse.files import write_json
 
@@ -84,24 +85,15 @@ def main() -> None:
     """Run the study, or what is missing of it."""
     parser = study.make_options(__doc__, "runs/frontier")
     parser.add_argument("--loss", nargs="+", choices=LOSSES, default=list(LOSSES), help="rows to run")
+    zoo.add_part(parser)
     options = study.given_options(parser)
     torch.set_num_threads(1)
     for name in options.set:
-        out, chosen = options.out / name, zoo.not_kept(name, options.loss)
-        if not chosen:
-            continue
-        losses = losses_of(name, chosen)
-        data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
-        study.train(out, name, data, options.tiny, losses, options.parallel, clip="micro")
-        if not options.tiny:
-            study.restore_plain(out)
-        study.judge(out, options.tiny, options.parallel)
-        print("", *prompts.table(out), "", sep="\n", flush=True)
-        if not options.tiny:
-            kept = RESULTS / f"cost_{name}.json" if options.save else out / "cost.json"
-            print("", *cost(name, kept, data, losses), "", sep="\n", flush=True)
-        if options.save:
-            study.save(out, zoo.RESULTS, prompts.KEPT, msrs=options.msrs, losses=chosen)
+        found = zoo.run(name, options, partial(losses_of, name), options.loss)
+        if found and not options.tiny:
+            kept = RESULTS / f"cost_{name}.json" if options.save else options.out / name / "cost.json"
+            data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
+            print("", *cost(name, kept, data, losses_of(name, found)), "", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

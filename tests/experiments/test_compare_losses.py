@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,53 @@ def test_the_zoo_has_every_loss() -> None:
     used = " ".join(word for words in zoo.LOSSES.values() for word in words)
     losses = {path.stem for path in (conf_dir() / "loss").glob("*.yaml")} - {"custom"}
     assert losses <= set(re.findall(r"\w+", used))
+
+
+def test_the_zoo_does_each_part_of_each_loss_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images first, without task networks; these later, and only where they are missing."""
+    did: list[tuple[str, list[str]]] = []
+    folder = tmp_path / "runs/msrs/samples"
+
+    def write(losses: Iterable[str], file: str) -> None:
+        for loss in losses:
+            for seed in range(2):
+                path = folder / loss / str(seed) / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("{}")
+
+    def train(
+        out: Path, name: str, data: object, tiny: bool, losses: Iterable[str], *_: object, clip: str
+    ) -> None:
+        assert (out, name, tiny, clip) == (folder.parent, "msrs", False, "micro")
+        did.append(("train", list(losses)))
+        write(losses, "config.yaml")
+
+    def judge(out: Path, tiny: bool, parallel: int, losses: Iterable[str], updates: int) -> None:
+        did.append(("judge", list(losses)))
+        write(losses, "downstream/segmentation/metrics.json")
+
+    monkeypatch.setattr(zoo, "RESULTS", tmp_path / "kept")
+    monkeypatch.setattr(downstream, "train", train)
+    monkeypatch.setattr(downstream, "judge", judge)
+    monkeypatch.setattr(zoo.prompts, "table", lambda out: [])
+
+    def run(words: str) -> list[tuple[str, list[str]]]:
+        did.clear()
+        monkeypatch.setattr(
+            "sys.argv", ["zoo", "--msrs", "data", "--out", str(tmp_path / "runs"), *words.split()]
+        )
+        zoo.main()
+        return list(did)
+
+    images = [("train", ["pixel", "task"])]
+    assert run("--save --part images --loss pixel task") == images
+    assert run("--save --part images --loss pixel task") == []
+    (folder / "downstream-sources/both").mkdir(parents=True)
+    assert run("--save --loss pixel") == [("train", ["pixel"]), ("judge", ["pixel"])]
+    assert run("--save --loss pixel task lpips") == [("train", ["task"]), ("judge", ["task"])]  # lpips: --vgg
+    assert "machine kept in" in capsys.readouterr().out
 
 
 def test_its_panel_shows_each_scene_under_each_trained_loss(tmp_path: Path) -> None:

@@ -71,9 +71,7 @@ def test_words_are_corrected_over_the_table() -> None:
     assert three[0].startswith("+2.30 [+0.34, +4.26]")
 
 
-def test_a_study_is_kept_a_loss_at_a_time_and_takes_plain_sources_from_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_is_kept_a_loss_at_a_time_and_takes_plain_sources_from_the_first(tmp_path: Path) -> None:
     out, machine = tmp_path / "msrs", "downstream/segmentation/metrics.json"
     for folder in ("samples/pixel/0", "samples/task/0", "samples/downstream-sources/both", "trials/pixel/0"):
         (out / folder / machine).parent.mkdir(parents=True)
@@ -86,11 +84,9 @@ def test_a_study_is_kept_a_loss_at_a_time_and_takes_plain_sources_from_the_first
     assert not (tmp_path / "kept/msrs/task.zip").exists()
     assert zipfile.ZipFile(tmp_path / "kept/msrs_trials/pixel.zip").namelist() == ["pixel/0/config.yaml"]
 
-    monkeypatch.setattr(study, "RESULTS", tmp_path / "first")
-    study.restore_plain(tmp_path / "new/msrs")  # nothing is kept yet
+    study.restore_plain(tmp_path / "new/msrs", [tmp_path / "kept/msrs_trials/pixel.zip"])  # it has none
     assert not (tmp_path / "new").exists()
-    study.save(out, study.RESULTS)
-    study.restore_plain(tmp_path / "new/msrs")
+    study.restore_plain(tmp_path / "new/msrs", sorted((tmp_path / "kept").rglob("*.zip")))
     kept = [file for file in (tmp_path / "new").rglob("*") if file.is_file()]
     assert {
         file.parents[len(machine.split("/")) - 1].name for file in kept if file.name == "metrics.json"
