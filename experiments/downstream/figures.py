@@ -55,15 +55,18 @@ def panel(path: Path, images: int, height: int = 150) -> Image.Image:
         raise SystemExit(f"the panel needs the test pairs: {missing}")
     album = overlays(seen, material.variants, as_pictures(sources), as_truth(sources))
     names = list(album.uris)[:: max(1, len(album.uris) // images)][:images]
-    shown = [name for name in SHOWN if all(name in album.uris[image] for image in names)]
+    common = [name for name in album.uris[names[0]] if all(name in album.uris[image] for image in names)]
+    # The first row of each: "promptfusion prompts=learned optimizer.lr=0.003" is "promptfusion".
+    found = {want: next((name for name in common if name.partition(" ")[0] == want), None) for want in SHOWN}
+    shown = {want: name for want, name in found.items() if name}
     rows = [
         [
             to_unit(pil_to_tensor(Image.open(BytesIO(b64decode(album.uris[image][name].partition(",")[2])))))
-            for name in shown
+            for name in shown.values()
         ]
         for image in names
     ]
-    return draw_panel(shown, rows, height)
+    return draw_panel(list(shown), rows, height)
 
 
 def main() -> None:
