@@ -206,7 +206,7 @@ def test_a_file_of_another_detector_is_named(tmp_path: Path) -> None:
     for each in (task(weights=str(bare)), task(save="x.pt")):
         with pytest.raises(UserError, match=r"retrained-1 trains its networks itself.*is for frozen-1"):
             retrained(each, LABELS, TRAIN, TEST, 0)
-    with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected an existing file"):
+    with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected coco or an existing file"):
         task(weights="gone").settings()
 
 

@@ -108,6 +108,6 @@ def test_a_trained_network_from_a_file(tmp_path: Path) -> None:
         UserError, match=r"another network than fpn_resnet18: 'backbone\.layer1\.1\.conv1\.weight'"
     ):
         Segmentation(network="fpn_resnet18", weights=str(bare)).trained(LABELS, 3)
-    with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected an existing file"):
+    with pytest.raises(UserError, match=r"downstream\.weights is 'gone'; expected coco or an existing file"):
         Segmentation(network=NAME, weights="gone").settings()
     assert Segmentation(network=NAME).trained(LABELS, 3) is None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clipfuse.downstream.base import Example, Judgement, Task
 from clipfuse.downstream.detectors import LEAST_SCORE, NETWORKS, Detector, detector, trained_detector
-from clipfuse.downstream.networks import encoder_key, file_key, write_trained
+from clipfuse.downstream.networks import encoder_key, weights_key, write_trained
 from clipfuse.downstream.precision import MOST_FOUND, average_precision, require_scorer
 from clipfuse.errors import UserError
 from clipfuse.ops.drawing import draw_boxes
@@ -56,7 +56,8 @@ class Detection(Task):
         weight_decay: of AdamW.
         crop: height and width of the images of an update; None: those of the smallest training image.
         scale: least and greatest magnification.
-        weights: frozen-1 takes the trained detector of this file and trains none.
+        weights: frozen-1 takes the trained detector of this file and trains none; coco: torchvision's own
+            (`clipfuse.downstream.published`, downloaded), which must find all of `LabelSet.countable`.
         save: frozen-1 writes each detector that it trains beside this name: judge.pt becomes judge-0.pt for
             seed 0.
 
@@ -98,7 +99,7 @@ class Detection(Task):
             **{"network": self.network, "encoder": encoder_key(self.encoder), "boxes": self.boxes},
             **{"smallest": self.smallest, "size": self.size, "least_score": LEAST_SCORE},
             **self.schedule(),
-            **({} if self.weights is None else {"weights": file_key(self.weights, "weights")}),
+            **({} if self.weights is None else {"weights": weights_key(self.weights, self.network)}),
         }
 
     def trained(self, labels: LabelSet, channels: int) -> Detector | None:

@@ -15,6 +15,8 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 
 from clipfuse.downstream.networks import extend_first_layer, load_encoder, load_trained, trained_weights
 from clipfuse.downstream.precision import MOST_FOUND
+from clipfuse.downstream.published import COCO, PUBLISHED, published_outputs, published_weights
+from clipfuse.errors import UserError
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LabelSet
 
@@ -23,6 +25,7 @@ LEAST_SCORE = 0.01
 
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406, 0.449), (0.229, 0.224, 0.225, 0.226)
 _LAST = r"(classification_head\..*|cls_score)\.bias$"  # its length is a multiple of the number of outputs
+_PUBLISHED_SIZE, _PUBLISHED_MOST = 320, 300  # classes that are left out take places among what is found
 _WEIGHTS = MobileNet_V3_Large_Weights.IMAGENET1K_V1
 
 
@@ -30,32 +33,50 @@ class Detector(nn.Module):
     """A detector of torchvision that holds the classes of its outputs.
 
     Args:
-        network: with torchvision's interface of detectors; output k + 1 is `classes[k]`, 0 is no object.
+        network: with torchvision's interface of detectors; output 0 is no object.
         classes: indices of `LabelSet.names`.
+        outputs: the output of each class; by default k + 1 is that of `classes[k]`. What is found of other
+            outputs is left out.
     """
 
-    def __init__(self, network: nn.Module, classes: Sequence[int]) -> None:
+    def __init__(
+        self, network: nn.Module, classes: Sequence[int], outputs: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.network, self.classes = network, tuple(classes)
+        self.outputs = outputs
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None) -> Any:
-        """Return torchvision's losses by name in training; in evaluation its boxes, scores and labels."""
-        return self.network(list(images), targets)
+        """Return torchvision's losses by name in training; in evaluation its boxes, scores and labels.
+
+        Label k + 1 is `classes[k]`.
+        """
+        found = self.network(list(images), targets)
+        return found if self.outputs is None or self.training else [self._known(each) for each in found]
+
+    def _known(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is found of the outputs, with labels 1, 2, ..."""
+        of_output = {output: place for place, output in enumerate(self.outputs or (), start=1)}
+        labels = found["labels"].new_tensor([of_output.get(each, 0) for each in found["labels"].tolist()])
+        return {name: value[labels > 0] for name, value in {**found, "labels": labels}.items()}
 
 
 def trained_detector(name: str, path: str, labels: LabelSet, channels: int, size: int) -> Detector:
-    """Return the detector of a file.
+    """Return the detector of a file, or the published one.
 
     Args:
         name: one of `NETWORKS`.
-        path: as `clipfuse.downstream.networks.load_trained` takes it.
+        path: as `clipfuse.downstream.networks.load_trained` takes it; or coco.
         labels: whose countable classes it must find.
         channels: of the images.
         size: as `detector`.
 
     Raises:
-        UserError: the file cannot be read, is of another architecture, or finds other classes.
+        UserError: the file cannot be read, is of another architecture, or finds other classes; the published
+            weights cannot be had, or `size` is not theirs.
     """
+    if path == COCO:
+        return _published(name, labels, channels, size)
     given = trained_weights(path)[0]
     kinds = [
         detector(name, "none", labels.countable, channels, size, 0, reduced) for reduced in (True, False)
@@ -66,6 +87,24 @@ def trained_detector(name: str, path: str, labels: LabelSet, channels: int, size
     classes = [labels.names[index] for index in labels.countable]
     load_trained(found, name, classes, path, last, len(classes) + 1)
     return found
+
+
+def _published(name: str, labels: LabelSet, channels: int, size: int) -> Detector:
+    """Return torchvision's detector with its weights; SSDlite with its own default boxes, too."""
+    outputs = published_outputs(name, [labels.names[index] for index in labels.countable])
+    count = len(PUBLISHED[name].meta["categories"])
+    network: Any = detector(name, "none", range(count - 1), channels, size, 0).network
+    if isinstance(network, SSD):
+        if size != _PUBLISHED_SIZE:
+            raise UserError(
+                f"downstream.size is {size}; the published {name} takes {_PUBLISHED_SIZE}: leave it out"
+            )
+        boxes = DefaultBoxGenerator([[2, 3] for _ in range(6)], min_ratio=0.2, max_ratio=0.95)
+        network.anchor_generator, network.detections_per_img = boxes, _PUBLISHED_MOST
+    else:
+        network.roi_heads.detections_per_img = _PUBLISHED_MOST
+    published_weights(name, network)
+    return Detector(network, labels.countable, outputs)
 
 
 def _fitting(network: Detector, given: Mapping[str, Any]) -> int:

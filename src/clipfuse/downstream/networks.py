@@ -18,7 +18,8 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FeaturePyramidNetwork
 
-from clipfuse.errors import UserError, reason
+from clipfuse.downstream.published import COCO, fetch, published_url
+from clipfuse.errors import UserError
 from clipfuse.files import file_sha256, write_atomically
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.ops.stored import read_weights
@@ -158,6 +159,15 @@ def encoder_key(encoder: str) -> str:
     return encoder if encoder in ("none", "imagenet") else file_key(encoder, "encoder")
 
 
+def weights_key(weights: str, network: str) -> str:
+    """Return what names the weights of a whole network in the key of kept results.
+
+    Raises:
+        UserError: there is no such file, or torchvision publishes none of this network.
+    """
+    return published_url(network) if weights == COCO else file_key(weights, "weights")
+
+
 def file_key(path: str, setting: str) -> str:
     """Return the digest of a file of weights.
 
@@ -165,7 +175,7 @@ def file_key(path: str, setting: str) -> str:
         UserError: there is no such file.
     """
     if not Path(path).is_file():
-        other = "none, imagenet or " if setting == "encoder" else ""
+        other = {"encoder": "none, imagenet or ", "weights": f"{COCO} or "}.get(setting, "")
         raise UserError(f"downstream.{setting} is '{path}'; expected {other}an existing file of weights")
     return f"sha256:{file_sha256(Path(path))}"
 
@@ -191,13 +201,8 @@ def load_encoder(backbone: nn.Module, name: str, encoder: str, published: Any) -
             raise UserError(
                 f"downstream.encoder=imagenet: torchvision has none of {name}; it has those of {known}"
             )
-        try:
-            weights = published.get_state_dict(progress=False, check_hash=True)
-        except Exception as error:  # the network, the cache, a wrong checksum: all of it is the hub's
-            raise UserError(
-                f"downstream.encoder=imagenet: {published.url} cannot be fetched ({reason(error)}); give a "
-                "file that holds these weights, or set downstream.encoder=none"
-            ) from error
+        instead = "give a file that holds these weights, or set downstream.encoder=none"
+        weights: Mapping[str, Any] = fetch(published, "downstream.encoder=imagenet", instead)
         place = published.url
     else:
         weights, place = _read(encoder, "encoder")[0], encoder

@@ -13,11 +13,12 @@ from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfn
 from clipfuse.downstream.networks import (
     NETWORKS,
     encoder_key,
-    file_key,
     load_trained,
     segmentation_network,
+    weights_key,
     write_trained,
 )
+from clipfuse.downstream.published import COCO, output_names, published_outputs, published_weights
 from clipfuse.errors import UserError
 from clipfuse.ops.drawing import paint_classes
 from clipfuse.types import IGNORED, LabelSet
@@ -52,7 +53,8 @@ class Segmentation(Task):
         class_weights: log: 1 / ln(1.1 + share of the class in the training labels), from 1.35 to 10.5, so
             that rare classes count; milder than ENet's 1.02 (Paszke et al. 2016); equal: 1.
         weights: frozen-1 takes the trained network of this file (`clipfuse.downstream.networks.weights_of`,
-            or the state dict of torchvision's network) and trains none.
+            or the state dict of torchvision's network) and trains none; coco: torchvision's own
+            (`clipfuse.downstream.published`, downloaded), whose classes must hold all of the labels'.
         save: frozen-1 writes each network that it trains beside this name: judge.pt becomes judge-0.pt for
             seed 0. `loss=task` can take it as its frozen network.
 
@@ -89,7 +91,7 @@ class Segmentation(Task):
             **{"network": self.network, "encoder": encoder_key(self.encoder)},
             **self.schedule(),
             "class_weights": self.class_weights,
-            "weights": None if self.weights is None else file_key(self.weights, "weights"),
+            "weights": None if self.weights is None else weights_key(self.weights, self.network),
         }
 
     def trained(self, labels: LabelSet, channels: int) -> nn.Module | None:
@@ -97,6 +99,10 @@ class Segmentation(Task):
         if self.weights is None:
             return None
         network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
+        if self.weights == COCO:
+            names = output_names(labels.names, labels.background)
+            published_weights(self.network, network.network, published_outputs(self.network, names))
+            return network
         last = list(network.network.state_dict())[-1]
         load_trained(network, self.network, labels.names, self.weights, last, len(labels))
         return network
