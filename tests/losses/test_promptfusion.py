@@ -655,3 +655,13 @@ class TestContract(LossContract):
     @pytest.fixture
     def node(self, loss_node: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         return loss_node("promptfusion", "loss.fidelity.decomposition_weight=0", "loss.warmup=0")
+
+
+class TestClipLit(LossContract):
+    """Its experiment, whose lower loss ranks images of an earlier network, too."""
+
+    @pytest.fixture
+    def node(self, loss_node: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        settings: Any = OmegaConf.load(conf_dir() / "experiment/clip_lit.yaml").loss
+        words = [f"loss.{key}={value}" for key, value in settings.items()]
+        return loss_node("promptfusion", "loss.fidelity.decomposition_weight=0", "loss.warmup=0", *words)
