@@ -232,6 +232,23 @@ def test_who_may_import_whom_and_no_arrow_runs_back_up() -> None:
     TopologicalSorter(arrows).prepare()
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside of functions and for type checkers count, too: a reader follows them as well."""
+    names = {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in FILES}
+    names = {name: path for name, path in names.items() if not name.endswith("__init__")}
+    arrows = {
+        name: {
+            known
+            for target in imports(path)
+            for known in (target, target.rpartition(".")[0])
+            if known in names and known != name
+        }
+        for name, path in names.items()
+    }
+    assert "clipfuse.errors" in arrows["clipfuse.cli.launch"]
+    TopologicalSorter(arrows).prepare()  # raises CycleError with the modules of a circle
+
+
 def test_imports_of_others_and_what_is_slow_to_import() -> None:
     for path in FILES:
         for name in imports(path):

@@ -15,8 +15,8 @@ from clipfuse.board.results import Degradation, Entry, same_scores
 from clipfuse.board.rows import gather_rows, variant_of
 from clipfuse.comparison import statistics
 from clipfuse.comparison.scores import Scores, shared_images
-from clipfuse.comparison.statistics import LEVEL
-from clipfuse.comparison.table import FEW_SCENES, Cell
+from clipfuse.comparison.statistics import LEVEL, Cell
+from clipfuse.comparison.table import FEW_SCENES
 from clipfuse.comparison.variants import printable
 from clipfuse.errors import UserError
 from clipfuse.metrics.verdict import BALANCED, CLASSIC, CLASSIC_EIGHT, FAMILIES, VerdictSet

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from clipfuse.cli.config import explained
 from clipfuse.cli.options import conf_dir, help_text
 from clipfuse.cli.own import dotted_names, installed_alone, look_in
 from clipfuse.cli.searchpath import check_search_path
+from clipfuse.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -95,7 +97,6 @@ def _run(
     name: str, config: "DictConfig", hydra: Mapping[str, Any], task: Callable[["DictConfig"], Any]
 ) -> Any:
     """Run `task`; Lightning starts other ranks by `sys.argv`, which names the very same configuration."""
-    from clipfuse.cli.repeat import run_dir_made
     from clipfuse.runs.composed import write_composed
 
     with run_dir_made(config):
@@ -106,6 +107,35 @@ def _run(
             write_composed(file, name, config, hydra)
             sys.argv = [sys.argv[0], name, COMPOSED, str(file)]
             return task(config)
+
+
+@contextmanager
+def run_dir_made(config: "DictConfig") -> Iterator[None]:
+    """Give a run whose folder is named by the time a folder of its own, also beside one of the same second.
+
+    Raises:
+        UserError: this is a rank that torchrun or SLURM started, each of which would name another folder; or
+            the folder cannot be made.
+    """
+    from omegaconf import OmegaConf
+
+    from clipfuse.runs.owner import claimed
+
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    if "${now" not in str(plain.get("run_dir")):
+        yield
+        return
+    # Only srun sets the second variable: another process of an allocation is one process.
+    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+    if ranks > 1:
+        raise UserError(
+            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
+            "give them one, as in run_dir=runs/mine"
+        )
+    with claimed(Path(config.run_dir)) as folder:
+        config.run_dir = str(folder)
+        yield
 
 
 def hydra_node(hydra: "DictConfig") -> dict[str, Any]:

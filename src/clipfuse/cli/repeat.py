@@ -5,8 +5,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,35 +29,6 @@ _VARIABLES = re.compile(
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _PLAIN = re.compile(r"[-+.\d]+|true|false|null", re.IGNORECASE)
 _NEW = "runs/${now:%Y-%m-%d_%H-%M-%S}-${name}"  # the default run folder
-
-
-@contextmanager
-def run_dir_made(config: "DictConfig") -> Iterator[None]:
-    """Give a run whose folder is named by the time a folder of its own, also beside one of the same second.
-
-    Raises:
-        UserError: this is a rank that torchrun or SLURM started, each of which would name another folder; or
-            the folder cannot be made.
-    """
-    from omegaconf import OmegaConf
-
-    from clipfuse.runs.owner import claimed
-
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    if "${now" not in str(plain.get("run_dir")):
-        yield
-        return
-    # Only srun sets the second variable: another process of an allocation is one process.
-    ranks = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
-    if ranks > 1:
-        raise UserError(
-            f"{ranks} processes were started together, and each would name the run folder by its own clock; "
-            "give them one, as in run_dir=runs/mine"
-        )
-    with claimed(Path(config.run_dir)) as folder:
-        config.run_dir = str(folder)
-        yield
 
 
 def command_line(name: str, config: "DictConfig", run: str | None = None, words: Sequence[str] = ()) -> str:

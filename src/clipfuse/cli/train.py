@@ -6,9 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipfuse.cli.launch import COMPOSED, complete_job, run_composed, run_hydra, split_options
+from clipfuse.cli.launch import (
+    COMPOSED,
+    complete_job,
+    run_composed,
+    run_dir_made,
+    run_hydra,
+    split_options,
+)
 from clipfuse.cli.parts import join_parts
-from clipfuse.cli.repeat import command_line, group_words, rebase, run_dir_made, split_from
+from clipfuse.cli.repeat import command_line, group_words, rebase, split_from
 from clipfuse.errors import UserError
 from clipfuse.runs.overrides import quoted
 

@@ -14,8 +14,8 @@ from clipfuse.comparison.judged import PLAIN
 from clipfuse.comparison.machine import BOTH, Seen
 from clipfuse.comparison.ranking import Ranking
 from clipfuse.comparison.scores import Scores, collect, shared_images
-from clipfuse.comparison.statistics import LEVEL
-from clipfuse.comparison.table import Cell, Column, Difference, Rival, Row, Table
+from clipfuse.comparison.statistics import LEVEL, Cell
+from clipfuse.comparison.table import Column, Difference, Rival, Row, Table
 from clipfuse.comparison.variants import Variant
 from clipfuse.errors import UserError
 from clipfuse.metrics.protocols import Protocol

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any
 
-from clipfuse.comparison.table import Cell, Column, Difference, Row, Table
+from clipfuse.comparison.statistics import Cell
+from clipfuse.comparison.table import Column, Difference, Row, Table
 from clipfuse.files import csv_text
 
 MISSING = "-"

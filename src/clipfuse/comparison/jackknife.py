@@ -32,8 +32,7 @@ from scipy.stats import f
 
 from clipfuse.comparison import statistics
 from clipfuse.comparison.judged import Judged
-from clipfuse.comparison.statistics import Array, Estimate, Spread
-from clipfuse.comparison.table import Cell
+from clipfuse.comparison.statistics import Array, Cell, Estimate, Spread
 
 _WIDEST = 200.0  # of an interval of scores in 0..100: with hardly a degree of freedom it holds everything
 

@@ -12,8 +12,7 @@ from clipfuse.comparison.evidence import TASKS
 from clipfuse.comparison.jackknife import Crossed, cross, leave_out
 from clipfuse.comparison.judged import Judged, read_plain
 from clipfuse.comparison.scores import Scores
-from clipfuse.comparison.statistics import LEVEL, Estimate
-from clipfuse.comparison.table import Cell
+from clipfuse.comparison.statistics import LEVEL, Cell, Estimate
 from clipfuse.comparison.variants import Variant
 from clipfuse.ops.settings import leaves
 from clipfuse.types import LabelSet

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipfuse.comparison.machine import Seen
-from clipfuse.comparison.table import Cell, Table
+from clipfuse.comparison.statistics import Cell
+from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant
 
 # Okabe and Ito's colours less black and yellow, for eyes of all kinds on light and dark pages; then markers.

@@ -48,6 +48,27 @@ def _t_tail(bound: float, degrees: float) -> float:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """The score of one row by one metric.
+
+    Attributes:
+        mean: mean over seeds and scenes.
+        std: sample standard deviation over seeds of the runs' means; None with one seed.
+        low: lower end of the 95 % interval over seeds and scenes; with one seed over scenes alone.
+        high: upper end of that interval.
+        place: 1 for the best loss, 2 for the second, None for all others.
+        rank: rank of its runs among all runs, mean over scenes; of a trivial fusion: where it would stand.
+    """
+
+    mean: float
+    std: float | None
+    low: float
+    high: float
+    place: int | None = None
+    rank: float | None = None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A mean, or a difference of means, with its variance.
 

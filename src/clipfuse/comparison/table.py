@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from clipfuse.comparison.statistics import LEVEL, Array, Estimate
+from clipfuse.comparison.statistics import LEVEL, Array, Cell, Estimate
 from clipfuse.metrics.protocols import Protocol
 from clipfuse.metrics.verdict import VerdictSet
 
@@ -87,27 +87,6 @@ class Rival:
     def beaten(self) -> bool:
         """Whether its rank is worse by the crossed t-test at 5 %."""
         return not self.equal and self.estimate.value > 0 and self.estimate.p < LEVEL
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The score of one row by one metric.
-
-    Attributes:
-        mean: mean over seeds and scenes.
-        std: sample standard deviation over seeds of the runs' means; None with one seed.
-        low: lower end of the 95 % interval over seeds and scenes; with one seed over scenes alone.
-        high: upper end of that interval.
-        place: 1 for the best loss, 2 for the second, None for all others.
-        rank: rank of its runs among all runs, mean over scenes; of a trivial fusion: where it would stand.
-    """
-
-    mean: float
-    std: float | None
-    low: float
-    high: float
-    place: int | None = None
-    rank: float | None = None
 
 
 @dataclass(frozen=True)
