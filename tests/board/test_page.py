@@ -87,6 +87,23 @@ def test_images_are_found_by_set_and_method(entry: Make, tmp_path: Path) -> None
     assert "1 images cannot be read" in album.note
 
 
+def test_run_folders_are_checked_as_compare_does(
+    sweeps: Callable[..., Callable[..., Path]], tmp_path: Path
+) -> None:
+    """One training under two seeds is one, and runs that differ in more than their loss are said to."""
+    write = sweeps(tmp_path)
+    scores = {"SSIM": [1.0, 1.1, 1.2, 1.3], "VIF": [0.5, 0.6, 0.7, 0.8]}
+    images = ["a", "b", "c", "d"]
+    for seed in (0, 1):
+        write("pixel", seed, scores=scores, images=images)
+    write("ldfusion", images=images, options={"steps": 20})
+    found = gather([tmp_path])
+    assert [len(each.runs) for each in found.entries] == [1, 1]
+    notes = "\n".join(found.notes)
+    assert "to the last bit, so that seeds 0 and 1 of 'pixel' are one training." in notes
+    assert "Run folders of one table are no fair comparison: " in notes
+
+
 def test_a_folder_gives_results_runs_and_what_machines_see(
     entry: Make, sweeps: Callable[..., Callable[..., Path]], tmp_path: Path, user_error: Callable[..., str]
 ) -> None:
@@ -112,6 +129,7 @@ def test_a_folder_gives_results_runs_and_what_machines_see(
     runs = next(each for each in standings if "split 4bcf" in each.set)
     assert [len(each.runs) for each in runs.entries] == [2, 2]
     assert runs.entries[0].method == "pixel"
+    assert not any("no fair comparison" in note for note in found.notes)
     album = make_album(find_images(found.images, found.entries), ["pixel"])
     assert "pixel" in next(iter(album.uris.values()))
     text = page(standings, found.seen, album, found.notes, "clipfuse board")

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clipfuse.board.results import Degradation, Entry
+from clipfuse.board.page import overview
+from clipfuse.board.results import About, Degradation, Entry
 from clipfuse.board.standings import Standing, build_standings, in_words
 from clipfuse.metrics.verdict import BALANCED, CLASSIC_EIGHT
 
 Make = Callable[..., Entry]
+BALANCED_METRICS = dict.fromkeys(("kept-information", "kept-structure", "local-detail", "clean-detail"), True)
+LEVELS = {"good": 0.3, "bad": 0.0, "third": -0.3}
 
 
 def scene_means(entry: Entry, metric: str) -> dict[str, float]:
@@ -144,6 +147,90 @@ def test_a_method_without_a_metric_has_no_rank_and_spoils_no_other(entry: Make) 
     holes.runs[0]["EN"]["image0"] = nan
     (standing,) = build_standings([entry("a"), holes])
     assert {each.name: each.left_out for each in standing.columns}["EN"] == 1
+
+
+def test_holes_choose_no_images_and_are_named(entry: Make) -> None:
+    """A method that has no scores where it loses has no rank; the others keep theirs."""
+    good, bad, third = (entry(name, level, images=60, scenes=60) for name, level in LEVELS.items())
+    before = build_standings([good, bad, third])[0]
+    for name in BALANCED_METRICS:
+        own, other = bad.runs[0][name], good.runs[0][name]
+        own.update({image: nan for image in own if own[image] < other[image]})
+    (standing,) = build_standings([good, bad, third])
+    assert standing.place("bad") is None
+    assert standing.place("good") is not None
+    assert before.place("good") is not None
+    assert "'good' has the best average rank" in words(standing)
+    assert "Without a rank by balanced-1: 'bad', as metrics of it are undefined on" in words(standing)
+    # What hardly any method defines is left out for all, without blame.
+    for each in (good, third):
+        each.runs[0]["local-detail"]["image0"] = nan
+    (standing,) = build_standings([good, third, entry("fourth", -1.0, images=60, scenes=60)])
+    assert all(place is not None for place in standing.ranked[0].places)
+    assert standing.ranked[0].scenes == 60
+
+
+def test_scenes_and_trainings_that_are_ranked_are_counted(entry: Make) -> None:
+    """Scores on few images name no winner, however many images there are; seeds count as trainings."""
+    entries = [entry("a", 3.0, images=40, scenes=40), entry("b", 0.0, images=40, scenes=40)]
+    for each in entries:
+        for name in BALANCED_METRICS:
+            scores = each.runs[0][name]
+            scores.update({image: nan for image in list(scores)[4:]})
+    (standing,) = build_standings(entries)
+    ranked = standing.ranked[0]
+    assert (ranked.scenes, ranked.effective_scenes) == (4, 4.0)
+    assert "over 4 scenes; no winner is named, as 4.0 effective scenes are fewer than 10" in words(standing)
+    (standing,) = build_standings([entry("a", 0.5, runs=5), entry("b", runs=5)])
+    assert "among 10 trainings of 2 methods" in words(standing)
+    lines = overview([standing])["strict-2"][1]
+    assert all(line.mean is not None and 0 < line.mean <= 1 for line in lines)
+
+
+def test_the_mean_is_over_tables_of_one_verdict_set(entry: Make) -> None:
+    classic = dict.fromkeys(("EN", "SD", "SF", "AG", "SCD", "VIF", "Qabf", "SSIM"), True)
+    entries = [entry("a"), entry("b"), *(entry(name, set="z", metrics=classic) for name in ("a", "b"))]
+    entries[0] = replace(entries[0], about=About(parameters=5, seconds=0.01))
+    entries[2] = replace(entries[2], about=About(seconds=5.0, device="a phone"))
+    lines = overview(build_standings(entries))["strict-2"][1]
+    assert [line.mean for line in lines] == [None, None]
+    about = next(line.about for line in lines if line.method == "a")
+    assert about == About(5, 0.01, None)  # time and device of one result
+
+
+def test_a_method_without_masks_is_named_as_what_costs_a_family(entry: Make) -> None:
+    masked = {**BALANCED_METRICS, "kept-targets": True}
+    entries = [entry("a", metrics=masked), entry("b", metrics=masked), entry("c", metrics=BALANCED_METRICS)]
+    (standing,) = build_standings(entries)
+    assert "Ranked by balanced-1 without its family 'targets', which 'c' lack." in words(standing)
+    assert "targets" not in standing.ranked[0].families
+
+
+def test_trivial_fusions_scored_with_unlike_masks_are_joined_without_targets(entry: Make) -> None:
+    masked = {**BALANCED_METRICS, "kept-targets": True}
+
+    def given(name: str, mask: str) -> Entry:
+        each = entry(name, metrics=masked)
+        return replace(each, pairs={k: replace(pair, mask=mask * 16) for k, pair in each.pairs.items()})
+
+    other = given("trivial:average", "1")
+    other.runs[0]["kept-targets"].update(dict.fromkeys(other.pairs, 9.0))
+    entries = [given("a", "0"), given("trivial:average", "0"), given("b", "1"), other]
+    (standing,) = build_standings(entries)
+    assert "Left out: metrics of targets, because the results were scored with unlike masks." in words(
+        standing
+    )
+    assert len(standing.entries) == 3
+
+
+def test_a_drop_is_measured_on_the_same_files(entry: Make) -> None:
+    noise = Degradation("degraded-1", "noise", 1, against="clean")
+    worse = replace(entry("a", -1.0), degradation=noise)
+    (found, _) = build_standings([entry("a"), entry("b"), worse])
+    assert [drop.method for drop in found.drops] == ["a"]
+    pairs = {name: replace(pair, pair="f" * 16) for name, pair in worse.pairs.items()}
+    (found, _) = build_standings([entry("a"), entry("b"), replace(worse, pairs=pairs)])
+    assert found.drops == []
 
 
 def test_the_fewest_scenes_are_taken_and_unlike_masks_cost_the_targets(entry: Make) -> None:

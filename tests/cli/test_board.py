@@ -35,6 +35,7 @@ def words(root: Path, *more: str) -> list[str]:
 
 def test_results_of_two_people_become_one_page(clipfuse: Run, folders: Path, tmp_path: Path) -> None:
     results, html = tmp_path / "results", tmp_path / "score.html"
+    assert "--images nowhere: no such folder" in clipfuse("board", str(tmp_path), "--images", "nowhere")[2]
     one = [f"--fused=my mean={folders / 'mean'}", f"--fused=max={folders / 'max'}", "--scenes=^s."]
     one += ["--parameters=max=10", "--seconds=max=0.5", "--device=a thread"]
     code, text, errors = clipfuse(*words(folders, *one, f"--json={results}/", f"--html={html}"))

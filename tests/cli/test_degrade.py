@@ -86,7 +86,9 @@ def test_several_kinds_of_deep_files_in_parts(clipfuse: Clipfuse, tmp_path: Path
             np.testing.assert_array_equal(thermal, np.floor((levels - 1000.0) / 4000 * 65535 + 0.5))
 
 
-def test_refused_and_nothing_is_left(clipfuse: Clipfuse, pairs: Path, tmp_path: Path) -> None:
+def test_refused_and_nothing_is_left(
+    clipfuse: Clipfuse, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def error(*words: str, out: Path = tmp_path / "new") -> str:
         code, _, message = clipfuse("degrade", "--in", str(pairs), "--out", str(out), *words)
         assert code == 2
@@ -102,8 +104,17 @@ def test_refused_and_nothing_is_left(clipfuse: Clipfuse, pairs: Path, tmp_path: 
     message = error("--kind", "rain", "--strength", "1", "--overwrite", out=tmp_path / "mine")
     assert "holds files that this command has not written" in message
     file = tmp_path / "mine/thesis.txt"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    message = error("--kind", "rain", "--strength", "1", "--overwrite", out=tmp_path / "link")
+    assert "link is a link, which cannot be replaced; name a new folder in it" in message
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path / "empty")
+        message = error("--kind", "rain", "--strength", "1", out=Path())
+        assert "--out: . is in use as a place, which cannot be replaced" in message
+    assert not list((tmp_path / "empty").iterdir())
     assert "is a file; expected a folder" in error("--kind", "rain", "--strength", "1", out=file)
     content = (pairs / "vi" / "test-1.png").read_bytes()
     (pairs / "vi" / "test-1.png").write_bytes(content[:100] + b"\xff" * 60 + content[160:])
     assert "test-1.png" in error("--kind", "all", out=tmp_path / "deep" / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "msrs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "mine", "msrs"]

@@ -7,6 +7,9 @@ from clipfuse.board.results import Degradation, Entry
 from clipfuse.board.rows import gap, gather_rows, has, variant_of
 from clipfuse.comparison.scores import shared_images
 from clipfuse.comparison.statistics import Estimate
+from clipfuse.metrics.verdict import FAMILIES
+
+TARGETS = {*FAMILIES["targets"], "target-contrast"}  # metrics that need masks
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,21 @@ def find_drops(clean: Sequence[Entry], degraded: Sequence[Entry]) -> list[Drop]:
 
 
 def _costs(clean: Entry, degraded: Entry) -> dict[str, Estimate]:
-    images = [name for name in clean.pairs if name in degraded.pairs]
+    # Scored against the clean pairs, these are the same files; masks are, wherever targets are compared.
+    against_clean = degraded.degradation is not None and degraded.degradation.against == "clean"
+    images = [
+        name
+        for name, pair in clean.pairs.items()
+        if name in degraded.pairs and not (against_clean and degraded.pairs[name].pair != pair.pair)
+    ]
+    masks_differ = any(clean.pairs[name].mask != degraded.pairs[name].mask for name in images)
     pair = [replace(each, pairs={n: clean.pairs[n] for n in images}) for each in (clean, degraded)]
     if not images:
         return {}
     shown, member = shared_images([variant_of(each) for each in pair])
     costs = {}
     for name, upwards in clean.metrics.items():
-        if not all(has(each, name) for each in pair):
+        if not all(has(each, name) for each in pair) or (masks_differ and name in TARGETS):
             continue
         scores = gather_rows(pair, name, shown, member)
         one, other = scores.by_scene

@@ -8,7 +8,9 @@ from typing import Any
 
 from clipfuse.board.reading import DEGRADATION, read_entries
 from clipfuse.board.results import Entry, Pair
-from clipfuse.comparison.collect import Run, find_runs
+from clipfuse.comparison.collect import Run, file_notes, find_runs
+from clipfuse.comparison.compute import without_repeats
+from clipfuse.comparison.fairness import check_mixing
 from clipfuse.comparison.judged import FOLDER, Judged, read_judged
 from clipfuse.comparison.machine import Seen, gather_seen
 from clipfuse.comparison.variants import Variant, group, select
@@ -71,7 +73,8 @@ def gather(places: Sequence[Path]) -> Found:
                     )
     entries = [entry for file in dict.fromkeys(files) for entry in read_entries(file)]
     runs, notes = select(find_runs(roots), partial=False) if roots else ([], [])
-    variants = group(runs)
+    variants, repeats = without_repeats(group(runs))
+    notes = [*notes, *repeats, *_unlike(variants)]
     entries += _of_runs(variants)
     sources = {name: read_judged(path) for name, path in judged.items()}
     seen, more = _seen([*variants, *(_judged(name, sources[name], judged[name]) for name in judged)])
@@ -139,6 +142,21 @@ def _of_runs(variants: Sequence[Variant]) -> list[Entry]:
                 )
             )
     return found
+
+
+def _unlike(variants: Sequence[Variant]) -> list[str]:
+    """Warn of run folders of one data split that `clipfuse compare` would not compare, and of their files."""
+    splits: dict[tuple[str, str], list[Run]] = {}
+    for run in (run for variant in variants for run in variant.runs):
+        splits.setdefault((run.split, run.protocol), []).append(run)
+    notes = []
+    for runs in splits.values():
+        notes += file_notes(runs)
+        try:
+            check_mixing(runs, [])
+        except UserError as error:
+            notes.append(f"Run folders of one table are no fair comparison: {error}")
+    return notes
 
 
 def _judged(name: str, results: Sequence[Judged], folder: Path) -> Variant:

@@ -1,7 +1,7 @@
 """The leaderboard as one HTML page that needs no other file and no network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import fmean
 
@@ -27,7 +27,8 @@ class Line:
         method: its name.
         trivial: whether it is a trivial fusion.
         places: by table; None where it has none.
-        mean: mean of its ranks, each as a share of the methods in the table; None unless it is in all tables.
+        mean: mean of its ranks, each as a share of what is ranked in the table; None unless it is in all
+            tables and these are ranked by one verdict set.
         about: its size and time, where any of its results has them.
     """
 
@@ -51,22 +52,19 @@ def overview(standings: Sequence[Standing]) -> dict[str, tuple[list[Standing], l
                 each.place(method, each.ranked[0].verdict_set) if each.ranked else None for each in tables
             ]
             shares = [
-                place.rank / sum(each is not None for each in table.ranked[0].places)
+                place.rank / table.ranked[0].trainings
                 for place, table in zip(places, tables, strict=True)
                 if place is not None
             ]
             own = [entry for each in tables for entry in each.entries if entry.method == method]
-            mean = fmean(shares) if len(shares) == len(tables) else None
-            about = [
-                next((v for e in own if (v := getattr(e.about, key)) is not None), None) for key in _KEYS
-            ]
-            lines.append(Line(method, own[0].trivial, places, mean, About(*about)))
+            alike = len({str(each.ranked[0].verdict_set) for each in tables if each.ranked}) == 1
+            mean = fmean(shares) if len(shares) == len(tables) and alike else None
+            timed = next((each.about for each in own if each.about.seconds is not None), own[0].about)
+            parameters = next((p for e in own if (p := e.about.parameters) is not None), None)
+            lines.append(Line(method, own[0].trivial, places, mean, replace(timed, parameters=parameters)))
         lines.sort(key=lambda line: (line.mean is None, line.mean or 0, line.method))
         found[protocol] = tables, lines
     return found
-
-
-_KEYS = ("parameters", "seconds", "device")
 
 
 def page(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite, nan
 
 import numpy as np
 
@@ -47,7 +48,15 @@ class Place:
 class Ranked:
     """The places by one verdict set; None of methods that lack a metric of it.
 
-    `better` is the share of scenes in which the row is better than the column, of those that are ranked.
+    Attributes:
+        verdict_set: whose metrics rank.
+        families: those of its families that all ranked methods have.
+        places: of the methods of the table.
+        rows: of the methods that have a place.
+        better: share of scenes in which the row is better than the column, of those that are ranked.
+        trainings: number of runs that are ranked, which is the worst rank.
+        scenes: number of scenes that are ranked.
+        effective_scenes: number of scenes of equal size that would give as precise a mean.
     """
 
     verdict_set: VerdictSet
@@ -55,6 +64,9 @@ class Ranked:
     places: Sequence[Place | None]
     rows: Sequence[int]
     better: Array
+    trainings: int
+    scenes: int
+    effective_scenes: float
 
 
 def rank_by(
@@ -66,22 +78,43 @@ def rank_by(
     shares: Array,
     notes: list[str],
 ) -> Ranked | None:
-    """Rank the methods that have all metrics of a set which most have; None if fewer than two have them."""
+    """Rank the methods that have all metrics of a set which most have; None if fewer than two have them.
+
+    A method for which a metric of the set is undefined on an image where at least half of the others have it
+    has no rank: else its holes would choose the images by which all are ranked. The notes name it.
+    """
     rows = [
         row
         for row in range(len(entries))
         if not verdict_set.missing([name for name in metrics if metrics[name].by_scene[row] is not None])
     ]
+    lacking = [each.method for row, each in enumerate(entries) if row not in rows]
     shared = [name for name in metrics if all(metrics[name].by_scene[row] is not None for row in rows)]
+    ranked = {name for members in verdict_set.families(shared).values() for name in members}
+    holes = _holes({row: entries[row] for row in rows}, ranked, images)
+    rows = [row for row in rows if not holes[row]]
     families = verdict_set.families(shared)
     if len(rows) < 2 or not families:
         return None
-    lacking = [each.method for row, each in enumerate(entries) if row not in rows]
     if lacking:
         names = ", ".join(map(repr, lacking))
         notes.append(f"Without a rank by {verdict_set}, as metrics of it are missing: {names}.")
+    notes += [
+        f"Without a rank by {verdict_set}: {entries[row].method!r}, as metrics of it are undefined on "
+        f"{count} of {len(images)} images where others have them."
+        for row, count in holes.items()
+        if count
+    ]
+    known = [name for name in metrics if any(each is not None for each in metrics[name].by_scene)]
+    for family in verdict_set.families(known).keys() - families.keys():
+        without = [
+            entries[row].method
+            for row in rows
+            if any(metrics[name].by_scene[row] is None for name in verdict_set.families(known)[family])
+        ]
+        names = ", ".join(map(repr, without))
+        notes.append(f"Ranked by {verdict_set} without its family '{family}', which {names} lack.")
     counts = [len(entries[row].runs) for row in rows]
-    ranked = {name for members in families.values() for name in members}
     kept = [entries[row] for row in rows]
     signed = {name: signed_scores(gather_rows(kept, name, images, member), counts) for name in ranked}
     ranking = Ranking(signed, families, counts, shares)
@@ -108,7 +141,32 @@ def rank_by(
             corrected.get(place),
             float(wins[place]),
         )
-    return Ranked(verdict_set, families, places, rows, ranking.better)
+    return Ranked(
+        verdict_set,
+        families,
+        places,
+        rows,
+        ranking.better,
+        sum(counts),
+        len(ranking.shares),
+        statistics.effective_scenes(ranking.shares),
+    )
+
+
+def _holes(entries: Mapping[int, Entry], names: set[str], images: Sequence[str]) -> dict[int, int]:
+    """Return on how many images a method lacks a metric that half of the methods or more define there."""
+    found = {row: np.zeros(len(images), dtype=bool) for row in entries}
+    for name in names:
+        defined = {
+            row: np.array(
+                [[isfinite(run[name].get(image, nan)) for image in images] for run in entry.runs]
+            ).all(axis=0)
+            for row, entry in entries.items()
+        }
+        common = 2 * np.sum(list(defined.values()), axis=0) >= len(entries)
+        for row, own in defined.items():
+            found[row] |= common & ~own
+    return {row: int(each.sum()) for row, each in found.items()}
 
 
 def reordered(ranked: Ranked, order: Sequence[int]) -> Ranked:

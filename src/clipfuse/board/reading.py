@@ -16,21 +16,23 @@ from clipfuse.metrics import DEFINITIONS
 DEGRADATION = "degradation.json"
 _REMEDY = "write it again by clipfuse score --json, or take it out of the folder"
 
+_MOST_BYTES = 2**28
 _Word = Annotated[str, Field(min_length=1, max_length=120)]
+_Kind = Annotated[str, Field(pattern=r"^[\w.+-]{1,60}$")]
 _Score = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
 
 
 class _Degraded(BaseModel):
-    protocol: _Word
-    kind: _Word
+    protocol: _Kind
+    kind: _Kind
     strength: Annotated[int, Field(ge=1, le=100)]
     against: Literal["clean", "degraded"] = "degraded"
 
 
 class _Record(BaseModel):
-    protocol: _Word
-    kind: _Word
+    protocol: _Kind
+    kind: _Kind
     strength: Annotated[int, Field(ge=1, le=100)]
     set: _Word | None = None
 
@@ -67,7 +69,7 @@ def read_entries(path: Path) -> list[Entry]:
         UserError: it cannot be read, is no result, of a newer version, lacks scenes or scores, or states
             means that its scores do not give.
     """
-    content = read_json(path, dict[str, Any], remedy=_REMEDY)
+    content = read_json(path, dict[str, Any], most=_MOST_BYTES, remedy=_REMEDY)
     if content.get("format") != FORMAT:
         older = {"protocol", "methods", "images"} <= content.keys()
         what = "an older result, of means alone" if older else "no result of clipfuse score"

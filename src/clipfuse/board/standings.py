@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log10
 
-from clipfuse.board.drops import Drop, find_drops
+from clipfuse.board.drops import TARGETS, Drop, find_drops
 from clipfuse.board.ranks import Place, Ranked, rank_by, reordered
 from clipfuse.board.results import Degradation, Entry, same_scores
 from clipfuse.board.rows import gather_rows, variant_of
@@ -113,7 +113,7 @@ def _without_repeats(entries: Sequence[Entry]) -> list[Entry]:
         digests = ",".join(f"{name} {pair.pair}" for name, pair in sorted(entry.pairs.items()))
         key = entry.method, digests if entry.trivial else ""  # a trivial fusion comes with each result
         other = kept.setdefault(key, entry)
-        if other is not entry and entry.trivial and same_scores(entry, other):
+        if other is not entry and entry.trivial and _alike(entry, other):
             kept[key] = replace(
                 other,
                 runs=[{**entry.runs[0], **other.runs[0]}],
@@ -126,6 +126,13 @@ def _without_repeats(entries: Sequence[Entry]) -> list[Entry]:
                 f"by {entry.protocol}; keep one of them, or rename a method"
             )
     return list(kept.values())
+
+
+def _alike(entry: Entry, other: Entry) -> bool:
+    """Whether two results of a trivial fusion agree; on targets only where their masks are the same."""
+    masks = [{name: pair.mask for name, pair in each.pairs.items()} for each in (entry, other)]
+    both = [each if masks[0] == masks[1] else _without(each, TARGETS) for each in (entry, other)]
+    return same_scores(*both)
 
 
 def _same_images(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
@@ -159,6 +166,10 @@ def _with_common_scenes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str
             f"The results name unlike scenes; those of {fewest.source} are taken, which are the fewest "
             f"({counted[id(fewest)]})."
         )
+    if fewest.scenes_from == "names":
+        notes.append(
+            "Each image counts as a scene of its own; if some show one place, intervals are too narrow."
+        )
     pairs = {name: replace(pair, scene=scenes[name]) for name, pair in fewest.pairs.items()}
     return [replace(each, pairs=pairs) for each in entries], notes
 
@@ -166,8 +177,7 @@ def _with_common_scenes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str
 def _standing(entries: Sequence[Entry], notes: list[str]) -> Standing:
     masks = {name: {each.pairs[name].mask for each in entries} - {None} for name in entries[0].pairs}
     if any(len(found) > 1 for found in masks.values()):
-        targets = {*FAMILIES["targets"], "target-contrast"}
-        entries = [_without(each, targets) for each in entries]
+        entries = [_without(each, TARGETS) for each in entries]
         notes.append("Left out: metrics of targets, because the results were scored with unlike masks.")
     entries, more = _with_common_scenes(entries)
     notes += more
@@ -181,10 +191,6 @@ def _standing(entries: Sequence[Entry], notes: list[str]) -> Standing:
     if not ranked and (found := rank_by(CLASSIC, entries, metrics, images, member, shares, notes)):
         ranked = [found]
     order = sorted(range(len(entries)), key=lambda row: (*_order(ranked, row), entries[row].method))
-    if any(each.scenes_from == "names" for each in entries):
-        notes.append(
-            "Each image counts as a scene of its own; if some show one place, intervals are too narrow."
-        )
     return Standing(
         protocol=entries[0].protocol,
         set=entries[0].set,
@@ -235,16 +241,19 @@ def in_words(standing: Standing) -> list[str]:
         found = [(printable(entry.method), place) for entry, place in rows if place is not None]
         first, best = min(found, key=lambda pair: pair[1].rank)
         open_to = [f"'{name}'" for name, place in found if place.p is not None and place.p >= LEVEL]
-        if standing.effective_scenes < FEW_SCENES:
-            few = f"{standing.effective_scenes:.1f} effective scenes are fewer than {FEW_SCENES}"
+        if ranked.effective_scenes < FEW_SCENES:
+            few = f"{ranked.effective_scenes:.1f} effective scenes are fewer than {FEW_SCENES}"
             end = f"no winner is named, as {few}."
         elif open_to:
             shown = ", ".join([*open_to[:MOST], *([f"{len(open_to) - MOST} more"] if open_to[MOST:] else [])])
             end = f"no test separates it from {shown}."
         else:
             end = "it is clearly before every other method."
+        among = f"{len(found)} methods"
+        if ranked.trainings > len(found):
+            among = f"{ranked.trainings} trainings of {among}"
         lines.append(
-            f"By {ranked.verdict_set} '{first}' has the best average rank, {best.rank:.2f} among "
-            f"{len(found)} methods over {standing.scenes} scenes; {end}"
+            f"By {ranked.verdict_set} '{first}' has the best average rank, {best.rank:.2f} among {among} "
+            f"over {ranked.scenes} scenes; {end}"
         )
     return lines

@@ -14,10 +14,13 @@ def main(arguments: Sequence[str]) -> None:
     from clipfuse.board.gathering import gather
     from clipfuse.board.page import page, summary
     from clipfuse.board.standings import build_standings
+    from clipfuse.errors import UserError
     from clipfuse.files import check_output, write_atomically
 
     out = Path(options.out)
     check_output(out, options.overwrite)
+    if options.images and not Path(options.images).is_dir():
+        raise UserError(f"--images {options.images}: no such folder; expected SET/METHOD/NAME.png in it")
     found = gather([Path(name) for name in options.places])
     standings = build_standings(found.entries)
     methods = list(dict.fromkeys(entry.method for each in standings for entry in each.entries))

@@ -156,6 +156,9 @@ def _check_outputs(source: Path, out: Path, targets: Sequence[Path], overwrite: 
     for target in targets:
         if not os.path.lexists(target):
             continue
+        if target.is_symlink() or os.path.ismount(target) or target.resolve() == Path.cwd():
+            what = "a link" if target.is_symlink() else "in use as a place"
+            raise UserError(f"--out: {target} is {what}, which cannot be replaced; name a new folder in it")
         if not target.is_dir():
             raise UserError(f"--out: {target} is a file; expected a folder")
         if any(target.iterdir()):
