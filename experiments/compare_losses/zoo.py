@@ -131,7 +131,8 @@ def draw(root: Path, folders: Mapping[str, Path], height: int) -> Image.Image:
     blocks = []
     for first in range(0, len(columns), PER_ROW):
         shown = list(columns)[first : first + PER_ROW]
-        rows = [[to_unit(read_image(columns[name] / f"{scene}.png")) for name in shown] for scene in SCENES]
+        files = [[next(columns[name].glob(f"{scene}.*")) for name in shown] for scene in SCENES]
+        rows = [[to_unit(read_image(file)) for file in row] for row in files]
         blocks.append(draw_panel(shown, rows, height))
     size = max(each.width for each in blocks), sum(each.height for each in blocks)
     panel, top = Image.new("RGB", size, "white"), 0

@@ -11,6 +11,7 @@ import torch
 from experiments.common import compose_run
 from experiments.compare_losses import study, zoo
 from experiments.downstream import study as downstream
+from PIL import Image
 
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.train import GROUPS
@@ -107,6 +108,9 @@ def test_its_panel_shows_each_scene_under_each_trained_loss(tmp_path: Path) -> N
     for band in ("ir", "vi"):
         for scene in zoo.SCENES:
             write_png(tmp_path / "data/test" / band / f"{scene}.png", level, overwrite=False)
+    with Image.open(tmp_path / f"data/test/ir/{zoo.SCENES[0]}.png") as image:  # MSRS at half resolution
+        image.save(tmp_path / f"data/test/ir/{zoo.SCENES[0]}.jpg", quality=100)
+    (tmp_path / f"data/test/ir/{zoo.SCENES[0]}.png").unlink()
     assert not zoo.trained(tmp_path, ["pixel"])
     folder = tmp_path / "msrs/samples/pixel/0/test"
     for scene in zoo.SCENES:
