@@ -102,7 +102,7 @@ def run(
         if not losses:
             continue
         study.train(out, name, data, tiny, losses_of(losses), options.parallel, clip="micro")
-        print("", *prompts.table(out), "", sep="\n", flush=True)  # kept beside the runs
+        print("", *prompts.table(out, losses), "", sep="\n", flush=True)  # kept beside the runs
         if part == "machine":
             if not tiny:
                 study.restore_plain(out, sorted((RESULTS / name).glob("*.zip")))

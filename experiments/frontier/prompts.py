@@ -1,7 +1,7 @@
 """How often the prompts of a training put the good image of a test scene above a bad one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,15 @@ def separation(run: Path, config: Mapping[str, Any], part: str = "test") -> dict
     return dict(zip(loss.pair_names, torch.cat(right).mean(dim=0).tolist(), strict=True))
 
 
-def table(out: Path) -> list[str]:
-    """Return a table of the separation on test scenes, over seeds; measured once, kept in `KEPT`."""
+def table(out: Path, losses: Iterable[str]) -> list[str]:
+    """Return a table of the separation on test scenes, over seeds; measured once, kept in `KEPT`.
+
+    Args:
+        out: the folder of a set.
+        losses: those whose samples are finished.
+    """
     found: dict[str, list[dict[str, float]]] = {}
-    for folder in sorted(file.parent for file in (out / "samples").glob("*/sweep.yaml")):
+    for folder in (out / "samples" / loss for loss in losses):
         kept = folder / KEPT
         if not kept.exists():
             measured = [separation(run.path, run.config) for run in find_finished([folder])]

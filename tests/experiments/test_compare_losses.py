@@ -84,7 +84,7 @@ def test_the_zoo_does_each_part_of_each_loss_once(
     monkeypatch.setattr(zoo, "RESULTS", tmp_path / "kept")
     monkeypatch.setattr(downstream, "train", train)
     monkeypatch.setattr(downstream, "judge", judge)
-    monkeypatch.setattr(zoo.prompts, "table", lambda out: [])
+    monkeypatch.setattr(zoo.prompts, "table", lambda out, losses: [])
 
     def run(words: str) -> list[tuple[str, list[str]]]:
         did.clear()
