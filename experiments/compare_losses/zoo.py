@@ -4,7 +4,7 @@
     python -m experiments.compare_losses.zoo --msrs data/msrs --panel FILE.jpg
 
 Network, schedule, learning rates and their rule are those of study.py; data, seeds and protocol those of
-experiments/downstream. The part `images` trains a loss and scores its test images, some 5 minutes of two
+experiments/downstream. The part `images` trains a loss and scores its test images, some 11 minutes of two
 cores; `machine` trains task networks on the images of these trainings, some 15. So a budget can be spent a
 few losses at a time, on several machines: `--loss` takes some of them, `--save` keeps each in a zip of its
 own in results/zoo, and a part that is kept there is not done again. `clipfuse compare` and
@@ -86,31 +86,32 @@ def run(
     losses_of: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
     chosen: Sequence[str],
 ) -> list[str]:
-    """Train and judge what is missing of a set; return the losses that were trained.
+    """Train and judge what is missing of a set; return the losses of which something was.
 
     Args:
         name: of the set.
-        options: of the command line: out, msrs, part, parallel, save; tiny where it has it.
+        options: of the command line: out, msrs, part, parallel, save, tiny.
         losses_of: the overrides of losses, by their names.
         chosen: the losses.
     """
-    out, tiny = options.out / name, getattr(options, "tiny", False)
+    out, tiny = options.out / name, options.tiny
     data = [word.format(msrs=options.msrs) for word in study.SETS[name]]
-    trained: dict[str, None] = {}
+    done: list[str] = []
     for part in PARTS:
         losses = not_kept(name, chosen, part) if part in options.part else []
         if not losses:
             continue
-        study.train(out, name, data, tiny, losses_of(losses), options.parallel, clip="micro")
-        print("", *prompts.table(out, losses), "", sep="\n", flush=True)  # kept beside the runs
+        if missing := [loss for loss in losses if loss not in done]:
+            study.train(out, name, data, tiny, losses_of(missing), options.parallel, clip="micro")
+            print("", *prompts.table(out, missing), "", sep="\n", flush=True)  # kept beside the runs
+            done += missing
         if part == "machine":
             if not tiny:
                 study.restore_plain(out, sorted((RESULTS / name).glob("*.zip")))
             study.judge(out, tiny, options.parallel, losses, UPDATES)
         if options.save:
             study.save(out, RESULTS, prompts.KEPT, msrs=options.msrs, losses=losses)
-        trained |= dict.fromkeys(losses)
-    return list(trained)
+    return done
 
 
 def add_part(parser: argparse.ArgumentParser) -> None:
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the numbers in results/zoo")
     parser.add_argument("--panel", type=Path, metavar="FILE", help="draw six scenes, train nothing")
     parser.add_argument("--vgg", metavar="FOLDER", help="with vgg16.pt, of torchvision: adds the loss lpips")
+    parser.set_defaults(tiny=False)
     options = parser.parse_args()
     if options.panel:
         draw(Path(options.msrs), trained(options.out, options.loss), 150).save(options.panel, quality=85)

@@ -57,8 +57,8 @@ def panel(path: Path, images: int, height: int = 150) -> Image.Image:
     names = list(album.uris)[:: max(1, len(album.uris) // images)][:images]
     common = [name for name in album.uris[names[0]] if all(name in album.uris[image] for image in names)]
     # The first row of each: "promptfusion prompts=learned optimizer.lr=0.003" is "promptfusion".
-    found = {want: next((name for name in common if name.partition(" ")[0] == want), None) for want in SHOWN}
-    shown = {want: name for want, name in found.items() if name}
+    short = {name.partition(" ")[0]: name for name in reversed(common)}
+    shown = {name: short[name] for name in SHOWN if name in short}
     rows = [
         [
             to_unit(pil_to_tensor(Image.open(BytesIO(b64decode(album.uris[image][name].partition(",")[2])))))

@@ -7,9 +7,9 @@ from clipfuse.board.results import Degradation, Entry
 from clipfuse.board.rows import gap, gather_rows, has, variant_of
 from clipfuse.comparison.scores import shared_images
 from clipfuse.comparison.statistics import Estimate
-from clipfuse.metrics.verdict import FAMILIES
+from clipfuse.metrics import DEFINITIONS
 
-TARGETS = {*FAMILIES["targets"], "target-contrast"}  # metrics that need masks
+TARGETS = {name for name, each in DEFINITIONS.items() if each.needs_mask}
 
 
 @dataclass(frozen=True)

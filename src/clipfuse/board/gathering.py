@@ -1,7 +1,7 @@
 """What a folder holds for the board: results of `clipfuse score`, run folders, and downstream results."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,19 @@ def _look(folder: Path, depth: int) -> Iterator[tuple[str, Path]]:
             yield "result", path
 
 
+def _by_split(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Return runs by their data split and protocol: what makes a table."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.split, run.protocol), []).append(run)
+    return found
+
+
 def _of_runs(variants: Sequence[Variant]) -> list[Entry]:
     """Return the tested runs as methods, on a set for each data split."""
     found = []
     for variant in variants:
-        splits: dict[tuple[str, str], list[Run]] = {}
-        for run in variant.runs:
-            splits.setdefault((run.split, run.protocol), []).append(run)
-        for (split, protocol), same in splits.items():
+        for (split, protocol), same in _by_split(variant.runs).items():
             data = same[0].config.get("data")
             name = data.get("name") if isinstance(data, Mapping) else None
             target = str(data.get("_target_", "")) if isinstance(data, Mapping) else ""
@@ -146,11 +151,8 @@ def _of_runs(variants: Sequence[Variant]) -> list[Entry]:
 
 def _unlike(variants: Sequence[Variant]) -> list[str]:
     """Warn of run folders of one data split that `clipfuse compare` would not compare, and of their files."""
-    splits: dict[tuple[str, str], list[Run]] = {}
-    for run in (run for variant in variants for run in variant.runs):
-        splits.setdefault((run.split, run.protocol), []).append(run)
     notes = []
-    for runs in splits.values():
+    for runs in _by_split(run for variant in variants for run in variant.runs).values():
         notes += file_notes(runs)
         try:
             check_mixing(runs, [])

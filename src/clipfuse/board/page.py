@@ -46,6 +46,7 @@ def overview(standings: Sequence[Standing]) -> dict[str, tuple[list[Standing], l
         tables = [each for each in standings if each.protocol == protocol and each.degradation is None]
         if not tables:
             continue
+        alike = len({str(each.ranked[0].verdict_set) for each in tables if each.ranked}) == 1
         lines = []
         for method in dict.fromkeys(entry.method for each in tables for entry in each.entries):
             places = [
@@ -57,7 +58,6 @@ def overview(standings: Sequence[Standing]) -> dict[str, tuple[list[Standing], l
                 if place is not None
             ]
             own = [entry for each in tables for entry in each.entries if entry.method == method]
-            alike = len({str(each.ranked[0].verdict_set) for each in tables if each.ranked}) == 1
             mean = fmean(shares) if len(shares) == len(tables) and alike else None
             timed = next((each.about for each in own if each.about.seconds is not None), own[0].about)
             parameters = next((p for e in own if (p := e.about.parameters) is not None), None)

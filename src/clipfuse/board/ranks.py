@@ -90,30 +90,27 @@ def rank_by(
     ]
     lacking = [each.method for row, each in enumerate(entries) if row not in rows]
     shared = [name for name in metrics if all(metrics[name].by_scene[row] is not None for row in rows)]
-    ranked = {name for members in verdict_set.families(shared).values() for name in members}
+    families = verdict_set.families(shared)
+    ranked = {name for members in families.values() for name in members}
     holes = _holes({row: entries[row] for row in rows}, ranked, images)
     rows = [row for row in rows if not holes[row]]
-    families = verdict_set.families(shared)
-    if len(rows) < 2 or not families:
-        return None
-    if lacking:
-        names = ", ".join(map(repr, lacking))
-        notes.append(f"Without a rank by {verdict_set}, as metrics of it are missing: {names}.")
     notes += [
         f"Without a rank by {verdict_set}: {entries[row].method!r}, as metrics of it are undefined on "
         f"{count} of {len(images)} images where others have them."
         for row, count in holes.items()
         if count
     ]
+    if len(rows) < 2 or not families:
+        return None
+    if lacking:
+        names = ", ".join(map(repr, lacking))
+        notes.append(f"Without a rank by {verdict_set}, as metrics of it are missing: {names}.")
     known = [name for name in metrics if any(each is not None for each in metrics[name].by_scene)]
-    for family in verdict_set.families(known).keys() - families.keys():
-        without = [
-            entries[row].method
-            for row in rows
-            if any(metrics[name].by_scene[row] is None for name in verdict_set.families(known)[family])
-        ]
-        names = ", ".join(map(repr, without))
-        notes.append(f"Ranked by {verdict_set} without its family '{family}', which {names} lack.")
+    for family, members in verdict_set.families(known).items():
+        if family not in families:
+            without = [row for row in holes if any(metrics[name].by_scene[row] is None for name in members)]
+            names = ", ".join(repr(entries[row].method) for row in without)
+            notes.append(f"Ranked by {verdict_set} without its family '{family}', which {names} lack.")
     counts = [len(entries[row].runs) for row in rows]
     kept = [entries[row] for row in rows]
     signed = {name: signed_scores(gather_rows(kept, name, images, member), counts) for name in ranked}

@@ -9,14 +9,13 @@ from pydantic import BaseModel, Field, FiniteFloat
 
 from clipfuse.board.results import EQUAL, FORMAT, VERSION, About, Degradation, Entry, Pair, mean_of
 from clipfuse.errors import UserError
-from clipfuse.files import check_form, read_json
+from clipfuse.files import MOST_RESULTS, check_form, read_json
 from clipfuse.images import check_name
 from clipfuse.metrics import DEFINITIONS
 
 DEGRADATION = "degradation.json"
 _REMEDY = "write it again by clipfuse score --json, or take it out of the folder"
 
-_MOST_BYTES = 2**28
 _Word = Annotated[str, Field(min_length=1, max_length=120)]
 _Kind = Annotated[str, Field(pattern=r"^[\w.+-]{1,60}$")]
 _Score = Annotated[FiniteFloat, Field(ge=-1e100, le=1e100)]
@@ -69,7 +68,7 @@ def read_entries(path: Path) -> list[Entry]:
         UserError: it cannot be read, is no result, of a newer version, lacks scenes or scores, or states
             means that its scores do not give.
     """
-    content = read_json(path, dict[str, Any], most=_MOST_BYTES, remedy=_REMEDY)
+    content = read_json(path, dict[str, Any], most=MOST_RESULTS, remedy=_REMEDY)
     if content.get("format") != FORMAT:
         older = {"protocol", "methods", "images"} <= content.keys()
         what = "an older result, of means alone" if older else "no result of clipfuse score"

@@ -14,7 +14,7 @@ from clipfuse.comparison.evidence import TASKS, Confusions, Detections, Evidence
 from clipfuse.comparison.statistics import Array
 from clipfuse.comparison.zips import Folder, children, open_folder
 from clipfuse.errors import UserError
-from clipfuse.files import json_sha256, read_json
+from clipfuse.files import MOST_RESULTS, json_sha256, read_json
 from clipfuse.images import check_name
 from clipfuse.ops.expressions import LONGEST, MOST_GROUPS, quick
 from clipfuse.types import LabelSet
@@ -23,7 +23,6 @@ FOLDER = "downstream"  # in a run folder, and in that of another source
 PLAIN = ("infrared", "visible", "average", "maximum", "both")
 SOURCES = "downstream-sources"  # in a sweep: folders of the sources that no run has made
 _REMEDY = "compute it again by clipfuse downstream, or move it away"
-_MOST_BYTES = 2**28  # as `clipfuse.downstream.results` writes
 _EQUAL = 1e-9  # of a score that was recorded to the one that its judgements give; both are float64
 _MOST_CLASSES = 256
 
@@ -117,7 +116,7 @@ def read_judged(folder: Folder) -> tuple[Judged, ...]:
     found = []
     for task in TASKS:
         file = folder / FOLDER / task / "metrics.json"
-        content = read_json(file, _Form, default=None, within=folder, most=_MOST_BYTES, remedy=_REMEDY)
+        content = read_json(file, _Form, default=None, within=folder, most=MOST_RESULTS, remedy=_REMEDY)
         if content is None:
             continue
         if content["task"] != task:

@@ -13,9 +13,15 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
-from clipfuse.downstream.networks import extend_first_layer, load_encoder, load_trained, trained_weights
+from clipfuse.downstream.networks import (
+    extend_first_layer,
+    load_encoder,
+    load_published,
+    load_trained,
+    trained_weights,
+)
 from clipfuse.downstream.precision import MOST_FOUND
-from clipfuse.downstream.published import COCO, PUBLISHED, published_outputs, published_weights
+from clipfuse.downstream.published import COCO, PUBLISHED, published_outputs
 from clipfuse.errors import UserError
 from clipfuse.ops.seeding import derived_seed
 from clipfuse.types import LabelSet
@@ -103,7 +109,7 @@ def _published(name: str, labels: LabelSet, channels: int, size: int) -> Detecto
         network.anchor_generator, network.detections_per_img = boxes, _PUBLISHED_MOST
     else:
         network.roi_heads.detections_per_img = _PUBLISHED_MOST
-    published_weights(name, network)
+    load_published(network, name)
     return Detector(network, labels.countable, outputs)
 
 

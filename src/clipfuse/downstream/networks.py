@@ -18,7 +18,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FeaturePyramidNetwork
 
-from clipfuse.downstream.published import COCO, fetch, published_url
+from clipfuse.downstream.published import COCO, fetch, published_state, published_url
 from clipfuse.errors import UserError
 from clipfuse.files import file_sha256, write_atomically
 from clipfuse.ops.seeding import derived_seed
@@ -250,6 +250,20 @@ def load_trained(
             f"{', '.join(classes)}; take a network for these classes"
         )
     _copy(inner, given, path, f"network than {name}")
+
+
+def load_published(network: nn.Module, name: str, outputs: Sequence[int] | None = None) -> None:
+    """Copy the published weights of a whole network; see `clipfuse.downstream.published`.
+
+    Args:
+        network: torchvision's, new.
+        name: of its architecture.
+        outputs: of a segmentation network those of the published outputs that it has; all by default.
+
+    Raises:
+        UserError: the weights cannot be had, or are those of another network.
+    """
+    _copy(network, published_state(name, outputs), published_url(name), f"network than {name}")
 
 
 def trained_weights(path: str) -> tuple[dict[str, Any], Mapping[str, Any]]:

@@ -7,7 +7,7 @@ are found by their names; a class of COCO that the labels do not have is never f
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import (
     FasterRCNN_MobileNet_V3_Large_320_FPN_Weights,
     SSDLite320_MobileNet_V3_Large_Weights,
@@ -86,30 +86,24 @@ def published_outputs(network: str, classes: Sequence[str]) -> list[int]:
     return [names.index(_plain(name)) for name in classes]
 
 
-def published_weights(network: str, module: nn.Module, outputs: Sequence[int] | None = None) -> None:
-    """Copy the published weights of a network into a new one.
+def published_state(network: str, outputs: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Return the published weights of a network, without its auxiliary head.
 
     Args:
         network: its name, of `PUBLISHED`.
-        module: torchvision's network.
         outputs: of a segmentation network the outputs that are taken; all by default.
 
     Raises:
-        UserError: the weights cannot be had, or are those of another network.
+        UserError: the weights cannot be had.
     """
-    count = len(PUBLISHED[network].meta["categories"])
     instead = "put it into torch's cache of checkpoints by hand, or give a file of your own"
     given = fetch(PUBLISHED[network], f"downstream.weights={COCO}", instead)
-    taken = {}
-    for key, wanted in module.state_dict().items():
-        found = given.get(key)
-        if found is not None and outputs is not None and found.dim() and len(found) == count != len(wanted):
-            found = found[list(outputs)]
-        if found is None or found.shape != wanted.shape:
-            what = f"{published_url(network)} holds the weights of another network than {network}"
-            raise UserError(f"{what}: '{key}' differs")
-        taken[key] = found
-    module.load_state_dict(taken)
+    state = {key: value for key, value in given.items() if not key.startswith("aux_")}
+    if outputs is not None:
+        count = len(PUBLISHED[network].meta["categories"])
+        last = [key for key in state if key.startswith("classifier.") and state[key].shape[:1] == (count,)]
+        state |= {key: state[key][list(outputs)] for key in last}
+    return state
 
 
 def _plain(name: str) -> str:

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from clipfuse.downstream.base import Judgement
 from clipfuse.errors import UserError
-from clipfuse.files import json_sha256, read_json, write_atomically
+from clipfuse.files import MOST_RESULTS, json_sha256, read_json, write_atomically
 from clipfuse.images import read_image, write_png
 from clipfuse.types import LabelSet
 
 KEPT = 8  # images whose map of classes that was found is kept
-_LARGEST = 2**28  # bytes of a file that is read; `clipfuse.comparison.judged` reads as many
 _REMEDY = "move it away, and it is computed again"
 
 
@@ -123,7 +122,7 @@ def read_results(folder: Any, task: str) -> tuple[LabelSet, list[Result]] | None
         UserError: the file cannot be read, or is of another task or form.
     """
     path = results_file(folder, task)
-    content = read_json(path, _Form, default=None, most=_LARGEST, remedy=_REMEDY)
+    content = read_json(path, _Form, default=None, most=MOST_RESULTS, remedy=_REMEDY)
     if content is None:
         return None
     if content["task"] != task:

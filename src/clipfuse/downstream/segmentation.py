@@ -13,12 +13,13 @@ from clipfuse.downstream.confusion import class_iou, confusion_matrix, mean, mfn
 from clipfuse.downstream.networks import (
     NETWORKS,
     encoder_key,
+    load_published,
     load_trained,
     segmentation_network,
     weights_key,
     write_trained,
 )
-from clipfuse.downstream.published import COCO, output_names, published_outputs, published_weights
+from clipfuse.downstream.published import COCO, output_names, published_outputs
 from clipfuse.errors import UserError
 from clipfuse.ops.drawing import paint_classes
 from clipfuse.types import IGNORED, LabelSet
@@ -101,7 +102,7 @@ class Segmentation(Task):
         network = segmentation_network(self.network, "none", len(labels), channels, seed=0)
         if self.weights == COCO:
             names = output_names(labels.names, labels.background)
-            published_weights(self.network, network.network, published_outputs(self.network, names))
+            load_published(network.network, self.network, published_outputs(self.network, names))
             return network
         last = list(network.network.state_dict())[-1]
         load_trained(network, self.network, labels.names, self.weights, last, len(labels))

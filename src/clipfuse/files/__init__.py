@@ -1,6 +1,7 @@
 """Files: written whole or not at all, known by their hashes, and read as if a stranger had made them."""
 
 from clipfuse.files.reading import (
+    MOST_RESULTS,
     check_form,
     is_there,
     open_regular,
@@ -26,6 +27,7 @@ from clipfuse.files.writing import (
 )
 
 __all__ = [
+    "MOST_RESULTS",
     "PARTIAL",
     "check_form",
     "check_output",

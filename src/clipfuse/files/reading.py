@@ -21,6 +21,7 @@ from typing import Any
 
 from clipfuse.errors import UserError
 
+MOST_RESULTS = 2**28  # bytes of a file with the results of every image
 MOST_BYTES = {"text": 2**24, "JSON": 2**24, "YAML": 2**22, "CSV": 2**27}
 MOST_DEPTH = 64  # of lists and mappings in one another
 MOST_COLUMNS = 1000  # of a CSV file
