@@ -77,6 +77,7 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, place: Path
     write(place / "fast.mkv", np.concatenate([images, images[:1]]), rate=25)
     (place / "broken.avi").write_bytes((place / "short.avi").read_bytes()[:900])
     (place / "junk.mp4").write_bytes(b"junk" * 99)
+    (place / "copy.mkv").write_bytes((place / "vi.mkv").read_bytes())
     before = sorted(place.iterdir())
     for given, message in (
         (words(place, "x.avi", "short.avi"), "short.avi has 3 frames, "),
@@ -85,6 +86,9 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, place: Path
         (words(place, "x.avi", "junk.mp4"), "junk.mp4: cannot be read as a video"),
         (words(place, "x.avi", "gone.mp4"), "gone.mp4: no such file"),
         (words(place, "x.avi", "vi.mkv"), "are one file"),
+        (words(place, "x.avi", "copy.mkv"), "hold the same bytes"),
+        ([*words(place, "vi.mkv"), "--overwrite"], "vi.mkv is read here, so it cannot be written too"),
+        (words(place, "new/folder/x.avi", "short.avi"), "short.avi has 3 frames, "),
         (words(place, "x.avi", "ir"), "of videos name an infrared and a visible one"),
         (words(place, "out"), "of videos name an infrared and a visible one"),
         ([*words(place, "x.avi"), "--codec", "XXXX"], "codec XXXX cannot write frames of 48x32 into .avi"),
@@ -96,6 +100,14 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, place: Path
         line = errors.strip().splitlines()[-1]
         assert (code, message in line, line.startswith("clipfuse: error: ")) == (2, True, True), errors
         assert sorted(place.iterdir()) == before
+
+
+def test_swapped_videos_get_one_warning(clipfuse: Clipfuse, place: Path) -> None:
+    code, _, errors = clipfuse(*words(place, "fused.mkv", "vi.mkv", "ir.mkv"))
+    assert code == 0
+    (line,) = [line for line in errors.splitlines() if line.startswith("warning: ")]
+    assert "the bands look swapped: the infrared frames, such as" in line
+    assert "exchange the two videos" in line
 
 
 def test_a_video_that_shrinks_in_the_meantime() -> None:

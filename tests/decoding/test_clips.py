@@ -75,13 +75,13 @@ def test_a_list_of_other_files_is_no_video(text: str, tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_found_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     like = Clip(Path("a.avi"), 48, 32, 25.0, 9)
-    check_codec(tmp_path, "MJPG", ".avi", like)
+    check_codec("MJPG", ".avi", like)
     for codec, clip, message in (
         ("XXXX", like, "codec XXXX cannot write frames of 48x32 into .avi files here: it cannot be opened"),
         ("MJPG", Clip(Path("a.avi"), 47, 33, 25.0, 9), "frames of 46x32; crop videos to even sides"),
     ):
         with pytest.raises(UserError, match=message):
-            check_codec(tmp_path, codec, ".avi", clip)
+            check_codec(codec, ".avi", clip)
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr().err == ""
 

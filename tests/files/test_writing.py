@@ -75,6 +75,35 @@ def test_a_broken_link_is_found_before_the_work(tmp_path: Path, user_error: Call
 # Commands find a file that appears while they work: at the time of writing, not only before.
 
 
+def test_what_is_read_is_not_replaced_whatever_it_is_called(
+    tmp_path: Path, user_error: Callable[..., str]
+) -> None:
+    source, link, other = tmp_path / "source", tmp_path / "link", tmp_path / "new/folder/other"
+    source.write_text("of the user")
+    link.symlink_to(source)
+    for path in (source, link, tmp_path / f"../{tmp_path.name}/source"):
+        assert "is read here" in user_error(check_output, path, True, (source, tmp_path / "gone"))
+    check_output(other, False, (source,))
+    assert sorted(tmp_path.iterdir()) == [link, source]  # no folder was made by looking
+
+
+def test_folders_that_were_made_vanish_with_their_file(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+
+    def stop(path: Path) -> None:
+        with write_atomically(path) as file:
+            file.write("half")
+            raise KeyboardInterrupt
+
+    for name in ("new/folder/x", "kept/x", "kept/new/x"):
+        with pytest.raises(KeyboardInterrupt):
+            stop(tmp_path / name)
+        assert [*tmp_path.rglob("*")] == [tmp_path / "kept"]
+    with write_atomically(tmp_path / "new/folder/x") as file:
+        file.write("whole")
+    assert (tmp_path / "new/folder/x").read_text() == "whole"
+
+
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Let a file appear just before the partial file of that name takes its place."""

@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
+
+from clipfuse.ops.memory import keep_few_kernels
 
 # Page faults while a block of 64 MiB is taken, written and freed ten times.
 SCRIPT = """
@@ -27,3 +30,13 @@ def test_blocks_are_kept_for_the_next_ones() -> None:
         faults[word] = int(done.stdout)
     pages = 10 * 2**26 // 4096
     assert faults["give back"] > pages / 2 > 10 * faults["keep"]
+
+
+def test_the_number_of_kernels_is_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "7")
+    keep_few_kernels()
+    assert os.environ[name] == "7"
+    monkeypatch.delenv(name)
+    keep_few_kernels()
+    assert os.environ[name] == "64"

@@ -212,6 +212,20 @@ def test_ranks_skip_together(tiny_config: Config, tmp_path: Path, ranks: Ranks, 
     assert checkpoint["global_step"] == 7
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_update_that_was_skipped_has_no_row(tiny_config: Config, tmp_path: Path, seed: int) -> None:
+    """Whichever of its micro-batches was not finite: a row would show one of the others as the update."""
+    options = ["accumulate=2", "loader.batch_size=1", "skip_nonfinite=9", "trainer.log_every_n_steps=1"]
+    config = tiny_config(*options, "steps=7", "test=false", f"seed={seed}")
+    config.loss = {"_target_": f"{__name__}.RootOfZero", "sample": "train-2"}
+    train(config)
+    header, *rows = [line.split(",") for line in (tmp_path / "run/metrics.csv").read_text().splitlines()]
+    updates = {row[header.index("step")] for row in rows if row[header.index("train/gradient_norm")]}
+    checkpoint = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert checkpoint["clipfuse"]["skipped"] == 2  # once per pass over seven samples, in an update each
+    assert len(updates) == 7 - 2
+
+
 def test_ranks_end_together(tiny_config: Config, ranks: Ranks) -> None:
     config = tiny_config("trainer=ddp_cpu", "test=false", "loader.batch_size=1", "metrics.validation=[SSIM]")
     config.loss = {"_target_": f"{__name__}.RootOfZero", "sample": "train-2"}

@@ -7,7 +7,7 @@ from importlib import import_module
 from clipfuse.cli import leave_current_folder
 from clipfuse.cli.streams import keep_streams
 from clipfuse.errors import UserError, did_you_mean, reason
-from clipfuse.ops.memory import keep_freed_memory
+from clipfuse.ops.memory import keep_few_kernels, keep_freed_memory
 from clipfuse.version import __version__
 
 COMMANDS = {
@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         leave_current_folder()
-        if words[:1] == ["fuse"]:  # a process of its own: images of one size, one after the other
+        if words[:1] == ["fuse"]:  # a process of its own: one image after the other
             keep_freed_memory(2**30)
+            keep_few_kernels()
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from tqdm import tqdm
 
-    from clipfuse.cli.finished import stop_on_sigterm
+    from clipfuse.cli.finished import stop_on_signals
     from clipfuse.data.degraded import KINDS, RECORD, STRENGTHS, degrade, describe
     from clipfuse.data.listed import given_pairs
     from clipfuse.data.matching import set_name
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     files = [(pair.infrared, pair.visible) for pair in pairs.values()]
     check_ranges(files, ranges, "--range={},{}")
     print(found.summary())
-    with stop_on_sigterm(), _staged(list(targets.values())) as folders:
+    with stop_on_signals(), _staged(list(targets.values())) as folders:
         for sample, pair in tqdm(pairs.items(), "degrading", unit="pair"):
             stored = read_registered(pair.infrared, pair.visible, ranges)
             depths = [torch.uint8 if plane.dtype == torch.uint8 else torch.uint16 for plane in stored]

@@ -37,7 +37,7 @@ class DistillSettings:
     crops: Annotated[int, Field(ge=1)]
     crop_size: Annotated[int, Field(ge=16)]
     batch_size: Annotated[int, Field(ge=1)]
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
     judge: Annotated[int, Field(ge=0)]
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     device: str | None
@@ -87,7 +87,7 @@ def _check(config: "DictConfig") -> None:
 def _distill(config: "DictConfig") -> None:
     from omegaconf import OmegaConf
 
-    from clipfuse.cli.finished import stop_on_sigterm
+    from clipfuse.cli.finished import stop_on_signals
     from clipfuse.files import check_output, file_sha256, write_atomically
     from clipfuse.networks.distilling import distil
     from clipfuse.networks.load import load_network
@@ -99,12 +99,12 @@ def _distill(config: "DictConfig") -> None:
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     card = out.with_suffix(".md")
+    file = teacher_file(config.checkpoint)
     for path in (out, card):
-        check_output(path, config.overwrite)
+        check_output(path, config.overwrite, (file,))
     device = chosen_device(config.device, "device=")
     if config.trust:
         look_in(os.getcwd(), config.trust)
-    file = teacher_file(config.checkpoint)
     teacher = load_network(file, config.trust)
     if file.suffix != ".onnx":
         teacher.to(device)
@@ -117,7 +117,7 @@ def _distill(config: "DictConfig") -> None:
     if line := getattr(source, "summary", str)():
         print(line)
     quiet = not sys.stderr.isatty()
-    with stop_on_sigterm():
+    with stop_on_signals():
         with amount_bar("the teacher fuses", " crops", config.crops, quiet) as advance:
             lessons = draw_lessons(source, teacher, file, config, advance)
         with amount_bar("the student learns", " updates", config.updates, quiet) as advance:

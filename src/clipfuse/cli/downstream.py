@@ -88,7 +88,7 @@ def _check(config: "DictConfig") -> None:
 
 
 def _downstream(config: "DictConfig") -> None:
-    from clipfuse.cli.finished import stop_on_sigterm
+    from clipfuse.cli.finished import stop_on_signals
     from clipfuse.cli.judged import Given, check_unique, fused_sources
     from clipfuse.data.datamodule import PairCache
     from clipfuse.data.transforms import whole
@@ -149,7 +149,7 @@ def _downstream(config: "DictConfig") -> None:
     notes: dict[str, str | None] = getattr(data, "scene_notes", dict)()
     if warning := notes.get("warning"):
         print(f"warning: {warning}", file=sys.stderr)
-    with stop_on_sigterm(), _progress(evaluation, sources):
+    with stop_on_signals(), _progress(evaluation, sources):
         results = evaluation.run(sources)
     for source in (each for each in evaluation.judged(sources) if loggers.get(each.name)):
         seen = runs[source.folder].samples_seen or 0 if source.of_run else 0

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint = read_checkpoint(path)
     backbone = build_backbone(checkpoint, path, options.trust)
     node = backbone_node(checkpoint, options.trust, path)
-    check_output(out, options.overwrite)
+    check_output(out, options.overwrite, (path,))
     if out.suffix == ".safetensors":
         write_safetensors(out, node, backbone, options.overwrite)
         print(f"written: {out}")

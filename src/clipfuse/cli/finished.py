@@ -15,6 +15,7 @@ from clipfuse.files import PARTIAL, file_sha256, json_sha256, probe_folder, read
 from clipfuse.version import __version__
 
 RECORD = ".clipfuse-fuse.jsonl"
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _LARGEST = 100_000_000  # bytes of a record that is read
 
 
@@ -124,18 +125,23 @@ def _runs(process: int) -> bool:
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[None]:
-    """Within the block, end on SIGTERM as on Ctrl-C: what is being written is finished; exit code 143."""
+def stop_on_signals() -> Iterator[None]:
+    """Within the block, end on SIGTERM, or when the terminal is closed (SIGHUP), as on Ctrl-C.
+
+    What is being written is finished or vanishes; the exit code is 128 and the signal's number. A signal that
+    is ignored, as under nohup, stays ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    before = {}
     try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                with suppress(ValueError):  # not in the main thread
+                    before[number] = signal.signal(number, stop)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     import torch
     from tqdm import tqdm
 
-    from clipfuse.cli.finished import Finished, stop_on_sigterm
+    from clipfuse.cli.finished import Finished, stop_on_signals
     from clipfuse.data.checks import look_at_bands
     from clipfuse.data.listed import given_pairs
     from clipfuse.data.overlap import Overlap
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
 
     with (
         finished.kept_until_complete(len(pairs)),
-        stop_on_sigterm(),
+        stop_on_signals(),
         Overlap(read_registered, items, write) as overlap,
     ):
         for name, stored in tqdm(zip(left, overlap, strict=True), "fusing", len(left), unit="pair"):

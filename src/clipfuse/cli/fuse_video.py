@@ -1,8 +1,12 @@
 """Two videos to one, for `clipfuse fuse`: each frame is fused as an image is."""
 
 import argparse
+import filecmp
+import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from clipfuse.errors import UserError
@@ -56,7 +60,8 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
 
     from tqdm import tqdm
 
-    from clipfuse.cli.finished import stop_on_sigterm
+    from clipfuse.cli.finished import stop_on_signals
+    from clipfuse.data.checks import look_at_bands
     from clipfuse.data.overlap import Overlap
     from clipfuse.decoding.clips import (
         CODECS,
@@ -72,19 +77,20 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
     from clipfuse.ops.depth import to_bytes, to_unit
 
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
-    check_output(out, options.overwrite)
-    if infrared.is_file() and visible.is_file() and infrared.samefile(visible):
-        raise UserError(f"{infrared} and {visible} are one file; name an infrared and a visible video")
+    check_output(out, options.overwrite, (infrared, visible))
+    _check_different(infrared, visible)
     clips = []
     for path in (infrared, visible):
         with tqdm(desc=f"reading {path.name}", unit=" frames") as bar:
             clips.append(look_through(path, bar.update))
     check_alike(*clips)
+    if warning := look_at_bands({"": (infrared, visible)}, lambda paths: [*map(_color_spread, paths)]):
+        print(f"warning: {warning}".replace("images", "frames").replace("folders", "videos"), file=sys.stderr)
     clip, codec = clips[1], options.codec or CODECS[out.suffix.lower()]
-    check_codec(out.parent, codec, out.suffix, clip)
+    check_codec(codec, out.suffix, clip)
     frames = zip(read_frames(infrared), read_frames(visible), strict=True)
 
-    with stop_on_sigterm(), replace_when_whole(out, overwrite=options.overwrite) as temporary:
+    with stop_on_signals(), replace_when_whole(out, overwrite=options.overwrite) as temporary:
         staged = temporary.with_name(temporary.name + out.suffix)  # the suffix names the container
         writer = ClipWriter(staged, codec, clip)
 
@@ -107,6 +113,31 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
             writer.release()
             staged.unlink(missing_ok=True)
     print(f"{clip.frames} fused frames, {clip.rate:g} per second, by {codec} in {out}; sound is left out")
+
+
+def _check_different(infrared: Path, visible: Path) -> None:
+    """Require two videos; those that are missing are found later.
+
+    Raises:
+        UserError: they are one file, or hold the same bytes.
+    """
+    if not (infrared.is_file() and visible.is_file()):
+        return
+    if infrared.samefile(visible):
+        raise UserError(f"{infrared} and {visible} are one file; name an infrared and a visible video")
+    if filecmp.cmp(infrared, visible, shallow=False):
+        raise UserError(
+            f"{infrared} and {visible} hold the same bytes: one video was taken for both bands; give the "
+            "infrared video and its visible partner"
+        )
+
+
+def _color_spread(path: Path) -> float:
+    """Return the median `color_spread` of the first frames of a video, in levels of 255."""
+    from clipfuse.data.checks import SAMPLED, spread_of
+    from clipfuse.decoding.clips import read_frames
+
+    return median(map(spread_of, islice(read_frames(path), SAMPLED)))
 
 
 def _next(frames: "Iterator[tuple[np.ndarray, np.ndarray]]") -> "tuple[Tensor, Tensor]":

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--out {out}: expected a name that ends in .safetensors")
     table = Path(options.table)
     choices, held_out = divide(read_choices(table), options.holdout, options.seed)
-    check_output(out, options.overwrite)
+    check_output(out, options.overwrite, (table,))
     print(counted(choices, held_out))
     device = chosen_device(options.device, "--device ")
     before = read_reward("bundled").network if options.start == "bundled" else None

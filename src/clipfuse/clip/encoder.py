@@ -103,7 +103,8 @@ class FrozenClip:
         with _lock, plain_tensors():
             clip = _loaded.get(key)
             if clip is None or clip.dtype != torch.float32:
-                source = load_source(model, pretrained, quick_gelu)
+                with torch.random.fork_rng(devices=[]):  # first weights, drawn only where none are kept
+                    source = load_source(model, pretrained, quick_gelu)
                 given = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
                 clip = cls(replace(source, preprocess={**source.preprocess, **given}), resize)
                 clip._arguments = arguments

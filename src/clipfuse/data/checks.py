@@ -58,9 +58,14 @@ def color_spread(path: Path, side: int = 32) -> float:
         UserError: as `decode`.
     """
     stored = decode(path)
-    if stored.values.ndim == 2:
+    return spread_of(stored.values, stored.white or max(1, stored.values.max()), side)
+
+
+def spread_of(values: np.ndarray, white: float = 255, side: int = 32) -> float:
+    """Return the `color_spread` of stored values, (H, W) or (H, W, 3), of which `white` is the largest."""
+    if values.ndim == 2:
         return 0.0
-    values = stored.values.astype(np.float32) * (255 / (stored.white or max(1, stored.values.max())))
+    values = values.astype(np.float32) * (255 / white)
     import cv2
 
     small = cv2.resize(values, (side, side), interpolation=cv2.INTER_AREA)

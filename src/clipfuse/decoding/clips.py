@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -156,11 +157,10 @@ class ClipWriter:
         )
 
 
-def check_codec(folder: Path, codec: str, suffix: str, like: Clip) -> None:
+def check_codec(codec: str, suffix: str, like: Clip) -> None:
     """Find out, by a file of two gray frames, whether a video can be written, before hours of work.
 
     Args:
-        folder: takes the file for a moment.
         codec: as for `ClipWriter`.
         suffix: of the video.
         like: size and rate of its frames.
@@ -168,17 +168,14 @@ def check_codec(folder: Path, codec: str, suffix: str, like: Clip) -> None:
     Raises:
         UserError: as `ClipWriter`.
     """
-    path = folder / f".probe.{os.getpid()}.partial{suffix}"
-    try:
-        writer = ClipWriter(path, codec, like)
+    with TemporaryDirectory() as folder:
+        writer = ClipWriter(Path(folder, f"probe{suffix}"), codec, like)
         try:
             for level in (64, 192):
                 writer.write(np.full((like.height, like.width, 3), level, np.uint8))
         finally:
             writer.release()
         writer.close()
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def check_alike(infrared: Clip, visible: Clip) -> None:

@@ -30,7 +30,7 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
     """Give the name of a file that takes the place of `path` at the end, or vanishes on an error.
 
     Args:
-        path: the file; missing folders are made.
+        path: the file; missing folders are made, and vanish with it.
         durable: whether the new name is also brought to the disk, so that it outlives a crash of the machine.
         overwrite: whether a file of this name may be replaced, also one that appears in the meantime.
 
@@ -42,6 +42,7 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
     name = os.fsencode(path.name)
     label = path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
     temporary = path.with_name(f".{label}.{os.getpid()}.partial")
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not os.path.lexists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -56,6 +57,9 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first that is not empty ends it
+            for folder in missing:
+                folder.rmdir()
 
 
 def rename_to_free(temporary: Path, path: Path) -> None:
@@ -114,18 +118,26 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Find out before the work whether a file can be written after it; makes its folder.
+def check_output(path: Path, overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    """Find out before the work whether a file can be written after it; leaves nothing behind.
+
+    Args:
+        path: the file.
+        overwrite: whether a file of this name may be replaced.
+        sources: files that the work reads, which are never replaced.
 
     Raises:
-        UserError: it exists and `overwrite` is False, or it cannot be written.
+        UserError: it exists and `overwrite` is False, it is one of `sources`, or it cannot be written.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        raise UserError(f"{path} is read here, so it cannot be written too; name another file")
     if os.path.lexists(path) and not overwrite:
         raise _taken(path)
     try:
-        probe_folder(path.parent)
+        there = next(folder for folder in (path.parent, *path.parent.parents) if os.path.lexists(folder))
+        probe_folder(there)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

@@ -25,6 +25,7 @@ class AccumulatingOptimizer:
 
     Attributes:
         micro_batch: micro-batches since the last update; a training is stopped and saved only at 0.
+        skipped: whether the last update was skipped.
         gradient_norms: norms before clipping at the last update, by the names of groups with a bound of
             their own, and of all others under an empty name; without clipping none.
     """
@@ -49,7 +50,7 @@ class AccumulatingOptimizer:
             self._clipped.append(("", rest, gradient_clip))
         for group in apart:
             self._clipped.append((group.name, list(group.parameters), group.own.gradient_clip or math.inf))
-        self._left_out = False
+        self._left_out = self.skipped = False
         self._norm: Tensor | None = None
         self.gradient_norms: dict[str, Tensor] = {}
 
@@ -78,9 +79,9 @@ class AccumulatingOptimizer:
         self.micro_batch = (self.micro_batch + 1) % self.accumulate
         if self.micro_batch:
             return
-        if self._left_out:
+        self.skipped, self._left_out = self._left_out, False
+        if self.skipped:
             self.optimizer.zero_grad()  # an optimiser changes neither weights nor moments without gradient
-            self._left_out = False
         else:
             self._clip()
         self.optimizer.step()

@@ -214,7 +214,9 @@ class FusionModule(ScoringModule):
         # On the host, where it has been read: Lightning would copy a number to a GPU, and back for the bar.
         loss = torch.tensor(found.total)
         self.log("loss", loss, batch_size=len(batch), prog_bar=True, logger=False)
-        if self.between_updates:
+        if self.between_updates and self._stepper.skipped:
+            self._rows.clear()  # of an earlier micro-batch; this one changed nothing either
+        elif self.between_updates:
             self._log_update(solved)
 
     def _count(self, batch_idx: int, batch: FusionBatch) -> None:
