@@ -35,10 +35,10 @@ STEP, BATCH, NUDGE, MOVE, RATE, ITERATIONS = 10, 8, 0.02, 0.2, 3e-3, 60
 START = (0.3, 0.0, 0.0)
 LEVELS: dict[str, dict[str, Any]] = {
     "promptfusion": {},
-    "views, t 0.5, w_a 0.1": {"anchor_weight": 0.1},
-    "views, t 0.5, w_a 1": {"anchor_weight": 1.0},
-    "views, t 0.5, w_a 10": {"anchor_weight": 10.0},
-    "views, t 0, w_a 1": {"fused_target": 0.0, "anchor_weight": 1.0},
+    **{
+        f"views, t {target:g}, w_a {anchor:g}": {"fused_target": target, "anchor_weight": anchor}
+        for target, anchor in ((0.5, 0.1), (0.5, 1.0), (0.5, 10.0), (0.0, 1.0), (0.0, 10.0))
+    },
 }
 Prompts = list[Tensor]
 

@@ -96,6 +96,7 @@ def test_mistakes_are_one_line_and_leave_nothing(clipfuse: Clipfuse, tmp_path: P
             "too small for patches of 200",
         ),
         (["--checkpoint", file, "--out", out, "updates=0"], "updates is 0"),
+        (["--checkpoint", file, "--out", out, "loader.batch_size=3"], "Did you mean 'batch_size'?"),
         (["--checkpoint", file, "--out", out, "learning_rate=2"], "learning_rate is 2"),
         (["--checkpoint", file, "--out", file, "--overwrite"], "is read here, so it cannot be written too"),
         (["--checkpoint", file, "--out", out, "device=warp9"], "device=warp9 cannot be used here"),

@@ -234,6 +234,8 @@ def test_onnx_fuses_as_the_checkpoint_does(
     [
         (["--onnx", "a.onnx", "--trust", "mine"], "leave out --trust"),
         (["--onnx", "a.onnx", "--device", "cuda"], "leave out --trust and --device"),
+        (["--checkpoint", "a.onnx", "--device", "cuda"], "a.onnx names no classes and uses the CPU"),
+        (["--onnx", "a.bin"], "--onnx a.bin: expected a name that ends in .onnx"),
         (["--onnx", "none.onnx"], "none.onnx: cannot be read"),
     ],
 )

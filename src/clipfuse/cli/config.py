@@ -60,7 +60,11 @@ def _explain(error: BaseException, name: str, arguments: Sequence[str]) -> str:
         key = found[1]
         if "is not in struct" in text or "not in '" in text:
             known = _known_keys(name, arguments)
-            near = did_you_mean(key, [*known, *groups()])
+            if key in groups():  # of another command, whose keys may lie at the top here
+                words = [word.partition("=")[0] for word in arguments if word.startswith(f"{key}.")]
+                near = did_you_mean(words[0].rpartition(".")[2], known) if words else ""
+            else:
+                near = did_you_mean(key, [*known, *groups()])
             parent = key.rpartition(".")[0]
             siblings = sorted(k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent)
             valid = (

@@ -112,7 +112,7 @@ def _load(options: argparse.Namespace, file: Path) -> "torch.nn.Module":
     if options.trust:
         look_in(os.getcwd(), options.trust)
     network = load_network(file, options.trust)
-    if options.onnx is None:
+    if file.suffix != ".onnx":
         network.to(chosen_device(options.device, "--device "))
     return network
 
@@ -164,8 +164,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
     options = parser.parse_args(arguments)
-    if options.onnx is not None and (options.trust or options.device not in (None, "cpu")):
-        raise UserError("--onnx names no classes and uses the CPU: leave out --trust and --device")
+    word = "--onnx" if options.onnx is not None else "--checkpoint"
+    file = options.onnx if options.onnx is not None else options.checkpoint or ""
+    if options.onnx is not None and not file.endswith(".onnx"):
+        raise UserError(f"--onnx {file}: expected a name that ends in .onnx")
+    if file.endswith(".onnx") and (options.trust or options.device not in (None, "cpu")):
+        raise UserError(f"{word} {file} names no classes and uses the CPU: leave out --trust and --device")
     return options
 
 
