@@ -31,7 +31,7 @@ from clipfuse.losses.promptfusion_views import PromptFusionViewsLoss
 from clipfuse.ops.pyramid import detail_maximum, soften
 from clipfuse.types import LossInputs
 
-STEP, BATCH, NUDGE, MOVE, RATE, ITERATIONS = 10, 8, 0.02, 0.2, 3e-3, 60
+STEP, BATCH, NUDGE, MOVE, RATE, ITERATIONS = 10, 8, 0.02, 0.2, 3e-3, 300
 START = (0.3, 0.0, 0.0)
 LEVELS: dict[str, dict[str, Any]] = {
     "promptfusion": {},
