@@ -78,6 +78,14 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
     assert list(content["scores"]) == ["mean"]  # trivial fusions would be of the clean pairs
     for band in ("ir", "vi"):
         (degraded / band).symlink_to(folders / band)
+    mixed = words(folders, fused, f"--json={tmp_path / 'c.json'}")
+    mixed[1] = f"--infrared={degraded / 'ir'}"
+    code, _, errors = clipfuse(*mixed)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has no degradation.json; expected both bands of one kind and strength" in errors
+    absent = f"--degraded={degraded / 'nowhere'}"
+    code, _, errors = clipfuse(*words(folders, fused, absent, f"--json={tmp_path / 'c.json'}"))
+    assert (code, "no such folder; expected one that clipfuse degrade has written" in errors) == (2, True)
     assert clipfuse(*words(degraded, fused, f"--json={tmp_path / 'b.json'}"))[0] == 0
     content = json.loads((tmp_path / "b.json").read_text())
     assert (content["set"], content["degradation"]["against"]) == ("road", "degraded")

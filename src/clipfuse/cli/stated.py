@@ -81,7 +81,8 @@ class Stated:
         """Return what the options of `add_stated` state of these methods.
 
         Raises:
-            UserError: an option has a value or a label that cannot be.
+            UserError: an option has a value or a label that cannot be, or has no effect; or the records of
+                degraded pairs do not agree.
         """
         from dataclasses import replace
 
@@ -103,6 +104,11 @@ class Stated:
                     raise UserError(
                         f"--degraded {options.degraded}: --infrared and --visible are degraded pairs "
                         "themselves; leave the option out, or name the clean ones"
+                    )
+                if not Path(options.degraded).is_dir():
+                    raise UserError(
+                        f"--degraded {options.degraded}: no such folder; expected one that clipfuse degrade "
+                        "has written"
                     )
                 found = find_degradation(Path(options.degraded))
                 if found is None:
