@@ -99,6 +99,11 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
         (["--json={out}", "--parameters=3"], "there are 2 methods; expected LABEL=3"),
         (["--json={out}", "--seconds=mean=fast"], "--seconds mean=fast: expected a number above 0"),
         (["--json={out}", "--parameters=mean=1.5"], "--parameters 1.5: expected a whole number"),
+        (
+            ["--json={out}", "--seconds=mean=1", "--seconds=mean=2"],
+            "--seconds mean=2: --seconds of 'mean' is given twice",
+        ),
+        (["--json={out}", "--device=a thread"], "--device has no effect without --seconds"),
         (["--json={out}", "--degraded={root}"], "holds no degradation.json"),
         (["--json={out}", "--scenes=nothing"], "--scenes=nothing: 's1_1' does not match"),
         (["--json={out}", "--html={out}"], "two of --out, --json and --html are"),

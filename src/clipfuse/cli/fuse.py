@@ -166,6 +166,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.onnx is not None and (options.trust or options.device not in (None, "cpu")):
         raise UserError("--onnx names no classes and uses the CPU: leave out --trust and --device")
+    if options.trust and options.checkpoint is None:
+        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
     return options
 
 

@@ -94,6 +94,11 @@ class Stated:
         given = [name for name in given if getattr(options, name)]
         if given and not (options.json or options.html):
             raise UserError(f"--{given[0]} has no effect without --json or --html; add one of them")
+        if options.device and not options.seconds:
+            raise UserError(
+                "--device has no effect without --seconds, which are measured on it; add them, or leave it "
+                "out"
+            )
         degradation, title = None, None
         if options.json or options.html:
             from clipfuse.board.reading import find_degradation  # slow: score alone does not wait for it
@@ -304,6 +309,8 @@ def _by_label(option: str, words: Sequence[str], fused: Sequence[str]) -> dict[s
             value = nan
         if not 0 < value < inf or not isfinite(value) or value > 1e9 * 10 ** (5 * (option == "--parameters")):
             raise UserError(f"{option} {word}: expected a number above 0, as in {option} {label}=1000")
+        if label in found:
+            raise UserError(f"{option} {word}: {option} of '{label}' is given twice; keep one of them")
         found[label] = value
     return found
 
