@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite, nan
@@ -253,8 +253,9 @@ class Stated:
         arguments: Sequence[str],
         job: "Job",
         files: Files,
-    ) -> list[Path]:
-        """Write results and page; return their paths.
+        kept: Container[Path] = (),
+    ) -> None:
+        """Write results and page.
 
         Args:
             entries: the results.
@@ -263,14 +264,15 @@ class Stated:
             arguments: of the command.
             job: what the files of an image are.
             files: of each image.
+            kept: files of results that are there and stay.
         """
         from clipfuse.board.results import to_record
         from clipfuse.files import write_atomically, write_json
 
         parts = [[each] for each in entries] if self.folder else [entries]
-        written = self.files()
-        for path, part in zip(written, parts, strict=False):
-            write_json(path, {**to_record(part), **more}, overwrite)
+        for path, part in zip(self.files(), parts, strict=False):
+            if path not in kept:
+                write_json(path, {**to_record(part), **more}, overwrite)
         if self.html is not None:
             from clipfuse.board.album import load, make_album
             from clipfuse.board.page import page
@@ -289,8 +291,6 @@ class Stated:
             text = page(build_standings(entries), (), album, (), command, f"Scores on {self.set}")
             with write_atomically(self.html, overwrite=overwrite) as file:
                 file.write(text)
-            written = [*written, self.html]
-        return written
 
 
 def _by_label(option: str, words: Sequence[str], fused: Sequence[str]) -> dict[str, float]:
