@@ -59,6 +59,7 @@ def broken(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ),
         (lambda c: broken(c, scores={"mine": {"odd": [1.0] * 24}}), "odd of 'mine' is not among its metrics"),
         (lambda c: broken(c, scores={"mi\x1bne": {}}), "cannot be printed"),
+        (lambda c: broken(c, scores={"visible": {}}), "the method 'visible' is called as a source"),
         (lambda c: broken(c, methods={"mine": {"EN": 9.0}}), "was changed: it states EN 9 of 'mine'"),
         (
             lambda c: broken(c, metrics={**c["metrics"], "MSE": "higher"}),

@@ -1,6 +1,7 @@
 """`clipfuse score --json --html` and `clipfuse board`, as a user runs them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,28 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
     assert clipfuse(*words(degraded, fused, f"--json={tmp_path / 'b.json'}"))[0] == 0
     content = json.loads((tmp_path / "b.json").read_text())
     assert (content["set"], content["degradation"]["against"]) == ("road", "degraded")
+
+
+def test_copies_of_an_image_are_named_and_share_a_scene(clipfuse: Run, folders: Path, tmp_path: Path) -> None:
+    for folder in ("ir", "vi", "mean"):
+        (tmp_path / folder).mkdir()
+        for place, name in enumerate(("s1_1", "s1_2", "s1_1")):
+            shutil.copy(folders / folder / f"{name}.png", tmp_path / folder / f"{place}.png")
+    fused = f"--fused=mean={tmp_path / 'mean'}"
+    code, _, errors = clipfuse(*words(tmp_path, fused, f"--json={tmp_path / 'a.json'}"))
+    assert code == 0, errors
+    assert "warning: 1 image is a copy of another one under its own name" in errors
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert [pair["scene"] for pair in content["pairs"].values()] == ["0", "1", "0"]
+
+
+def test_two_methods_of_one_file_are_told_to_change_a_label(
+    clipfuse: Run, folders: Path, tmp_path: Path
+) -> None:
+    both = [f"--fused={label}={folders / 'mean'}" for label in ("a b", "a-b")]
+    code, _, errors = clipfuse(*words(folders, *both, f"--json={tmp_path}/"))
+    assert code == 2
+    assert "a-b@road.json; choose a file for each, or labels of --fused that differ in letters" in errors
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
         _check_word(path, word)
     for image in images:
         check_name(image)
+    if taken := [method for method in content["scores"] if method in ("infrared", "visible")]:
+        raise UserError(f"{path}: the method {taken[0]!r} is called as a source; rename it")
     # LPIPS of two networks is two metrics.
     longer = {"LPIPS": f"LPIPS by {content['lpips']}"} if content.get("lpips") else {}
     directions = {longer.get(name, name): way == "higher" for name, way in content["metrics"].items()}

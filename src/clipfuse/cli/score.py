@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> None:
         (path for path in outputs if [each.resolve() for each in outputs].count(path.resolve()) > 1), None
     )
     if twice is not None:
-        raise UserError(f"two of --out, --json and --html are {twice}; choose a file for each")
+        labels = ", or labels of --fused that differ in letters or digits" if stated.folder else ""
+        raise UserError(f"two of --out, --json and --html are {twice}; choose a file for each{labels}")
 
     # Imported late: --help must not wait for torch.
     from clipfuse.cli.explain import explanation

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -176,7 +177,7 @@ class Stated:
         return file_name(Entry(method, self.set, self.protocol, {}, (), {}, degradation=self.degradation))
 
     def pairs(self, files: Files, job: "Job", stated: Mapping[str, str]) -> "tuple[dict[str, Pair], str]":
-        """Return scene and digests of each image, and where the scenes are from.
+        """Return scene and digests of each image, and where the scenes are from; copies share a scene.
 
         Args:
             files: of each image, infrared and visible first, then the mask if there is one.
@@ -186,6 +187,7 @@ class Stated:
         Raises:
             UserError: an image cannot be read, or a scene is unknown.
         """
+        from clipfuse.board.matching import counted_once
         from clipfuse.board.results import Pair, digest
         from clipfuse.cli.scored import read_files
         from clipfuse.ops.depth import to_bytes
@@ -198,7 +200,10 @@ class Stated:
             sources = [to_bytes(colors[band][0]) for band in ("infrared", "visible")]
             own = None if mask is None else digest(mask[0].byte())
             found[name] = Pair(scenes[name], digest(*sources), own)
-        return found, source
+        once, copies = counted_once(found)
+        if copies:
+            print(f"warning: {copies}", file=sys.stderr)
+        return once, source
 
     def _scenes(self, files: Files, stated: Mapping[str, str]) -> tuple[dict[str, str], str]:
         import numpy as np
