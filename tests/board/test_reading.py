@@ -59,6 +59,7 @@ def broken(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ),
         (lambda c: broken(c, scores={"mine": {"odd": [1.0] * 24}}), "odd of 'mine' is not among its metrics"),
         (lambda c: broken(c, scores={"mi\x1bne": {}}), "cannot be printed"),
+        (lambda c: broken(c, scores={"visible": {}}), "the method 'visible' is called as a source"),
         (lambda c: broken(c, methods={"mine": {"EN": 9.0}}), "was changed: it states EN 9 of 'mine'"),
         (
             lambda c: broken(c, metrics={**c["metrics"], "MSE": "higher"}),
@@ -95,5 +96,18 @@ def test_the_record_of_degraded_pairs_lies_beside_or_above_them(
     record = {"protocol": "degraded-1", "kind": "haze", "strength": 3, "bands": ["visible"], "set": "road"}
     (tmp_path / "out/degradation.json").write_text(json.dumps(record))
     assert find_degradation(*bands) == (Degradation("degraded-1", "haze", 3), "road")
+    assert find_degradation(bands[0] / "1.png", tmp_path / "out") == find_degradation(*bands)
+    for other in (record | {"strength": 2}, record | {"set": "street"}, None):
+        (tmp_path / "other/vi").mkdir(parents=True, exist_ok=True)
+        if other:
+            (tmp_path / "other/degradation.json").write_text(json.dumps(other))
+        else:
+            (tmp_path / "other/degradation.json").unlink()
+        for places in ((bands[0], tmp_path / "other/vi"), (tmp_path / "other/vi", bands[1])):
+            assert "expected both bands of one kind and strength" in user_error(find_degradation, *places)
+    assert "is haze 3 by degraded-1 of the set 'road' but" in user_error(
+        find_degradation, bands[0], tmp_path / "other/vi"
+    )
+    assert f"such as {tmp_path / 'out'}; name one of these" in user_error(find_degradation, tmp_path)
     (tmp_path / "out/degradation.json").write_text("{}")
     assert "has no 'protocol'" in user_error(find_degradation, *bands)

@@ -1,6 +1,7 @@
 """`clipfuse score --json --html` and `clipfuse board`, as a user runs them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +79,39 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
     assert list(content["scores"]) == ["mean"]  # trivial fusions would be of the clean pairs
     for band in ("ir", "vi"):
         (degraded / band).symlink_to(folders / band)
+    mixed = words(folders, fused, f"--json={tmp_path / 'c.json'}")
+    mixed[1] = f"--infrared={degraded / 'ir'}"
+    code, _, errors = clipfuse(*mixed)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has no degradation.json; expected both bands of one kind and strength" in errors
+    absent = f"--degraded={degraded / 'nowhere'}"
+    code, _, errors = clipfuse(*words(folders, fused, absent, f"--json={tmp_path / 'c.json'}"))
+    assert (code, "no such folder; expected one that clipfuse degrade has written" in errors) == (2, True)
     assert clipfuse(*words(degraded, fused, f"--json={tmp_path / 'b.json'}"))[0] == 0
     content = json.loads((tmp_path / "b.json").read_text())
     assert (content["set"], content["degradation"]["against"]) == ("road", "degraded")
+
+
+def test_copies_of_an_image_are_named_and_share_a_scene(clipfuse: Run, folders: Path, tmp_path: Path) -> None:
+    for folder in ("ir", "vi", "mean"):
+        (tmp_path / folder).mkdir()
+        for place, name in enumerate(("s1_1", "s1_2", "s1_1")):
+            shutil.copy(folders / folder / f"{name}.png", tmp_path / folder / f"{place}.png")
+    fused = f"--fused=mean={tmp_path / 'mean'}"
+    code, _, errors = clipfuse(*words(tmp_path, fused, f"--json={tmp_path / 'a.json'}"))
+    assert code == 0, errors
+    assert "warning: 1 image is a copy of another one under its own name" in errors
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert [pair["scene"] for pair in content["pairs"].values()] == ["0", "1", "0"]
+
+
+def test_two_methods_of_one_file_are_told_to_change_a_label(
+    clipfuse: Run, folders: Path, tmp_path: Path
+) -> None:
+    both = [f"--fused={label}={folders / 'mean'}" for label in ("a b", "a-b")]
+    code, _, errors = clipfuse(*words(folders, *both, f"--json={tmp_path}/"))
+    assert code == 2
+    assert "a-b@road.json; choose a file for each, or labels of --fused that differ in letters" in errors
 
 
 @pytest.mark.parametrize(
@@ -91,6 +122,11 @@ def test_degraded_pairs_carry_their_record(clipfuse: Run, folders: Path, tmp_pat
         (["--json={out}", "--parameters=3"], "there are 2 methods; expected LABEL=3"),
         (["--json={out}", "--seconds=mean=fast"], "--seconds mean=fast: expected a number above 0"),
         (["--json={out}", "--parameters=mean=1.5"], "--parameters 1.5: expected a whole number"),
+        (
+            ["--json={out}", "--seconds=mean=1", "--seconds=mean=2"],
+            "--seconds mean=2: --seconds of 'mean' is given twice",
+        ),
+        (["--json={out}", "--device=a thread"], "--device has no effect without --seconds"),
         (["--json={out}", "--degraded={root}"], "holds no degradation.json"),
         (["--json={out}", "--scenes=nothing"], "--scenes=nothing: 's1_1' does not match"),
         (["--json={out}", "--html={out}"], "two of --out, --json and --html are"),

@@ -43,7 +43,7 @@ def test_one_kind_and_strength(clipfuse: Clipfuse, pairs: Path, tmp_path: Path) 
     record = json.loads((out / "degradation.json").read_text())
     assert record == {
         **{"protocol": "degraded-1", "kind": "noise", "strength": 2, "bands": ["infrared"]},
-        **{"parameters": {"sigma": 0.12}, "set": "msrs", "pairs": 2, "range": None},
+        **{"parameters": {"sigma": 0.12}, "set": "msrs", "pairs": 2, "range": None, "files": files},
     }
     infrared, visible = (to_unit(read_image(pairs / band / "test-1.png")) for band in ("ir", "vi"))
     expected, _ = degrade("noise", 2, infrared, visible, "test-1")
@@ -77,13 +77,44 @@ def test_several_kinds_of_deep_files_in_parts(clipfuse: Clipfuse, tmp_path: Path
     names = {f"{kind}-{strength}" for kind in ("haze", "misaligned") for strength in (1, 3)}
     assert {path.name for path in out.iterdir()} == names
     for name in names:
-        assert (out / name / "test" / "degradation.json").read_bytes() == (
-            out / name / "degradation.json"
-        ).read_bytes()
+        record = json.loads((out / name / "degradation.json").read_text())
+        assert "train/degradation.json" in record.pop("files")
+        assert json.loads((out / name / "test" / "degradation.json").read_text()) == record
         thermal, seen = (cv2.imread(str(out / name / f"train/{band}/1.png"), -1) for band in ("ir", "vi"))
         assert (thermal.dtype, seen.dtype) == (np.uint16, np.uint8)
         if name.startswith("haze"):
             np.testing.assert_array_equal(thermal, np.floor((levels - 1000.0) / 4000 * 65535 + 0.5))
+
+
+def test_what_it_wrote_is_replaced_and_degraded_no_more(
+    clipfuse: Clipfuse, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "noisy"
+    words = ("degrade", "--in", str(pairs), "--out", str(out), "--kind", "noise", "--strength", "2")
+    assert clipfuse(*words)[0] == 0
+
+    def error(*words: str) -> str:
+        code, _, message = clipfuse(*words)
+        assert code == 2
+        assert message.count("\n") == 1
+        return message
+
+    message = error("degrade", "--in", str(out), "--out", str(tmp_path / "twice"), "--kind", "rain")
+    assert f"its pairs are degraded already, by {out / 'degradation.json'}" in message
+    assert not (tmp_path / "twice").exists()
+    mine = out / "vi" / "thesis.txt"
+    mine.write_text("years of work")
+    (out / "fused").symlink_to(tmp_path)
+    message = error(*words, "--overwrite")
+    assert f"{out} holds fused and 1 more files, which this command has not written" in message
+    assert mine.read_text() == "years of work"
+    mine.unlink()
+    (out / "fused").unlink()
+    record = json.loads((out / "degradation.json").read_text())
+    (out / "degradation.json").write_text(json.dumps({**record, "files": None}))
+    assert "does not list the files of its folder; choose another folder" in error(*words, "--overwrite")
+    (out / "degradation.json").write_text(json.dumps(record))
+    assert clipfuse(*words, "--overwrite")[0] == 0
 
 
 def test_refused_and_nothing_is_left(

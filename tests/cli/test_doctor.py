@@ -47,6 +47,11 @@ def test_weights_are_fetched_by_model_and_tag(
     )
     assert doctor.main(["--download", "ViT-B-32", "openai"]) == 0
     assert doctor.main(["--download", "hf-hub:a/b", "-"]) == 0
+    for words in (["--pairs", "data"], ["--out", "a.csv"], ["--overwrite"]):
+        with pytest.raises(
+            UserError, match="fetches weights and does nothing else: leave out --pairs, --out"
+        ):
+            doctor.main(["--download", "ViT-B-32", "openai", *words])
     assert asked == [("ViT-B-32", "openai"), ("hf-hub:a/b", None)]
     assert "clip.pretrained=/path/to/it" in capsys.readouterr().out
 

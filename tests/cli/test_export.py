@@ -249,6 +249,13 @@ def test_what_onnx_goes_with(
     assert not (tmp_path / "out").exists()
 
 
+def test_trust_goes_with_a_checkpoint(clipfuse: Clipfuse, tmp_path: Path) -> None:
+    words = ("export", "--out", str(tmp_path / "x.safetensors"), "--trust", "mine")
+    code, _, errors = clipfuse(*words)
+    assert code == 2
+    assert "--trust is for the classes that a --checkpoint names; name one" in errors
+
+
 def test_two_networks_are_refused(clipfuse: Clipfuse) -> None:
     words = ["--onnx", "a.onnx", "--checkpoint", "b.ckpt"]
     with pytest.raises(SystemExit, match=r"2"):

@@ -81,6 +81,14 @@ def test_one_page_of_all_losses(
             "--out o: --compare-losses writes one page; name a file such as",
         ),
         (["--compare-losses", "--codec", "MJPG", "--out", "o.html"], "--codec is for videos"),
+        (
+            ["--compare-losses", "--trust", "mine", "--out", "o.html"],
+            "--trust is for the classes that a --check",
+        ),
+        (
+            ["--loss", "pixel", "--trust", "mine", "--out", "o"],
+            "--trust is for the classes that a --checkpoint",
+        ),
         (["--compare-losses", "--infrared", "gone", "--out", "o.html"], "gone"),
     ],
 )

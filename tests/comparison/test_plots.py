@@ -1,6 +1,7 @@
 """Drawings: colours, labels, and SVG that can stand in any page."""
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 
 from clipfuse.comparison.collect import find_runs
 from clipfuse.comparison.compute import build_table
-from clipfuse.comparison.plots import draw_all, draw_better, draw_curves, draw_ranks, style, wrap_names
+from clipfuse.comparison.plots import (
+    Drawing,
+    draw_all,
+    draw_better,
+    draw_curves,
+    draw_ranks,
+    style,
+    wrap_names,
+)
 from clipfuse.comparison.table import Table
 from clipfuse.comparison.variants import Variant, group
 from clipfuse.metrics.protocols import STRICT
@@ -68,3 +77,21 @@ def test_a_page_can_hold_several_drawings(variants: list[Variant]) -> None:
 
 def test_long_names_are_wrapped() -> None:
     assert wrap_names(["a" * 5 + " " + "b" * 5, "$x$"], 6) == (["aaaaa\nbbbbb", r"\$x\$"], 2)
+
+
+def test_names_in_chinese_need_no_warning_and_get_a_font_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawing(name: str) -> Drawing:
+        return Drawing("x", name, 2, 1, lambda figure: figure.subplots().set_yticks([0], [name]))
+
+    monkeypatch.setattr("clipfuse.comparison.plots._WIDE_FONTS", ("None Such", "DejaVu Serif"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = drawing("红外融合").inline()
+        for kind in ("svg", "pdf"):
+            drawing("红外 ไทย").save(tmp_path / f"x.{kind}", kind)  # type: ignore[arg-type]
+    assert ">红外融合</text>" in text
+    assert "DejaVu Serif" in text
+    assert "None Such" not in text
+    assert "DejaVu Serif" not in drawing("fusion").inline()

@@ -1,13 +1,14 @@
 """The images of the board: a few of each set, of every method at hand, beside their sources."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from clipfuse.board.matching import with_one_name
 from clipfuse.board.results import Entry
 from clipfuse.comparison.album import Album, encode
 from clipfuse.errors import UserError
@@ -27,6 +28,21 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "-"
 
 
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """Return the folder of each of several sets or methods, as `slug` but each of its own.
+
+    A name that is its own folder's keeps it; of others that would share one the second in the alphabet gets
+    "-2" behind it, the third "-3". "infrared" and "visible" are the sources'.
+    """
+    found: dict[str, str] = {}
+    taken = set(BANDS)
+    for name in sorted(set(names), key=lambda name: (slug(name) != name, name)):
+        folders = (slug(name), *(f"{slug(name)}-{count}" for count in range(2, len(taken) + 3)))
+        found[name] = next(folder for folder in folders if folder not in taken)
+        taken.add(found[name])
+    return found
+
+
 def load(path: Path, values: Any = None) -> Image.Image:
     """Read an image file as 8 bits.
 
@@ -44,17 +60,21 @@ def load(path: Path, values: Any = None) -> Image.Image:
 def find_images(roots: Sequence[Path], entries: Sequence[Entry]) -> Shown:
     """Return the images to show: `ROOT/SET/METHOD/NAME.png`, and those that run folders hold.
 
-    Names of sets and methods are written as by `slug`; "infrared" and "visible" are the sources.
+    Names of sets and methods are written as by `slugs`; "infrared" and "visible" are the sources. Images that
+    a result has under other names than the first result of the same images are shown under these.
     """
     found: Shown = {}
-    for entry in entries:
+    sets = slugs(entry.set for entry in entries)
+    methods = slugs(entry.method for entry in entries) | {band: band for band in BANDS}
+    for entry, named in zip(entries, with_one_name(entries), strict=True):
+        names = dict(zip(entry.pairs, named.pairs, strict=True))
         if entry.degradation is not None:
             continue
         for root in roots:
             for word in (*BANDS, entry.method):
-                folder = root / slug(entry.set) / slug(word)
+                folder = root / sets[entry.set] / methods[word]
                 if folder.is_dir():
-                    _add(found, entry, word, folder)
+                    _add(found, entry.set, names, word, folder)
         test = Path(entry.source) / "test"
         if entry.scenes_from == "run folder" and test.is_dir():
             kinds = [kind for kind in ("color", "fused") if (test / kind).is_dir()]
@@ -63,15 +83,15 @@ def find_images(roots: Sequence[Path], entries: Sequence[Entry]) -> Shown:
                 *((entry.method, kind) for kind in kinds[:1]),
             ):
                 if (test / kind).is_dir():
-                    _add(found, entry, word, test / kind)
+                    _add(found, entry.set, names, word, test / kind)
     return found
 
 
-def _add(found: Shown, entry: Entry, word: str, folder: Path) -> None:
-    files = {name: path for name, path in image_files(folder).items() if name in entry.pairs}
-    shown = found.setdefault(entry.set, {}).setdefault(word, {})
-    for name, path in files.items():
-        shown.setdefault(name, partial(load, path))
+def _add(found: Shown, title: str, names: Mapping[str, str], word: str, folder: Path) -> None:
+    shown = found.setdefault(title, {}).setdefault(word, {})
+    for name, path in image_files(folder).items():
+        if name in names:
+            shown.setdefault(names[name], partial(load, path))
 
 
 def make_album(shown: Mapping[str, Mapping[str, Mapping[str, Load]]], methods: Sequence[str]) -> Album:

@@ -139,7 +139,7 @@ def _of_runs(variants: Sequence[Variant]) -> list[Entry]:
                     method=variant.name,
                     set=f"{title}, test part of split {split[:8]}",
                     protocol=protocol,
-                    pairs={image: Pair(same[0].scenes[image], f"split {split}") for image in images},
+                    pairs={image: Pair(same[0].scenes[image], f"split {split} {image}") for image in images},
                     runs=[{each: run.scores[each] for each in metrics} for run in same],
                     metrics={each: DEFINITIONS[each].higher_is_better for each in metrics},
                     source=str(same[0].folder),

@@ -94,6 +94,8 @@ def _entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
         _check_word(path, word)
     for image in images:
         check_name(image)
+    if taken := [method for method in content["scores"] if method in ("infrared", "visible")]:
+        raise UserError(f"{path}: the method {taken[0]!r} is called as a source; rename it")
     # LPIPS of two networks is two metrics.
     longer = {"LPIPS": f"LPIPS by {content['lpips']}"} if content.get("lpips") else {}
     directions = {longer.get(name, name): way == "higher" for name, way in content["metrics"].items()}
@@ -165,18 +167,47 @@ def _check_means(
             )
 
 
-def find_degradation(*folders: Path) -> tuple[Degradation, str | None] | None:
-    """Return the record of `clipfuse degrade` in the first of some folders that has one, and its set's name.
+def find_degradation(*places: Path) -> tuple[Degradation, str | None] | None:
+    """Return the record of `clipfuse degrade` that belongs to some images, and the name of their set.
 
     Args:
-        folders: of degraded images; the record lies in one of them or above it.
+        places: folders or files of images; the record lies in each folder or above it.
+
+    Returns:
+        None where no place has a record.
 
     Raises:
-        UserError: it cannot be read, or has another form.
+        UserError: a record cannot be read or has another form, the places have unlike records, only some of
+            them have one, or the records lie in folders below a place.
     """
-    for folder in dict.fromkeys(place for each in folders for place in (each, each.absolute().parent)):
+    found = {place: _record_of(place if place.is_dir() else place.parent) for place in places}
+    first, *others = found.items()
+    for place, other in others:
+        if other != first[1]:
+            words = [f"{path} {_in_words(record)}" for path, record in (first, (place, other))]
+            raise UserError(
+                f"{' but '.join(words)}; expected both bands of one kind and strength, or both clean: name "
+                "the infrared and the visible folder of one set"
+            )
+    return first[1]
+
+
+def _record_of(folder: Path) -> tuple[Degradation, str | None] | None:
+    for each in (folder, folder.absolute().parent):
         remedy = "make the pairs again by clipfuse degrade"
-        content = read_json(folder / DEGRADATION, _Record, default=None, remedy=remedy)
+        content = read_json(each / DEGRADATION, _Record, default=None, remedy=remedy)
         if content is not None:
             return Degradation(**_fields(_Degraded, content)), content.get("set")
+    if below := sorted(folder.glob(f"*/{DEGRADATION}")):
+        raise UserError(
+            f"{folder}: holds degraded pairs in folders of their own, such as {below[0].parent}; name one of "
+            "these"
+        )
     return None
+
+
+def _in_words(record: tuple[Degradation, str | None] | None) -> str:
+    if record is None:
+        return f"has no {DEGRADATION}"
+    each, name = record
+    return f"is {each.kind} {each.strength} by {each.protocol}{f' of the set {name!r}' if name else ''}"

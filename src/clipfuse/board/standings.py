@@ -4,12 +4,14 @@ Intervals, ranks and tests are those of `clipfuse.comparison`: scenes are the sa
 trainings of one loss the seeds, too. A method with one result is one network: its intervals are over scenes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import floor, log10
 
 from clipfuse.board.drops import TARGETS, Drop, find_drops
+from clipfuse.board.matching import counted_once, with_one_direction, with_one_name
 from clipfuse.board.ranks import Place, Ranked, rank_by, reordered
 from clipfuse.board.results import Degradation, Entry, same_scores
 from clipfuse.board.rows import gather_rows, variant_of
@@ -89,13 +91,14 @@ def build_standings(entries: Sequence[Entry]) -> list[Standing]:
         UserError: a method has two results on one set by one protocol, or a trivial fusion two unlike ones.
     """
     groups: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in entries:
+    alike, unlike = with_one_direction(with_one_name(entries))
+    for entry in alike:
         degraded = "" if entry.degradation is None else str(entry.degradation)
         groups.setdefault((entry.protocol, entry.set, degraded), []).append(entry)
     found: list[Standing] = []
     for key in sorted(groups, key=lambda key: (not key[0].startswith("strict-"), key)):
         kept, notes = _same_images(_without_repeats(groups[key]))
-        found.append(_standing(kept, notes))
+        found.append(_standing(kept, [*unlike[key[:2]], *notes]))
     return [_with_drops(each, found) for each in found]
 
 
@@ -146,7 +149,7 @@ def _same_images(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     for key, others in groups.items():
         if key == most:
             continue
-        same = len({*key} & {*most})
+        same = (Counter(pair for _, pair in key) & Counter(pair for _, pair in most)).total()
         names = ", ".join(repr(each.method) for each in others)
         notes.append(
             f"Left out: {names}: measured on other images of {entries[0].set!r}: {len(key)}, of which {same} "
@@ -156,12 +159,14 @@ def _same_images(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 
 
 def _with_common_scenes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Give all methods the scenes of the one that has the fewest: the widest intervals."""
+    """Give all methods the scenes of the one that has the fewest: the widest intervals; copies have one."""
+    _, copies = counted_once(entries[0].pairs)
+    entries = [replace(each, pairs=counted_once(each.pairs)[0]) for each in entries]
     counted = {id(each): len({pair.scene for pair in each.pairs.values()}) for each in entries}
     fewest = min(entries, key=lambda each: counted[id(each)])
     scenes = {name: pair.scene for name, pair in fewest.pairs.items()}
-    notes = []
-    if any({n: p.scene for n, p in each.pairs.items()} != scenes for each in entries):
+    notes = [copies] if copies else []
+    if any(_parted(each) != _parted(fewest) for each in entries):
         notes.append(
             f"The results name unlike scenes; those of {fewest.source} are taken, which are the fewest "
             f"({counted[id(fewest)]})."
@@ -172,6 +177,14 @@ def _with_common_scenes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str
         )
     pairs = {name: replace(pair, scene=scenes[name]) for name, pair in fewest.pairs.items()}
     return [replace(each, pairs=pairs) for each in entries], notes
+
+
+def _parted(entry: Entry) -> set[frozenset[str]]:
+    """Return the images of each scene, whatever it is called."""
+    members: dict[str, set[str]] = {}
+    for name, pair in entry.pairs.items():
+        members.setdefault(pair.scene, set()).add(name)
+    return {frozenset(names) for names in members.values()}
 
 
 def _standing(entries: Sequence[Entry], notes: list[str]) -> Standing:

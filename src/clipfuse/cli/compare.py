@@ -179,7 +179,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="leave out the trivial fusions, to save time",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    unused = [f"--{name}" for name in (*FORMATS, "figures", "wandb") if getattr(options, name)]
+    unused += ["--pool-seeds"] if options.pool_seeds else []
+    if options.plan is not None and unused:
+        raise UserError(f"--plan prints how many seeds are needed, and nothing else: leave out {unused[0]}")
+    return options
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -191,6 +196,8 @@ def _wanted(words: Sequence[str]) -> dict[str, float]:
     wanted = {}
     for word in words:
         name, _, text = word.partition("=")
+        if name in wanted:
+            raise UserError(f"--plan {word}: {name} is given twice; keep one of them")
         try:
             wanted[name] = float(text)
         except ValueError:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,12 @@ _LABEL_FILES = ((".txt",), (".xml",), (".json",))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the pairs of one folder once for each kind and strength; each folder appears when it is whole."""
+    """Write the pairs of one folder once for each kind and strength; each folder appears when it is whole.
+
+    Raises:
+        UserError: the pairs cannot be read or are degraded already, or the output cannot be written or would
+            replace files that this command has not written.
+    """
     options = _parse(arguments)
 
     # Imported late: --help must not wait for torch.
@@ -43,6 +48,7 @@ def main(arguments: Sequence[str]) -> None:
     strengths = [int(each) for each in _chosen("--strength", options.strength, [*map(str, STRENGTHS)])]
     found = given_pairs(source, source, options.pairs)
     pairs, ranges = found.pairs, given_ranges(options.range)
+    _check_clean(source, pairs.values())
     labels = _labels(source, pairs)
     several = len(kinds) * len(strengths) > 1
     targets = {
@@ -75,8 +81,12 @@ def main(arguments: Sequence[str]) -> None:
                     shutil.copyfile(file, path)
         for (kind, strength), target in targets.items():
             more = {"set": set_name(source) or "data", "pairs": len(pairs), "range": options.range or None}
-            for part in {"", *(pair.part or "" for pair in pairs.values())}:
-                write_json(folders[target] / part / RECORD, describe(kind, strength) | more)
+            record = describe(kind, strength) | more
+            parts = {"", *(pair.part or "" for pair in pairs.values())}
+            for part in parts - {""}:
+                write_json(folders[target] / part / RECORD, record)
+            names = sorted({*_files(folders[target]), RECORD})
+            write_json(folders[target] / RECORD, record | {"files": names})
     for (kind, _), target in targets.items():
         print(f"{target}: {len(pairs)} pairs, {kind} in the {' and the '.join(KINDS[kind].bands)} images")
     for name, count in Counter(name for files in labels.values() for name, _ in files).items():
@@ -147,6 +157,44 @@ def _labels(source: Path, pairs: Mapping[str, "PairFiles"]) -> dict[str, list[tu
     return found
 
 
+def _check_clean(source: Path, pairs: Iterable["PairFiles"]) -> None:
+    """Require that no pair is degraded: a record states one degradation alone."""
+    from clipfuse.data.degraded import RECORD
+
+    folders = {path.absolute().parent for pair in pairs for path in (pair.infrared, pair.visible)}
+    places = sorted({place for folder in folders for place in (folder, folder.parent)})
+    if record := next((place / RECORD for place in places if (place / RECORD).is_file()), None):
+        raise UserError(
+            f"--in {source}: its pairs are degraded already, by {record}; name the folder of the clean pairs"
+        )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Yield the paths, relative to a folder, of all files and links in and below it."""
+    for place, names, files in os.walk(folder):
+        for path in (Path(place) / name for name in (*files, *names)):
+            if path.is_symlink() or not path.is_dir():
+                yield path.relative_to(folder).as_posix()
+
+
+def _check_own(target: Path) -> None:
+    """Require that a folder holds nothing but the files that its record lists."""
+    from clipfuse.data.degraded import RECORD
+    from clipfuse.files import read_json
+
+    remedy = "choose another folder for --out, or remove this one yourself"
+    known = read_json(target / RECORD, remedy=remedy).get("files")
+    if not isinstance(known, list):
+        raise UserError(f"{target / RECORD}: does not list the files of its folder; {remedy}")
+    others = sorted({*_files(target)} - {name for name in known if isinstance(name, str)})
+    if others:
+        more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
+        raise UserError(
+            f"--out: {target} holds {others[0]}{more}, which this command has not written; move them away, "
+            "or choose another folder"
+        )
+
+
 def _check_outputs(source: Path, out: Path, targets: Sequence[Path], overwrite: bool) -> None:
     from clipfuse.data.degraded import RECORD
 
@@ -170,6 +218,7 @@ def _check_outputs(source: Path, out: Path, targets: Sequence[Path], overwrite: 
                 raise UserError(
                     f"--out: {target} holds degraded pairs already; choose another folder or add --overwrite"
                 )
+            _check_own(target)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         0 if training can run here, 2 if something it needs is missing; of pairs 0, or 1 if one is flagged.
 
     Raises:
-        UserError: the weights cannot be downloaded, or the pairs cannot be read.
+        UserError: the weights cannot be downloaded, the pairs cannot be read, or an option has no effect.
     """
     parser = argparse.ArgumentParser(
         prog="clipfuse doctor",
@@ -68,6 +68,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     add_range(parser)
     options = parser.parse_args(arguments)
+    if options.download and (options.pairs or options.out or options.range or options.overwrite):
+        raise UserError(
+            "--download fetches weights and does nothing else: leave out --pairs, --out, --overwrite and "
+            "--range"
+        )
     if options.download:
         return _download(*options.download)
     if options.pairs:

@@ -60,4 +60,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.trust and options.checkpoint is None:
+        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
+    return options

@@ -170,6 +170,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--onnx {file}: expected a name that ends in .onnx")
     if file.endswith(".onnx") and (options.trust or options.device not in (None, "cpu")):
         raise UserError(f"{word} {file} names no classes and uses the CPU: leave out --trust and --device")
+    if options.trust and options.checkpoint is None:
+        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
     return options
 
 

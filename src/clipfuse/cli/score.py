@@ -35,10 +35,12 @@ def main(arguments: Sequence[str]) -> None:
         (path for path in outputs if [each.resolve() for each in outputs].count(path.resolve()) > 1), None
     )
     if twice is not None:
-        raise UserError(f"two of --out, --json and --html are {twice}; choose a file for each")
+        labels = ", or labels of --fused that differ in letters or digits" if stated.folder else ""
+        raise UserError(f"two of --out, --json and --html are {twice}; choose a file for each{labels}")
 
     # Imported late: --help must not wait for torch.
     from clipfuse.cli.explain import explanation
+    from clipfuse.cli.kept import check_kept, check_scores, find_kept
     from clipfuse.cli.scored import Job, Metrics, find_files, score_images
     from clipfuse.data.masks import parse_classes
     from clipfuse.files import check_output
@@ -66,26 +68,31 @@ def main(arguments: Sequence[str]) -> None:
         _print_found(found, left_out)
         print(*lines, sep="\n")
         return
+    kept = {} if options.overwrite else find_kept(stated)
+    outputs = [path for path in outputs if path not in kept]
     for path in outputs:
         check_output(path, options.overwrite)
     pairs, scenes_from = stated.pairs(files, job, scenes) if stated.wanted else ({}, "")
+    lpips = str(metrics.protocol.lpips) if "LPIPS" in metrics.names else None
+    names = [name for name in metrics.names if masks or not metrics.protocol.definition(name).needs_mask]
+    check_kept(kept, pairs, names, lpips)
     (methods,) = score_images(files, job, options.workers)
-    names = [name for name in metrics.names if name in next(iter(next(iter(methods.values())).values()))]
     columns = {
         method: {name: [row[name] for row in images.values()] for name in names}
         for method, images in methods.items()
     }
+    entries = stated.entries(methods, names, metrics.protocol, pairs, scenes_from) if stated.wanted else []
+    check_scores(kept, entries)
     if options.out:
         _write_csv(Path(options.out), methods, names, metrics.protocol, options.overwrite)
     if stated.wanted:
-        entries = stated.entries(methods, names, metrics.protocol, pairs, scenes_from)
         more = {
             "unchecked": [name for name in names if name not in metrics.protocol.checked],
             "left_out": {word: len(stems) for word, stems in left_out.items()},
             "range": options.range or None,
-            "lpips": str(metrics.protocol.lpips) if "LPIPS" in names else None,
+            "lpips": lpips,
         }
-        stated.write(entries, more, options.overwrite, arguments, job, files)
+        stated.write(entries, more, options.overwrite, arguments, job, files, kept)
     print(metrics.table(columns))
     scored = "each channel" if metrics.protocol.channels else "luma BT.601"
     print(f"{len(files)} images; {scored} of colour images, 8 bit")

@@ -38,7 +38,7 @@ class Metrics:
         protocol: its name.
         names: of metrics and sets.
         own: paths of the user's metrics.
-        lpips_weights: the file of LPIPS.
+        lpips_weights: the file of LPIPS, which is computed where there is one.
     """
 
     protocol: str
@@ -63,7 +63,8 @@ def _scorer(metrics: Metrics, folder: str) -> Scorer:
     if metrics.lpips_weights:
         protocol = protocol.with_lpips(metrics.lpips_weights)
     protocol = protocol.with_own(metrics.own)
-    return Scorer(protocol, [*metrics.names, *protocol.own])
+    named = ["LPIPS"] if metrics.lpips_weights else []  # who names its weights wants its scores
+    return Scorer(protocol, [*metrics.names, *protocol.own, *named])
 
 
 @dataclass(frozen=True)

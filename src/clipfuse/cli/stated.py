@@ -2,7 +2,8 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite, nan
@@ -81,7 +82,8 @@ class Stated:
         """Return what the options of `add_stated` state of these methods.
 
         Raises:
-            UserError: an option has a value or a label that cannot be.
+            UserError: an option has a value or a label that cannot be, or has no effect; or the records of
+                degraded pairs do not agree.
         """
         from dataclasses import replace
 
@@ -93,6 +95,11 @@ class Stated:
         given = [name for name in given if getattr(options, name)]
         if given and not (options.json or options.html):
             raise UserError(f"--{given[0]} has no effect without --json or --html; add one of them")
+        if options.device and not options.seconds:
+            raise UserError(
+                "--device has no effect without --seconds, which are measured on it; add them, or leave it "
+                "out"
+            )
         degradation, title = None, None
         if options.json or options.html:
             from clipfuse.board.reading import find_degradation  # slow: score alone does not wait for it
@@ -103,6 +110,11 @@ class Stated:
                     raise UserError(
                         f"--degraded {options.degraded}: --infrared and --visible are degraded pairs "
                         "themselves; leave the option out, or name the clean ones"
+                    )
+                if not Path(options.degraded).is_dir():
+                    raise UserError(
+                        f"--degraded {options.degraded}: no such folder; expected one that clipfuse degrade "
+                        "has written"
                     )
                 found = find_degradation(Path(options.degraded))
                 if found is None:
@@ -165,7 +177,7 @@ class Stated:
         return file_name(Entry(method, self.set, self.protocol, {}, (), {}, degradation=self.degradation))
 
     def pairs(self, files: Files, job: "Job", stated: Mapping[str, str]) -> "tuple[dict[str, Pair], str]":
-        """Return scene and digests of each image, and where the scenes are from.
+        """Return scene and digests of each image, and where the scenes are from; copies share a scene.
 
         Args:
             files: of each image, infrared and visible first, then the mask if there is one.
@@ -175,6 +187,7 @@ class Stated:
         Raises:
             UserError: an image cannot be read, or a scene is unknown.
         """
+        from clipfuse.board.matching import counted_once
         from clipfuse.board.results import Pair, digest
         from clipfuse.cli.scored import read_files
         from clipfuse.ops.depth import to_bytes
@@ -187,7 +200,10 @@ class Stated:
             sources = [to_bytes(colors[band][0]) for band in ("infrared", "visible")]
             own = None if mask is None else digest(mask[0].byte())
             found[name] = Pair(scenes[name], digest(*sources), own)
-        return found, source
+        once, copies = counted_once(found)
+        if copies:
+            print(f"warning: {copies}", file=sys.stderr)
+        return once, source
 
     def _scenes(self, files: Files, stated: Mapping[str, str]) -> tuple[dict[str, str], str]:
         import numpy as np
@@ -242,8 +258,9 @@ class Stated:
         arguments: Sequence[str],
         job: "Job",
         files: Files,
-    ) -> list[Path]:
-        """Write results and page; return their paths.
+        kept: Container[Path] = (),
+    ) -> None:
+        """Write results and page.
 
         Args:
             entries: the results.
@@ -252,14 +269,15 @@ class Stated:
             arguments: of the command.
             job: what the files of an image are.
             files: of each image.
+            kept: files of results that are there and stay.
         """
         from clipfuse.board.results import to_record
         from clipfuse.files import write_atomically, write_json
 
         parts = [[each] for each in entries] if self.folder else [entries]
-        written = self.files()
-        for path, part in zip(written, parts, strict=False):
-            write_json(path, {**to_record(part), **more}, overwrite)
+        for path, part in zip(self.files(), parts, strict=False):
+            if path not in kept:
+                write_json(path, {**to_record(part), **more}, overwrite)
         if self.html is not None:
             from clipfuse.board.album import load, make_album
             from clipfuse.board.page import page
@@ -278,8 +296,6 @@ class Stated:
             text = page(build_standings(entries), (), album, (), command, f"Scores on {self.set}")
             with write_atomically(self.html, overwrite=overwrite) as file:
                 file.write(text)
-            written = [*written, self.html]
-        return written
 
 
 def _by_label(option: str, words: Sequence[str], fused: Sequence[str]) -> dict[str, float]:
@@ -298,6 +314,8 @@ def _by_label(option: str, words: Sequence[str], fused: Sequence[str]) -> dict[s
             value = nan
         if not 0 < value < inf or not isfinite(value) or value > 1e9 * 10 ** (5 * (option == "--parameters")):
             raise UserError(f"{option} {word}: expected a number above 0, as in {option} {label}=1000")
+        if label in found:
+            raise UserError(f"{option} {word}: {option} of '{label}' is given twice; keep one of them")
         found[label] = value
     return found
 

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from clipfuse.comparison.machine import Seen
 from clipfuse.comparison.statistics import Cell
@@ -25,6 +27,13 @@ MARKERS = "os^Dv*"
 _INK = "#010203"  # stands for the page's text colour; no colour above is near
 _POINTS = 150  # of a curve
 _NO_DATE = {"Date": None, "Creator": None}  # the same numbers give the same bytes
+# Chinese, Japanese and Korean characters, and fonts that have them: that of matplotlib has none.
+_WIDE = re.compile("[\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+_WIDE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "Source Han Sans SC", "Noto Sans SC"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei"),
+    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS"),
+)
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
 _STYLE: Any = {
     **{"svg.fonttype": "none", "svg.hashsalt": "clipfuse", "font.size": 10, "font.family": "sans-serif"},
@@ -64,9 +73,8 @@ class Drawing:
 
     def inline(self) -> str:
         """Return an SVG element that takes its text colour from the page."""
-        with rc_context(_STYLE):
-            out = StringIO()
-            self._figure().savefig(out, format="svg", transparent=True, metadata=_NO_DATE)
+        out = StringIO()
+        self._save(out, _STYLE, format="svg", transparent=True, metadata=_NO_DATE)
         text = out.getvalue()
         text = text[text.index("<svg") :].replace(_INK, "currentColor")
         text = re.sub(r' id="', f' id="{self.name}-', text)
@@ -85,8 +93,20 @@ class Drawing:
         """Write the drawing in black on white; the same numbers give the same bytes."""
         style = {key: "black" if value == _INK else value for key, value in _STYLE.items()}
         dates = {"Date": None} if kind == "svg" else {"CreationDate": None}
-        with rc_context({**style, "pdf.fonttype": 42}):
-            self._figure().savefig(path, format=kind, metadata=dates)
+        self._save(path, {**style, "pdf.fonttype": 42}, format=kind, metadata=dates)
+
+    def _save(self, out: Any, style: Any, **options: Any) -> None:
+        """Draw and save; a character that no font here has becomes a box, without a warning for each.
+
+        In an SVG it is text, for which the reader's machine may have a font.
+        """
+        if _WIDE.search(self.label):
+            known = {font.name for font in fontManager.ttflist}
+            wide = [name for name in _WIDE_FONTS if name in known]
+            style = {**style, "font.family": [style["font.family"], *wide]}
+        with rc_context(style), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ ")
+            self._figure().savefig(out, **options)
 
 
 def draw_all(table: Table) -> list[Drawing]:
