@@ -63,9 +63,9 @@ class PromptFusionViewsLoss(PromptFusionLoss):
     H(t, p) = -t log p - (1 - t) log(1 - p). y_c are the context vectors of prompt c, y0_c their first values.
 
     In the parent's lower level good and bad images can be separated whatever the network x paints, and the
-    ranking, its one term with x, is flat once the margins are kept. Until then the solution y*(x) does move,
-    but few steps follow it: of what a change of x asks of the prompts, the solver's five steps reached 7 %,
-    here 31 % (`experiments/frontier`). What is different is own design:
+    ranking, its one term with x, is flat once the margins are kept. Until then the prompts do answer, but
+    there is no near solution that few steps could follow; here, with the defaults, five steps of the solver
+    go all the way that a change of x asks (`experiments/frontier`). What is different is own design:
 
     - H holds the present fused images at probability t, half way between good and bad for t = 1/2, as a bad
       image for t = 0, which is the critic of an adversarial training. Its gradient in y, (p - t) d logit, is
