@@ -1,13 +1,15 @@
-"""What makes fusing fast? One pair with the bundled network, each variant in fresh processes, in turns.
+"""What makes fusing fast? One pair with a network of the package, each variant in fresh processes, in turns.
 
 CPU seconds and wall seconds of a pair are the least of all rounds, memory is the largest of the process,
 imports included. Differences are those of the fused image, in levels of 255, from the first variant measured.
 
-    OMP_NUM_THREADS=2 python experiments/benchmarks/fuse_variants.py [--size 640x480] [--rounds 3] \
-        [--before SOURCE] [--infrared I --visible V] [--onnx FILE]
+    OMP_NUM_THREADS=2 python experiments/benchmarks/fuse_variants.py [--network bundled] [--size 640x480] \
+        [--rounds 3] [--before SOURCE] [--infrared I --visible V]
 
-`before` is an earlier version, whose `src` is SOURCE (`git archive COMMIT src | tar -x -C DIR`). Set
-GOMP_SPINCOUNT=0 where other processes run, or waiting threads count as CPU time.
+`before` is an earlier version, whose `src` is SOURCE (`git archive COMMIT src | tar -x -C DIR`). Strips are
+of the network `first`; others are computed as they are in each of these variants. `int8` is the ONNX file
+with convolutions in 8 bits, each weight's channel and each activation scaled by its range on six rendered
+pairs. Set GOMP_SPINCOUNT=0 where other processes run, or waiting threads count as CPU time.
 """
 
 import argparse
@@ -81,17 +83,39 @@ SETTINGS: dict[str, Callable[[], None]] = {
     "strips, memory kept": keep_memory,  # the default of `clipfuse fuse`
     "whole, autocast to bfloat16": in_one_piece,
 }
+FILES = ("onnx", "int8")
 
 
-def network_of(variant: str, onnx: str | None) -> Callable[..., Tensor]:
+def write_files(name: str, folder: Path) -> None:
+    """Export a network of the package, and again with convolutions in 8 bits."""
+    from onnxruntime import quantization  # type: ignore[import-untyped]
+
+    from clipfuse.networks.export import write_onnx
+
+    write_onnx(folder / "onnx", load_backbone(named(name)), name)
+    pairs = [rendered(index) for index in range(1, 7)]
+
+    class Pairs(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(pairs)
+
+        def get_next(self) -> dict[str, object] | None:
+            pair = next(self.left, None)
+            return None if pair is None else {"infrared": pair[0].numpy(), "visible": pair[1].numpy()}
+
+    quantization.quantize_static(
+        folder / "onnx", folder / "int8", Pairs(), per_channel=True, op_types_to_quantize=["Conv"]
+    )
+
+
+def network_of(variant: str, name: str, folder: Path) -> Callable[..., Tensor]:
     """Return what fuses two planes."""
-    if variant == "onnx":
+    if variant in FILES:
         from clipfuse.networks.onnx import read_onnx
 
-        assert onnx is not None
-        return read_onnx(Path(onnx))
+        return read_onnx(folder / variant)
     SETTINGS.get(variant, lambda: None)()
-    network: nn.Module = load_backbone(named("first"))
+    network: nn.Module = load_backbone(named(name))
 
     def fuse(*planes: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled="bfloat16" in variant):
@@ -101,10 +125,10 @@ def network_of(variant: str, onnx: str | None) -> Callable[..., Tensor]:
     return fuse
 
 
-def measure(variant: str, planes: str, onnx: str | None, repeats: int) -> dict[str, float]:
+def measure(variant: str, name: str, planes: Path, repeats: int) -> dict[str, float]:
     """Fuse in this process; the fused image is stored beside the planes."""
     infrared, visible = torch.load(planes)
-    fuse = network_of(variant, onnx)
+    fuse = network_of(variant, name, planes.parent)
     mode = torch.inference_mode if "inference_mode" in variant else torch.no_grad
     least = {"cpu": 1e9, "wall": 1e9}
     with mode():
@@ -118,7 +142,7 @@ def measure(variant: str, planes: str, onnx: str | None, repeats: int) -> dict[s
     return {**least, "memory": peak()}
 
 
-def fresh(variant: str, planes: str, options: argparse.Namespace) -> dict[str, float]:
+def fresh(variant: str, planes: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measure a variant in a process of its own, of the earlier version for `before`."""
     words = [
         sys.executable,
@@ -126,32 +150,35 @@ def fresh(variant: str, planes: str, options: argparse.Namespace) -> dict[str, f
         "--only",
         variant,
         "--planes",
-        planes,
-        "--repeats",
-        str(options.repeats),
+        str(planes),
+        *("--network", options.network, "--repeats", str(options.repeats)),
     ]
-    words += ["--onnx", options.onnx] if options.onnx else []
     paths = {"PYTHONPATH": options.before} if variant == "before" else {}
     done = subprocess.run(words, check=True, capture_output=True, text=True, env={**os.environ, **paths})
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def make_planes(options: argparse.Namespace, path: str) -> str:
+def rendered(index: int) -> Planes:
+    """Return a rendered pair, planes (1, 1, 480, 640) in [0, 1]."""
+    from clipfuse.data.synthetic import render
+    from clipfuse.ops.color import rgb_to_luma_chroma
+    from clipfuse.ops.depth import to_unit
+
+    pair = render(0, index, 640)
+    planes = to_unit(pair.infrared)[None], rgb_to_luma_chroma(to_unit(pair.visible)[None])[0]
+    return planes[0][..., 80:560, :].contiguous(), planes[1][..., 80:560, :].contiguous()
+
+
+def make_planes(options: argparse.Namespace, path: Path) -> Path:
     """Store the pair given, or a rendered one, at the size wanted."""
     width, height = map(int, options.size.split("x"))
     if options.infrared:
         from clipfuse import read_pair
 
         batch = read_pair(options.infrared, options.visible)
-        planes = batch.infrared, batch.visible
+        planes: Planes = (batch.infrared, batch.visible)
     else:
-        from clipfuse.data.synthetic import render
-        from clipfuse.ops.color import rgb_to_luma_chroma
-        from clipfuse.ops.depth import to_unit
-
-        pair = render(0, 0, 640)
-        planes = to_unit(pair.infrared)[None], rgb_to_luma_chroma(to_unit(pair.visible)[None])[0]
-        planes = planes[0][..., 80:560, :], planes[1][..., 80:560, :]
+        planes = rendered(0)
     sized = [F.interpolate(plane, (height, width), mode="bilinear").clamp(0, 1) for plane in planes]
     torch.save(tuple(sized), path)
     return path
@@ -168,19 +195,21 @@ def main() -> None:
     parser.add_argument("--before", help="folder of an earlier version's packages")
     parser.add_argument("--infrared")
     parser.add_argument("--visible")
-    parser.add_argument("--onnx", help="file of clipfuse export")
+    parser.add_argument("--network", default="bundled", choices=("bundled", "first", "student"))
     parser.add_argument("--only", help="one measurement, as JSON")
     parser.add_argument("--variants", nargs="+", help="those to measure, instead of all")
-    parser.add_argument("--planes")
+    parser.add_argument("--planes", type=Path)
     options = parser.parse_args()
     if options.only:
-        print(json.dumps(measure(options.only, options.planes, options.onnx, options.repeats)))
+        print(json.dumps(measure(options.only, options.network, options.planes, options.repeats)))
         return
-    names = ["before"] * bool(options.before) + [*SETTINGS] + ["onnx"] * bool(options.onnx)
+    names = ["before"] * bool(options.before) + [*SETTINGS, *FILES]
     names = [name for name in names if name in (options.variants or names)]
     found: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as folder:
-        planes = make_planes(options, f"{folder}/planes")
+        planes = make_planes(options, Path(folder, "planes"))
+        if set(FILES) & set(names):
+            write_files(options.network, Path(folder))
         for _ in range(options.rounds):
             for name in names:
                 now = fresh(name, planes, options)
