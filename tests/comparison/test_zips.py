@@ -100,7 +100,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(root: Path, monkeypatch: pyt
     with pytest.raises(UserError, match=r"bomb.zip/0/status.json: unpacks to 33554432 bytes, too many"):
         find_runs([root.parent / "bomb.zip"])
     packed = pack(root, "packed")
-    monkeypatch.setattr("clipfuse.comparison.zips._MOST_BYTES", 300)
+    monkeypatch.setattr("clipfuse.comparison.zips.MOST_RESULTS", 300)
     with pytest.raises(UserError, match=r"unpacks to \d+ bytes, too many"):
         find_runs([packed])
 

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from clipfuse.errors import UserError
+from clipfuse.files import MOST_RESULTS
 from clipfuse.images import read_image
 
 Folder = Path | zipfile.Path  # either is read by `/`, `is_file`, `is_dir`, `iterdir`, `open`, `read_text`
 
-_MOST_BYTES = 2**28  # of a file that is read
 _MOST_RATIO = 100  # of a file's size to its packed size, above `_SMALL` bytes; tables of numbers have 2 to 20
 _SMALL = 2**24
 _MOST_DEPTH = 64  # of folders in one another
@@ -38,7 +38,7 @@ class ZipFolder(zipfile.Path):
             raise FileNotFoundError(f"{self}: no such file")
         info = self.root.getinfo(self.at)
         size = info.file_size
-        if size > _MOST_BYTES or size > max(_SMALL, _MOST_RATIO * info.compress_size):
+        if size > MOST_RESULTS or size > max(_SMALL, _MOST_RATIO * info.compress_size):
             raise UserError(
                 f"{self}: unpacks to {size} bytes, too many for a file of a run; leave the zip out"
             )
