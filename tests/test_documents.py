@@ -411,7 +411,7 @@ RULES: dict[str, Callable[[Place, Sequence[str]], None]] = {
     r"clipfuse train(?!-)\b": train,
     rf"clipfuse ({'|'.join(COMMANDS)}|--version)\b": command,
     r"torchrun |srun .* clipfuse train ": distributed,
-    r"([A-Z_]+=\d+ )?python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
+    r"([A-Z_]+=\d+ )*python (-m (clipfuse|experiments|pytest)\b|experiments/)": module,
     r"pip install (-e )?('\.\[\w+\]'|\.)$": extra,
     r"""wandb sweep ["']\$\(clipfuse --conf\)/\S+\.yaml["']$""": wandb_sweep,
     r"source \.venv/bin/activate$|\.venv/bin/pre-commit install$": nothing,
