@@ -106,8 +106,8 @@ def test_swapped_videos_get_one_warning(clipfuse: Clipfuse, place: Path) -> None
     code, _, errors = clipfuse(*words(place, "fused.mkv", "vi.mkv", "ir.mkv"))
     assert code == 0
     (line,) = [line for line in errors.splitlines() if line.startswith("warning: ")]
-    assert "the bands look swapped: the infrared frames, such as" in line
-    assert "exchange the two videos" in line
+    assert "the bands look swapped: the infrared images, such as" in line
+    assert f"{place / 'vi.mkv'}, are in colour" in line
 
 
 def test_a_video_that_shrinks_in_the_meantime() -> None:

@@ -85,7 +85,7 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
             clips.append(look_through(path, bar.update))
     check_alike(*clips)
     if warning := look_at_bands({"": (infrared, visible)}, lambda paths: [*map(_color_spread, paths)]):
-        print(f"warning: {warning}".replace("images", "frames").replace("folders", "videos"), file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr)
     clip, codec = clips[1], options.codec or CODECS[out.suffix.lower()]
     check_codec(codec, out.suffix, clip)
     frames = zip(read_frames(infrared), read_frames(visible), strict=True)

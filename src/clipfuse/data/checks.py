@@ -188,7 +188,7 @@ def look_at_bands(
         if median(spreads([files[1] for files in chosen])) <= COLOR:
             return (
                 f"the bands look swapped: the infrared images, such as {chosen[0][0]}, are in colour and the "
-                "visible ones are gray; if they are, exchange the two folders"
+                "visible ones are gray; if they are, exchange the two"
             )
         return (
             f"the infrared images, such as {chosen[0][0]}, have real colour, of which only the luma is used: "
@@ -198,6 +198,6 @@ def look_at_bands(
     if named == ["visible", "infrared"]:
         return (
             f"the bands look swapped by their names: {every[0][0].parent} is taken as infrared and "
-            f"{every[0][1].parent} as visible; if they are, exchange the two folders"
+            f"{every[0][1].parent} as visible; if they are, exchange the two"
         )
     return None
