@@ -160,8 +160,8 @@ def _same_images(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 
 def _with_common_scenes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
     """Give all methods the scenes of the one that has the fewest: the widest intervals; copies have one."""
-    _, copies = counted_once(entries[0].pairs)
-    entries = [replace(each, pairs=counted_once(each.pairs)[0]) for each in entries]
+    (_, copies), *_ = once = [counted_once(each.pairs) for each in entries]
+    entries = [replace(each, pairs=pairs) for each, (pairs, _) in zip(entries, once, strict=True)]
     counted = {id(each): len({pair.scene for pair in each.pairs.values()}) for each in entries}
     fewest = min(entries, key=lambda each: counted[id(each)])
     scenes = {name: pair.scene for name, pair in fewest.pairs.items()}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipfuse.cli.own import look_in
+from clipfuse.cli.own import check_trust, look_in
 from clipfuse.errors import UserError
 
 _SUFFIXES = (".safetensors", ".onnx")
@@ -61,6 +61,5 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
     options = parser.parse_args(arguments)
-    if options.trust and options.checkpoint is None:
-        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
+    check_trust(options.trust, options.checkpoint)
     return options

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from clipfuse.cli.devices import chosen_device
 from clipfuse.cli.fuse_losses import compare_losses
 from clipfuse.cli.fuse_video import fuse_videos, takes_videos
-from clipfuse.cli.own import look_in
+from clipfuse.cli.own import check_trust, look_in
 from clipfuse.cli.value_range import add_range, given_ranges, warn_of_training
 from clipfuse.errors import UserError
 from clipfuse.networks.by_loss import BY_LOSS, loss_weights
@@ -164,14 +164,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--trust", action="append", default=[], help="package whose classes the checkpoint may name"
     )
     options = parser.parse_args(arguments)
-    word = "--onnx" if options.onnx is not None else "--checkpoint"
-    file = options.onnx if options.onnx is not None else options.checkpoint or ""
-    if options.onnx is not None and not file.endswith(".onnx"):
-        raise UserError(f"--onnx {file}: expected a name that ends in .onnx")
+    if options.onnx is not None and not options.onnx.endswith(".onnx"):
+        raise UserError(f"--onnx {options.onnx}: expected a name that ends in .onnx")
+    word, file = ("--onnx", options.onnx) if options.onnx else ("--checkpoint", options.checkpoint or "")
     if file.endswith(".onnx") and (options.trust or options.device not in (None, "cpu")):
         raise UserError(f"{word} {file} names no classes and uses the CPU: leave out --trust and --device")
-    if options.trust and options.checkpoint is None:
-        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
+    check_trust(options.trust, options.checkpoint)
     return options
 
 

@@ -1,7 +1,6 @@
 """Two videos to one, for `clipfuse fuse`: each frame is fused as an image is."""
 
 import argparse
-import filecmp
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -61,7 +60,7 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
     from tqdm import tqdm
 
     from clipfuse.cli.finished import stop_on_signals
-    from clipfuse.data.checks import look_at_bands
+    from clipfuse.data.checks import check_different, look_at_bands
     from clipfuse.data.overlap import Overlap
     from clipfuse.decoding.clips import (
         CODECS,
@@ -78,7 +77,9 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
 
     infrared, visible, out = Path(options.infrared), Path(options.visible), Path(options.out)
     check_output(out, options.overwrite, (infrared, visible))
-    _check_different(infrared, visible)
+    there = infrared.is_file() and visible.is_file()  # what is missing is named when it is read
+    if there and (problem := check_different(infrared, visible, "video")):
+        raise UserError(problem)
     clips = []
     for path in (infrared, visible):
         with tqdm(desc=f"reading {path.name}", unit=" frames") as bar:
@@ -113,23 +114,6 @@ def fuse_videos(network: "nn.Module", network_file: Path, options: argparse.Name
             writer.release()
             staged.unlink(missing_ok=True)
     print(f"{clip.frames} fused frames, {clip.rate:g} per second, by {codec} in {out}; sound is left out")
-
-
-def _check_different(infrared: Path, visible: Path) -> None:
-    """Require two videos; those that are missing are found later.
-
-    Raises:
-        UserError: they are one file, or hold the same bytes.
-    """
-    if not (infrared.is_file() and visible.is_file()):
-        return
-    if infrared.samefile(visible):
-        raise UserError(f"{infrared} and {visible} are one file; name an infrared and a visible video")
-    if filecmp.cmp(infrared, visible, shallow=False):
-        raise UserError(
-            f"{infrared} and {visible} hold the same bytes: one video was taken for both bands; give the "
-            "infrared video and its visible partner"
-        )
 
 
 def _color_spread(path: Path) -> float:

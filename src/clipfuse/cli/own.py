@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from clipfuse.cli import own_place
+from clipfuse.errors import UserError
 
 _DOTTED = re.compile(r"([^\W\d]\w*)(\.[^\W\d]\w*)+")
 _IMPORTING = ("<frozen importlib", f"{os.sep}importlib{os.sep}__init__.py")
@@ -48,6 +49,16 @@ def _importer() -> str:
     ):
         frame = frame.f_back
     return "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def check_trust(trusted: Sequence[str], checkpoint: str | None) -> None:
+    """Require that `--trust` comes with a checkpoint: the networks of the package name classes of ours alone.
+
+    Raises:
+        UserError: it does not.
+    """
+    if trusted and checkpoint is None:
+        raise UserError("--trust is for the classes that a --checkpoint names; name one, or leave it out")
 
 
 def look_in(folder: str, names: Iterable[str]) -> None:

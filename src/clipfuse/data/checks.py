@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import numpy as np
 import torch
@@ -147,17 +148,19 @@ def _problem(files: Sequence[Path], known: Mapping[Path, Head | UserError]) -> s
     return check_different(files[0], files[1])
 
 
-def check_different(infrared: Path, visible: Path) -> str | None:
+def check_different(infrared: Path, visible: Path, kind: Literal["image", "video"] = "image") -> str | None:
     """Return what is wrong with a pair whose files are one file, or hold the same bytes; else None.
 
     Equal images without any content, such as two black frames, are no mistake.
     """
     if infrared.samefile(visible):
-        return f"{infrared} and {visible} are one file; name an infrared and a visible image"
-    if filecmp.cmp(infrared, visible, shallow=False) and read_thumbnail(infrared, 8).any():
+        return f"{infrared} and {visible} are one file; name an infrared and a visible {kind}"
+    if filecmp.cmp(infrared, visible, shallow=False) and (
+        kind == "video" or read_thumbnail(infrared, 8).any()
+    ):
         return (
-            f"{infrared} and {visible} hold the same bytes: one image was taken for both bands; "
-            "give the infrared image and its visible partner"
+            f"{infrared} and {visible} hold the same bytes: one {kind} was taken for both bands; "
+            f"give the infrared {kind} and its visible partner"
         )
     return None
 

@@ -42,7 +42,7 @@ def replace_when_whole(path: Path, durable: bool = True, overwrite: bool = True)
     name = os.fsencode(path.name)
     label = path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()
     temporary = path.with_name(f".{label}.{os.getpid()}.partial")
-    missing = [folder for folder in (path.parent, *path.parent.parents) if not os.path.lexists(folder)]
+    missing = _missing_folders(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -136,13 +136,17 @@ def check_output(path: Path, overwrite: bool, sources: Iterable[Path] = ()) -> N
     if os.path.lexists(path) and not overwrite:
         raise _taken(path)
     try:
-        there = next(folder for folder in (path.parent, *path.parent.parents) if os.path.lexists(folder))
-        probe_folder(there)
+        probe_folder([path, *_missing_folders(path)][-1].parent)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"{path.parent}: cannot be written to ({reason}); make room, or choose another place"
         ) from error
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders above a file that are not there, from the nearest on."""
+    return [folder for folder in path.parents if not os.path.lexists(folder)]
 
 
 def probe_folder(folder: Path) -> None:
