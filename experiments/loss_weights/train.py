@@ -3,10 +3,10 @@
     python -m experiments.loss_weights.train --roadscene D/roadscene --msrs D/msrs [--loss NAME ...]
         [--parallel 2] [--updates N] [--out FOLDER] [--keep]
 
-Each is `backbone=student` from its untrained start, the average of both bands: one seed, one schedule, one
-learning rate, the same crops. What is finished is not trained again, and what was stopped goes on. At the
-end the weights are written into the package, and their digests into the card beside them; `--keep` leaves
-the package as it is.
+Each is `backbone=student` from its untrained start, the average of both bands, by the recipe of
+experiments/second_recipe: one seed, one schedule, one learning rate, the same crops. What is finished is not
+trained again, and what was stopped goes on. At the end the weights are written into the package, and their
+digests into the card beside them; `--keep` leaves the package as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from experiments.common import format_table, make_parser, run_sweeps
 from experiments.compare_losses import zoo
+from experiments.second_recipe.search import DATA, NO_DETAILS, SETTINGS, UPDATES
+from experiments.second_recipe.split import write_split
 
 from clipfuse.files import file_sha256, write_atomically
 from clipfuse.networks.by_loss import BY_LOSS, FOLDER, shipped
@@ -21,19 +23,11 @@ from clipfuse.networks.checkpoints import read_checkpoint
 from clipfuse.networks.load import backbone_node, build_backbone
 from clipfuse.networks.weights import write_safetensors
 
-UPDATES = 600
-SETTINGS = [
-    *("trainer=cpu", "backbone=student", "clip=micro_1", "loader.crop_size=96", "optimizer.lr=0.003"),
-    *("seed=0", "test=false", "metrics.validation=[SSIM]"),
-]
-MSRS = ["data=msrs", "data.root={msrs}"]
-DATA = ["data=mixed", "data.sources.roadscene.root={roadscene}", "data.sources.synthetic.train=200"]
-"""The training pairs: RoadScene's 119 and 200 rendered ones, the cameras that `clip=micro_1` has seen."""
-NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
+MSRS = ["data=msrs", "data.root={msrs}", "data.split={split}"]  # alone, with its labels
 CHANGES = {
     **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),
     **dict.fromkeys(("clip_lit", "promptfusion_views"), NO_DETAILS),
-    "adversarial": ["loss.region=saliency"],  # as real pairs have no masks, and rendered ones have
+    "adversarial": ["loss.region=saliency"],  # as no real pair has a mask, and rendered ones have
 }
 """What a loss has beside the overrides in experiments/compare_losses/zoo.py."""
 CARD = FOLDER / "MODEL_CARD.md"
@@ -41,10 +35,16 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def words(name: str, roots: Mapping[str, Path], updates: int = UPDATES) -> list[str]:
-    """Return the overrides of the training under a loss; `roots` are the folders of the real pairs."""
+    """Return the overrides of the training under a loss.
+
+    Args:
+        name: of the loss.
+        roots: the folders of the real pairs, `roadscene` and `msrs`, and the file of the `split` of MSRS.
+        updates: of the training.
+    """
     data = [word.format(**roots) for word in (MSRS if name == "task" else DATA)]
     loss = [word.replace("{warmup}", f"{updates // 5}") for word in zoo.LOSSES[name]]
-    schedule = [f"steps={updates}", f"validate_every={updates}"]
+    schedule = [f"steps={updates}", f"validate_every={updates}", "seed=0", "backbone.start=average"]
     return [*SETTINGS, *data, *loss, *CHANGES.get(name, ()), *schedule]
 
 
@@ -87,6 +87,10 @@ def main() -> None:
     options = parser.parse_args()
     roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
     folders = {name: options.out / f"{options.updates}" / name for name in options.loss}
+    options.out.mkdir(parents=True, exist_ok=True)
+    roots["split"] = (options.out / "msrs.json").resolve()
+    if not roots["split"].exists():
+        write_split(options.msrs, roots["split"])
     run_sweeps(
         {folder: words(name, roots, options.updates) for name, folder in folders.items()}, options.parallel
     )

@@ -28,7 +28,6 @@ from experiments.common import (
     run_sweeps,
 )
 from experiments.compare_losses import zoo
-from experiments.loss_weights.train import NO_DETAILS
 from experiments.second_recipe.rule import BALANCED, decide, score
 from experiments.second_recipe.split import EVERY, write_split
 from torch import Tensor
@@ -51,6 +50,7 @@ DATA = [
     *("+data@data.sources.msrs=msrs", "data.sources.msrs.root={msrs}", "data.sources.msrs.split={split}"),
     "data.sources.msrs.labels=null",
 ]
+NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
 TERMS = ("intensity", "gradient", "ssim", "decomposition", "difference")  # of the pixel loss
 LOSSES = {
     "balanced": ["loss=balanced"],

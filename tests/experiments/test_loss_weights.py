@@ -15,7 +15,7 @@ from clipfuse.networks.by_loss import BY_LOSS
 from clipfuse.networks.load import load_network
 from clipfuse.runs.train import TrainSettings
 
-ROOTS = {"roadscene": Path("x"), "msrs": Path("y")}
+ROOTS = {"roadscene": Path("x"), "msrs": Path("y"), "split": Path("z")}
 LEFT_OUT = {"lpips", "learned_loss_task", "uncertainty", "gradnorm"}
 
 
@@ -40,7 +40,8 @@ def test_trainings_differ_in_their_loss_alone() -> None:
         if name != "task":
             assert config.data == configs["pixel"].data
     assert configs["pixel"].data.sources.roadscene.root == "x"
-    assert configs["task"].data.root == "y"
+    assert configs["task"].data.root == configs["pixel"].data.sources.msrs.root == "y"
+    assert configs["task"].data.split == configs["pixel"].data.sources.msrs.split == "z"
 
 
 def test_weights_and_card_of_a_training(
