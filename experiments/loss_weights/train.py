@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments.common import format_table, make_parser, run_sweeps
 from experiments.compare_losses import zoo
-from experiments.second_recipe.search import DATA, NO_DETAILS, SETTINGS, UPDATES
+from experiments.second_recipe.search import CHANGES, DATA, SETTINGS, UPDATES
 from experiments.second_recipe.split import write_split
 
 from clipfuse.files import file_sha256, write_atomically
@@ -24,12 +24,6 @@ from clipfuse.networks.load import backbone_node, build_backbone
 from clipfuse.networks.weights import write_safetensors
 
 MSRS = ["data=msrs", "data.root={msrs}", "data.split={split}"]  # alone, with its labels
-CHANGES = {
-    **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),
-    **dict.fromkeys(("clip_lit", "promptfusion_views"), NO_DETAILS),
-    "adversarial": ["loss.region=saliency"],  # as no real pair has a mask, and rendered ones have
-}
-"""What a loss has beside the overrides in experiments/compare_losses/zoo.py."""
 CARD = FOLDER / "MODEL_CARD.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -44,8 +38,8 @@ def words(name: str, roots: Mapping[str, Path], updates: int = UPDATES) -> list[
     """
     data = [word.format(**roots) for word in (MSRS if name == "task" else DATA)]
     loss = [word.replace("{warmup}", f"{updates // 5}") for word in zoo.LOSSES[name]]
-    schedule = [f"steps={updates}", f"validate_every={updates}", "seed=0", "backbone.start=average"]
-    return [*SETTINGS, *data, *loss, *CHANGES.get(name, ()), *schedule]
+    schedule = [f"steps={updates}", f"validate_every={updates}", "seed=0"]
+    return [*SETTINGS, "backbone=student", *data, *loss, *CHANGES.get(name, ()), *schedule]
 
 
 def write_weights(name: str, checkpoint: Path, folder: Path = FOLDER) -> Path:

@@ -2,7 +2,8 @@
 
     python -m experiments.second_recipe.search --roadscene D/roadscene --msrs D/msrs [--loss NAME ...]
 
-1. losses: `backbone=student backbone.start=energy` under each loss, one seed, and from the average;
+1. losses: `backbone=student backbone.start=energy` under each loss, one seed; other starts and networks
+   under the loss `balanced`;
 2. length: the winner with one, two and four times the updates;
 3. seeds: the winner of that, and so the best of the losses with a CLIP, with five seeds, beside the start.
 
@@ -41,7 +42,7 @@ from clipfuse.types import FusionBatch
 HERE = Path(__file__).parent
 UPDATES = 600
 SETTINGS = [
-    *("trainer=cpu", "clip=micro", "backbone=student", "optimizer.lr=0.002"),
+    *("trainer=cpu", "clip=micro", "optimizer.lr=0.002"),
     *("loader.crop_size=192", "loader.batch_size=4"),
     *("test=false", "metrics.validation=[SSIM]"),
 ]
@@ -51,35 +52,48 @@ DATA = [
     "data.sources.msrs.labels=null",
 ]
 NO_DETAILS = ["loss.fidelity.decomposition_weight=0"]  # of the contourlet networks alone
+CHANGES = {
+    **dict.fromkeys(("promptfusion", "promptfusion_fixed", "promptfusion_alternate"), NO_DETAILS),
+    **dict.fromkeys(("clip_lit", "promptfusion_views"), NO_DETAILS),
+    "adversarial": ["loss.region=saliency"],  # as no real pair has a mask, and rendered ones have
+}
+"""What a loss has beside the overrides in experiments/compare_losses/zoo.py."""
+ZOO = [
+    *("pixel", "ldfusion", "weighted_sum", "promptfusion", "promptfusion_fixed", "promptfusion_alternate"),
+    *("clip_lit", "promptfusion_views", "clip_ratio", "autofuse", "region_contrast", "text_weights"),
+    *("learned_loss", "adversarial", "reward", "balanced"),
+]
+"""The losses that need neither labels nor a file that the package does not hold."""
 TERMS = ("intensity", "gradient", "ssim", "decomposition", "difference")  # of the pixel loss
 LOSSES = {
-    "balanced": ["loss=balanced"],
-    "pixel": ["loss=pixel"],
+    **{name: [*zoo.LOSSES[name], *CHANGES.get(name, ())] for name in ZOO},
     "edges, ssim": ["loss=pixel", "loss.intensity_weight=0", "loss.ssim_weight=1"],
-    "ldfusion": ["loss=ldfusion"],
-    "weighted_sum": zoo.LOSSES["weighted_sum"],
-    "promptfusion": [*zoo.LOSSES["promptfusion"], *NO_DETAILS],
     "promptfusion, balanced": [
         *("loss=promptfusion", "solver=value_penalty", "loss.warmup={warmup}"),
         "loss.fidelity._target_=clipfuse.losses.balanced.BalancedLoss",
         *(f"~loss.fidelity.{term}_weight" for term in TERMS),
     ],
     "ldfusion, balanced": ["loss=weighted_sum", "+loss.parts={balanced:1,ldfusion:0.1}"],
-    "autofuse": ["loss=autofuse"],
-    "region_contrast": ["loss=region_contrast"],
-    "text_weights": ["loss=text_weights"],
-    "reward": ["loss=reward"],
 }
 """Of each loss the overrides of its training; "{warmup}" becomes a fifth of the updates."""
-WITHOUT_CLIP = ("balanced", "pixel", "edges, ssim", "text_weights", "reward")
-START, FROM_AVERAGE = "start:energy", "balanced, from the average"
+WITHOUT_CLIP = ("balanced", "pixel", "edges, ssim", "text_weights", "reward", "learned_loss", "adversarial")
+NETWORK = ["backbone=student", "backbone.start=energy"]
+NETWORKS = {
+    "balanced, from the average": ["backbone=student", "backbone.start=average"],
+    "balanced, conv_tiny": ["backbone=conv_tiny"],
+    "balanced, contourlet_tiny": ["backbone=contourlet_tiny", "backbone.residual=energy"],
+}
+"""What the loss `balanced` is tried with beside `NETWORK`."""
+START = "start:energy"
 
 
-def words(loss: Sequence[str], data: Sequence[str], updates: int, seeds: str, start: str) -> list[str]:
-    """Return the overrides of the trainings under a loss."""
+def words(
+    loss: Sequence[str], data: Sequence[str], updates: int, seeds: str, network: Sequence[str] = NETWORK
+) -> list[str]:
+    """Return the overrides of the trainings of a network under a loss."""
     given = [word.replace("{warmup}", f"{updates // 5}") for word in loss]
     schedule = [f"steps={updates}", f"validate_every={updates}", f"seed={seeds}"]
-    return [*SETTINGS, f"backbone.start={start}", *data, *given, *schedule]
+    return [*SETTINGS, *network, *data, *given, *schedule]
 
 
 def scenes(roadscene: str, msrs: str, split: Path) -> dict[str, list[FusionBatch]]:
@@ -164,17 +178,18 @@ def main() -> None:
                 file.write(table)
         return kept
 
-    sweeps = {name: words(LOSSES[name], data, UPDATES, "0", "energy") for name in options.loss}
-    sweeps[FROM_AVERAGE] = words(LOSSES["balanced"], data, UPDATES, "0", "average")
+    sweeps = {name: words(LOSSES[name], data, UPDATES, "0") for name in options.loss}
+    for name, network in NETWORKS.items():
+        sweeps[name] = words(LOSSES["balanced"], data, UPDATES, "0", network)
     best = [name for name in finish("losses", sweeps) if name in LOSSES]
     lengths = {f"{best[0]}, {count * UPDATES} updates": count * UPDATES for count in (1, 2, 4)}
-    sweeps = {name: words(LOSSES[best[0]], data, count, "0", "energy") for name, count in lengths.items()}
+    sweeps = {name: words(LOSSES[best[0]], data, count, "0") for name, count in lengths.items()}
     trained = [name for name in finish("length", sweeps) if name in lengths]
     if not trained:
         raise SystemExit("the rule rejects every training; see the tables")
     finalists = dict.fromkeys([*best[:1], *[name for name in best if name not in WITHOUT_CLIP][:1]])
     count, seeds = lengths[trained[0]], "0,1,2,3,4"
-    finish("seeds", {name: words(LOSSES[name], data, count, seeds, "energy") for name in finalists})
+    finish("seeds", {name: words(LOSSES[name], data, count, seeds) for name in finalists})
 
 
 if __name__ == "__main__":

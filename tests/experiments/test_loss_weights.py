@@ -7,6 +7,7 @@ import pytest
 from experiments.common import compose_run
 from experiments.compare_losses import zoo
 from experiments.loss_weights import train as study
+from experiments.second_recipe.search import CHANGES, WITHOUT_CLIP, ZOO
 
 from clipfuse.cli.config import check_config, conf_dir
 from clipfuse.cli.train import GROUPS
@@ -23,13 +24,15 @@ def test_every_loss_has_weights_or_is_left_out_for_a_reason() -> None:
     assert set(BY_LOSS) == set(zoo.LOSSES) - LEFT_OUT
     readme = Path(study.__file__).with_name("README.md").read_text()
     assert all(f"`{name.removesuffix('_task')}`" in readme for name in LEFT_OUT)
+    assert set(ZOO) == set(BY_LOSS) - {"task"}  # what the search tries, and the names of those without a CLIP
+    assert set(WITHOUT_CLIP) <= {*ZOO, "edges, ssim"}
     used = set(re.findall(r"\w+", " ".join(word for name in BY_LOSS for word in zoo.LOSSES[name])))
     assert {path.stem for path in (conf_dir() / "loss").glob("*.yaml")} - used == {"custom", "lpips"}
 
 
 def test_trainings_differ_in_their_loss_alone() -> None:
     chosen = ("pixel", "clip_lit", "promptfusion_views", "adversarial", "task")  # one of each change
-    assert set(study.CHANGES) <= {*chosen, *(name for name in BY_LOSS if name.startswith("promptfusion"))}
+    assert set(CHANGES) <= {*chosen, *(name for name in BY_LOSS if name.startswith("promptfusion"))}
     configs = {name: compose_run([*study.words(name, ROOTS), "run_dir=x"]) for name in chosen}
     for name, config in configs.items():
         check_config(config, TrainSettings, GROUPS)

@@ -90,10 +90,14 @@ def test_scores_of_scenes():
 def test_the_trainings_of_the_search_compose_and_differ_in_loss_and_start_alone(tmp_path: Path):
     data = [word.format(roadscene="x", msrs="y", split="z") for word in search.DATA]
     configs = {
-        name: compose_run([*search.words(loss, data, 10, "3", "energy"), "run_dir=x"])
+        name: compose_run([*search.words(loss, data, 10, "3"), "run_dir=x"])
         for name, loss in search.LOSSES.items()
     }
     best = compose_run(["experiment=best", *data[1:2], "trainer=cpu", "run_dir=x"])
+    for name, network in search.NETWORKS.items():
+        config = compose_run([*search.words(["loss=balanced"], data, 10, "3", network), "run_dir=x"])
+        assert {**config, "backbone": None} == {**configs["balanced"], "backbone": None}, name
+        assert config.backbone != configs["balanced"].backbone
     for config in configs.values():
         same = ("backbone", "data", "optimizer", "scheduler", "loader", "steps", "seed")
         assert {key: config[key] for key in same} == {key: configs["pixel"][key] for key in same}
