@@ -26,7 +26,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
 
 from clipfuse import __version__
 from clipfuse.cli.__main__ import COMMANDS
@@ -68,6 +68,7 @@ ELSEWHERE = re.compile(
 LITTLE = ["trainer=cpu", "steps=2", "validate_every=2", "loader.batch_size=2", "loader.crop_size=32"]
 LITTLE += ["metrics.validation=[SSIM]", "metrics.test=[SSIM]", "trainer.log_every_n_steps=1"]
 LITTLE += ["~callbacks.progress", "+trainer.enable_progress_bar=false"]
+LITTLE_NETWORK = {"encoder_blocks": 1, "decoder_blocks": 0, "unet_width": 2}  # of a contourlet network
 LITTLE_DATA = ["data.val=1", "data.test=2", "data.size=64"]
 
 
@@ -171,7 +172,7 @@ def place(
 
 
 @cache
-def check(words: tuple[str, ...]) -> None:
+def check(words: tuple[str, ...]) -> DictConfig:
     """Compose a training and hold it against what it names, as `clipfuse train` does before it starts."""
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("train", [*words, "name=checked"], return_hydra_config=True)
@@ -181,6 +182,7 @@ def check(words: tuple[str, ...]) -> None:
             del config["hydra"]
         join_parts(config)
         check_config(config, TrainSettings, GROUPS)
+    return config
 
 
 def key(job: Sequence[str]) -> frozenset[str]:
@@ -188,10 +190,9 @@ def key(job: Sequence[str]) -> frozenset[str]:
     return frozenset(word for word in job if not word.startswith(("seed=", "run_dir=")))
 
 
-def check_all(jobs: Sequence[Sequence[str]]) -> None:
+def check_all(jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
     """Check the jobs of a sweep; those that differ in their seed and folder alone are checked once."""
-    for job in jobs:
-        check(tuple(word for word in job if word in key(job)))
+    return [check(tuple(word for word in job if word in key(job))) for job in jobs]
 
 
 def launch(place: Place, words: Sequence[str]) -> list[list[str]]:
@@ -245,8 +246,7 @@ def train(place: Place, words: Sequence[str], every: bool = False) -> None:
         if word.startswith(("run_dir=", "hydra.sweep.dir=")):  # stands for another command
             shutil.rmtree(word.partition("=")[2], ignore_errors=True)
     jobs = launch(place, words) if {"-m", "--multirun"} & set(words) else [list(words)]
-    check_all(jobs)
-    for job in jobs if every else jobs[:1]:
+    for job, config in list(zip(jobs, check_all(jobs), strict=True))[: None if every else 1]:
         done = not every and key(job) in place.trained
         if not done and not ELSEWHERE.search(" ".join([*job, *words])):
             place.trained.add(key(job))
@@ -254,7 +254,12 @@ def train(place: Place, words: Sequence[str], every: bool = False) -> None:
                 if word.startswith("run_dir="):  # where its stand-in has been
                     shutil.rmtree(shlex.split(word)[0].partition("=")[2], ignore_errors=True)
             data = [] if "data=folder" in job else ["data.train=4", *LITTLE_DATA]
-            place.run("train", *job, *LITTLE, *data)
+            network = [
+                f"backbone.{name}={value}"
+                for name, value in LITTLE_NETWORK.items()
+                if name in config.backbone
+            ]
+            place.run("train", *job, *LITTLE, *network, *data)
 
 
 def make(place: Place, words: Sequence[str]) -> None:

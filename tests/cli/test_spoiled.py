@@ -9,6 +9,8 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,11 @@ def limited_time(seconds: int) -> Iterator[None]:
 
 def put(content: bytes) -> Spoil:
     return lambda path: path.write_bytes(content)
+
+
+def put_made(make: Callable[[], str]) -> Spoil:
+    """As `put`, of what takes long to make: of thousands of cases a test takes a few."""
+    return lambda path: path.write_text(make())
 
 
 def instead(make: Spoil) -> Spoil:
@@ -138,19 +145,24 @@ def of_records(path: Path) -> Iterator[tuple[str, Spoil]]:
     is_json = path.suffix == ".json"
     content = json.loads(path.read_text()) if is_json else yaml.safe_load(path.read_text())
     dump: Callable[[Any], str] = json.dumps if is_json else yaml.safe_dump
+
+    def with_value(place: tuple[Any, ...], value: Any) -> str:
+        return dump(changed(content, place, value))
+
+    def without(place: tuple[Any, ...]) -> str:
+        copy = deepcopy(content)
+        node = copy
+        for key in place[:-1]:
+            node = node[key]
+        del node[place[-1]]
+        return dump(copy)
+
     for place in places(content):
         name = ".".join(map(str, place))
         for value in VALUES:
-            yield f"{name} = {value!r:.20}", put(dump(changed(content, place, value)).encode())
+            yield f"{name} = {value!r:.20}", put_made(partial(with_value, place, value))
         if place and not isinstance(place[-1], int):
-            copy = (
-                json.loads(json.dumps(content, default=str)) if is_json else yaml.safe_load(path.read_text())
-            )
-            node = copy
-            for key in place[:-1]:
-                node = node[key]
-            del node[place[-1]]
-            yield f"without {name}", put(dump(copy).encode())
+            yield f"without {name}", put_made(partial(without, place))
 
 
 def of_tables(path: Path) -> Iterator[tuple[str, Spoil]]:
@@ -287,7 +299,7 @@ COMMANDS: dict[str, list[str]] = {
     "sweep": ["sweep.yaml", "0/status.json"],
 }
 MOST = 60  # of a file, evenly taken; the values of a configuration would be thousands
-SHORT = {"compare": 4, "resume": 6, "sweep": 6}
+SHORT = {"compare": 3, "resume": 6, "sweep": 6}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
