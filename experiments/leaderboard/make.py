@@ -3,10 +3,10 @@
     python -m experiments.leaderboard.make --roadscene D/roadscene --msrs D/msrs     # writes results/
     python -m experiments.leaderboard.make                                           # rendered scenes, page
 
-Scores the networks of the package and the trivial fusions on 199 test pairs of MSRS (blocks of 50 numbers,
-320x240), on RoadScene's test part by `data.split=roadscene`, and on the 24 rendered test pairs, also degraded
-ones, by the commands that anyone uses: `clipfuse fuse`, `degrade`, `score`, `board`. Of real images the
-project holds scores alone; the page shows rendered ones.
+Scores the networks of the package, the bundled one before its training, and the trivial fusions: on 199 test
+pairs of MSRS (blocks of 50 numbers, 320x240), on RoadScene's test part by `data.split=roadscene`, and on the
+24 rendered test pairs, also degraded ones, by the commands that anyone uses: `clipfuse fuse`, `degrade`,
+`score`, `board`. Of real images the project holds scores alone; the page shows rendered ones.
 """
 
 import os
@@ -20,6 +20,7 @@ import torch
 from experiments.common import MSRS_SCENES, format_table, make_parser
 from tqdm import tqdm
 
+from clipfuse.backbones.student import Student
 from clipfuse.board.album import slug
 from clipfuse.board.reading import read_entries
 from clipfuse.board.standings import FIRST, build_standings, in_words
@@ -31,12 +32,14 @@ from clipfuse.files import write_atomically
 from clipfuse.images import write_png
 from clipfuse.networks.apply import apply_network
 from clipfuse.networks.load import load_network, named
+from clipfuse.networks.weights import write_safetensors
 from clipfuse.ops.depth import to_unit
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, README = HERE / "results", HERE / "board.html", HERE / "README.md"
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-METHODS = {"ClipFuse bundled": "bundled", "ClipFuse first": "first"}
+METHODS = ("ClipFuse bundled", "ClipFuse first", "ClipFuse untrained")
+Known = Mapping[str, tuple[Path, int, float]]  # of each method its network, parameters and seconds
 METRICS = "fast,VIF,Qabf"  # all that `balanced` and `classic-eight` rank by
 DEGRADED = [("noise", 2), ("low_light", 2)]  # of rendered scenes
 
@@ -48,19 +51,28 @@ def run(*words: str) -> None:
         raise SystemExit(code)
 
 
-def costs() -> dict[str, tuple[int, float]]:
-    """Return parameters of each network, and CPU seconds of a thread for 640x480 pixels, least of five."""
+def networks(folder: Path) -> dict[str, Path]:
+    """Return the file of each method's network: two of the package, and the start of the first of them."""
+    untrained = folder / "untrained.safetensors"
+    node = {"_target_": "clipfuse.backbones.student.Student", "start": "energy"}
+    write_safetensors(untrained, node, Student(start="energy"))
+    return dict(zip(METHODS, (named("bundled"), named("first"), untrained), strict=True))
+
+
+def costs(files: Mapping[str, Path]) -> Known:
+    """Return with each file its parameters, and CPU seconds of a thread for 640x480 pixels, least of five."""
     torch.set_num_threads(1)
     one, other = torch.rand(2, 1, 1, 480, 640, generator=torch.Generator().manual_seed(0))
     found = {}
-    for method, name in METHODS.items():
-        network = load_network(named(name))
+    for method, file in files.items():
+        network = load_network(file)
         seconds = []
         for _ in range(5):
             start = time.process_time()
             apply_network(network, one, other)
             seconds.append(time.process_time() - start)
-        found[method] = sum(each.numel() for each in network.parameters()), round(min(seconds), 3)
+        count = sum(each.numel() for each in network.parameters())
+        found[method] = file, count, round(min(seconds), 3)
     return found
 
 
@@ -85,18 +97,15 @@ def link(names: Iterable[str], source: Path, folder: Path) -> None:
             (folder / band / files[name].name).symlink_to(files[name])
 
 
-def score(
-    folder: Path, name: str, work: Path, options: Iterable[str], known: Mapping[str, tuple[int, float]]
-) -> Path:
+def score(folder: Path, name: str, work: Path, options: Iterable[str], known: Known) -> Path:
     """Fuse and score the pairs of a folder; return the folder of the fused images."""
     bands = ["--infrared", str(folder / "ir"), "--visible", str(folder / "vi")]
     fused = work / "fused" / folder.name
     words = []
-    for method, network in METHODS.items():
+    for method, (file, count, seconds) in known.items():
         out = fused / slug(method)
         if not out.is_dir():
-            run("fuse", "--network", network, *bands, "--out", str(out))
-        count, seconds = known[method]
+            run("fuse", "--checkpoint", str(file), *bands, "--out", str(out))
         words += ["--fused", f"{method}={out}", "--parameters", f"{method}={count}"]
         words += ["--seconds", f"{method}={seconds}"]
     words += ["--device", "one CPU thread, 640x480", "--metrics", METRICS, "--workers", "1"]
@@ -146,7 +155,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (options.work or Path(temporary)).resolve()
-        known = costs()
+        work.mkdir(parents=True, exist_ok=True)
+        known = costs(networks(work))
         pairs = work / "rendered"
         if not pairs.is_dir():
             rendered(pairs)
