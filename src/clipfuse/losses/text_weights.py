@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from kornia.filters import spatial_gradient
 from torch import Tensor
 
@@ -251,8 +250,9 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
         plane.flatten(0, 1)[:, None, low : height - size + high, low : width - size + high]
         for plane in (first, second)
     )
-    moments = torch.cat([x, y, x * x, y * y, x * y])
-    moments = F.conv2d(F.conv2d(moments, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    # As a product with banded matrices a tenth of the time of conv2d, forward and backward, on a processor.
+    down, across = (_band(window, side) for side in x.shape[-2:])
+    moments = down @ torch.cat([x, y, x * x, y * y, x * y]) @ across.T
     x_mean, y_mean, x_square, y_square, product = moments.chunk(5)
     covariance = product - x_mean * y_mean
     variances = x_square - x_mean.square() + y_square - y_mean.square()
@@ -260,6 +260,14 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     luminance = (2 * x_mean * y_mean + c1) / (x_mean.square() + y_mean.square() + c1)
     found = luminance * (2 * covariance + c2) / (variances + c2)
     return found.view(len(first), -1).mean(1)
+
+
+def _band(window: Tensor, side: int) -> Tensor:
+    """Return (side - taps + 1, side): each row is the window, one place further than in the row above."""
+    count = len(window)
+    places = torch.arange(side, device=window.device)
+    offsets = places - places[: side - count + 1, None]
+    return torch.where((offsets >= 0) & (offsets < count), window[offsets.clamp(0, count - 1)], 0.0)
 
 
 def _words(text: str) -> str:
