@@ -186,8 +186,11 @@ def main() -> None:
             shutil.copytree(folder, shown / word)
         for method in METHODS:
             shutil.copytree(fused / slug(method), shown / slug(method))
-        os.chdir(HERE)  # so that the page names the command as it is run here
-        run("board", "results", "--images", str(work / "images"), "--out", PAGE.name, "--overwrite")
+        shutil.rmtree(work / "results", ignore_errors=True)
+        shutil.copytree(RESULTS, work / "results")
+        os.chdir(work)  # so that the command that the page names holds no path of this machine
+        run("board", "results", "--images", "images", "--out", PAGE.name, "--overwrite")
+        shutil.move(PAGE.name, PAGE)
         head, _, rest = README.read_text().partition(BEGIN)
         with write_atomically(README) as file:
             file.write(f"{head}{BEGIN}\n\n{tables()}{END}{rest.partition(END)[2]}")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from experiments.common import format_table, make_parser, run_sweeps
 from experiments.compare_losses import zoo
-from experiments.second_recipe.search import CHANGES, DATA, SETTINGS, UPDATES
-from experiments.second_recipe.split import write_split
+from experiments.second_recipe import search
+from experiments.second_recipe.search import UPDATES
+from experiments.second_recipe.split import split_in
 
 from clipfuse.files import file_sha256, write_atomically
 from clipfuse.networks.by_loss import BY_LOSS, FOLDER, shipped
@@ -36,10 +37,9 @@ def words(name: str, roots: Mapping[str, Path], updates: int = UPDATES) -> list[
         roots: the folders of the real pairs, `roadscene` and `msrs`, and the file of the `split` of MSRS.
         updates: of the training.
     """
-    data = [word.format(**roots) for word in (MSRS if name == "task" else DATA)]
-    loss = [word.replace("{warmup}", f"{updates // 5}") for word in zoo.LOSSES[name]]
-    schedule = [f"steps={updates}", f"validate_every={updates}", "seed=0"]
-    return [*SETTINGS, "backbone=student", *data, *loss, *CHANGES.get(name, ()), *schedule]
+    data = [word.format(**roots) for word in (MSRS if name == "task" else search.DATA)]
+    loss = search.LOSSES.get(name, zoo.LOSSES[name])
+    return search.words(loss, data, updates, "0", ["backbone=student"])
 
 
 def write_weights(name: str, checkpoint: Path, folder: Path = FOLDER) -> Path:
@@ -81,10 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
     folders = {name: options.out / f"{options.updates}" / name for name in options.loss}
-    options.out.mkdir(parents=True, exist_ok=True)
-    roots["split"] = (options.out / "msrs.json").resolve()
-    if not roots["split"].exists():
-        write_split(options.msrs, roots["split"])
+    roots["split"] = split_in(options.out, options.msrs)
     run_sweeps(
         {folder: words(name, roots, options.updates) for name, folder in folders.items()}, options.parallel
     )

@@ -30,7 +30,7 @@ from experiments.common import (
 )
 from experiments.compare_losses import zoo
 from experiments.second_recipe.rule import BALANCED, decide, score
-from experiments.second_recipe.split import EVERY, write_split
+from experiments.second_recipe.split import EVERY, split_in
 from torch import Tensor
 
 from clipfuse.backbones.student import Student
@@ -160,10 +160,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the tables in results/")
     options = parser.parse_args()
     roots = {name: Path(getattr(options, name)).resolve() for name in ("roadscene", "msrs")}
-    options.out.mkdir(parents=True, exist_ok=True)
-    split = (options.out / "msrs.json").resolve()
-    if not split.exists():
-        write_split(options.msrs, split)
+    split = split_in(options.out, options.msrs)
     data = [word.format(**roots, split=split) for word in DATA]
     sets = scenes(options.roadscene, options.msrs, split)
 

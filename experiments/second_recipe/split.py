@@ -33,6 +33,15 @@ def write_split(msrs: str, path: Path) -> None:
     )
 
 
+def split_in(folder: Path, msrs: str) -> Path:
+    """Return the file of these parts in the folder of a study, which are made where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    split = (folder / "msrs.json").resolve()
+    if not split.exists():
+        write_split(msrs, split)
+    return split
+
+
 def main() -> None:
     """Write the file."""
     parser = make_parser(__doc__)

@@ -299,7 +299,7 @@ COMMANDS: dict[str, list[str]] = {
     "sweep": ["sweep.yaml", "0/status.json"],
 }
 MOST = 60  # of a file, evenly taken; the values of a configuration would be thousands
-SHORT = {"compare": 3, "resume": 6, "sweep": 6}
+SHORT = {"compare": 4, "resume": 6, "sweep": 6}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

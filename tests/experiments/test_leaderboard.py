@@ -30,3 +30,4 @@ def test_all_stored_results_make_one_board_without_a_clash() -> None:
             assert each.place(method) is not None
     text = make.PAGE.read_text()
     assert all(method in text for method in make.METHODS)
+    assert "clipfuse board results --images images --out board.html" in text

@@ -9,6 +9,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2]))
 from experiments.common import compose_run
 from experiments.second_recipe import rule, search
+from experiments.second_recipe.split import split_in
 
 from clipfuse.files import read_json
 from clipfuse.images import write_png
@@ -117,8 +118,7 @@ def test_the_split_holds_whole_blocks_apart(tmp_path: Path):
             folder.mkdir(parents=True)
             for name in chosen:
                 write_png(folder / f"{name}.png", torch.zeros(1, 8, 8, dtype=torch.uint8), overwrite=False)
-    search.write_split(str(tmp_path / "msrs"), tmp_path / "split.json")
-    split = read_json(tmp_path / "split.json", remedy="")
+    split = read_json(split_in(tmp_path / "out", str(tmp_path / "msrs")), remedy="")
     assert {part: sorted(found) for part, found in split.items()} == {
         "train": ["00001D", "01202N"],
         "val": ["00501D", "01002N"],
